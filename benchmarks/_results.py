@@ -1,0 +1,46 @@
+"""Results files that several runs share: rows are added one by one, under a lock, and never run twice."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the contents of a results file; what is changed in it is written back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        yield data
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(data, indent=1) + "\n")
+        temporary.replace(path)
+
+
+def has_row(data: Mapping[str, Any], key: Mapping[str, Any]) -> bool:
+    """Tell whether a row with these values is there."""
+    return any(all(row.get(name) == value for name, value in key.items()) for row in data.get("rows", []))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide the numbers."""
+    names = ("torch", "transformers", "onnxruntime", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def machine() -> str:
+    """Return the processor's name."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,78 @@
+"""losparse: low-rank plus structured sparse compression of transformers, down to a fast ONNX model.
+
+Importing the package loads no torch: names are resolved when they are used. It also arranges that a compressed
+folder opens with transformers' own `from_pretrained`, whenever transformers is imported.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._register import register_when_imported
+from .errors import LosparseError
+
+if TYPE_CHECKING:
+    from .compress import CompressionReport, LayerReport, compact_, compress_
+    from .finetune import FineTuneResult, fine_tune
+    from .layers import FactoredLinear, FactoredLinearTraining
+    from .methods import METHODS, SVD, LoSparse, RowPruning
+    from .recipe import Recipe, Training
+    from .targets import find_targets
+    from .training import LoSparseCallback
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CompressionReport": "compress",
+    "FactoredLinear": "layers",
+    "FactoredLinearTraining": "layers",
+    "FineTuneResult": "finetune",
+    "LayerReport": "compress",
+    "LoSparse": "methods",
+    "LoSparseCallback": "training",
+    "METHODS": "methods",
+    "Recipe": "recipe",
+    "RowPruning": "methods",
+    "SVD": "methods",
+    "Training": "recipe",
+    "compact_": "compress",
+    "compress_": "compress",
+    "find_targets": "targets",
+    "fine_tune": "finetune",
+}
+
+__all__ = [
+    "METHODS",
+    "SVD",
+    "CompressionReport",
+    "FactoredLinear",
+    "FactoredLinearTraining",
+    "FineTuneResult",
+    "LayerReport",
+    "LoSparse",
+    "LoSparseCallback",
+    "LosparseError",
+    "Recipe",
+    "RowPruning",
+    "Training",
+    "compact_",
+    "compress_",
+    "find_targets",
+    "fine_tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'losparse' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)
+
+
+register_when_imported()

@@ -1,0 +1,182 @@
+"""One verb: `compress_(model, method)` puts factored layers in place, `compact_(model)` makes them small.
+
+compress_(model, LoSparse(keep=0.2))     dense layers -> training form (or, for one-shot methods, compact form)
+... any HF Trainer with LoSparseCallback(method) ...
+compact_(model)                          training form -> compact form
+model.save_pretrained(folder)            opens again with AutoModelFor...from_pretrained after `import losparse`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import LosparseError
+from .hub import describe, mark_compressed
+from .layers import FactoredLinear, FactoredLinearTraining
+from .methods import Method, method_to_dict
+from .targets import find_targets, replace_module, weight_of
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What became of one layer; all counts in parameters."""
+
+    name: str
+    out_features: int
+    in_features: int
+    rank: int
+    kept: int
+    axis: str
+    parameters: int
+    dense_parameters: int
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """What was achieved, never only what was asked.
+
+    Attributes:
+        layers: one entry per factored layer.
+        model_parameters: parameters of the whole model as stored, everything included.
+        model_dense_parameters: the same with every factored layer dense.
+    """
+
+    layers: tuple[LayerReport, ...]
+    model_parameters: int
+    model_dense_parameters: int
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the factored layers."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def dense_parameters(self) -> int:
+        """Parameters the factored layers would have if they were dense."""
+        return sum(layer.dense_parameters for layer in self.layers)
+
+    @property
+    def share(self) -> float:
+        """Kept share of the factored layers: the paper's remaining ratio."""
+        return self.parameters / self.dense_parameters
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a JSON report."""
+        return {
+            "share": self.share,
+            "parameters": self.parameters,
+            "dense_parameters": self.dense_parameters,
+            "model_parameters": self.model_parameters,
+            "model_dense_parameters": self.model_dense_parameters,
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+
+
+def compress_(
+    model: nn.Module, method: Method, *, targets: Sequence[str] | None = None, ignore: Sequence[str] = ()
+) -> CompressionReport:
+    """Replace the model's linear layers by factored ones, in place.
+
+    Nothing is replaced unless every layer can be: the new layers are all built first.
+
+    Args:
+        model: a dense model; a transformers model also gets the entry in its config that `save_pretrained` writes.
+        method: what to do, as a value: `LoSparse(keep=0.2)`, `SVD(keep=0.3)`.
+        targets: patterns of layers to take; default: all linear layers in transformer blocks.
+        ignore: patterns of layers to leave dense.
+
+    Returns:
+        The report; for a method that trains it counts the layers before anything is dropped.
+
+    Raises:
+        LosparseError: no layer to take, a weight that is not finite, or a budget that a layer cannot meet.
+    """
+    chosen = find_targets(model, targets, ignore)
+    new: dict[str, FactoredLinear] = {}
+    for name, module in chosen.items():
+        weight = weight_of(module).detach()
+        if not torch.isfinite(weight).all():
+            raise LosparseError(f"the weight of {name!r} holds NaN or infinity; mend the model before compressing it")
+        bias: torch.Tensor | None = module.bias  # type: ignore[assignment]
+        new[name] = method.start(name, weight, None if bias is None else bias.detach())
+    for name, module in chosen.items():
+        new[name].train(module.training)
+        replace_module(model, module, new[name])
+    mark_compressed(model, method_to_dict(method))
+    return report(model)
+
+
+def compact_(model: nn.Module, method: Method | None = None) -> CompressionReport:
+    """Turn every layer in training form into its small form, in place.
+
+    Args:
+        model: a model after training.
+        method: when given, the masks must meet its budget.
+
+    Returns:
+        The report of what is stored now.
+
+    Raises:
+        LosparseError: the model has no factored layer, or training stopped before the masks met the budget.
+    """
+    training = training_layers(model)
+    current = report(model)
+    # Ranks are rounded up, so a model of which no group is left may sit just above its budget.
+    droppable = any(layer.mask.any() for layer in training.values())
+    if method is not None and droppable and current.share > method.keep * (1 + 1e-9):
+        raise LosparseError(
+            f"the layers hold {current.share:.3f} of their parameters, the budget is {method.keep:g}: training "
+            "stopped, or the best checkpoint was taken, before the last phase of the schedule; train to the end"
+        )
+    for layer in training.values():
+        replace_module(model, layer, layer.compact())
+    if training:
+        mark_compressed(model, None)
+    return report(model)
+
+
+def training_layers(model: nn.Module) -> dict[str, FactoredLinearTraining]:
+    """Return the layers in training form by qualified name, in the model's order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, FactoredLinearTraining)}
+
+
+def report(model: nn.Module) -> CompressionReport:
+    """Count what the factored layers of a model store.
+
+    Raises:
+        LosparseError: the model has no factored layer.
+    """
+    layers = []
+    for name, entry in describe(model).items():
+        module = model.get_submodule(name)
+        assert isinstance(module, FactoredLinear)
+        dense = module.in_features * module.out_features
+        kept = entry["kept"] if not isinstance(module, FactoredLinearTraining) else int(module.mask.sum())
+        layers.append(
+            LayerReport(
+                name=name,
+                out_features=module.out_features,
+                in_features=module.in_features,
+                rank=module.rank,
+                kept=kept,
+                axis=module.axis,
+                parameters=module.parameter_count(),
+                dense_parameters=dense,
+            )
+        )
+    if not layers:
+        raise LosparseError(f"{type(model).__name__} has no compressed layer; call compress_(model, method) first")
+    factored = [m for m in model.modules() if isinstance(m, FactoredLinear)]
+    stored = sum(m.parameter_count() for m in factored)
+    held = sum(p.numel() for m in factored for n, p in m.named_parameters(recurse=False) if n != "bias")
+    others = sum(parameter.numel() for parameter in model.parameters()) - held
+    return CompressionReport(
+        layers=tuple(layers),
+        model_parameters=others + stored,
+        model_dense_parameters=others + sum(layer.dense_parameters for layer in layers),
+    )

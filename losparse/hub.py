@@ -1,0 +1,179 @@
+"""Save and load: a quantiser registered with transformers, so that the ecosystem's own calls are the only loader.
+
+A compressed folder is `config.json` with a `quantization_config` of method "losparse", which holds the shapes of
+every factored layer, and safetensors with only their compact tensors. After `import losparse`,
+`AutoModelFor...from_pretrained(folder)` puts empty factored layers in place and loads the tensors into them.
+
+    quantization_config = {
+      "quant_method": "losparse", "format": 1,
+      "form": "compact",                     "training" in checkpoints written while the masks still move
+      "method": {"name": "losparse", "keep": 0.2, ...},
+      "layers": {"bert.encoder.layer.0.attention.self.query":
+                 {"in": 384, "out": 384, "rank": 10, "kept": 52, "axis": "out", "bias": true}, ...}
+    }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from .errors import LosparseError
+from .layers import FactoredLinear, FactoredLinearTraining
+from .targets import is_linear, replace_module, weight_of
+
+FORMAT = 1
+
+
+@register_quantization_config("losparse")
+class LosparseConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """The `quantization_config` entry of a compressed model's config.json; see the module's docstring."""
+
+    def __init__(
+        self,
+        layers: Mapping[str, Mapping[str, Any]] | None = None,
+        form: str = "compact",
+        method: Mapping[str, Any] | None = None,
+        format: int = FORMAT,
+        **unknown: Any,
+    ) -> None:
+        """Check the entry.
+
+        Raises:
+            LosparseError: another format version, an unknown key or form, or no layers.
+        """
+        unknown.pop("quant_method", None)
+        if unknown:
+            raise LosparseError(f"quantization_config has unknown keys {sorted(unknown)}; written by a newer losparse?")
+        if format != FORMAT:
+            raise LosparseError(f"quantization_config has format {format}, this losparse reads {FORMAT}; upgrade it")
+        if form not in ("compact", "training"):
+            raise LosparseError(f"quantization_config form must be 'compact' or 'training', got {form!r}")
+        if not layers:
+            raise LosparseError("quantization_config of method 'losparse' lists no layers; the config is damaged")
+        self.quant_method = "losparse"
+        self.format = format
+        self.form = form
+        self.method = dict(method) if method is not None else None
+        self.layers = {name: dict(entry) for name, entry in layers.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for config.json."""
+        return {
+            "quant_method": "losparse",
+            "format": self.format,
+            "form": self.form,
+            "method": self.method,
+            "layers": self.layers,
+        }
+
+
+@register_quantizer("losparse")
+class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Puts empty factored layers in place before transformers loads the weights."""
+
+    requires_calibration = True  # a dense model is compressed by compress_, not while it loads
+    quantization_config: LosparseConfig
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        """Replace the listed layers; their tensors are loaded by name afterwards."""
+        for name, entry in self.quantization_config.layers.items():
+            place_empty_layer(model, name, entry, self.quantization_config.form)
+
+    def is_serializable(self, **kwargs: Any) -> bool:
+        """Return True: `save_pretrained` writes the compact tensors."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """A loaded model can be fine-tuned: its tensors are ordinary parameters."""
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        """The same, in the word by which the Trainer asks whether it may train without adapters."""
+        return True
+
+
+def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], form: str) -> None:
+    """Replace one linear layer by an empty factored one of the sizes in `entry`.
+
+    Raises:
+        LosparseError: the entry is malformed, or the model has no linear layer of that name and size.
+    """
+    try:
+        in_features, out_features = int(entry["in"]), int(entry["out"])
+        rank, kept, axis, bias = int(entry["rank"]), int(entry["kept"]), entry["axis"], bool(entry["bias"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise LosparseError(f"quantization_config entry of {name!r} is malformed: {error!r}") from error
+    found = _local_name(model, name)
+    old = model.get_submodule(found) if found is not None else None
+    if old is None or not is_linear(old):
+        raise LosparseError(f"quantization_config lists {name!r}, which is no linear layer of {type(model).__name__}")
+    weight = weight_of(old)
+    if tuple(weight.shape) != (out_features, in_features):
+        raise LosparseError(
+            f"quantization_config says {name!r} is {out_features}x{in_features}, the model has "
+            f"{weight.shape[0]}x{weight.shape[1]}; config.json does not fit its own architecture"
+        )
+    options: dict[str, Any] = {"rank": rank, "axis": axis, "bias": bias, "device": weight.device, "dtype": weight.dtype}
+    if form == "training":
+        layer: FactoredLinear = FactoredLinearTraining(
+            in_features, out_features, elementwise=bool(entry.get("elementwise", False)), **options
+        )
+    else:
+        layer = FactoredLinear(in_features, out_features, kept=kept, **options)
+    replace_module(model, old, layer)
+
+
+def _local_name(model: nn.Module, name: str) -> str | None:
+    """Find a layer saved from a model with a head in the bare model, and the other way round."""
+    names = {n for n, _ in model.named_modules()}
+    prefix = getattr(model, "base_model_prefix", "")
+    candidates = (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}")
+    return next((candidate for candidate in candidates if candidate in names), None)
+
+
+def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the `layers` entry for a model: sizes of every factored layer by qualified name."""
+    layers: dict[str, dict[str, Any]] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, FactoredLinear):
+            continue
+        entry: dict[str, Any] = {
+            "in": module.in_features,
+            "out": module.out_features,
+            "rank": module.rank,
+            "kept": module.kept_count,
+            "axis": module.axis,
+            "bias": module.bias is not None,
+        }
+        if isinstance(module, FactoredLinearTraining):
+            entry["elementwise"] = module.elementwise
+        layers[name] = entry
+    return layers
+
+
+def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
+    """Write the model's factored layers into its config, so that `save_pretrained` records them.
+
+    Args:
+        model: a model with factored layers; without a transformers config nothing is done.
+        method: the method as plain data, or None to keep the one that is recorded.
+    """
+    config = getattr(model, "config", None)
+    if config is None:
+        return
+    layers = describe(model)
+    training = any(isinstance(module, FactoredLinearTraining) for module in model.modules())
+    if method is None:
+        recorded = getattr(config, "quantization_config", None)
+        method = recorded.method if isinstance(recorded, LosparseConfig) else None
+    config.quantization_config = LosparseConfig(
+        layers=layers, form="training" if training else "compact", method=method, format=FORMAT
+    )

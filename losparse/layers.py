@@ -1,0 +1,288 @@
+r"""The layer every method yields: a low-rank part plus a structured sparse part.
+
+    axis="out" (rows, the paper)              axis="in" (columns)
+
+      x (.., in)                                x (.., in)
+      |------------------+                      |-------------------+
+      v (rank, in)       sparse (kept, in)      v (rank, in)        x[.., kept]
+      |                  |                      |                   |
+      u (out, rank)      |                      u (out, rank)       sparse (out, kept)
+      |                  |                      |                   |
+      y (.., out) <--- add at outputs `kept`    y (.., out) <------ add
+      + bias                                    + bias
+
+`FactoredLinear` is the small form: it is what is saved, exported and served. `FactoredLinearTraining` is the form
+during training: it holds the whole residual and a mask over it, and `compact()` turns it into the small form.
+
+References:
+    LoSparse, arXiv:2306.11222, eq. 2 (W ~ U V + S).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import LosparseError
+
+Axis = Literal["out", "in"]
+
+
+class FactoredLinear(nn.Module):
+    """A linear layer `y = (x v^T) u^T + scatter(x sparse^T) + bias` of compact tensors.
+
+    Attributes:
+        u: second factor, None at rank 0; (out, rank).
+        v: first factor, None at rank 0; (rank, in).
+        sparse: kept part of the residual, None when nothing is kept; (kept, in) or (out, kept).
+        kept: sorted output neurons (`axis="out"`) or input features (`axis="in"`) of `sparse`; int64 (kept,).
+        bias: (out,) or None.
+    """
+
+    u: nn.Parameter | None
+    v: nn.Parameter | None
+    sparse: nn.Parameter | None
+    bias: nn.Parameter | None
+    kept: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        rank: int,
+        kept: int,
+        axis: Axis = "out",
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Allocate an empty layer; fill it with `copy_` or by loading a state dict.
+
+        Raises:
+            LosparseError: a size is out of range, or the axis is unknown.
+        """
+        super().__init__()
+        _check_sizes(in_features, out_features, rank, kept, axis)
+        self.in_features, self.out_features = in_features, out_features
+        self.rank, self.kept_count, self.axis = rank, kept, axis
+
+        def parameter(*shape: int) -> nn.Parameter | None:
+            if 0 in shape:
+                return None
+            return nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))
+
+        self.register_parameter("u", parameter(out_features, rank))
+        self.register_parameter("v", parameter(rank, in_features))
+        self.register_parameter("sparse", parameter(*self._sparse_shape()))
+        self.register_buffer("kept", torch.arange(kept, device=device, dtype=torch.int64) if kept else None)
+        self.register_parameter("bias", parameter(out_features) if bias else None)
+
+    def _sparse_shape(self) -> tuple[int, int]:
+        out = self.axis == "out"
+        return (self.kept_count, self.in_features) if out else (self.out_features, self.kept_count)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            x: any leading shape; (..., in).
+
+        Returns:
+            (..., out).
+        """
+        if torch.onnx.is_in_onnx_export():
+            return self._symbolic(x)
+        low_rank = None
+        if self.u is not None and self.v is not None:
+            low_rank = F.linear(F.linear(x, self.v), self.u, self.bias)
+        if self.sparse is None or self.kept is None:
+            return low_rank if low_rank is not None else self._constant(x)
+        if self.axis == "in":
+            columns = F.linear(x.index_select(-1, self.kept), self.sparse, None if low_rank is not None else self.bias)
+            return columns if low_rank is None else low_rank + columns
+        rows = F.linear(x, self.sparse)  # (..., kept)
+        base = low_rank if low_rank is not None else self._constant(x).to(rows.dtype)
+        return base.index_add(-1, self.kept, rows)
+
+    def _constant(self, x: Tensor) -> Tensor:
+        """Return the output of a layer of which nothing was kept: the bias, or zeros; (..., out)."""
+        zeros = x.new_zeros((*x.shape[:-1], self.out_features))
+        return zeros if self.bias is None else zeros + self.bias
+
+    def _symbolic(self, x: Tensor) -> Tensor:
+        """Leave one opaque node in the graph, so that the exporter can choose how to lower the layer."""
+        result: Tensor = torch.onnx.ops.symbolic(
+            "losparse::FactoredLinear",
+            (x, self.u, self.v, self.sparse, self.kept, self.bias),
+            attrs={
+                "axis": self.axis,
+                "rank": self.rank,
+                "kept_count": self.kept_count,
+                "in_features": self.in_features,
+                "out_features": self.out_features,
+            },
+            dtype=x.dtype,
+            shape=(*x.shape[:-1], self.out_features),
+            version=1,
+        )
+        return result
+
+    @torch.no_grad()
+    def dense_weight(self) -> Tensor:
+        """Return the dense weight this layer stands for; (out, in)."""
+        reference = next(t for t in (self.u, self.sparse, self.bias, torch.zeros(())) if t is not None)
+        weight = reference.new_zeros((self.out_features, self.in_features))
+        if self.u is not None and self.v is not None:
+            weight += self.u @ self.v
+        if self.sparse is not None and self.kept is not None:
+            weight.index_add_(0 if self.axis == "out" else 1, self.kept, self.sparse)
+        return weight
+
+    @torch.no_grad()
+    def copy_(
+        self,
+        *,
+        u: Tensor | None = None,
+        v: Tensor | None = None,
+        sparse: Tensor | None = None,
+        kept: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> FactoredLinear:
+        """Copy values into the tensors of this layer; absent ones stay as they are."""
+        for name, value in {"u": u, "v": v, "sparse": sparse, "kept": kept, "bias": bias}.items():
+            mine = getattr(self, name)
+            if value is not None and mine is not None:
+                mine.copy_(value)
+        return self
+
+    def parameter_count(self) -> int:
+        """Count the parameters the budget counts: u, v and sparse as stored; neither indices nor bias."""
+        return self.rank * (self.in_features + self.out_features) + math.prod(self._sparse_shape())
+
+    def extra_repr(self) -> str:
+        """Return the sizes shown by `print(model)`."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, "
+            f"kept={self.kept_count}, axis={self.axis!r}, bias={self.bias is not None}"
+        )
+
+
+class FactoredLinearTraining(FactoredLinear):
+    """The layer while it is trained: factors, the whole residual, and the mask of what is kept of it.
+
+    The forward pass multiplies the dense weight `u v + sparse` once, so a training step costs about what a step of
+    the dense layer costs; the gradients of `u`, `v` and `sparse` follow from the one dense gradient.
+
+    Attributes:
+        sparse: the residual; groups outside the mask are zero after every masking step; (out, in).
+        mask: which rows (`axis="out"`) or columns (`axis="in"`) are kept; bool (groups,).
+        score_avg: exponential moving average of the windowed sensitivity; (groups,), or (out, in) when the
+            uncertainty of every element is tracked. In nats.
+        score_sum: sum of sensitivities in the current window; same shape as `score_avg`.
+        uncertainty_avg: only when uncertainty is tracked; (out, in).
+        window_count: optimizer steps in the current window; int64 ().
+
+    The statistics are buffers, so that any checkpoint of the model holds them and a resumed training goes on as if
+    it had not stopped.
+    """
+
+    sparse: nn.Parameter
+    mask: Tensor
+    score_avg: Tensor
+    score_sum: Tensor
+    window_count: Tensor
+    uncertainty_avg: Tensor | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        rank: int,
+        axis: Axis = "out",
+        bias: bool = True,
+        elementwise: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Allocate the layer with an all-true mask; `elementwise` keeps statistics per element (PLATON).
+
+        Raises:
+            LosparseError: a size is out of range, or the axis is unknown.
+        """
+        groups = out_features if axis == "out" else in_features
+        super().__init__(
+            in_features, out_features, rank=rank, kept=groups, axis=axis, bias=bias, device=device, dtype=dtype
+        )
+        self.kept = None  # which groups are kept is the mask's business until compact()
+        self.elementwise = elementwise
+        shape = (out_features, in_features) if elementwise else (groups,)
+        self.register_buffer("mask", torch.ones(groups, dtype=torch.bool, device=device))
+        self.register_buffer("score_avg", torch.zeros(shape, device=device))
+        self.register_buffer("score_sum", torch.zeros(shape, device=device))
+        self.register_buffer("window_count", torch.zeros((), dtype=torch.int64, device=device))
+        self.register_buffer("uncertainty_avg", torch.zeros(shape, device=device) if elementwise else None)
+
+    @property
+    def group_size(self) -> int:
+        """Parameters one kept group costs: `in` for a row, `out` for a column."""
+        return self.in_features if self.axis == "out" else self.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer; (..., in) -> (..., out)."""
+        return F.linear(x, self._weight(), self.bias)
+
+    def _weight(self) -> Tensor:
+        if self.u is None or self.v is None:
+            return self.sparse
+        return torch.addmm(self.sparse, self.u, self.v)
+
+    @torch.no_grad()
+    def dense_weight(self) -> Tensor:
+        """Return the dense weight this layer stands for; (out, in)."""
+        return self._weight().clone()
+
+    @torch.no_grad()
+    def apply_mask(self) -> None:
+        """Zero the groups of the residual that the mask drops."""
+        dropped = ~self.mask
+        self.sparse.masked_fill_(dropped[:, None] if self.axis == "out" else dropped[None, :], 0.0)
+
+    def parameter_count(self) -> int:
+        """Count what the compact form of the present mask would store."""
+        return self.rank * (self.in_features + self.out_features) + int(self.mask.sum()) * self.group_size
+
+    @torch.no_grad()
+    def compact(self) -> FactoredLinear:
+        """Return the small layer: only the kept groups of the residual, in their order."""
+        kept = self.mask.nonzero().flatten()
+        layer = FactoredLinear(
+            self.in_features,
+            self.out_features,
+            rank=self.rank,
+            kept=len(kept),
+            axis=self.axis,
+            bias=self.bias is not None,
+            device=self.sparse.device,
+            dtype=self.sparse.dtype,
+        )
+        sparse = self.sparse.index_select(0 if self.axis == "out" else 1, kept)
+        return layer.copy_(u=self.u, v=self.v, sparse=sparse, kept=kept, bias=self.bias)
+
+
+def _check_sizes(in_features: int, out_features: int, rank: int, kept: int, axis: str) -> None:
+    if axis not in ("out", "in"):
+        raise LosparseError(f"axis must be 'out' (rows) or 'in' (columns), got {axis!r}")
+    if in_features < 1 or out_features < 1:
+        raise LosparseError(f"a linear layer needs at least one input and one output, got {out_features}x{in_features}")
+    limit = min(in_features, out_features)
+    if not 0 <= rank <= limit:
+        raise LosparseError(f"rank must be in 0..{limit} for a {out_features}x{in_features} layer, got {rank}")
+    groups = out_features if axis == "out" else in_features
+    if not 0 <= kept <= groups:
+        raise LosparseError(f"kept must be in 0..{groups} for a {out_features}x{in_features} layer, got {kept}")

@@ -1,0 +1,25 @@
+"""Structured pruning alone: LoSparse without its low-rank part.
+
+The whole weight is the residual and whole neurons of it are dropped by the same scores and the same schedule. It is
+the ablation that tells what the low-rank part is worth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .losparse import LoSparse
+
+
+@dataclass(frozen=True)
+class RowPruning(LoSparse):
+    """LoSparse at rank 0: `keep` is spent on kept rows (or columns) of the dense weight."""
+
+    low_rank: float = field(default=0.0, init=False)
+
+    def _check_low_rank(self) -> None:
+        """Nothing to check: there is no low-rank part."""
+
+    def rank_of(self, name: str, out_features: int, in_features: int) -> int:
+        """Return 0."""
+        return 0

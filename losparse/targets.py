@@ -1,0 +1,143 @@
+"""Which linear layers are compressed, and how one is replaced by name.
+
+A pattern is a glob on the qualified name (`bert.encoder.layer.*.query`), or a regular expression on the whole name
+behind `re:` (`re:.*attention.*`). Without patterns the targets are all linear layers inside transformer blocks: the
+modules below a numbered entry of an `nn.ModuleList`. Embeddings, heads and poolers stand outside the blocks and are
+never taken unless a pattern names them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from .errors import LosparseError
+from .layers import FactoredLinear
+
+# Layers that write to the residual stream, by the last parts of their names: their outputs have a fixed order, so
+# the structure that folds away in a graph keeps input features there. BERT-like, DistilBERT, MPNet, OPT/BART, GPT-2,
+# Llama-like, T5, ModernBERT.
+_RESIDUAL_WRITERS = re.compile(
+    r"(?:^|\.)(?:output\.dense|out_lin|ffn\.lin2|attn\.o|out_proj|fc2|c_proj|o_proj|down_proj|\w*Attention\.o|wo|Wo)$"
+)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Tell whether a qualified name matches a glob, or a `re:` regular expression as a whole.
+
+    Raises:
+        LosparseError: the regular expression is malformed.
+    """
+    if not pattern.startswith("re:"):
+        return fnmatchcase(name, pattern)
+    try:
+        return re.fullmatch(pattern[3:], name) is not None
+    except re.error as error:
+        raise LosparseError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Tell whether a module is a plain linear layer: `nn.Linear` or GPT-2's `Conv1D`, not a subclass of them."""
+    return type(module) is nn.Linear or type(module) is Conv1D
+
+
+def writes_residual(name: str) -> bool:
+    """Tell by its qualified name whether a layer is an attention output or the second of a feed-forward pair."""
+    return _RESIDUAL_WRITERS.search(name) is not None
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """Return the weight of a linear layer as (out, in); `Conv1D` stores it transposed."""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return weight.T if isinstance(module, Conv1D) else weight
+
+
+def find_targets(
+    model: nn.Module, targets: Sequence[str] | None = None, ignore: Sequence[str] = ()
+) -> dict[str, nn.Module]:
+    """Find the linear layers to compress.
+
+    Args:
+        model: any module.
+        targets: patterns; a layer is taken when one matches. None takes the linear layers of transformer blocks.
+        ignore: patterns of layers to leave alone.
+
+    Returns:
+        Linear layers by qualified name, in the model's order; a layer that is used twice appears once.
+
+    Raises:
+        LosparseError: a pattern matches nothing, nothing is left, the model is already compressed, quantised or
+            wrapped by PEFT, or a weight is shared with a module that is not a target.
+    """
+    _refuse_foreign(model)
+    linear = {name: module for name, module in model.named_modules() if is_linear(module)}
+    if targets is None:
+        chosen = {name: module for name, module in linear.items() if _in_block(model, name)}
+    else:
+        _refuse_idle_patterns("target", targets, linear)
+        chosen = {name: m for name, m in linear.items() if any(matches(name, pattern) for pattern in targets)}
+    if ignore:
+        _refuse_idle_patterns("ignore", ignore, linear)
+        chosen = {name: m for name, m in chosen.items() if not any(matches(name, pattern) for pattern in ignore)}
+    if not chosen:
+        raise LosparseError(
+            f"{type(model).__name__} has no layer to compress: {len(linear)} linear layers, none chosen; "
+            "name layers with targets= (see named_modules())"
+        )
+    _refuse_shared_weights(model, chosen)
+    return chosen
+
+
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `old` stands in the model; a module used under two names is replaced under both."""
+    for parent in list(model.modules()):
+        # Not named_children(): it lists a child that is registered twice only once.
+        for name in [name for name, child in parent._modules.items() if child is old]:
+            setattr(parent, name, new)
+
+
+def _in_block(model: nn.Module, name: str) -> bool:
+    """Tell whether a qualified name passes through a numbered entry of an `nn.ModuleList`."""
+    parts = name.split(".")
+    parents = (".".join(parts[:i]) for i, part in enumerate(parts) if part.isdigit())
+    return any(isinstance(model.get_submodule(parent), nn.ModuleList) for parent in parents)
+
+
+def _refuse_idle_patterns(kind: str, patterns: Iterable[str], linear: Iterable[str]) -> None:
+    names = list(linear)
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in names):
+            example = f", for example {names[0]!r}" if names else ""
+            raise LosparseError(f"{kind} pattern {pattern!r} matches none of the {len(names)} linear layers{example}")
+
+
+def _refuse_foreign(model: nn.Module) -> None:
+    """Refuse models whose linear layers are no longer plain weights."""
+    for name, module in model.named_modules():
+        if isinstance(module, FactoredLinear):
+            raise LosparseError(f"the model is already compressed ({name!r} is factored); start from the dense model")
+    config = getattr(getattr(model, "config", None), "quantization_config", None)
+    if getattr(model, "is_quantized", False) or config is not None:
+        method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
+        raise LosparseError(f"the model is already quantised ({method}); start from its unquantised weights")
+    if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
+        raise LosparseError("the model carries PEFT adapters; merge them first (merge_and_unload())")
+
+
+def _refuse_shared_weights(model: nn.Module, chosen: dict[str, nn.Module]) -> None:
+    """Refuse a target whose weight another module uses as well: factoring one would silently untie the two."""
+    owners: dict[int, list[str]] = defaultdict(list)
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)].append(name)
+    for name, module in chosen.items():
+        shared = [other for other in owners[id(module.weight)] if other != name]
+        if shared:
+            raise LosparseError(
+                f"layer {name!r} shares its weight with {shared[0]!r}; leave it out with ignore=[{name!r}]"
+            )

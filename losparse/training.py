@@ -1,0 +1,154 @@
+"""The callback that prunes while any Hugging Face Trainer trains.
+
+    on_train_begin         build the schedule from the number of steps the Trainer really has
+    on_pre_optimizer_step  score: gradients are whole here - accumulated, reduced over ranks, clipped, unscaled
+    on_optimizer_step      mask: after the step, or Adam's moments would revive what was dropped
+
+Its state - scores, windows, masks - lives in buffers of the layers. Every checkpoint of the model holds it and a
+resumed training reads it back with the weights. All ranks see the same gradients, so all take the same masks.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .compress import training_layers
+from .errors import LosparseError
+from .layers import FactoredLinearTraining
+from .methods.losparse import CubicSchedule, LoSparse, accumulate_sensitivity, close_window, update_masks
+
+logger = logging.getLogger(__name__)
+
+
+class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
+    """Scores and prunes the layers that `compress_(model, method)` put into the model."""
+
+    def __init__(self, method: LoSparse) -> None:
+        """Remember the method; the layers are found when training begins."""
+        self.method = method
+        self.layers: dict[str, FactoredLinearTraining] = {}
+        self.schedule = CubicSchedule(initial=0, final=0, total=1)
+        self.budget = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Find the layers and fix the schedule.
+
+        Raises:
+            LosparseError: no layer in training form, a schedule longer than training, or a Trainer setting under
+                which gradients are not whole at the optimizer step.
+        """
+        _refuse_unsupported(args)
+        self.layers = training_layers(kwargs["model"])
+        if not self.layers:
+            raise LosparseError("the model has no layer to prune; call compress_(model, method) before training")
+        frozen = [name for name, layer in self.layers.items() if not layer.sparse.requires_grad]
+        if frozen:
+            raise LosparseError(f"layer {frozen[0]!r} is frozen, so it has no sensitivity; unfreeze it or ignore= it")
+        self.schedule = self.method.schedule(state.max_steps)
+        self.budget = self.method.sparse_budget(list(self.layers.values()))
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Add this step's sensitivity to the open window.
+
+        Raises:
+            LosparseError: a layer got no gradient.
+        """
+        if self.schedule.is_final(state.global_step):
+            return
+        gradients = [self._gradient(name, layer) for name, layer in self.layers.items()]
+        scale = _loss_scale(args, kwargs.get("optimizer"))
+        if scale != 1.0:
+            gradients = [gradient / scale for gradient in gradients]
+        # An overflowed fp16 step is skipped by the optimizer and must not poison the averages.
+        if not all(bool(torch.isfinite(gradient.sum())) for gradient in gradients):
+            return
+        for layer, gradient in zip(self.layers.values(), gradients, strict=True):
+            accumulate_sensitivity(layer, gradient)
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the window and mask, as the schedule says for this step."""
+        step = state.global_step + 1  # the Trainer counts the step only after this hook
+        layers = list(self.layers.values())
+        already_final = self.schedule.is_final(step - 1)
+        if already_final:
+            for layer in layers:
+                layer.apply_mask()
+            return
+        entering_final = self.schedule.is_final(step)
+        if step % self.method.window == 0 or entering_final:
+            for layer in layers:
+                close_window(layer, self.method.beta, self.method.uncertainty_beta)
+            if step > self.schedule.initial:
+                update_masks(layers, self._elements_to_keep(step))
+        if entering_final:
+            self._forget_momentum(kwargs.get("optimizer"))
+            logger.info("masks fixed at step %d of %d", step, self.schedule.total)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave no trace of dropped groups in the weights."""
+        for layer in self.layers.values():
+            layer.apply_mask()
+
+    def _elements_to_keep(self, step: int) -> int:
+        total: int = sum(layer.sparse.numel() for layer in self.layers.values())
+        return round(self.schedule.kept_share(step, self.budget / total) * total)
+
+    def _gradient(self, name: str, layer: FactoredLinearTraining) -> Tensor:
+        gradient = layer.sparse.grad
+        if gradient is None:
+            raise LosparseError(f"layer {name!r} got no gradient in this step; is it unused? leave it out with ignore=")
+        return gradient
+
+    @torch.no_grad()
+    def _forget_momentum(self, optimizer: Any) -> None:
+        """Zero the optimizer's moments of dropped groups: they would only fight the mask from here on."""
+        state = getattr(optimizer, "state", {})
+        for layer in self.layers.values():
+            dropped = ~layer.mask
+            where = dropped[:, None] if layer.axis == "out" else dropped[None, :]
+            for value in state.get(layer.sparse, {}).values():
+                if isinstance(value, Tensor) and value.shape == layer.sparse.shape:
+                    value.masked_fill_(where, 0.0)
+
+
+def _refuse_unsupported(args: TrainingArguments) -> None:
+    """Refuse Trainer settings under which this callback would prune by wrong scores."""
+    if getattr(args, "deepspeed", None):
+        raise LosparseError("DeepSpeed steps inside backward, so sensitivity cannot be read; train with DDP instead")
+    if getattr(args, "fsdp", None):
+        raise LosparseError("FSDP shards the residual, which is not supported; train with DDP instead")
+    if args.load_best_model_at_end:
+        raise LosparseError(
+            "load_best_model_at_end may bring back a checkpoint from before pruning ended; set it to False"
+        )
+
+
+def _loss_scale(args: TrainingArguments, optimizer: Any) -> float:
+    """Return the fp16 loss scale that gradients still carry: clipping removes it, and without clipping nobody does."""
+    scaler = getattr(optimizer, "scaler", None)
+    if scaler is None or (args.max_grad_norm is not None and args.max_grad_norm > 0):
+        return 1.0
+    return float(scaler.get_scale())
+
+
+def freeze_embeddings(model: nn.Module) -> int:
+    """Stop the gradients of the embedding tables and their norms; returns the number of parameters frozen."""
+    frozen = 0
+    for name, parameter in model.named_parameters():
+        if "embeddings" in name.split("."):
+            parameter.requires_grad_(False)
+            frozen += parameter.numel()
+    return frozen

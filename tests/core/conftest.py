@@ -1,0 +1,53 @@
+"""Tiny models and data, built from configs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 100,
+    "max_position_embeddings": 40,
+    "hidden_dropout_prob": 0.1,
+}
+
+
+def build_bert(seed: int = 0, **overrides: Any) -> BertForSequenceClassification:
+    """Return a BERT classifier of 12 target layers; the same seed gives the same weights."""
+    torch.manual_seed(seed)
+    return BertForSequenceClassification(BertConfig(**{**TINY, **overrides})).eval()
+
+
+@pytest.fixture
+def tiny_bert() -> Callable[..., BertForSequenceClassification]:
+    return build_bert
+
+
+def toy_items(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return texts of random ids whose label is whether id 7 occurs: learnable in a few dozen steps."""
+    generator = torch.Generator().manual_seed(seed)
+    items = []
+    for i in range(count):
+        length = int(torch.randint(5, 12, (), generator=generator))
+        ids = torch.randint(10, 100, (length,), generator=generator).tolist()
+        if i % 2:
+            ids[1 : length // 2 + 1] = [7] * (length // 2)
+        items.append({"input_ids": ids, "attention_mask": [1] * length, "labels": i % 2})
+    return items
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Pad a batch of toy items."""
+    longest = max(len(item["input_ids"]) for item in items)
+    pad = {
+        key: [item[key] + [0] * (longest - len(item[key])) for item in items] for key in ("input_ids", "attention_mask")
+    }
+    return {**{k: torch.tensor(v) for k, v in pad.items()}, "labels": torch.tensor([item["labels"] for item in items])}
