@@ -1,0 +1,47 @@
+"""Open, run, compare and time ONNX folders that losparse exported, as in `Session("OUT").classify(["a fine film"])`.
+
+Needs numpy, onnxruntime and tokenizers; no torch.
+"""
+
+from .compare import Comparison, Parity, compare, compare_sessions
+from .errors import (
+    DependencyError,
+    FolderError,
+    InputError,
+    LosparseRuntimeError,
+    ProviderError,
+    RunError,
+    TokenizerError,
+)
+from .folder import read_metadata, verify_files
+from .measure import Latency, measure, peak_memory
+from .metadata import Metadata, TensorSpec
+from .opening import Options
+from .session import Session
+from .tasks import Answer, Classification, Tag
+
+__all__ = [
+    "Answer",
+    "Classification",
+    "Comparison",
+    "DependencyError",
+    "FolderError",
+    "InputError",
+    "Latency",
+    "LosparseRuntimeError",
+    "Metadata",
+    "Options",
+    "Parity",
+    "ProviderError",
+    "RunError",
+    "Session",
+    "Tag",
+    "TensorSpec",
+    "TokenizerError",
+    "compare",
+    "compare_sessions",
+    "measure",
+    "peak_memory",
+    "read_metadata",
+    "verify_files",
+]

@@ -1,0 +1,229 @@
+"""Texts to token ids, with the folder's own tokenizer and nothing but the `tokenizers` package."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .dependencies import import_tokenizers
+from .errors import InputError, TokenizerError, one_line
+from .fields import read_json
+from .inputs import Arrays
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+
+logger = logging.getLogger(__name__)
+
+
+class TextEncoder:
+    """The tokenizer of an exported folder. Safe to use from several threads.
+
+    Truncation and padding saved in `tokenizer.json` are ignored: they belong to the training run that saved it.
+
+    Args:
+        folder: an exported ONNX folder.
+        max_length: positions the model has, in tokens.
+        pad_token_id: the padding id of the model's configuration, for a tokenizer that names none.
+    """
+
+    def __init__(self, folder: Path, max_length: int, pad_token_id: int | None) -> None:
+        self.folder = folder
+        self.max_length = max_length
+        self._model_pad_id = pad_token_id
+        # Truncation is a setting of the tokenizer object, not an argument of encode: set and use it under one lock.
+        self._lock = threading.Lock()
+
+    def encodings(
+        self, texts: str | Iterable[str], pairs: str | Iterable[str] | None = None, max_length: int | None = None
+    ) -> list[Encoding]:
+        """Tokenize texts, or text pairs, with special tokens and without padding.
+
+        Args:
+            texts: the texts; a bare string is one text.
+            pairs: the second text of each pair.
+            max_length: tokens kept of each text or pair, special tokens included; all the model's positions by
+                default. Longer ones are cut, the longer text of a pair first, and a warning is logged.
+
+        Returns:
+            One encoding a text, in order.
+
+        Raises:
+            InputError: something that is not a text, no text at all, lists of different lengths, a bad max_length.
+            TokenizerError: the folder has no usable tokenizer.
+            DependencyError: tokenizers is not installed.
+        """
+        firsts = text_list("texts", texts)
+        batch: list[Any] = list(firsts)
+        if pairs is not None:
+            seconds = text_list("pairs", pairs)
+            if len(seconds) != len(firsts):
+                raise InputError(f"pairs must have one text for each of the {len(firsts)} texts, got {len(seconds)}")
+            batch = list(zip(firsts, seconds, strict=True))
+        length = self._length(max_length, pair=pairs is not None)
+        encodings = self._encode(batch, length, "longest_first", 0)
+        cut = sum(bool(encoding.overflowing) for encoding in encodings)
+        if cut:
+            logger.warning("%d of %d texts are longer than %d tokens and were cut", cut, len(encodings), length)
+        for index, encoding in enumerate(encodings):
+            if not encoding.ids:
+                raise InputError(f"text {index} gives no tokens; leave it out")
+        return encodings
+
+    def windows(self, question: str, context: str, stride: int, max_length: int | None = None) -> list[Encoding]:
+        """Tokenize a question with a context of any length, as overlapping windows over the context.
+
+        Args:
+            question: the first text of every window, kept whole.
+            context: the second text.
+            stride: tokens of overlap between windows, >= 0; at most half the room for the context is used.
+            max_length: tokens in a window.
+
+        Returns:
+            The windows in order; offsets count characters of the whole context.
+
+        Raises:
+            InputError: an argument is not text, or the question leaves no room for the context.
+            TokenizerError: the folder has no usable tokenizer.
+            DependencyError: tokenizers is not installed.
+        """
+        text_list("question", [question])
+        text_list("context", [context])
+        length = self._length(max_length, pair=True)
+        with self._lock:
+            self.tokenizer.no_truncation()
+            asked = len(self.tokenizer.encode(question, add_special_tokens=False).ids)
+        room = length - asked - self.tokenizer.num_special_tokens_to_add(True)
+        if room < 1:
+            raise InputError(
+                f"question has {asked} tokens, which leaves no room for the context in {length}; shorten it"
+            )
+        # A stride of the whole room or more makes tokenizers panic, past every `except Exception`.
+        first = self._encode([(question, context)], length, "only_second", min(stride, room // 2))[0]
+        return [first, *first.overflowing]
+
+    def arrays(self, encodings: Sequence[Encoding]) -> Arrays:
+        """Pad encodings to the longest of them.
+
+        Returns:
+            `input_ids`, `attention_mask` and `token_type_ids`, each int64 (batch, sequence).
+
+        Raises:
+            TokenizerError: padding is needed and the folder names no padding token.
+        """
+        length = max(len(encoding.ids) for encoding in encodings)
+        short = any(len(encoding.ids) < length for encoding in encodings)
+        shape = (len(encodings), length)
+        ids = np.full(shape, self.pad_id if short else 0, np.int64)
+        mask, types = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        for row, encoding in enumerate(encodings):
+            size = len(encoding.ids)
+            columns = slice(length - size, length) if self._pads_left else slice(0, size)
+            ids[row, columns] = encoding.ids
+            mask[row, columns] = 1
+            types[row, columns] = encoding.type_ids
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, opened at the first use: a session fed with token ids needs none.
+
+        Raises:
+            TokenizerError: `tokenizer.json` is missing or damaged.
+            DependencyError: tokenizers is not installed.
+        """
+        file = self.folder / TOKENIZER_FILE
+        if not file.is_file():
+            raise TokenizerError(
+                f"{self.folder}: has no {TOKENIZER_FILE}, so texts cannot be encoded; "
+                "export from a folder that has a tokenizer, or give token ids to run()"
+            )
+        tokenizers = import_tokenizers()
+        try:
+            tokenizer: Tokenizer = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the Rust side raises plain Exception
+            raise TokenizerError(
+                f"{file}: tokenizers cannot read it ({one_line(error)}); export the folder again"
+            ) from error
+        tokenizer.no_padding()
+        return tokenizer
+
+    @cached_property
+    def pad_id(self) -> int:
+        """The id that fills short rows.
+
+        Raises:
+            TokenizerError: neither the tokenizer nor the model's configuration names one.
+        """
+        token = self._settings.get("pad_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        found = self.tokenizer.token_to_id(token) if isinstance(token, str) else None
+        found = self._model_pad_id if found is None else found
+        if found is None:
+            raise TokenizerError(
+                f"{self.folder}: names no padding token, so texts of different lengths cannot share a batch; "
+                f"set pad_token in {TOKENIZER_CONFIG_FILE}, or encode one text at a time"
+            )
+        return found
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        file = self.folder / TOKENIZER_CONFIG_FILE
+        return read_json(file).data if file.is_file() else {}
+
+    @property
+    def _pads_left(self) -> bool:
+        return self._settings.get("padding_side") == "left"
+
+    def _length(self, max_length: int | None, pair: bool) -> int:
+        """The token limit of a call: room for the special tokens and one more, at most the model's positions."""
+        least = self.tokenizer.num_special_tokens_to_add(pair) + 1
+        max_length = self.max_length if max_length is None else max_length
+        if (
+            not isinstance(max_length, int)
+            or isinstance(max_length, bool)
+            or not least <= max_length <= self.max_length
+        ):
+            raise InputError(f"max_length must be in {least}..{self.max_length}, got {max_length!r}")
+        return max_length
+
+    def _encode(self, batch: list[Any], length: int, strategy: str, stride: int) -> list[Encoding]:
+        side = "left" if self._settings.get("truncation_side") == "left" else "right"
+        try:
+            with self._lock:
+                self.tokenizer.enable_truncation(length, stride=stride, strategy=strategy, direction=side)
+                return self.tokenizer.encode_batch(batch)
+        except Exception as error:  # the Rust side raises plain Exception
+            raise InputError(f"the tokenizer refuses these texts: {one_line(error)}") from error
+
+
+def text_list(name: str, texts: object) -> list[str]:
+    """Make a list of texts out of what a caller gave; one string is one text.
+
+    Raises:
+        InputError: it is not a string or a collection of strings, holds none, or one is not valid Unicode.
+    """
+    if isinstance(texts, str):
+        texts = [texts]
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
+        raise InputError(f"{name} must be a string or a list of strings, got {type(texts).__name__}")
+    listed = list(texts)
+    if not listed:
+        raise InputError(f"{name} must hold at least one text, got an empty list")
+    for index, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise InputError(f"{name} must hold strings only, got {type(text).__name__} at {index}")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"{name} must be valid Unicode, text {index} is not ({one_line(error)})") from error
+    return listed

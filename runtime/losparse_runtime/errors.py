@@ -1,0 +1,55 @@
+"""Errors of the serving package: one small tree.
+
+    LosparseRuntimeError
+    |-- DependencyError   onnxruntime or tokenizers is not installed (also an ImportError)
+    |-- FolderError       a folder, file or metadata field is missing, damaged, or does not match its model
+    |-- ProviderError     an execution provider is unknown, not installed, or was dropped by onnxruntime
+    |-- TokenizerError    the folder's tokenizer is missing or cannot be read
+    |-- InputError        an argument of a call is wrong (also a ValueError)
+    `-- RunError          the model failed while running, or gave numbers that cannot be used
+
+Every message is one line that names the thing, what is allowed, what came, and the way out.
+"""
+
+from __future__ import annotations
+
+import re
+
+# "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from x/model.onnx failed:": said by whoever wraps the message.
+_ORT_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?")
+# onnxruntime repeats whole graphs in some messages; one line of a terminal is enough to act on.
+_MESSAGE_LIMIT = 300
+
+
+class LosparseRuntimeError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class DependencyError(LosparseRuntimeError, ImportError):
+    """A package that this call needs is not installed or does not load."""
+
+
+class FolderError(LosparseRuntimeError):
+    """An exported folder is missing, incomplete, damaged, or contradicts its own metadata."""
+
+
+class ProviderError(LosparseRuntimeError):
+    """An execution provider cannot be used here."""
+
+
+class TokenizerError(LosparseRuntimeError):
+    """The tokenizer of a folder cannot be used."""
+
+
+class InputError(LosparseRuntimeError, ValueError):
+    """An argument is of the wrong type, shape or range."""
+
+
+class RunError(LosparseRuntimeError):
+    """The model ran into an error, or its outputs are not finite."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of another library's error as one line of bounded length."""
+    text = _ORT_PREFIX.sub("", " ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= _MESSAGE_LIMIT else text[: _MESSAGE_LIMIT - 3] + "..."

@@ -1,0 +1,131 @@
+"""An exported ONNX folder on disk: its metadata, the model's own configuration, and whether its files are whole.
+
+    FOLDER/model.onnx      (+ model.onnx.data)   the graph and its weights
+    FOLDER/losparse.json                         the metadata, `Metadata`
+    FOLDER/config.json                           the Hugging Face configuration
+    FOLDER/tokenizer.json tokenizer_config.json  may be absent; needed for texts, not for token ids
+
+The metadata is read strictly; of the configuration only the few fields the runtime uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import FolderError
+from .fields import read_json
+from .metadata import MODEL_FILE, Metadata, parse_metadata
+
+METADATA_FILE = "losparse.json"
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the runtime needs of `config.json`; None where the file or the field is not there.
+
+    Attributes:
+        vocab_size: rows of the token embedding: ids are below it.
+        type_vocab_size: rows of the token-type embedding.
+        pad_token_id: the id the model takes for padding.
+        multi_label: several classes can be right at once: scores are sigmoids.
+    """
+
+    vocab_size: int | None = None
+    type_vocab_size: int | None = None
+    pad_token_id: int | None = None
+    multi_label: bool = False
+
+
+def read_metadata(folder: Path) -> Metadata:
+    """Read and check `losparse.json`, and that every model file it names is there with the size it names.
+
+    Args:
+        folder: an exported ONNX folder.
+
+    Returns:
+        The checked metadata.
+
+    Raises:
+        FolderError: the folder or a file is missing or cut short, or the metadata is damaged.
+    """
+    _check_kind(folder)
+    metadata = parse_metadata(read_json(folder / METADATA_FILE))
+    for name, record in metadata.files.items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size is None:
+            raise FolderError(
+                f"{file}: missing, but {METADATA_FILE} names it; copy the whole folder, or export it again"
+            )
+        if size != record.bytes:
+            raise FolderError(
+                f"{file}: must have {record.bytes} bytes by {METADATA_FILE}, has {size}; "
+                "copy it again, or export it again"
+            )
+    return metadata
+
+
+def _check_kind(folder: Path) -> None:
+    """Say what is in the place where an exported folder was expected."""
+    if not folder.exists():
+        raise FolderError(f"{folder}: no such folder; give the folder that `losparse export` wrote")
+    if not folder.is_dir():
+        raise FolderError(f"{folder}: is a file, must be a folder; give the folder that `losparse export` wrote")
+    if (folder / METADATA_FILE).exists():
+        return
+    if (folder / MODEL_FILE).exists():
+        raise FolderError(
+            f"{folder}: has {MODEL_FILE} but no {METADATA_FILE}, so losparse did not write it; "
+            "export its source with `losparse export MODEL OUT`"
+        )
+    if (folder / CONFIG_FILE).exists():
+        raise FolderError(
+            f"{folder}: is a model checkpoint, not an exported folder; export it with `losparse export {folder} OUT`"
+        )
+    raise FolderError(f"{folder}: has no {METADATA_FILE}; give the folder that `losparse export` wrote")
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """Read the fields of `config.json` that the runtime uses.
+
+    Raises:
+        FolderError: the file is damaged or a field is of the wrong type.
+    """
+    file = folder / CONFIG_FILE
+    if not file.exists():
+        return ModelConfig()
+    fields = read_json(file)
+
+    def count(name: str, minimum: int) -> int | None:
+        return None if fields.data.get(name) is None else fields.integer(name, minimum)
+
+    return ModelConfig(
+        vocab_size=count("vocab_size", 1),
+        # 0 (DeBERTa) means that there is no such embedding: nothing to check.
+        type_vocab_size=count("type_vocab_size", 0) or None,
+        pad_token_id=count("pad_token_id", 0),
+        multi_label=fields.data.get("problem_type") == "multi_label_classification",
+    )
+
+
+def verify_files(folder: Path | str) -> None:
+    """Compare the SHA-256 of every model file with the one in the metadata. Reads the files whole.
+
+    Raises:
+        FolderError: as `read_metadata`, or the contents of a file are not what the exporter wrote.
+    """
+    folder = Path(folder)
+    for name, record in read_metadata(folder).files.items():
+        try:
+            with (folder / name).open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise FolderError(f"{folder / name}: cannot be read ({error.strerror})") from error
+        if digest != record.sha256:
+            raise FolderError(
+                f"{folder / name}: SHA-256 is {digest[:16]}..., {METADATA_FILE} says {record.sha256[:16]}...: "
+                "the file changed after the export; copy it again, or export it again"
+            )

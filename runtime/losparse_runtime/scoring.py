@@ -1,0 +1,54 @@
+"""From a model's raw outputs to scores: pooling, probabilities, the best span. Arrays in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def pool(hidden: Array, mask: Array, pooling: str) -> Array:
+    """(batch, sequence, hidden) to (batch, hidden): the first real token, or the mean of the real tokens."""
+    if pooling == "cls":
+        first: Array = hidden[np.arange(len(hidden)), mask.argmax(axis=1)]
+        return first
+    weights = mask[:, :, None].astype(hidden.dtype)
+    mean: Array = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
+    return mean
+
+
+def class_scores(logits: Array, multi_label: bool) -> Array:
+    """Logits (batch, classes) to scores; one class is a regression, whose value is the score."""
+    if logits.shape[-1] == 1:
+        return logits
+    if multi_label:
+        # tanh form of the sigmoid: exp(-x) would overflow for large negative logits.
+        sigmoid: Array = 0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64)))
+        return sigmoid
+    return softmax(logits)
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities over the last axis, in double precision so that they sum to 1."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    probabilities: Array = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def log_sum(parts: Sequence[Array]) -> float:
+    """log(sum(exp(x))) over all entries of all parts."""
+    values = np.concatenate(parts)
+    top = float(values.max())
+    return top + float(np.log(np.exp(values - top).sum()))
+
+
+def best_span(start: Array, end: Array, max_tokens: int) -> tuple[float, int, int]:
+    """Largest start[i] + end[j] with i <= j < i + max_tokens, and its i and j."""
+    sums = start[:, None] + end[None, :]
+    legal = np.tril(np.triu(np.ones(sums.shape, bool)), max_tokens - 1)
+    first, last = divmod(int(np.where(legal, sums, -np.inf).argmax()), len(end))
+    return float(sums[first, last]), first, last

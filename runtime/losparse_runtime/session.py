@@ -1,0 +1,164 @@
+"""`Session`: an exported folder, open and ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from . import tasks
+from .cpus import available_cpus
+from .encoder import TextEncoder
+from .errors import RunError, one_line
+from .folder import read_metadata, read_model_config
+from .inputs import Arrays, check_inputs
+from .metadata import Metadata, TensorSpec
+from .opening import Options, open_model, provider_names
+
+
+class Session:
+    """An exported ONNX folder, open in onnxruntime. Nothing changes after opening; threads may share one session.
+
+    Args:
+        folder: a folder that `losparse export` wrote.
+        providers: full names of onnxruntime execution providers, most wanted first. onnxruntime adds the CPU
+            provider at the end for operators that the others do not have.
+        threads: threads inside one operator; all CPUs that the affinity mask and the cgroup quota grant by default.
+        allow_fallback: run without a provider that is not there, and log a warning, instead of raising.
+        spinning: let idle threads wait busily. Right for one model alone on its cores; switch it off where several
+            sessions or other work share them.
+
+    Raises:
+        FolderError: the folder is missing, damaged, or its metadata does not describe its model.
+        ProviderError: a provider is unknown, not installed, or was dropped by onnxruntime.
+        InputError: threads is not a whole number >= 1.
+        DependencyError: onnxruntime is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        threads: int | None = None,
+        allow_fallback: bool = False,
+        *,
+        spinning: bool = True,
+    ) -> None:
+        self.folder = Path(folder)
+        self.options = Options(
+            provider_names(providers), available_cpus() if threads is None else threads, allow_fallback, spinning
+        )
+        self.metadata: Metadata = read_metadata(self.folder)
+        self.config = read_model_config(self.folder)
+        self._session: Any = open_model(self.folder, self.metadata, self.options)
+        self.encoder = TextEncoder(self.folder, self.max_length, self.config.pad_token_id)
+
+    def __repr__(self) -> str:
+        """Folder, task, providers and threads."""
+        return (
+            f"Session({str(self.folder)!r}, task={self.task!r}, providers={self.providers!r}, threads={self.threads})"
+        )
+
+    @property
+    def task(self) -> str:
+        """What the model does, as in "text-classification"."""
+        return self.metadata.task
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Class names by class id; None where the task has none."""
+        return self.metadata.labels
+
+    @property
+    def max_length(self) -> int:
+        """Positions the model has, in tokens."""
+        return self.metadata.max_length
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+        return self.metadata.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs."""
+        return self.metadata.outputs
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers onnxruntime really uses, in order."""
+        return tuple(self._session.get_providers())
+
+    @property
+    def threads(self) -> int:
+        """Threads inside one operator."""
+        return self.options.threads
+
+    def encode(
+        self, texts: str | Iterable[str], pairs: str | Iterable[str] | None = None, max_length: int | None = None
+    ) -> Arrays:
+        """Turn texts into the model's token inputs.
+
+        Args:
+            texts: the texts; a bare string is one text.
+            pairs: the second text of each pair, for models of two texts.
+            max_length: tokens kept of each text, special tokens included; `self.max_length` by default. Longer texts
+                are cut and a warning is logged.
+
+        Returns:
+            `input_ids`, `attention_mask` and, where the model has them, `token_type_ids`: int64 (batch, sequence),
+            padded to the longest text.
+
+        Raises:
+            InputError: something that is not a text, no text at all, or a bad max_length.
+            TokenizerError: the folder has no usable tokenizer.
+            DependencyError: tokenizers is not installed.
+        """
+        return self.feed(self.encoder.arrays(self.encoder.encodings(texts, pairs, max_length)))
+
+    def feed(self, arrays: Arrays) -> Arrays:
+        """The arrays that are inputs of this model, without the others."""
+        return {spec.name: arrays[spec.name] for spec in self.inputs if spec.name in arrays}
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Run the model once.
+
+        Args:
+            inputs: arrays by input name; int64 (batch, sequence) for token inputs. `attention_mask` (ones) and
+                `token_type_ids` (zeros) may be left out.
+
+        Returns:
+            Arrays by output name. NaN and infinities are returned as they are: a row whose mask is all 0 may hold them.
+
+        Raises:
+            InputError: a name, type, dtype, rank, size, length or value is wrong.
+            RunError: onnxruntime failed.
+        """
+        checked = check_inputs(inputs, self.metadata, self.config)
+        names = [spec.name for spec in self.outputs]
+        try:
+            values = self._session.run(names, checked)
+        except Exception as error:  # onnxruntime's own errors have no common base below Exception
+            shape = checked["input_ids"].shape
+            raise RunError(f"{self.folder}: onnxruntime failed on input_ids {shape}: {one_line(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+    def classify(
+        self, texts: str | Iterable[str], batch_size: int = 32, *, pairs: str | Iterable[str] | None = None
+    ) -> list[tasks.Classification]:
+        """Classify texts or text pairs; see `tasks.classify`."""
+        return tasks.classify(self, texts, batch_size, pairs)
+
+    def embed(self, texts: str | Iterable[str], batch_size: int = 32) -> NDArray[Any]:
+        """One vector a text, float32 (texts, hidden); see `tasks.embed`."""
+        return tasks.embed(self, texts, batch_size)
+
+    def tag(self, texts: str | Iterable[str], batch_size: int = 32) -> list[list[tasks.Tag]]:
+        """Label every token; see `tasks.tag`."""
+        return tasks.tag(self, texts, batch_size)
+
+    def answer(self, question: str, context: str, *, max_tokens: int = 30, stride: int = 128) -> tasks.Answer:
+        """Find the span of the context that answers the question; see `tasks.answer`."""
+        return tasks.answer(self, question, context, max_tokens=max_tokens, stride=stride)

@@ -1,0 +1,279 @@
+"""What a folder's model is for: texts in, labels, vectors, spans out.
+
+Texts are sorted by length into batches, so that little of a batch is padding; results come in the order of the texts.
+Every function refuses outputs that are not finite: a NaN has no largest class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .encoder import text_list
+from .errors import InputError, RunError
+from .inputs import Arrays
+from .metadata import TASK_OUTPUTS
+from .scoring import best_span, class_scores, log_sum, pool, softmax
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+    from .session import Session
+
+_HELPERS = {
+    "text-classification": "classify",
+    "token-classification": "tag",
+    "question-answering": "answer",
+    "feature-extraction": "embed",
+}
+
+_WINDOWS_IN_A_RUN = 8
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The class of one text.
+
+    Attributes:
+        label: the class with the highest score.
+        score: its score.
+        scores: of every class, by label in the order of class ids: probabilities that sum to 1; independent
+            probabilities where several classes can be right at once; the raw output of a regression (one class).
+    """
+
+    label: str
+    score: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Tag:
+    """The label of one token.
+
+    Attributes:
+        text: the token as it stands in the text.
+        start: its first character, counted from 0.
+        end: one past its last character.
+        label: the class with the highest probability.
+        score: that probability.
+    """
+
+    text: str
+    start: int
+    end: int
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A span of the context.
+
+    Attributes:
+        text: the span as it stands in the context.
+        start: its first character, counted from 0.
+        end: one past its last character.
+        score: probability of the first token times probability of the last token, each over all context tokens.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+def classify(
+    session: Session, texts: str | Iterable[str], batch_size: int = 32, pairs: str | Iterable[str] | None = None
+) -> list[Classification]:
+    """Classify texts, or text pairs.
+
+    Args:
+        session: of a text-classification folder.
+        texts: the texts; a bare string is one text.
+        batch_size: texts in one run, >= 1.
+        pairs: the second text of each pair.
+
+    Returns:
+        One result a text, in order.
+
+    Raises:
+        InputError: the folder is for another task, or an argument is wrong.
+        RunError: the model failed, or its logits are not finite.
+    """
+    labels = _labels(session, "text-classification")
+    encodings = session.encoder.encodings(texts, pairs)
+    results: dict[int, Classification] = {}
+    for rows, outputs, _ in _batches(session, encodings, batch_size):
+        scores = class_scores(outputs["logits"], session.config.multi_label)
+        for index, row in zip(rows, scores, strict=True):
+            best = int(row.argmax())
+            results[index] = Classification(labels[best], float(row[best]), _by_label(labels, row))
+    return [results[index] for index in range(len(encodings))]
+
+
+def embed(session: Session, texts: str | Iterable[str], batch_size: int = 32) -> NDArray[Any]:
+    """Turn each text into one vector, pooled and scaled as the folder's metadata says.
+
+    Args:
+        session: of a feature-extraction folder.
+        texts: the texts; a bare string is one text.
+        batch_size: texts in one run, >= 1.
+
+    Returns:
+        float32 (texts, hidden), in order.
+
+    Raises:
+        InputError: the folder is for another task or records no pooling, or an argument is wrong.
+        RunError: the model failed, or its outputs are not finite.
+    """
+    _require(session, "feature-extraction")
+    if session.metadata.pooling is None:
+        raise InputError(
+            f"{session.folder}: records no pooling; use run() and pool 'last_hidden_state', or export it again"
+        )
+    encodings = session.encoder.encodings(texts)
+    vectors: dict[int, NDArray[Any]] = {}
+    for rows, outputs, mask in _batches(session, encodings, batch_size):
+        pooled = pool(outputs["last_hidden_state"].astype(np.float32), mask, session.metadata.pooling)
+        if session.metadata.normalize:
+            pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), np.float32(1e-12))
+        vectors.update(zip(rows, pooled, strict=True))
+    return np.stack([vectors[index] for index in range(len(encodings))])
+
+
+def tag(session: Session, texts: str | Iterable[str], batch_size: int = 32) -> list[list[Tag]]:
+    """Label every token of every text; special tokens are left out.
+
+    Args:
+        session: of a token-classification folder.
+        texts: the texts; a bare string is one text. Longer ones are cut to the model's positions.
+        batch_size: texts in one run, >= 1.
+
+    Returns:
+        One list of tags a text, in order; tags in the order of the tokens.
+
+    Raises:
+        InputError: the folder is for another task, or an argument is wrong.
+        RunError: the model failed, or its logits are not finite.
+    """
+    labels = _labels(session, "token-classification")
+    listed = text_list("texts", texts)
+    encodings = session.encoder.encodings(listed)
+    results: dict[int, list[Tag]] = {}
+    for rows, outputs, mask in _batches(session, encodings, batch_size):
+        for index, logits, real in zip(rows, outputs["logits"], mask.astype(bool), strict=True):
+            scores = softmax(logits[real])
+            results[index] = _tags(listed[index], encodings[index], scores, labels)
+    return [results[index] for index in range(len(encodings))]
+
+
+def _tags(text: str, encoding: Encoding, scores: NDArray[Any], labels: Sequence[str]) -> list[Tag]:
+    tags = []
+    for (start, end), special, row in zip(encoding.offsets, encoding.special_tokens_mask, scores, strict=True):
+        if not special:
+            best = int(row.argmax())
+            tags.append(Tag(text[start:end], start, end, labels[best], float(row[best])))
+    return tags
+
+
+def answer(session: Session, question: str, context: str, *, max_tokens: int = 30, stride: int = 128) -> Answer:
+    """Find the span of the context that answers the question.
+
+    A context longer than the model's positions is read in overlapping windows. There is always an answer: a model
+    trained to say that there is none is not asked for that.
+
+    Args:
+        session: of a question-answering folder.
+        question: the question.
+        context: the text that holds the answer.
+        max_tokens: length of the longest answer, in tokens, >= 1.
+        stride: overlap of the windows, in tokens, >= 0.
+
+    Returns:
+        The span whose start and end logits have the largest sum.
+
+    Raises:
+        InputError: the folder is for another task, an argument is wrong, or the context has no tokens.
+        RunError: the model failed, or its logits are not finite.
+    """
+    _require(session, "question-answering")
+    _check_count("max_tokens", max_tokens, 1)
+    _check_count("stride", stride, 0)
+    windows = session.encoder.windows(question, context, stride)
+    starts, ends = [], []
+    best: tuple[float, int, int] | None = None
+    for rows, outputs, mask in _batches(session, windows, _WINDOWS_IN_A_RUN):
+        for row, index in enumerate(rows):
+            inside = np.array([sequence == 1 for sequence in windows[index].sequence_ids])
+            if not inside.any():
+                continue
+            # The mask takes out the padding, `inside` the question and the special tokens.
+            real = mask[row].astype(bool)
+            start = outputs["start_logits"][row][real][inside].astype(np.float64)
+            end = outputs["end_logits"][row][real][inside].astype(np.float64)
+            starts.append(start)
+            ends.append(end)
+            total, first, last = best_span(start, end, max_tokens)
+            if best is None or total > best[0]:
+                offsets = [windows[index].offsets[place] for place in np.flatnonzero(inside)]
+                best = total, offsets[first][0], offsets[last][1]
+    if best is None:
+        raise InputError("context must have at least one token, got none; give the text that holds the answer")
+    score = float(np.exp(best[0] - log_sum(starts) - log_sum(ends)))
+    return Answer(context[best[1] : best[2]], best[1], best[2], score)
+
+
+def _batches(
+    session: Session, encodings: Sequence[Encoding], batch_size: int
+) -> Iterator[tuple[list[int], Arrays, NDArray[Any]]]:
+    """Run encodings, longest first; yield the places of the batch's texts, its outputs and its attention mask.
+
+    Longest first: the largest batch comes at the start, where running out of memory costs least.
+    """
+    _check_count("batch_size", batch_size, 1)
+    order = sorted(range(len(encodings)), key=lambda index: -len(encodings[index].ids))
+    for begin in range(0, len(order), batch_size):
+        rows = order[begin : begin + batch_size]
+        arrays = session.encoder.arrays([encodings[index] for index in rows])
+        outputs = session.run(session.feed(arrays))
+        _check_finite(session, rows, outputs)
+        yield rows, outputs, arrays["attention_mask"]
+
+
+def _check_finite(session: Session, rows: Sequence[int], outputs: Arrays) -> None:
+    for name in TASK_OUTPUTS[session.task]:
+        finite = np.isfinite(outputs[name]).reshape(len(rows), -1).all(axis=1)
+        if not finite.all():
+            worst = rows[int(finite.argmin())]
+            raise RunError(
+                f"{session.folder}: output {name!r} is not finite (NaN or Inf) for text {worst}; "
+                "compare the folder with its source: `losparse check`"
+            )
+
+
+def _by_label(labels: Sequence[str], row: NDArray[Any]) -> dict[str, float]:
+    return {label: float(value) for label, value in zip(labels, row, strict=True)}
+
+
+def _require(session: Session, task: str) -> None:
+    if session.task != task:
+        raise InputError(
+            f"{_HELPERS[task]} needs a {task} folder, {session.folder} is for {session.task}; "
+            f"use {_HELPERS[session.task]}, or run for the raw outputs"
+        )
+
+
+def _labels(session: Session, task: str) -> tuple[str, ...]:
+    _require(session, task)
+    labels = session.labels
+    assert labels is not None  # parse_metadata refuses a classification folder without labels
+    return labels
+
+
+def _check_count(name: str, value: int, minimum: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise InputError(f"{name} must be a whole number >= {minimum}, got {value!r}")

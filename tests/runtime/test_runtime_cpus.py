@@ -1,0 +1,52 @@
+"""How many CPUs a process may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from losparse_runtime import cpus
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_version_2_takes_the_smallest_quota_on_the_way_up(tmp_path: Path) -> None:
+    write(tmp_path / "self", "0::/pods/one\n")
+    write(tmp_path / "fs/pods/one/cpu.max", "max 100000\n")
+    write(tmp_path / "fs/pods/cpu.max", "250000 100000\n")
+    write(tmp_path / "fs/cpu.max", "400000 100000\n")
+    assert cpus.cgroup_quota(tmp_path / "fs", tmp_path / "self") == 2.5
+
+
+def test_version_2_in_a_container_reads_the_mount_itself(tmp_path: Path) -> None:
+    write(tmp_path / "self", "0::/outside/of/this/mount\n")
+    write(tmp_path / "fs/cpu.max", "150000 100000\n")
+    assert cpus.cgroup_quota(tmp_path / "fs", tmp_path / "self") == 1.5
+
+
+def test_version_1_divides_quota_by_period(tmp_path: Path) -> None:
+    write(tmp_path / "self", "5:memory:/x\n3:cpu,cpuacct:/x\n0::/\n")
+    write(tmp_path / "fs/cpu/x/cpu.cfs_quota_us", "300000\n")
+    write(tmp_path / "fs/cpu/x/cpu.cfs_period_us", "100000\n")
+    write(tmp_path / "fs/cpu/cpu.cfs_quota_us", "-1\n")
+    write(tmp_path / "fs/cpu/cpu.cfs_period_us", "100000\n")
+    assert cpus.cgroup_quota(tmp_path / "fs", tmp_path / "self") == 3.0
+
+
+def test_no_limit_is_none(tmp_path: Path) -> None:
+    write(tmp_path / "self", "0::/\n")
+    write(tmp_path / "fs/cpu.max", "max 100000\n")
+    assert cpus.cgroup_quota(tmp_path / "fs", tmp_path / "self") is None
+    assert cpus.cgroup_quota(tmp_path / "fs", tmp_path / "no such file") is None
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(None, 6), (0.5, 1), (2.9, 2), (64.0, 6)])
+def test_affinity_and_quota_both_count(monkeypatch: pytest.MonkeyPatch, quota: float | None, expected: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    monkeypatch.setattr(cpus, "cgroup_quota", lambda: quota)
+    assert cpus.available_cpus() == expected

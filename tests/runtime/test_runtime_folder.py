@@ -1,0 +1,221 @@
+"""Reading a folder: every way in which it can be wrong gets its own line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from losparse_runtime import FolderError, TensorSpec, read_metadata, verify_files
+from losparse_runtime.folder import ModelConfig, read_model_config
+from losparse_runtime.metadata import FileRecord
+
+MakeFolder = Callable[..., Any]
+
+
+def refused(path: Path, message: str) -> None:
+    with pytest.raises(FolderError, match=message) as raised:
+        read_metadata(path)
+    assert "\n" not in str(raised.value)
+
+
+def put(name: str, value: object) -> Callable[[dict[str, Any]], None]:
+    """A change of one field; dots go into objects and lists."""
+
+    def change(data: Any) -> None:
+        *way, last = name.split(".")
+        for step in way:
+            data = data[int(step)] if isinstance(data, list) else data[step]
+        data[last] = value
+
+    return change
+
+
+def test_a_good_folder_is_read_whole(make_folder: MakeFolder) -> None:
+    folder = make_folder("token-classification")
+    metadata = read_metadata(folder.path)
+    assert metadata.task == "token-classification"
+    assert metadata.labels == ("red", "green", "blue")
+    assert metadata.inputs[0] == TensorSpec("input_ids", "int64", ("batch", "sequence"))
+    assert metadata.outputs == (TensorSpec("logits", "float32", ("batch", "sequence", 3)),)
+    assert metadata.token_outputs == ("logits",)
+    assert isinstance(metadata.files["model.onnx"], FileRecord)
+    assert metadata.source.method is None
+    assert metadata.parity["cases"] == [{"batch": 1, "length": 7}]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        metadata.task = "x"  # type: ignore[misc]
+
+
+def test_a_text_output_is_not_a_token_output(make_folder: MakeFolder) -> None:
+    assert read_metadata(make_folder().path).token_outputs == ()
+
+
+def test_fields_of_a_later_writer_are_skipped(make_folder: MakeFolder) -> None:
+    assert read_metadata(make_folder().edit(put("later", [1])).path).format == 1
+
+
+def test_places_that_are_not_exported_folders(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = make_folder().path
+    refused(tmp_path / "nowhere", r"nowhere: no such folder; give the folder that `losparse export` wrote$")
+    refused(folder / "model.onnx", r"model.onnx: is a file, must be a folder")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", r"empty: has no losparse.json; give the folder that `losparse export` wrote$")
+    (tmp_path / "checkpoint").mkdir()
+    shutil.copy(folder / "config.json", tmp_path / "checkpoint")
+    refused(tmp_path / "checkpoint", r"is a model checkpoint, .*; export it with `losparse export .*checkpoint OUT`$")
+    (folder / "losparse.json").unlink()
+    refused(folder, r"made: has model.onnx but no losparse.json, so losparse did not write it; export its source with")
+
+
+def test_files_that_are_missing_or_cut_short(make_folder: MakeFolder) -> None:
+    folder = make_folder().path
+    model = folder / "model.onnx"
+    size = model.stat().st_size
+    model.write_bytes(model.read_bytes()[:-10])
+    refused(folder, rf"model.onnx: must have {size} bytes by losparse.json, has {size - 10}; copy it again")
+    model.unlink()
+    refused(folder, r"model.onnx: missing, but losparse.json names it; copy the whole folder")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"losparse.json: not valid JSON \(.*\); export the folder again with `losparse export`$"),
+        ('{"format": NaN}', r"losparse.json: not valid JSON \(NaN is not a JSON number\)"),
+        ("[1]", r"losparse.json: must hold a JSON object, got a list"),
+        ("[" * 100_000, r"losparse.json: not valid JSON"),
+        ("{}", r"losparse.json: field 'format' is missing; export the folder again"),
+    ],
+)
+def test_metadata_that_is_not_json(make_folder: MakeFolder, text: str, message: str) -> None:
+    folder = make_folder().path
+    (folder / "losparse.json").write_text(text)
+    refused(folder, message)
+
+
+def test_metadata_that_is_not_text(make_folder: MakeFolder) -> None:
+    folder = make_folder().path
+    (folder / "losparse.json").write_bytes(b"\xff\xfe\x00")
+    refused(folder, r"losparse.json: not valid JSON")
+
+
+def test_metadata_that_cannot_be_read(make_folder: MakeFolder) -> None:
+    folder = make_folder().path
+    (folder / "losparse.json").unlink()
+    (folder / "losparse.json").mkdir()
+    refused(folder, r"losparse.json: cannot be read \(Is a directory\)")
+
+
+def test_a_later_format_is_refused_with_the_way_out(make_folder: MakeFolder) -> None:
+    folder = make_folder().edit(put("format", 2)).path
+    refused(folder, r"field 'format' is 2, this losparse_runtime reads 1: .* pip install --upgrade losparse, or export")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("format", True, r"'format' must be a whole number >= 1, got True"),
+        ("task", "translation", r"'task' must be one of text-classification, .*, got 'translation'"),
+        ("task", ["x"], r"'task' must be one of"),
+        ("source", None, r"'source' must be an object, got None"),
+        ("source.model", "", r"'source.model' must be a string that is not empty, got ''"),
+        ("source.model_type", 3, r"'source.model_type' must be a string"),
+        ("source.architecture", None, r"'source.architecture' must be a string"),
+        ("source.compressed", "no", r"'source.compressed' must be true or false, got 'no'"),
+        ("source.method", "losparse", r"'source.method' must be an object"),
+        ("precision", 32, r"'precision' must be a string"),
+        ("opset", "23", r"'opset' must be a whole number >= 1, got '23'"),
+        ("ir_version", 0, r"'ir_version' must be a whole number >= 1, got 0"),
+        ("fingerprint", "ABC", r"'fingerprint' must be a SHA-256 of 64 lower-case hexadecimal digits, got 'ABC'"),
+        ("files", [], r"'files' must be an object"),
+        ("files", {}, r"'files.model.onnx' is missing"),
+        ("files.model.onnx", 5, None),
+        ("files", {"../x": {}}, r"'files' must name files inside the folder, got '../x'"),
+        (
+            "files",
+            {"model.onnx": {"bytes": -1, "sha256": "0" * 64}},
+            r"'files.model.onnx.bytes' must be a whole number",
+        ),
+        ("files", {"model.onnx": {"bytes": 1, "sha256": "g" * 64}}, r"'files.model.onnx.sha256' must be a SHA-256"),
+        ("inputs", {}, r"'inputs' must be a list of objects"),
+        ("inputs", [], r"'inputs' must be a list of at least one tensor, each name once"),
+        ("inputs.0.name", "attention_mask", r"'inputs' must be a list of at least one tensor, each name once"),
+        ("inputs.0.name", "ids", r"'inputs' must have 'input_ids' with the two axes batch and sequence"),
+        ("inputs.0.shape", ["batch"], r"'inputs' must have 'input_ids' with the two axes batch and sequence"),
+        ("inputs.0.dtype", "long", r"'inputs\[0\].dtype' must be one of float32, .*, got 'long'"),
+        ("inputs.1.shape", ["batch", 0], r"'inputs\[1\].shape' must be a list of axis names and sizes >= 1"),
+        ("inputs.1.shape", "batch", r"'inputs\[1\].shape' must be a list of axis names"),
+        ("outputs.0.name", "scores", r"'outputs' must have 'logits' for task text-classification, got scores"),
+        ("labels", "red", r"'labels' must be a list of strings, got 'red'"),
+        ("labels", ["red", 1, "blue"], r"'labels' must be a list of strings"),
+        ("labels", ["red", "red", "blue"], r"'labels' must be a list of strings, none of them twice"),
+        ("labels", ["red", "green"], r"'labels' must name every class of output 'logits', .*\['batch', 3\], got 2"),
+        ("labels", None, r"'labels' must name every class of output 'logits', .*\['batch', 3\], got none"),
+        ("outputs.0.shape", ["batch", "classes"], r"'labels' must name every class .*\['batch', 'classes'\], got 3"),
+        ("max_length", 0, r"'max_length' must be a whole number >= 1, got 0"),
+        ("max_length", 12.0, r"'max_length' must be a whole number >= 1, got 12.0"),
+        ("pooling", "max", r"'pooling' must be one of mean, cls, got 'max'"),
+        ("normalize", None, r"'normalize' must be true or false, got None"),
+        ("session", [], r"'session' must be an object"),
+        ("session.disabled_optimizers", "GeluFusion", r"'session.disabled_optimizers' must be a list of strings"),
+        ("parameters", None, r"'parameters' must be an object"),
+        ("parameters.layers", -1, r"'parameters.layers' must be a whole number >= 0, got -1"),
+        ("parity.max_abs", -1.0, r"'parity.max_abs' must be a finite number >= 0, got -1.0"),
+        ("parity.max_rel", "small", r"'parity.max_rel' must be a finite number"),
+        ("parity.tolerance", 10**400, r"'parity.tolerance' must be a finite number"),
+        ("parity.cases", [1], r"'parity.cases' must be a list of objects"),
+        ("versions", {"losparse": 1}, r"'versions.losparse' must be a string"),
+    ],
+)
+def test_every_field_is_checked(make_folder: MakeFolder, name: str, value: object, message: str | None) -> None:
+    if message is None:  # the dots of a file name are not a way into objects
+        folder = make_folder().edit(lambda data: data["files"].update({"model.onnx": value}))
+        refused(folder.path, r"'files.model.onnx' must be an object, got 5")
+        return
+    refused(make_folder().edit(put(name, value)).path, message)
+
+
+def test_every_field_must_be_there(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    data = json.loads((folder.path / "losparse.json").read_text())
+    for name in data:
+        smaller = {key: value for key, value in data.items() if key != name}
+        (folder.path / "losparse.json").write_text(json.dumps(smaller))
+        refused(folder.path, rf"losparse.json: field '{name}' is missing; export the folder again")
+
+
+def test_an_infinite_number_is_refused(make_folder: MakeFolder) -> None:
+    folder = make_folder().path
+    text = (folder / "losparse.json").read_text().replace('"tolerance": 0.0001', '"tolerance": 1e999')
+    (folder / "losparse.json").write_text(text)
+    refused(folder, r"'parity.tolerance' must be a finite number >= 0, got inf")
+
+
+def test_verify_files_finds_one_changed_byte(make_folder: MakeFolder) -> None:
+    folder = make_folder().path
+    verify_files(folder)
+    verify_files(str(folder))
+    content = bytearray((folder / "model.onnx").read_bytes())
+    content[-1] ^= 1
+    (folder / "model.onnx").write_bytes(content)
+    read_metadata(folder)  # the size is the same: only the hash can tell
+    with pytest.raises(FolderError, match=r"model.onnx: SHA-256 is .*, losparse.json says .*: the file changed after"):
+        verify_files(folder)
+
+
+def test_model_config_reads_what_the_runtime_needs(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    assert read_model_config(folder.path) == ModelConfig(12, 2, 0, False)
+    folder.edit(put("problem_type", "multi_label_classification"), "config.json")
+    folder.edit(put("type_vocab_size", 0), "config.json").edit(put("pad_token_id", None), "config.json")
+    assert read_model_config(folder.path) == ModelConfig(12, None, None, True)
+    folder.edit(put("vocab_size", "many"), "config.json")
+    with pytest.raises(FolderError, match=r"config.json: field 'vocab_size' must be a whole number >= 1, got 'many'"):
+        read_model_config(folder.path)
+    (folder.path / "config.json").unlink()
+    assert read_model_config(folder.path) == ModelConfig()

@@ -1,0 +1,221 @@
+"""Task helpers against numbers computed by hand from the model's tables."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from losparse_runtime import Answer, Classification, InputError, RunError, Session, Tag
+
+MakeFolder = Callable[..., Any]
+VOCABULARY = "abcdefgh"
+TEXTS = ["a b c", "d", "e f g a b c", "g g", "a"]
+
+
+def ids(text: str) -> list[int]:
+    """[CLS] words [SEP]; the words begin at id 4."""
+    return [2, *(4 + VOCABULARY.index(word) for word in text.split()), 3]
+
+
+def softmax(values: Any) -> Any:
+    powers = np.exp(values - np.max(values, axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_classify(make_folder: MakeFolder, batch_size: int) -> None:
+    folder = make_folder()
+    results = Session(folder.path, threads=1).classify(TEXTS, batch_size=batch_size)
+    assert len(results) == len(TEXTS)
+    for text, result in zip(TEXTS, results, strict=True):
+        expected = softmax(folder.weights.hidden(ids(text)).sum(axis=0) @ folder.weights.head)
+        assert isinstance(result, Classification)
+        assert list(result.scores) == ["red", "green", "blue"]
+        np.testing.assert_allclose(list(result.scores.values()), expected, rtol=1e-4, atol=1e-6)
+        assert result.label == ["red", "green", "blue"][int(expected.argmax())]
+        assert result.score == max(result.scores.values())
+        assert sum(result.scores.values()) == pytest.approx(1, abs=1e-12)
+
+
+def test_classify_pairs(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    result = Session(folder.path, threads=1).classify("a b", pairs="c")[0]
+    hidden = folder.weights.hidden([2, 4, 5, 3, 6, 3], [0, 0, 0, 0, 1, 1])
+    np.testing.assert_allclose(
+        list(result.scores.values()), softmax(hidden.sum(axis=0) @ folder.weights.head), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_several_classes_at_once_are_sigmoids(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    folder.edit(lambda data: data.update(problem_type="multi_label_classification"), "config.json")
+    result = Session(folder.path, threads=1).classify("a b")[0]
+    logits = folder.weights.hidden(ids("a b")).sum(axis=0) @ folder.weights.head
+    np.testing.assert_allclose(list(result.scores.values()), 1 / (1 + np.exp(-logits)), rtol=1e-4)
+
+
+def test_a_regression_gives_its_raw_number(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(make_folder().path, threads=1)
+    monkeypatch.setattr(type(session), "labels", property(lambda self: ("stars",)))
+    monkeypatch.setattr(session, "run", lambda inputs: {"logits": np.array([[3.5]], np.float32)})
+    assert session.classify("a") == [Classification("stars", 3.5, {"stars": 3.5})]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_embed(make_folder: MakeFolder, pooling: str, normalize: bool) -> None:
+    folder = make_folder("feature-extraction")
+    folder.edit(lambda data: data.update(pooling=pooling, normalize=normalize))
+    vectors = Session(folder.path, threads=1).embed(TEXTS, batch_size=2)
+    assert (vectors.shape, str(vectors.dtype)) == ((5, 4), "float32")
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        hidden = folder.weights.hidden(ids(text))
+        expected = hidden[0] if pooling == "cls" else hidden.mean(axis=0)
+        expected = expected / np.linalg.norm(expected) if normalize else expected
+        np.testing.assert_allclose(vector, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_embed_with_padding_on_the_left(make_folder: MakeFolder) -> None:
+    folder = make_folder("feature-extraction")
+    right = Session(folder.path, threads=1).embed(TEXTS)
+    folder.edit(lambda data: data.update(padding_side="left"), "tokenizer_config.json")
+    for pooling in ("mean", "cls"):
+        folder.edit(lambda data, pooling=pooling: data.update(pooling=pooling))
+        left = Session(folder.path, threads=1)
+        np.testing.assert_allclose(left.embed(TEXTS), np.concatenate([left.embed(text) for text in TEXTS]), rtol=1e-6)
+    assert right.shape == (5, 4)
+
+
+def test_embed_without_a_pooling(make_folder: MakeFolder) -> None:
+    folder = make_folder("feature-extraction").edit(lambda data: data.update(pooling=None))
+    with pytest.raises(
+        InputError, match=r"made: records no pooling; use run\(\) and pool 'last_hidden_state', or export"
+    ):
+        Session(folder.path, threads=1).embed("a")
+
+
+def test_tag(make_folder: MakeFolder) -> None:
+    folder = make_folder("token-classification")
+    texts = ["b", "a  zz c", ""]
+    results = Session(folder.path, threads=1).tag(iter(texts), batch_size=2)
+    words = [[("b", 0, 1, 5)], [("a", 0, 1, 4), ("zz", 3, 5, 1), ("c", 6, 7, 6)], []]
+    assert [len(tags) for tags in results] == [1, 3, 0]
+    for tags, expected in zip(results, words, strict=True):
+        for tag, (text, start, end, word) in zip(tags, expected, strict=True):
+            scores = softmax(folder.weights.hidden([word])[0] @ folder.weights.head)
+            assert isinstance(tag, Tag)
+            assert (tag.text, tag.start, tag.end) == (text, start, end)
+            assert tag.label == ["red", "green", "blue"][int(scores.argmax())]
+            assert tag.score == pytest.approx(float(scores.max()), rel=1e-4)
+
+
+def spans_by_hand(folder: Any, context: str, max_tokens: int) -> tuple[int, int, float]:
+    """First and last token of the best span, and its score: all spans tried one by one."""
+    words = [4 + VOCABULARY.index(word) for word in context.split()]
+    both = folder.weights.hidden(words, [1] * len(words)) @ folder.weights.head
+    start, end = softmax(both[:, 0]), softmax(both[:, 1])
+    spans = [(i, j) for i, j in itertools.product(range(len(words)), repeat=2) if i <= j < i + max_tokens]
+    first, last = max(spans, key=lambda span: start[span[0]] * end[span[1]])
+    return first, last, float(start[first] * end[last])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("max_tokens", [1, 2, 30])
+def test_answer(make_folder: MakeFolder, seed: int, max_tokens: int) -> None:
+    folder = make_folder("question-answering", seed=seed)
+    context = "a b c d e f g h"
+    answer = Session(folder.path, threads=1).answer("h a", context, max_tokens=max_tokens)
+    first, last, score = spans_by_hand(folder, context, max_tokens)
+    assert isinstance(answer, Answer)
+    assert (answer.start, answer.end) == (2 * first, 2 * last + 1)
+    assert answer.text == context[answer.start : answer.end]
+    assert answer.score == pytest.approx(score, rel=1e-4)
+
+
+@pytest.mark.parametrize("place", [3, 25, 59])
+def test_an_answer_beyond_the_model_s_positions(make_folder: MakeFolder, place: int) -> None:
+    folder = make_folder("question-answering")
+    # The best single token of all, in a context of the worst ones: found wherever it stands, offsets of the whole text.
+    best, worst = (sorted(VOCABULARY, key=lambda word: spans_score(folder, word))[i] for i in (-1, 0))
+    context = " ".join(best if i == place else worst for i in range(60))
+    answer = Session(folder.path, threads=1).answer("a", context, max_tokens=1, stride=3)
+    assert (answer.text, answer.start, answer.end) == (best, 2 * place, 2 * place + 1)
+    assert 0 < answer.score < 1
+
+
+def spans_score(folder: Any, word: str) -> float:
+    return float((folder.weights.hidden([4 + VOCABULARY.index(word)], [1]) @ folder.weights.head).sum())
+
+
+def test_answer_refuses_bad_arguments(make_folder: MakeFolder) -> None:
+    session = Session(make_folder("question-answering").path, threads=1)
+    with pytest.raises(InputError, match=r"^context must have at least one token, got none; give the text that holds"):
+        session.answer("a", "  ")
+    with pytest.raises(InputError, match=r"^max_tokens must be a whole number >= 1, got 0$"):
+        session.answer("a", "b", max_tokens=0)
+    with pytest.raises(InputError, match=r"^stride must be a whole number >= 0, got -1$"):
+        session.answer("a", "b", stride=-1)
+    with pytest.raises(InputError, match=r"^question must hold strings only, got int at 0$"):
+        session.answer(3, "b")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("task", "helper", "right"),
+    [
+        ("text-classification", "embed", "classify"),
+        ("feature-extraction", "tag", "embed"),
+        ("question-answering", "classify", "answer"),
+        ("token-classification", "answer", "tag"),
+    ],
+)
+def test_a_helper_of_another_task_names_both(make_folder: MakeFolder, task: str, helper: str, right: str) -> None:
+    session = Session(make_folder(task).path, threads=1)
+    arguments = ("a", "b") if helper == "answer" else ("a",)
+    with pytest.raises(InputError, match=rf"^{helper} needs a .* folder, .*made is for {task}; use {right}, or run"):
+        getattr(session, helper)(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("task", "helper", "output"),
+    [
+        ("text-classification", "classify", "logits"),
+        ("feature-extraction", "embed", "last_hidden_state"),
+        ("token-classification", "tag", "logits"),
+    ],
+)
+def test_outputs_that_are_not_finite_name_their_text(
+    make_folder: MakeFolder, task: str, helper: str, output: str
+) -> None:
+    session = Session(make_folder(task, poison=True).path, threads=1)
+    message = rf"made: output '{output}' is not finite \(NaN or Inf\) for text 2; compare the folder with its source"
+    with pytest.raises(RunError, match=message):
+        getattr(session, helper)(["a b c", "b", "h", "c c"])
+
+
+def test_an_answer_that_is_not_finite(make_folder: MakeFolder) -> None:
+    with pytest.raises(RunError, match=r"output 'start_logits' is not finite"):
+        Session(make_folder("question-answering", poison=True).path, threads=1).answer("a", "b h")
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0, True])
+def test_the_batch_size_is_a_count(make_folder: MakeFolder, batch_size: Any) -> None:
+    with pytest.raises(InputError, match=r"^batch_size must be a whole number >= 1, got "):
+        Session(make_folder().path, threads=1).classify("a", batch_size=batch_size)
+
+
+def test_batches_hold_texts_of_like_length(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(make_folder().path, threads=1)
+    shapes: list[tuple[int, ...]] = []
+    run = session.run
+
+    def record(inputs: Any) -> Any:
+        shapes.append(inputs["input_ids"].shape)
+        return run(inputs)
+
+    monkeypatch.setattr(session, "run", record)
+    session.classify(["a", "a b c d e f", "b", "a b c d e"], batch_size=2)
+    assert shapes == [(2, 8), (2, 3)]
