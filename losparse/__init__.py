@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .compress import CompressionReport, LayerReport, compact_, compress_
     from .finetune import FineTuneResult, fine_tune
     from .layers import FactoredLinear, FactoredLinearTraining
-    from .methods import METHODS, SVD, LoSparse, RowPruning
+    from .methods import METHODS, SVD, LoSparse, StructuredPruning
     from .recipe import Recipe, Training
     from .targets import find_targets
     from .training import LoSparseCallback
@@ -33,7 +33,7 @@ _HOMES = {
     "LoSparseCallback": "training",
     "METHODS": "methods",
     "Recipe": "recipe",
-    "RowPruning": "methods",
+    "StructuredPruning": "methods",
     "SVD": "methods",
     "Training": "recipe",
     "compact_": "compress",
@@ -54,7 +54,7 @@ __all__ = [
     "LoSparseCallback",
     "LosparseError",
     "Recipe",
-    "RowPruning",
+    "StructuredPruning",
     "Training",
     "compact_",
     "compress_",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+# Tiny tensors gain nothing from threads, and on a busy machine threads that wait for each other cost a hundredfold.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

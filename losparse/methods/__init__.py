@@ -11,10 +11,10 @@ from torch import Tensor
 from ..errors import LosparseError
 from ..layers import FactoredLinear
 from .losparse import LoSparse
-from .pruning import RowPruning
+from .pruning import StructuredPruning
 from .svd import SVD
 
-__all__ = ["METHODS", "SVD", "LoSparse", "Method", "RowPruning", "method_from_dict", "method_to_dict"]
+__all__ = ["METHODS", "SVD", "LoSparse", "Method", "StructuredPruning", "method_from_dict", "method_to_dict"]
 
 
 class Method(Protocol):
@@ -35,7 +35,7 @@ class Method(Protocol):
 METHODS: dict[str, type[LoSparse | SVD]] = {
     "losparse": LoSparse,
     "svd": SVD,
-    "pruning": RowPruning,
+    "pruning": StructuredPruning,
 }
 
 

@@ -12,7 +12,7 @@ from .losparse import LoSparse
 
 
 @dataclass(frozen=True)
-class RowPruning(LoSparse):
+class StructuredPruning(LoSparse):
     """LoSparse at rank 0: `keep` is spent on kept rows (or columns) of the dense weight."""
 
     low_rank: float = field(default=0.0, init=False)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from losparse.errors import LosparseError
 from losparse.layers import FactoredLinearTraining
-from losparse.methods import METHODS, SVD, LoSparse, RowPruning, method_from_dict, method_to_dict
+from losparse.methods import METHODS, SVD, LoSparse, StructuredPruning, method_from_dict, method_to_dict
 from losparse.methods.losparse import (
     CubicSchedule,
     accumulate_sensitivity,
@@ -170,6 +170,6 @@ def test_refuses_unknown_methods_and_keys():
 
 
 def test_pruning_has_no_low_rank_part():
-    layer = RowPruning(keep=0.3).start("layer", random_weight(), None)
+    layer = StructuredPruning(keep=0.3).start("layer", random_weight(), None)
     assert layer.rank == 0
     assert layer.u is None

@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from losparse import SVD, LoSparse, LoSparseCallback, RowPruning, compact_, compress_
+from losparse import SVD, LoSparse, LoSparseCallback, StructuredPruning, compact_, compress_
 from losparse.compress import training_layers
 from losparse.errors import LosparseError
 from losparse.layers import FactoredLinear
 
 from .conftest import build_bert, collate, toy_items
 
-METHOD = LoSparse(keep=0.3, low_rank=0.1, window=2)
+METHOD = LoSparse(keep=0.3, low_rank=0.1, structure="rows", window=2)
 
 
 class StopAt(TrainerCallback):
@@ -66,7 +66,7 @@ def train(
         METHOD,
         LoSparse(keep=0.3, low_rank=0.1, window=3, structure="foldable"),
         LoSparse(keep=0.3, low_rank=0.1, window=2, uncertainty_beta=0.7),
-        RowPruning(keep=0.3, window=2),
+        StructuredPruning(keep=0.3, window=2),
     ],
     ids=["rows", "foldable", "platon", "pruning"],
 )

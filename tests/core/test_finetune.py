@@ -1,0 +1,99 @@
+"""fine_tune: compression, distillation and metrics in one call."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import BertModel, PreTrainedTokenizerFast
+
+from losparse import SVD, LoSparse, Training, fine_tune
+from losparse.errors import LosparseError
+from losparse.finetune import accuracy, distillation_loss
+from losparse.layers import FactoredLinear
+from losparse.training import freeze_embeddings
+
+from .conftest import build_bert, toy_items
+
+TRAINING = Training(max_steps=30, learning_rate=3e-3, batch_size=8, freeze_embeddings=False)
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, **{str(i): i for i in range(2, 100)}}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="[UNK]")), pad_token="[PAD]", unk_token="[UNK]"
+    )
+
+
+def run(tokenizer, tmp_path, training=TRAINING, **kwargs):
+    model = build_bert()
+    result = fine_tune(
+        model, tokenizer, toy_items(128), toy_items(64, seed=9), training, output_dir=tmp_path, quiet=True, **kwargs
+    )
+    return model, result
+
+
+def test_learns_while_it_compresses(tokenizer, tmp_path):
+    model, result = run(tokenizer, tmp_path, method=LoSparse(keep=0.4, low_rank=0.1, window=2))
+    assert result.metrics["accuracy"] > 0.9, "the toy task is easy"
+    assert result.compression.share <= 0.4
+    assert result.steps == 30
+    assert all(type(m) is FactoredLinear for m in model.modules() if isinstance(m, FactoredLinear))
+    assert not model.training
+
+
+def test_dense_and_one_shot_methods_train_too(tokenizer, tmp_path):
+    assert run(tokenizer, tmp_path)[1].compression is None
+    assert run(tokenizer, tmp_path, method=SVD(keep=0.3))[1].compression.share <= 0.3
+
+
+def test_the_same_seed_gives_the_same_model(tokenizer, tmp_path):
+    one, _ = run(tokenizer, tmp_path)
+    other, _ = run(tokenizer, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_distillation_follows_the_teacher(tokenizer, tmp_path):
+    teacher, _ = run(tokenizer, tmp_path)
+    training = Training(max_steps=30, learning_rate=3e-3, batch_size=8, freeze_embeddings=False, distill_weight=1.0)
+    _, result = run(tokenizer, tmp_path, training, teacher=teacher, method=LoSparse(keep=0.4, low_rank=0.1, window=2))
+    assert result.metrics["accuracy"] > 0.9, "no label was seen, only the teacher"
+    with pytest.raises(LosparseError, match="needs a teacher"):
+        run(tokenizer, tmp_path, training)
+
+
+def test_distillation_loss_by_hand():
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+    p = F.softmax(teacher / 2, -1)
+    expected = 4 * (p * (p / 0.5).log()).sum()  # T = 2: KL against the uniform student, times T^2
+    torch.testing.assert_close(distillation_loss(student, teacher, torch.tensor([0]), 2.0), expected)
+    assert distillation_loss(teacher, teacher, None, 2.0) == 0
+    # token level: the row labelled -100 is left out
+    rows = distillation_loss(
+        student.expand(1, 2, 2), torch.stack([teacher[0], student[0]])[None], torch.tensor([[0, -100]]), 2.0
+    )
+    torch.testing.assert_close(rows, expected)
+
+
+def test_embeddings_are_frozen_by_name():
+    model = BertModel(build_bert().config)
+    frozen = freeze_embeddings(model)
+    assert frozen == sum(p.numel() for p in model.embeddings.parameters())
+    assert all(p.requires_grad for p in model.encoder.parameters())
+
+
+class Prediction:
+    def __init__(self, predictions, label_ids):
+        self.predictions, self.label_ids = predictions, label_ids
+
+
+def test_accuracy_of_texts_tokens_and_spans():
+    logits = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert accuracy(Prediction(logits, np.array([0, 0]))) == {"accuracy": 0.5}
+    assert accuracy(Prediction(np.stack([logits, logits]), np.array([[0, -100], [0, 1]]))) == {"accuracy": 1.0}
+    # one span right in both ends, the other only in its start
+    assert accuracy(Prediction((logits, logits), (np.array([0, 1]), np.array([0, 0])))) == {"accuracy": 0.5}

@@ -1,0 +1,65 @@
+"""Recipes as data: every field checked, unknown keys refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from losparse import SVD, LoSparse, Recipe, Training
+from losparse.errors import LosparseError
+
+
+def test_round_trip():
+    recipe = Recipe(
+        task="token-classification",
+        method=LoSparse(keep=0.4, low_rank=0.1, structure="foldable"),
+        training=Training(epochs=2, distill_weight=0.5),
+        targets=("re:.*query",),
+        ignore=("*.layer.0.*",),
+    )
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_missing_keys_take_their_defaults():
+    assert Recipe.from_dict({"method": {"name": "svd", "keep": 0.5}}) == Recipe(method=SVD(keep=0.5))
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+def test_reads_files(tmp_path, suffix):
+    path = tmp_path / f"recipe{suffix}"
+    path.write_text(
+        '{"training": {"epochs": 1}}' if suffix == ".json" else "training:\n  epochs: 1\nignore: ['*.key']\n"
+    )
+    assert Recipe.read(path).training.epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"colour": 1}, "unknown recipe key 'colour'; allowed: task, method"),
+        ({"training": {"lr": 1}}, "unknown training key 'lr'; allowed: epochs"),
+        ({"method": {"name": "losparse", "rank": 3}}, "unknown key 'rank' for method 'losparse'"),
+        ({"task": "poetry"}, "task must be one of text-classification"),
+        ({"training": []}, "training must be a table"),
+        ({"targets": "query"}, "targets must be a list of name patterns"),
+        ({"training": {"epochs": 0}}, "epochs must be above 0, got 0"),
+        ({"training": {"warmup_share": 2}}, r"warmup_share must be in \[0, 1\], got 2"),
+        ({"training": {"seed": -1}}, "seed must be 0 or more, got -1"),
+    ],
+)
+def test_refuses(data, message):
+    with pytest.raises(LosparseError, match=message):
+        Recipe.from_dict(data)
+
+
+def test_refuses_unreadable_files(tmp_path):
+    with pytest.raises(LosparseError, match="does not exist"):
+        Recipe.read(tmp_path / "none.json")
+    for name, text in (("a.json", "{"), ("a.yaml", "a: [")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(LosparseError, match="cannot be read"):
+            Recipe.read(tmp_path / name)
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(LosparseError, match="recipe must be a table"):
+        Recipe.read(tmp_path / "list.json")

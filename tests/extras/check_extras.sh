@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# What the extras bring, each in a clean environment:
+#   [runtime]  onnxruntime, no torch; `losparse run` works on an exported folder
+#   [gpu]      onnxruntime-gpu in place of onnxruntime; runs on the CPU provider, refuses CUDA where there is none
+# Usage: check_extras.sh PYTHON_WITH_EXPORT
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+full=$(realpath "$(dirname "$1")")/$(basename "$1")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"$full" - "$work/onnx" <<'PY'
+import sys
+from losparse.demo.model import find_minilm
+from losparse_export import export_model
+export_model(find_minilm(), sys.argv[1], task="feature-extraction")
+PY
+
+fail() { echo "FAILED: $*" >&2; exit 1; }
+has() { "$work/$1/bin/python" -m pip show --quiet "$2" 2>/dev/null; }
+
+for extra in runtime gpu; do
+  "${PYTHON:-python3.11}" -m venv "$work/$extra" || python3 -m venv "$work/$extra"
+  "$work/$extra/bin/python" -m pip install --quiet -c constraints.txt ".[$extra]"
+  has "$extra" torch && fail "[$extra] brings torch"
+  (cd "$work" && "$work/$extra/bin/losparse" run "$work/onnx" "a fine film" >"$work/said") || fail "[$extra] does not run"
+  [ -s "$work/said" ] || fail "[$extra] says nothing"
+  echo "[$extra] runs an exported folder without torch: ok"
+done
+has runtime onnxruntime || fail "[runtime] lacks onnxruntime"
+has gpu onnxruntime-gpu || fail "[gpu] lacks onnxruntime-gpu"
+has gpu onnxruntime && fail "[gpu] brings onnxruntime beside onnxruntime-gpu"
+echo "[gpu] brings onnxruntime-gpu without onnxruntime: ok"
+
+if command -v nvidia-smi >/dev/null 2>&1; then
+  echo "CUDA refusal not checked: this machine has an NVIDIA driver"
+  exit 0
+fi
+(cd "$work" && "$work/gpu/bin/python" - "$work/onnx" <<'PY'
+import sys
+from losparse_runtime import Session
+from losparse_runtime.errors import ProviderError
+try:
+    Session(sys.argv[1], providers=["CUDAExecutionProvider"])
+except ProviderError as error:
+    print("CUDA refused:", error)
+else:
+    sys.exit("FAILED: CUDA was not refused")
+PY
+)
