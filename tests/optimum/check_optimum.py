@@ -1,6 +1,6 @@
 """Open our ONNX folders with optimum and compare: runs in an environment that has optimum-onnx and not losparse.
 
-    python tests/optimum/check_optimum.py OUT
+python tests/optimum/check_optimum.py OUT
 """
 
 from __future__ import annotations

@@ -1,0 +1,72 @@
+"""From a transformers model, dense or compressed, to an ONNX folder whose outputs equal PyTorch's.
+
+    from losparse_export import export_model
+    export_model("my-compressed-model", "OUT")
+
+Names are loaded when they are used: plans can be made, read and edited without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .export import ExportReport, export_model
+    from .layer import LayerShape
+    from .lower import lower_model
+    from .lowerings import LOWERINGS
+    from .parity import ParityError, ParityReport
+    from .plan import Candidate, LayerPlan, Plan, candidates, plan_layers, plan_model
+    from .tasks import TASKS, TaskModel
+    from .trace import trace_model
+
+_HOMES = {
+    "Candidate": "plan",
+    "ExportReport": "export",
+    "LOWERINGS": "lowerings",
+    "LayerPlan": "plan",
+    "LayerShape": "layer",
+    "ParityError": "parity",
+    "ParityReport": "parity",
+    "Plan": "plan",
+    "TASKS": "tasks",
+    "TaskModel": "tasks",
+    "candidates": "plan",
+    "export_model": "export",
+    "lower_model": "lower",
+    "plan_layers": "plan",
+    "plan_model": "plan",
+    "trace_model": "trace",
+}
+
+__all__ = [
+    "LOWERINGS",
+    "TASKS",
+    "Candidate",
+    "ExportReport",
+    "LayerPlan",
+    "LayerShape",
+    "ParityError",
+    "ParityReport",
+    "Plan",
+    "TaskModel",
+    "candidates",
+    "export_model",
+    "lower_model",
+    "plan_layers",
+    "plan_model",
+    "trace_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'losparse_export' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

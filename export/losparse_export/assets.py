@@ -1,0 +1,117 @@
+"""What stands beside the model: tokenizer files, and what the source folder says about its use."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from losparse.errors import LosparseError
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER_FILE = "tokenizer.json"
+_TOKENIZER_FILES = (
+    TOKENIZER_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """How token vectors become one vector a text.
+
+    Attributes:
+        mode: "mean", "cls", or None where the source asks for something else.
+        normalize: whether the vector is scaled to length 1.
+    """
+
+    mode: str | None
+    normalize: bool
+
+
+def copy_tokenizer(source: Path, folder: Path) -> bool:
+    """Bring a tokenizer that the runtime can open into the folder.
+
+    The files are copied, so that they stay byte for byte what the model was trained with; saving an opened tokenizer
+    again may change them. Only a source without `tokenizer.json` (vocabulary files alone) is opened and saved, because
+    the runtime reads that file.
+
+    Returns:
+        Whether the folder has a tokenizer now.
+    """
+    if not any((source / name).is_file() for name in _TOKENIZER_FILES):
+        logger.warning("%s has no tokenizer; the exported folder takes token ids only", source)
+        return False
+    if not (source / TOKENIZER_FILE).is_file():
+        return _convert_tokenizer(source, folder)
+    for name in _TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    return True
+
+
+def _convert_tokenizer(source: Path, folder: Path) -> bool:
+    from transformers import AutoTokenizer
+
+    try:
+        AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(folder)
+    except (OSError, ValueError, ImportError) as error:
+        logger.warning("the tokenizer of %s cannot be opened (%s); the folder takes token ids only", source, error)
+        return False
+    return (folder / TOKENIZER_FILE).is_file()
+
+
+def tokenizer_limit(source: Path) -> int | None:
+    """Return the longest input the tokenizer's own configuration allows, in tokens; None where it says nothing."""
+    limit = _optional_json(source / "tokenizer_config.json").get("model_max_length")
+    # Tokenizers without a limit write a number of thirty digits.
+    return int(limit) if isinstance(limit, int | float) and 0 < limit < 1e9 else None
+
+
+def read_pooling(source: Path | None) -> Pooling:
+    """Read how a sentence-transformers folder pools, from `modules.json` and the pooling module's `config.json`.
+
+    A folder without them, or no folder, gets the mean over the real tokens, not normalised.
+    """
+    if source is None:
+        return Pooling("mean", False)
+    modules = _optional_json(source / "modules.json", kind=list)
+    entries = [entry for entry in modules if isinstance(entry, Mapping)]
+    types = {str(entry.get("type", "")).rpartition(".")[2]: str(entry.get("path", "")) for entry in entries}
+    normalize = "Normalize" in types
+    settings = _optional_json(source / types.get("Pooling", "1_Pooling") / "config.json")
+    # Newer folders name the mode, older ones have a switch for each.
+    switch = "pooling_mode_"
+    modes = {key.removeprefix(switch) for key, on in settings.items() if key.startswith(switch) and on is True}
+    named = settings.get("pooling_mode")
+    modes |= {named} if isinstance(named, str) else set(named) if isinstance(named, list) else set()
+    modes = {mode.removesuffix("_tokens").removesuffix("_token") for mode in modes}
+    if not modes:
+        return Pooling("mean", normalize)
+    if modes in ({"mean"}, {"cls"}):
+        return Pooling(modes.pop(), normalize)
+    logger.warning("%s pools by %s, losparse by mean or cls: no pooling is recorded", source, ", ".join(sorted(modes)))
+    return Pooling(None, normalize)
+
+
+def _optional_json(file: Path, kind: type = dict) -> Any:
+    """Read a file that may be absent; then, and where it holds another kind of value, an empty one is returned."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return kind()
+    except (OSError, ValueError) as error:
+        raise LosparseError(f"{file}: cannot be read as JSON ({error})") from error
+    return data if isinstance(data, kind) else kind()

@@ -1,0 +1,240 @@
+"""Open the model that is to be exported, and refuse what would not come out right."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from losparse.errors import LosparseError
+from losparse.layers import FactoredLinear, FactoredLinearTraining
+
+from .tasks import Task, choose_task
+
+logger = logging.getLogger(__name__)
+
+# Families whose export is tested. Others are tried: the comparison with PyTorch guards them.
+TESTED = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "deberta-v2", "electra")
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready to be exported.
+
+    Attributes:
+        model: the transformers model, fp32, on the CPU.
+        task: what it is exported for.
+        name: folder name or hub id.
+        folder: where it came from; None for a model in memory.
+    """
+
+    model: Any
+    task: Task
+    name: str
+    folder: Path | None
+
+
+def load_model(source: Any, task: str | None = None) -> Loaded:
+    """Open a folder or hub model, or check a model in memory.
+
+    Args:
+        source: folder, hub id ("name/name") or a transformers model.
+        task: a key of `TASKS`; None to read it off the architecture.
+
+    Returns:
+        The model with its task.
+
+    Raises:
+        LosparseError: the folder is missing or damaged, the task is unclear, weights are missing or not finite, or the
+            model is of a kind that is not exported.
+    """
+    if isinstance(source, nn.Module):
+        loaded = _from_memory(source, task)
+    else:
+        folder = _find_folder(source)
+        name = folder.resolve().name if Path(source).exists() else str(source)
+        loaded = _from_folder(folder, name, task)
+    _check_model(loaded)
+    return loaded
+
+
+def _from_memory(model: Any, task: str | None) -> Loaded:
+    architecture = type(model).__name__
+    name = Path(getattr(model.config, "_name_or_path", "") or architecture).name
+    quantised = getattr(model.config, "quantization_config", None)
+    if quantised is not None:
+        _refuse_quantised(getattr(quantised, "quant_method", quantised), name)
+    for key, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+            raise LosparseError(
+                f"{architecture}: parameter {key!r} is {parameter.dtype} on {parameter.device}, "
+                "must be float32 on the CPU; call model.float().cpu() first"
+            )
+    return Loaded(model, choose_task(task, architecture, architecture), name, None)
+
+
+def _find_folder(source: str | Path) -> Path:
+    folder = Path(source)
+    if not folder.exists() and isinstance(source, str) and _HUB_ID.fullmatch(source):
+        return _fetch(source)
+    if not folder.exists():
+        raise LosparseError(f"{folder}: no such folder; give a folder with a config.json, or a hub id like name/name")
+    if not folder.is_dir():
+        raise LosparseError(f"{folder}: is a file, must be a model's folder with a config.json")
+    return folder
+
+
+def _fetch(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(_HUB_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise LosparseError(f"{hub_id}: no such folder here, and the hub does not give it ({first})") from error
+
+
+def _from_folder(folder: Path, name: str, task: str | None) -> Loaded:
+    config = _read_json(folder / "config.json", f"{folder}: has no config.json; give a transformers model's folder")
+    _check_config(config, folder)
+    architecture = next(iter(config.get("architectures") or ()), None)
+    chosen = choose_task(task, architecture, str(folder))
+    _check_weights(folder)
+    return Loaded(_open(folder, chosen), chosen, name, folder)
+
+
+def _check_config(config: Mapping[str, Any], folder: Path) -> None:
+    quantised = config.get("quantization_config")
+    if quantised is not None:
+        _refuse_quantised(quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised, str(folder))
+        if quantised.get("form") == "training":
+            raise LosparseError(
+                f"{folder}: is a checkpoint from the middle of a training, its masks may still move; finish the "
+                "training, or load it, call losparse.compact_(model), and save it"
+            )
+    if "model_type" not in config:
+        raise LosparseError(f"{folder}/config.json: has no model_type; it is not a transformers model")
+    if config["model_type"] not in TESTED:
+        logger.warning("model type %r is not one of the tested %s; trying", config["model_type"], ", ".join(TESTED))
+
+
+def _refuse_quantised(method: Any, name: str) -> None:
+    if method != "losparse":
+        raise LosparseError(f"{name}: is quantised by {method!r}; export the model it was made from")
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuse missing, truncated or damaged weight files by name; transformers' own messages do not say which."""
+    index = folder / "model.safetensors.index.json"
+    files = {"model.safetensors"}
+    if index.is_file():
+        files = set(_read_json(index, "").get("weight_map", {}).values())
+    for name in sorted(files):
+        file = folder / name
+        if not file.is_file():
+            raise LosparseError(f"{file}: missing; only safetensors are read: save the model with save_pretrained")
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise LosparseError(f"{file}: is damaged or cut short ({error}); copy it again") from error
+
+
+def _open(folder: Path, task: Task) -> Any:
+    import transformers
+
+    # Registers the loader of compressed folders.
+    import losparse.hub  # noqa: F401
+
+    auto_class: Any = getattr(transformers, task.auto_class)
+    try:
+        with _quiet_transformers():
+            model, info = auto_class.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except LosparseError:
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise LosparseError(f"{folder}: {task.auto_class} cannot open it ({first})") from error
+    _check_loading(info, folder, task)
+    return model
+
+
+def _check_loading(info: Mapping[str, Any], folder: Path, task: Task) -> None:
+    """Refuse weights that were not in the folder: transformers fills them with random numbers."""
+    mismatched = [str(entry[0] if isinstance(entry, tuple) else entry) for entry in info.get("mismatched_keys", ())]
+    missing = sorted({*map(str, info.get("missing_keys", ())), *mismatched})
+    if task.name == "feature-extraction":
+        # The pooler comes after the hidden states and does not change them; many checkpoints have none.
+        missing = [name for name in missing if not name.startswith("pooler.")]
+    if missing:
+        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        raise LosparseError(
+            f"{folder}: has no weights for {shown}; fine-tune the model for {task.name} first, or choose another task"
+        )
+
+
+def _check_model(loaded: Loaded) -> None:
+    for name, module in loaded.model.named_modules():
+        if isinstance(module, FactoredLinearTraining):
+            raise LosparseError(f"layer {name!r} is still in its training form; call losparse.compact_(model) first")
+    for name, tensor in (*loaded.model.named_parameters(), *loaded.model.named_buffers()):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise LosparseError(f"{loaded.name}: weight {name!r} has NaN or infinities; train the model again")
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """Count parameters: of the model (tied ones once), of its factored layers, and of those if they were dense."""
+    layers = [module for module in model.modules() if isinstance(module, FactoredLinear)]
+    return {
+        "model": sum(parameter.numel() for parameter in model.parameters()),
+        "layers": sum(layer.parameter_count() for layer in layers),
+        "layers_dense": sum(layer.in_features * layer.out_features for layer in layers),
+    }
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep the loading report and its bar off the terminal: what matters of it is checked."""
+    from transformers.utils import logging as hf_logging
+
+    level, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bar:
+            hf_logging.enable_progress_bar()
+
+
+def _read_json(file: Path, if_missing: str) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LosparseError(if_missing) from error
+    except (OSError, ValueError) as error:
+        raise LosparseError(f"{file}: cannot be read as JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise LosparseError(f"{file}: must hold a JSON object, got a {type(data).__name__}")
+    return data

@@ -1,0 +1,49 @@
+"""Kept input features picked by a Gather and joined with the low-rank part: no placing of the output.
+
+    x -> MatMul(v^T)  --+-> Concat -> MatMul([u | columns]^T) -> Add(bias)
+    x -> Gather(kept) --+
+
+One product of inner width rank + kept, rather than two products and an Add: the Concat writes rank + kept floats a
+token, the Add would write and read all outputs, and the wider product runs at a better rate. The Gather stays on the
+last axis: bringing all input features to the front would cost more than picking the kept ones singly.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ..layer import FactoredNode, LayerShape
+from .base import Cost, LayerTape, make_cost, present
+
+NAME = "columns"
+
+
+def check(layer: LayerShape) -> str | None:
+    """Refuse layers without kept columns."""
+    if not layer.kept:
+        return "the layer has no sparse part (kept 0)"
+    if layer.axis != "in":
+        return "the layer keeps rows (axis 'out'): there are no columns to pick"
+    return None
+
+
+def cost(layer: LayerShape, tokens: int) -> Cost:
+    """The products, picking the kept features, and joining the two parts."""
+    return make_cost(
+        layer.low_rank_parameters + layer.sparse_parameters,
+        nodes=4 if layer.rank else 2,
+        tokens=tokens,
+        elements=layer.rank + layer.kept if layer.rank else 0,
+        gathered=layer.kept,
+    )
+
+
+def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
+    """Write the form; see the module."""
+    weight = present(layer.sparse)
+    picked = tape.op("Gather", layer.x, tape.constant("columns", present(layer.kept)), axis=-1)
+    if layer.shape.rank:
+        picked = tape.op("Concat", tape.matmul(layer.x, "v_t", present(layer.v)), picked, axis=-1)
+        weight = np.concatenate([present(layer.u), weight], axis=1)
+    return tape.add_bias(tape.matmul(picked, "second_t", weight))

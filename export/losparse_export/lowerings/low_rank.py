@@ -1,0 +1,34 @@
+"""Two thin products, for layers without a sparse part.
+
+    x -> MatMul(v^T) -> MatMul(u^T) -> Add(bias)
+
+The bias is added once, behind the second product.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from ..layer import FactoredNode, LayerShape
+from .base import Cost, LayerTape, make_cost, present
+
+NAME = "low_rank"
+
+
+def check(layer: LayerShape) -> str | None:
+    """Refuse layers with a sparse part, or without a low-rank part."""
+    if layer.kept:
+        return f"the layer has a sparse part (kept {layer.kept})"
+    if not layer.rank:
+        return "the layer has no low-rank part (rank 0)"
+    return None
+
+
+def cost(layer: LayerShape, tokens: int) -> Cost:
+    """Two products."""
+    return make_cost(layer.low_rank_parameters, nodes=2, tokens=tokens)
+
+
+def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
+    """Write the form; see the module."""
+    return tape.add_bias(tape.matmul(tape.matmul(layer.x, "v_t", present(layer.v)), "u_t", present(layer.u)))

@@ -1,0 +1,108 @@
+"""`losparse.json` and `config.json`: what an exported folder says about itself.
+
+The runtime reads the first without torch or transformers; the second is there for transformers and optimum.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import onnx_ir as ir
+
+import losparse
+from losparse.layers import FactoredLinear
+
+from .assets import Pooling
+from .load import Loaded, parameter_counts
+
+FORMAT = 1
+PRECISION = "fp32"
+
+_PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
+
+
+def describe_model(loaded: Loaded, model: ir.Model, *, pooling: Pooling | None, max_length: int) -> dict[str, Any]:
+    """Return the metadata of an export, without its files, fingerprint and parity.
+
+    Args:
+        loaded: the PyTorch model.
+        model: the finished graph.
+        pooling: for feature extraction.
+        max_length: tokens a row may have.
+    """
+    per_class = loaded.task.name in ("text-classification", "token-classification")
+    return {
+        "format": FORMAT,
+        "task": loaded.task.name,
+        "source": _describe_source(loaded),
+        "precision": PRECISION,
+        "opset": model.graph.opset_imports[""],
+        "ir_version": model.ir_version,
+        "inputs": [_describe_value(value) for value in model.graph.inputs],
+        "outputs": [_describe_value(value) for value in model.graph.outputs],
+        "labels": class_names(loaded.model.config) if per_class else None,
+        "max_length": max_length,
+        "pooling": None if pooling is None else pooling.mode,
+        "normalize": pooling is not None and pooling.normalize,
+        "session": {"disabled_optimizers": []},
+        "parameters": parameter_counts(loaded.model),
+        "versions": package_versions(),
+    }
+
+
+def graph_metadata(metadata: Mapping[str, Any], plan_digest: str, fingerprint: str) -> dict[str, str]:
+    """Return the entries that go into the graph's own metadata: the file then says what it is without its folder."""
+    return {
+        "losparse.fingerprint": fingerprint,
+        "losparse.plan": plan_digest,
+        "losparse.source": json.dumps(metadata["source"], sort_keys=True),
+        "losparse.task": str(metadata["task"]),
+        "losparse.versions": json.dumps(metadata["versions"], sort_keys=True),
+    }
+
+
+def model_config(loaded: Loaded) -> dict[str, Any]:
+    """Return the model's configuration for `config.json`, as of a plain model that is not quantised."""
+    config: dict[str, Any] = json.loads(loaded.model.config.to_json_string(use_diff=False))
+    config.pop("quantization_config", None)
+    config.pop("_name_or_path", None)  # a path of the machine that exported
+    config["architectures"] = [type(loaded.model).__name__]
+    return config
+
+
+def class_names(config: Any) -> list[str]:
+    """Return the class names by class id."""
+    return [str(config.id2label[index]) for index in range(config.num_labels)]
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages an export depends on."""
+    found = {"losparse": losparse.__version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # onnxruntime-gpu is another distribution of the same package
+            continue
+    return found
+
+
+def _describe_source(loaded: Loaded) -> dict[str, Any]:
+    config = loaded.model.config
+    compressed = any(isinstance(module, FactoredLinear) for module in loaded.model.modules())
+    recorded = getattr(config, "quantization_config", None)
+    return {
+        "model": loaded.name,
+        "model_type": config.model_type,
+        "architecture": type(loaded.model).__name__,
+        "compressed": compressed,
+        "method": getattr(recorded, "method", None) if compressed else None,
+    }
+
+
+def _describe_value(value: ir.Value) -> dict[str, Any]:
+    assert value.dtype is not None and value.shape is not None, "the trace types its inputs and outputs"
+    shape = [axis if isinstance(axis, int) else str(axis.value) for axis in value.shape]
+    return {"name": value.name, "dtype": value.dtype.numpy().name, "shape": shape}

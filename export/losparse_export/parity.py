@@ -1,0 +1,197 @@
+"""The gate: an exported folder is kept only if it computes what PyTorch computes.
+
+The files themselves are opened, as a user would open them, and compared with the PyTorch model on seeded random tokens
+at several batch sizes and lengths, with masks of ones and with padding. Outputs of one row a token are compared where
+the mask is 1: what a model says at padding is never read, and attention kernels are free to differ there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from losparse.errors import LosparseError
+from losparse_runtime import Comparison, Session, compare
+
+from .locate import LayerDifference, allowed_difference, first_difference
+from .tasks import TaskModel, input_names, max_positions
+
+# Largest allowed difference of outputs of magnitude 1; scaled with the largest output. fp32: one product of a few
+# thousand terms rounds to about 1e-6, and a dozen layers of them in another order of summation to 1e-5 at most; a wrong
+# weight, mask or position shows from 1e-3 up.
+TOLERANCES = {"fp32": 1e-4}
+
+_BATCHES = (1, 2, 3)
+_LENGTHS = (2, 7, 24)
+_LONGEST = 128  # of all lengths tried: beyond it only time grows, and so does torch's
+
+Progress = Callable[[str, int, int], None]
+Feeds = dict[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison.
+
+    Attributes:
+        batch: rows.
+        length: tokens a row, padding included.
+        padded: whether all rows but the first end in padding.
+    """
+
+    batch: int
+    length: int
+    padded: bool
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """How far the exported model is from PyTorch.
+
+    Attributes:
+        max_abs: largest difference over all cases.
+        max_rel: the same against the largest output.
+        tolerance: largest difference allowed.
+        cases: batch, length, padded (tokens of padding) and max_abs of each.
+    """
+
+    max_abs: float
+    max_rel: float
+    tolerance: float
+    cases: tuple[Mapping[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {**asdict(self), "cases": [dict(case) for case in self.cases]}
+
+
+class ParityError(LosparseError):
+    """The exported model does not compute what PyTorch computes; nothing was written.
+
+    Attributes:
+        layer: qualified name of the first layer that differs; None where no single layer does.
+        max_abs: the largest difference of an output.
+    """
+
+    def __init__(self, message: str, *, layer: str | None, max_abs: float) -> None:
+        super().__init__(message)
+        self.layer = layer
+        self.max_abs = max_abs
+
+
+def choose_cases(longest: int) -> Iterator[Case]:
+    """List the shapes to compare at: every batch size with every length, padded from two rows on.
+
+    Args:
+        longest: tokens the model has positions for.
+    """
+    longest = min(longest, _LONGEST)
+    for length in sorted({min(length, longest) for length in (*_LENGTHS, longest)}):
+        for batch in _BATCHES:
+            yield Case(batch, length, padded=batch > 1 and length > 1)
+    # A full batch too: rows of equal length take another path through some attention masks.
+    yield Case(2, min(_LENGTHS[1], longest), padded=False)
+
+
+def make_feeds(model: TaskModel, case: Case, seed: int = 0) -> Feeds:
+    """Return random tokens; int64 (batch, length). Padding is at the end and holds the padding token.
+
+    Args:
+        model: for its vocabulary and inputs.
+        case: batch and length.
+        seed: of the tokens and of the lengths of the rows.
+    """
+    config = model.model.config
+    random = np.random.default_rng([seed, case.batch, case.length, case.padded])
+    pad = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
+    # Drawn without the padding token: models that number positions by it (RoBERTa) take it for padding anywhere.
+    ids = random.integers(0, config.vocab_size - 1, (case.batch, case.length))
+    ids += ids >= pad
+    lengths = random.integers(1, case.length, case.batch) if case.padded else np.full(case.batch, case.length)
+    lengths[0] = case.length
+    mask = np.arange(case.length) < lengths[:, None]
+    types = np.arange(case.length) >= lengths[:, None] // 2
+    feeds = {
+        "input_ids": np.where(mask, ids, pad).astype(np.int64),
+        "attention_mask": mask.astype(np.int64),
+        "token_type_ids": (types & mask).astype(np.int64),
+    }
+    return {name: feeds[name] for name in input_names(model.model)}
+
+
+def check_parity(
+    model: TaskModel, folder: Path, *, precision: str = "fp32", seed: int = 0, progress: Progress | None = None
+) -> ParityReport:
+    """Compare an exported folder with the PyTorch model it came from.
+
+    Args:
+        model: the reference.
+        folder: what was exported, complete but for the report this returns.
+        precision: a key of `TOLERANCES`.
+        seed: of the tokens.
+        progress: called with a text, the number of cases done, and their number.
+
+    Returns:
+        The differences, all within the tolerance.
+
+    Raises:
+        ParityError: a difference is above the tolerance, or a number is NaN or infinite.
+        LosparseError: PyTorch itself returns NaN or infinities.
+    """
+    session = Session(folder, threads=torch.get_num_threads())
+    cases = list(choose_cases(min(max_positions(model.model), session.max_length)))
+    overall, scale = Comparison(), 0.0
+    results: list[dict[str, Any]] = []
+    for done, case in enumerate(cases):
+        if progress is not None:
+            progress("comparing with PyTorch", done, len(cases))
+        feeds = make_feeds(model, case, seed)
+        mask = feeds["attention_mask"] if model.task.per_token else None
+        expected = _reference(model, feeds)
+        scale = max(scale, *(_magnitude(values, mask) for values in expected.values()))
+        actual = session.run(feeds)
+        overall.add(actual, expected, mask=mask)
+        padded = int((feeds["attention_mask"] == 0).sum())
+        result = {"batch": case.batch, "length": case.length, "padded": padded}
+        results.append({**result, "max_abs": compare(actual, expected, mask=mask).max_abs})
+    if progress is not None:
+        progress("comparing with PyTorch", len(cases), len(cases))
+    parity, tolerance = overall.parity(), allowed_difference(TOLERANCES[precision], scale)
+    if not parity.passed(tolerance):
+        worst = cases[parity.worst_batch]
+        difference = first_difference(model, folder, make_feeds(model, worst, seed), TOLERANCES[precision])
+        raise _failure(parity, tolerance, worst, difference)
+    # JSON has no infinity, which a reference of zeros alone would give.
+    return ParityReport(parity.max_abs, min(parity.max_rel, sys.float_info.max), tolerance, tuple(results))
+
+
+def _reference(model: TaskModel, feeds: Feeds) -> dict[str, NDArray[Any]]:
+    outputs = model.reference({name: torch.from_numpy(array) for name, array in feeds.items()})
+    arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
+    mask = feeds["attention_mask"].astype(bool)
+    for name, array in arrays.items():
+        if not np.isfinite(array[mask] if model.task.per_token else array).all():
+            raise LosparseError(f"PyTorch itself returns NaN or infinities in {name!r}; the model is not usable")
+    return arrays
+
+
+def _magnitude(values: NDArray[Any], mask: NDArray[np.int64] | None) -> float:
+    return float(np.abs(values if mask is None else values[mask.astype(bool)]).max())
+
+
+def _failure(parity: Any, tolerance: float, case: Case, difference: LayerDifference | None) -> ParityError:
+    found = f"{parity.max_abs:.2e}" if parity.finite else "NaN or infinity"
+    where = f"{parity.worst_output!r} at batch {case.batch}, length {case.length}"
+    message = f"the exported model differs from PyTorch: {found} in {where} (allowed {tolerance:.1e}); "
+    if difference is None:
+        message += "no single layer differs"
+    else:
+        message += f"the first layer that differs is {difference.layer!r}, by {difference.max_abs:.2e}"
+    return ParityError(message, layer=None if difference is None else difference.layer, max_abs=parity.max_abs)

@@ -1,0 +1,227 @@
+"""The plan: for every factored layer the cheapest form that applies, and why each other one was not taken.
+
+A plan is data. It is made from the sizes of the layers alone, goes through JSON and back, can be edited, and is
+carried out by `lower_model`. In a file:
+
+    {"format": 1, "layers": {"encoder.layer.0.attention.self.query": {
+        "lowering": "selector", "reason": "...", "refused": {"gather": "...", ...},
+        "shape": [384, 384], "rank": 10, "kept": 52, "axis": "out"}}}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from losparse.errors import LosparseError
+
+from .layer import LayerShape, find_factored
+from .lowerings import LOWERINGS, Lowering
+
+FORMAT = 1
+
+# The call a plan is made for: one text of 128 tokens. Fewer tokens favour forms of few nodes.
+DEFAULT_TOKENS = 128
+
+_KEYS = {"format", "layers"}
+_LAYER_KEYS = {"lowering", "reason", "refused", "shape", "rank", "kept", "axis"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One form of one layer.
+
+    Attributes:
+        lowering: its name.
+        refused: why it does not apply, or None.
+        cost: multiply-adds per token, glue included; None where it does not apply.
+    """
+
+    lowering: str
+    refused: str | None
+    cost: float | None
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What becomes of one layer.
+
+    Attributes:
+        shape: its sizes.
+        lowering: name of the chosen form.
+        reason: why that one.
+        refused: why not, for every other form by name.
+    """
+
+    shape: LayerShape
+    lowering: str
+    reason: str
+    refused: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The chosen form of every factored layer, by qualified name; empty for a dense model."""
+
+    layers: Mapping[str, LayerPlan]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {"format": FORMAT, "layers": {name: _layer_to_dict(layer) for name, layer in self.layers.items()}}
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "plan") -> Plan:
+        """Read a plan from JSON values.
+
+        Args:
+            data: what `to_dict` returned.
+            source: what to call the plan in messages.
+
+        Raises:
+            LosparseError: an unknown or missing key, a wrong type, or a form that this version does not have.
+        """
+        if not isinstance(data, Mapping) or set(data) != _KEYS or not isinstance(data["layers"], Mapping):
+            raise LosparseError(f"{source}: a plan must be an object with the keys 'format' and 'layers'")
+        if data["format"] != FORMAT:
+            raise LosparseError(f"{source}: plan format is {data['format']!r}, this losparse reads {FORMAT}")
+        layers = data["layers"].items()
+        return cls({name: _layer_from_dict(layer, f"{source}: layer {name!r}") for name, layer in layers})
+
+    @classmethod
+    def read(cls, file: Path | str) -> Plan:
+        """Read a plan from a JSON file.
+
+        Raises:
+            LosparseError: the file cannot be read, or as `from_dict`.
+        """
+        try:
+            data = json.loads(Path(file).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise LosparseError(f"{file}: cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise LosparseError(f"{file}: not valid JSON ({error})") from error
+        return cls.from_dict(data, str(file))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the plan's JSON, in hexadecimal."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    def choose(self, lowerings: Mapping[str, str]) -> Plan:
+        """Return a plan with other forms for some layers.
+
+        Args:
+            lowerings: names of forms by qualified name of the layer.
+
+        Raises:
+            LosparseError: no such layer or form, or the form does not apply to the layer.
+        """
+        unknown = sorted(set(lowerings) - set(self.layers))
+        if unknown:
+            raise LosparseError(f"the plan has no layer {unknown[0]!r}; it has {_some(self.layers)}")
+        return Plan({name: _rechoose(name, layer, lowerings.get(name)) for name, layer in self.layers.items()})
+
+
+def plan_model(model: ir.Model, *, tokens: int = DEFAULT_TOKENS) -> Plan:
+    """Choose a form for every factored layer of a traced model.
+
+    Args:
+        model: as `trace_model` returns it.
+        tokens: batch x sequence of the calls to plan for.
+
+    Returns:
+        The plan, in graph order.
+
+    Raises:
+        LosparseError: tokens is below 1.
+    """
+    return plan_layers({layer.name: layer.shape for layer in find_factored(model)}, tokens=tokens)
+
+
+def plan_layers(shapes: Mapping[str, LayerShape], *, tokens: int = DEFAULT_TOKENS) -> Plan:
+    """Choose a form for layers of the given sizes; see `plan_model`."""
+    if tokens < 1:
+        raise LosparseError(f"tokens must be at least 1, got {tokens}")
+    return Plan({name: _plan_layer(shape, tokens) for name, shape in shapes.items()})
+
+
+def candidates(shape: LayerShape, *, tokens: int = DEFAULT_TOKENS) -> tuple[Candidate, ...]:
+    """List every form for a layer with its cost or the reason it does not apply, in the order of `LOWERINGS`."""
+    listed = []
+    for lowering in LOWERINGS:
+        refused = lowering.check(shape)
+        cost = None if refused is not None else lowering.cost(shape, tokens).total
+        listed.append(Candidate(lowering.NAME, refused, cost))
+    return tuple(listed)
+
+
+def lowering_by_name(name: str, source: str = "plan") -> Lowering:
+    """Find a form.
+
+    Raises:
+        LosparseError: there is none of that name.
+    """
+    for lowering in LOWERINGS:
+        if name == lowering.NAME:
+            return lowering
+    raise LosparseError(f"{source}: lowering must be one of {', '.join(x.NAME for x in LOWERINGS)}, got {name!r}")
+
+
+def _plan_layer(shape: LayerShape, tokens: int) -> LayerPlan:
+    costs = {c.lowering: c.cost for c in candidates(shape, tokens=tokens) if c.cost is not None}
+    refused = {c.lowering: c.refused for c in candidates(shape, tokens=tokens) if c.refused is not None}
+    best = min(costs, key=lambda name: costs[name])
+    for name, cost in costs.items():
+        if name != best:
+            refused[name] = f"costs {cost:,.0f} multiply-adds per token, {best} costs {costs[best]:,.0f}"
+    reason = f"cheapest of {len(costs)} that apply: {costs[best]:,.0f} multiply-adds per token, glue included, "
+    return LayerPlan(shape, best, f"{reason}in calls of {tokens} tokens", refused)
+
+
+def _rechoose(name: str, layer: LayerPlan, lowering: str | None) -> LayerPlan:
+    if lowering is None or lowering == layer.lowering:
+        return layer
+    refused = lowering_by_name(lowering).check(layer.shape)
+    if refused is not None:
+        raise LosparseError(f"lowering {lowering!r} cannot be used for {name!r}: {refused}")
+    others = {other: why for other, why in layer.refused.items() if other != lowering}
+    return LayerPlan(layer.shape, lowering, "asked for", {**others, layer.lowering: f"{lowering} was asked for"})
+
+
+def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
+    return {
+        "lowering": layer.lowering,
+        "reason": layer.reason,
+        "refused": dict(layer.refused),
+        "shape": [layer.shape.out_features, layer.shape.in_features],
+        "rank": layer.shape.rank,
+        "kept": layer.shape.kept,
+        "axis": layer.shape.axis,
+    }
+
+
+def _layer_from_dict(data: Any, source: str) -> LayerPlan:
+    if not isinstance(data, Mapping) or set(data) != _LAYER_KEYS:
+        got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
+        raise LosparseError(f"{source}: must be an object with the keys {', '.join(sorted(_LAYER_KEYS))}, got {got}")
+    shape, refused = data["shape"], data["refused"]
+    sizes = [*shape, data["rank"], data["kept"]] if isinstance(shape, list) and len(shape) == 2 else []
+    if not sizes or not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in sizes):
+        raise LosparseError(f"{source}: shape must be [out, in], and it, rank and kept whole numbers >= 0")
+    if data["axis"] not in ("out", "in"):
+        raise LosparseError(f"{source}: axis must be 'out' or 'in', got {data['axis']!r}")
+    if not isinstance(refused, Mapping) or not all(isinstance(x, str) for x in (*refused.values(), data["reason"])):
+        raise LosparseError(f"{source}: reason must be a text, and refused an object of texts")
+    lowering = lowering_by_name(data["lowering"], source).NAME
+    layer = LayerShape(shape[0], shape[1], data["rank"], data["kept"], data["axis"])
+    return LayerPlan(layer, lowering, data["reason"], dict(refused))
+
+
+def _some(names: Mapping[str, Any]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "") if listed else "none"

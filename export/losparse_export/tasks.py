@@ -1,0 +1,127 @@
+"""The tasks a model can be exported for, and what the model of each takes and returns."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from losparse.errors import LosparseError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        name: as in "text-classification".
+        auto_class: the transformers class that opens a model of it.
+        ending: of the architecture's class name, by which a model is recognised.
+        outputs: fields of the model's output, which become the outputs of the graph.
+        per_token: whether an output has one row a token: axes batch and sequence first.
+    """
+
+    name: str
+    auto_class: str
+    ending: str
+    outputs: tuple[str, ...]
+    per_token: bool
+
+
+_ALL = (
+    Task("text-classification", "AutoModelForSequenceClassification", "ForSequenceClassification", ("logits",), False),
+    Task("token-classification", "AutoModelForTokenClassification", "ForTokenClassification", ("logits",), True),
+    Task(
+        "question-answering",
+        "AutoModelForQuestionAnswering",
+        "ForQuestionAnswering",
+        ("start_logits", "end_logits"),
+        True,
+    ),
+    # Last: its ending is the shortest.
+    Task("feature-extraction", "AutoModel", "Model", ("last_hidden_state",), True),
+)
+TASKS = {task.name: task for task in _ALL}
+
+
+def choose_task(name: str | None, architecture: str | None, source: str) -> Task:
+    """Find the task of a model.
+
+    Args:
+        name: the task asked for; None to read it off the architecture.
+        architecture: class name of the model, as config.json has it.
+        source: what to call the model in messages.
+
+    Raises:
+        LosparseError: there is no such task, or the architecture does not say which.
+    """
+    if name is not None:
+        if name not in TASKS:
+            raise LosparseError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
+        return TASKS[name]
+    for task in TASKS.values():
+        if architecture is not None and architecture.endswith(task.ending):
+            return task
+    raise LosparseError(
+        f"{source}: architecture {architecture!r} does not say the task; name one of {', '.join(TASKS)} with task="
+    )
+
+
+class TaskModel(nn.Module):
+    """A transformers model that returns the tensors of its task, in order; in evaluation mode.
+
+    The trace and the reference of the parity check are both this module, so both see the same model.
+    """
+
+    def __init__(self, model: Any, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+        # On the outermost module: the exporter sets the training flag of everything below from it.
+        self.eval()
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Run the model; all inputs int64 (batch, sequence)."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
+        result = self.model(**inputs, return_dict=True)
+        return tuple(result[name] for name in self.task.outputs)
+
+    @torch.no_grad()
+    def reference(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the outputs by name, computed in evaluation mode."""
+        return dict(zip(self.task.outputs, self.eval()(**inputs), strict=True))
+
+
+def input_names(model: Any) -> tuple[str, ...]:
+    """Tell which token inputs a model really reads.
+
+    `token_type_ids` counts where the forward pass takes it and the model has more than one type to tell apart: BERT
+    and ELECTRA, but not RoBERTa (one type), DistilBERT, MPNet (no such argument) or DeBERTa-v2 with
+    `type_vocab_size: 0`. What the tokenizer returns does not count: some return it for models that ignore it.
+    """
+    names = ["input_ids", "attention_mask"]
+    takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
+    if takes_types and (getattr(model.config, "type_vocab_size", 0) or 0) > 1:
+        names.append("token_type_ids")
+    return tuple(names)
+
+
+def max_positions(model: Any) -> int:
+    """Count the tokens a model has positions for.
+
+    Position embeddings with a padding row (RoBERTa, XLM-R, MPNet) number the tokens from behind it: 514 rows with
+    padding row 1 are 512 positions. Models without position embeddings (DeBERTa-v2) have what their config says.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            offset = 0 if module.padding_idx is None else module.padding_idx + 1
+            return module.num_embeddings - offset
+    return int(model.config.max_position_embeddings)

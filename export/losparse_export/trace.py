@@ -1,0 +1,145 @@
+"""From a transformers model to a graph: torch's exporter, with one node left for every factored layer."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from losparse.errors import LosparseError
+
+from .layer import SCOPE
+from .tasks import TaskModel, input_names, max_positions
+
+# The file format that goes with each operator set: what onnxruntime of its time reads. Never the newest by default:
+# onnx writes newer formats than onnxruntime opens.
+IR_VERSIONS = {18: 10, 23: 11}
+
+# What torch 2.13's exporter says on every correct export; anything else is heard.
+_KNOWN_WARNINGS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"# The axis name: \w+ will not be used, since it shares the same shape constraints",
+)
+_KNOWN_RECORDS = {
+    "torch.onnx._internal.exporter._registration": "torchvision is not installed",
+    "onnxscript.optimizer._constant_folding": "Skipping constant folding for op",
+}
+
+_WRAPPED = "model"  # where TaskModel holds the model
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def check_opset(opset: int) -> None:
+    """Refuse operator sets that are not tested.
+
+    Raises:
+        LosparseError: it is another one.
+    """
+    if opset not in IR_VERSIONS:
+        raise LosparseError(f"opset must be one of {', '.join(map(str, IR_VERSIONS))}, got {opset}")
+
+
+def trace_model(model: TaskModel, *, opset: int = 23) -> ir.Model:
+    """Trace a model with dynamic batch and sequence axes.
+
+    Args:
+        model: the model with its task.
+        opset: ONNX operator set: 23 (attention is one node) or 18 (older runtimes).
+
+    Returns:
+        The graph. Its inputs and outputs are named as in the task, its weights by their qualified names, and every
+        node carries the qualified name of its module in the metadata entry `SCOPE`.
+
+    Raises:
+        LosparseError: the operator set is not tested, or torch cannot trace the model.
+    """
+    check_opset(opset)
+    longest = max_positions(model.model)
+    sample = sample_inputs(model, batch=2, length=min(7, longest))
+    axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", min=1, max=longest)}
+    try:
+        with quiet_export(), torch.no_grad():
+            program = torch.onnx.export(
+                model.eval(),
+                (),
+                kwargs=sample,
+                dynamo=True,
+                opset_version=opset,
+                dynamic_shapes=dict.fromkeys(sample, axes),
+                input_names=list(sample),
+                output_names=list(model.task.outputs),
+                verbose=False,
+            )
+    except RuntimeError as error:  # torch's own export errors are of this kind; the cause says more than they do
+        cause = error.__cause__ or error
+        first = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+        raise LosparseError(f"torch.onnx.export cannot trace {type(model.model).__name__}: {first}") from error
+    assert program is not None
+    graph: ir.Model = program.model
+    graph.ir_version = IR_VERSIONS[opset]
+    _drop_wrapper(graph)
+    return graph
+
+
+def sample_inputs(model: TaskModel, *, batch: int, length: int) -> dict[str, Tensor]:
+    """Return inputs to trace with. The last row is padded: a mask of ones alone may be folded out of the graph."""
+    ids = torch.arange(batch * length).reshape(batch, length) % model.model.config.vocab_size
+    mask = torch.ones_like(ids)
+    mask[-1, max(1, length // 2) :] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    return {name: inputs[name] for name in input_names(model.model)}
+
+
+@contextmanager
+def quiet_export() -> Iterator[None]:
+    """Keep known messages of torch's exporter off the terminal, and let every other one through."""
+    filters = [(logging.getLogger(name), _Without(start)) for name, start in _KNOWN_RECORDS.items()]
+    for logger, without in filters:
+        logger.addFilter(without)
+    try:
+        with warnings.catch_warnings():
+            for message in _KNOWN_WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for logger, without in filters:
+            logger.removeFilter(without)
+
+
+class _Without(logging.Filter):
+    """Drops records whose message starts with a text."""
+
+    def __init__(self, start: str) -> None:
+        super().__init__()
+        self._start = start
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(self._start)
+
+
+def _drop_wrapper(model: ir.Model) -> None:
+    """Name weights and scopes as the wrapped model does."""
+    for value in tuple(model.graph.initializers.values()):
+        assert value.name is not None
+        if value.name.startswith(f"{_WRAPPED}."):
+            value.name = value.name.removeprefix(f"{_WRAPPED}.")
+    for node in model.graph:
+        node.metadata_props[SCOPE] = _module_of(node)
+
+
+def _module_of(node: ir.Node) -> str:
+    """Return the qualified name of the module a node came from; "" for nodes between modules.
+
+    The trace lists the modules from the outermost to the innermost, and last the name of the operation.
+    """
+    scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))[:-1]
+    innermost = scopes[-1] if scopes else ""
+    if innermost == _WRAPPED or not innermost.startswith(f"{_WRAPPED}."):
+        return ""
+    return str(innermost).removeprefix(f"{_WRAPPED}.")

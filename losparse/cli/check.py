@@ -1,0 +1,205 @@
+"""`losparse check ONNX_DIR --reference DIR`: is it the model it came from? Exit code 1 if it is not.
+
+Against a checkpoint the reference is PyTorch; against another ONNX folder it is that, and no torch is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data import load_texts
+from ..errors import LosparseError
+from .bench import check_alike
+from .output import Advance, Progress, check_json_target, print_table, write_json
+from .run import add_session_options
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from losparse_runtime import Parity, Session
+
+    Arrays = dict[str, NDArray[np.generic]]
+
+_SHAPES = ((1, 2), (1, 7), (2, 7), (3, 24), (2, 128), (8, 64))
+"""Texts in a batch, tokens in a text, for random token ids; from two texts on, half of them are padded."""
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a folder is compared with.
+
+    Attributes:
+        kind: "PyTorch" or "ONNX".
+        run: outputs of one batch.
+        explain: names the first layer that differs on a batch, where that can be found out.
+    """
+
+    kind: str
+    run: Callable[[Arrays], Arrays]
+    explain: Callable[[Arrays, float], str | None]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("folder", type=Path, metavar="ONNX_DIR", help="what `losparse export` wrote")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="its checkpoint, or another ONNX folder",
+    )
+    parser.add_argument("--data", metavar="F", help="texts to compare on too: csv, tsv, jsonl, or a hub data set")
+    parser.add_argument("--text-column", metavar="NAME", help="column of texts, words or questions")
+    parser.add_argument("--pair-column", metavar="NAME", help="column of second texts or contexts")
+    parser.add_argument(
+        "--tolerance", type=float, metavar="T", help="largest difference allowed (default: as exported)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to this file")
+    add_session_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compare, print, and return 1 if something differs."""
+    from losparse_runtime import Session, verify_files
+
+    check_json_target(options.json)
+    if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
+        raise LosparseError(f"--tolerance must be a finite number of 0 or more, got {options.tolerance}")
+    verify_files(options.folder)
+    session = Session(options.folder, providers=options.providers, threads=options.threads)
+    texts = None if options.data is None else _read_texts(options, session.task)
+    progress = Progress(verbose=options.verbose)
+    with progress.stage("opening the reference"):
+        reference = open_reference(session, options.reference, threads=options.threads)
+    tolerance = options.tolerance
+    result = check(session, reference, texts, progress, tolerance=tolerance)
+    _print(result)
+    if options.json is not None:
+        write_json(options.json, {"folder": str(options.folder), "reference": str(options.reference), **result})
+    return 0 if result["passed"] else 1
+
+
+def _read_texts(options: argparse.Namespace, task: str) -> tuple[list[str], list[str] | None]:
+    return load_texts(options.data, task=task, text_column=options.text_column, pair_column=options.pair_column)
+
+
+def open_reference(session: Session, folder: Path, *, threads: int | None = None) -> Reference:
+    """Open what a session is to be compared with.
+
+    Raises:
+        LosparseError: it cannot be opened, or is for another task or other labels.
+    """
+    if (folder / "losparse.json").is_file():
+        from losparse_runtime import Session as Runtime
+
+        other = Runtime(folder, threads=threads)
+        check_alike([session, other])
+        return Reference("ONNX", other.run, lambda batch, tolerance: None)
+    from .reference import open_torch
+
+    return open_torch(session, folder)
+
+
+def check(
+    session: Session,
+    reference: Reference,
+    texts: tuple[list[str], list[str] | None] | None,
+    progress: Progress,
+    *,
+    tolerance: float | None = None,
+) -> dict[str, Any]:
+    """Compare a session with its reference on random token ids, and on texts if there are any.
+
+    Args:
+        session: what is checked.
+        reference: what is right by definition.
+        texts: texts, and second texts or None.
+        progress: shows a bar over the batches.
+        tolerance: largest difference allowed; default: the one that the exporter allowed.
+
+    Returns:
+        The result as JSON values; `passed` is the verdict.
+    """
+    allowed = float(session.metadata.parity["tolerance"]) if tolerance is None else tolerance
+    parts: dict[str, Callable[[], Iterator[Arrays]]] = {"random tokens": lambda: random_batches(session)}
+    counts = {"random tokens": len(_SHAPES)}
+    if texts is not None:
+        parts["texts"] = lambda: text_batches(session, *texts)
+        counts["texts"] = math.ceil(len(texts[0]) / _BATCH)
+    results = {}
+    with progress.stage(f"comparing with {reference.kind}", sum(counts.values())) as advance:
+        for name, batches in parts.items():
+            parity, worst = _compare(session, reference, batches(), advance)
+            passed = parity.passed(allowed)
+            layer = None if passed else reference.explain(worst, allowed)
+            results[name] = {"passed": passed, "batches": counts[name], **parity.to_dict(), "first_layer": layer}
+    return {
+        "passed": all(part["passed"] for part in results.values()),
+        "against": reference.kind,
+        "tolerance": allowed,
+        "parts": results,
+    }
+
+
+def _compare(
+    session: Session, reference: Reference, batches: Iterator[Arrays], advance: Advance
+) -> tuple[Parity, Arrays]:
+    """Return the differences over all batches, and the batch that holds the largest."""
+    from losparse_runtime import Comparison
+
+    overall = Comparison()
+    per_token = session.outputs[0].shape[:2] == ("batch", "sequence")  # what is said at padding is never read
+    seen: list[Arrays] = []
+    for batch in batches:
+        actual, expected = session.run(batch), reference.run(batch)
+        overall.add(actual, expected, mask=batch["attention_mask"] if per_token else None)
+        seen.append(batch)
+        advance(1)
+    parity = overall.parity()
+    return parity, seen[parity.worst_batch]
+
+
+def random_batches(session: Session) -> Iterator[Arrays]:
+    """Yield random token ids at several shapes; every second text of a batch ends in padding."""
+    from losparse_runtime.measure import random_inputs
+
+    for seed, (batch, length) in enumerate(_SHAPES):
+        arrays = random_inputs(session.config, batch, min(length, session.max_length), seed)
+        ids, mask = arrays["input_ids"], arrays["attention_mask"]
+        mask[1::2, (ids.shape[1] + 1) // 2 :] = 0
+        ids[mask == 0] = session.config.pad_token_id or 0
+        yield session.feed(arrays)
+
+
+def text_batches(session: Session, texts: list[str], pairs: list[str] | None) -> Iterator[Arrays]:
+    """Yield texts as the session encodes them, in their order."""
+    for first in range(0, len(texts), _BATCH):
+        rows = slice(first, first + _BATCH)
+        yield session.encode(texts[rows], None if pairs is None else pairs[rows])
+
+
+def _print(result: dict[str, Any]) -> None:
+    rows = []
+    for name, part in result["parts"].items():
+        difference = f"{part['max_abs']:.1e}" if part["finite"] else "not finite"
+        rows.append([name, str(part["rows"]), difference, f"{part['top1_agreement']:.2%}", _verdict(part)])
+    title = f"against {result['against']}, largest difference allowed {result['tolerance']:.1e}"
+    print_table(title, ["inputs", "rows", "largest difference", "same largest entry", "verdict"], rows)
+    for part in result["parts"].values():
+        if part["first_layer"] is not None:
+            print(f"first layer that differs: {part['first_layer']}")
+    print(_verdict(result))
+
+
+def _verdict(part: dict[str, Any]) -> str:
+    return "passed" if part["passed"] else "FAILED"

@@ -1,0 +1,280 @@
+"""`losparse compress MODEL OUT`: fine-tune a model while compressing it, and save the small checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..data import Examples, load_examples, relabel, split_examples
+from ..errors import LosparseError
+from ..methods import METHODS
+from ..recipe import TASKS, Recipe, Training
+from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
+from .folders import check_out, new_folder
+from .machine import versions
+from .output import Progress, check_json_target, human_bytes, print_table, write_json
+from .parser import add_dataclass_flags, given, positive_int
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..finetune import FineTuneResult
+    from ..tokens import Tokenized
+
+REPORT = "losparse_report.json"
+_VALIDATION_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One compression, with everything opened and checked."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    model: PreTrainedModel
+    teacher: PreTrainedModel | None
+    tokenizer: PreTrainedTokenizerBase
+    parts: tuple[Tokenized, Tokenized]
+    max_length: int
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options; those of the method and of training are the fields of their dataclasses."""
+    parser.add_argument("model", metavar="MODEL", help="dense model: a folder, or a hub id as owner/name")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist")
+    parser.add_argument(
+        "--recipe", type=Path, metavar="FILE", help="JSON or YAML with any of the keys below; flags win"
+    )
+    parser.add_argument("--task", choices=TASKS, help="what the model is to do (default text-classification)")
+    parser.add_argument("--method", choices=list(METHODS), help="how to compress (default losparse)")
+    parser.add_argument("--targets", nargs="+", metavar="PATTERN", help="layers to compress (default: those in blocks)")
+    parser.add_argument("--ignore", nargs="+", metavar="PATTERN", help="layers to leave dense")
+    parser.add_argument("--teacher", metavar="MODEL", help="fine-tuned model to imitate; needs --distill-weight")
+    parser.add_argument("--resume", action="store_true", help="go on with OUT.partial, where a training was cut off")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if losparse wrote it")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help=f"also write the report ({REPORT} in OUT) to this file"
+    )
+    data = parser.add_argument_group("data (csv, tsv or jsonl files, or hub data sets as owner/name[@config][:split])")
+    data.add_argument("--train", required=True, metavar="F", help="labelled texts to train on")
+    data.add_argument("--validation", metavar="F", help="labelled texts to measure on (default: a part of --train)")
+    data.add_argument(
+        "--validation-share",
+        type=float,
+        metavar="S",
+        help="share of --train to hold out without --validation (default 0.1)",
+    )
+    data.add_argument("--text-column", metavar="NAME", help="column of texts, words or questions")
+    data.add_argument("--pair-column", metavar="NAME", help="column of second texts or contexts")
+    data.add_argument("--label-column", metavar="NAME", help="column of labels, tags or answers")
+    data.add_argument("--max-length", type=positive_int, metavar="N", help="tokens of a text (default: all positions)")
+    add_dataclass_flags(parser, "method", *METHODS.values())
+    add_dataclass_flags(parser, "training", Training)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compress, save and print what came of it."""
+    from .training import check_work, work_folder
+
+    if _rank() > 0:
+        return _train_along(options)
+    recipe = read_recipe(options)
+    source = find_model(options.model)
+    check_out(options.out, overwrite=options.overwrite, sources=(source,))
+    check_json_target(options.json)
+    flags = {"resume": options.resume, "overwrite": options.overwrite}
+    settings = {**_settings(options), "recipe": recipe.to_dict()}
+    check_work(options.out, settings, **flags)
+    progress = Progress(verbose=options.verbose)
+    job = _prepare(options, recipe, source, progress)
+    with work_folder(options.out, settings, **flags) as work:
+        result = _train(job, work, progress, resume=options.resume)
+        report = _save(options, job, result)
+    _print(options.out, report)
+    if options.json is not None:
+        write_json(options.json, report)
+    return 0
+
+
+def _rank() -> int:
+    """Return which process of a distributed training this is, as torchrun and accelerate number them; 0 if alone."""
+    rank = os.environ.get("RANK")
+    if rank is not None and not torch.cuda.is_available():
+        # Without it accelerate takes the processes for strangers where there is no GPU, and each trains on its own.
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    return int(rank or 0)
+
+
+def _train_along(options: argparse.Namespace) -> int:
+    """Be one of the other processes of a distributed training: take part in it, and leave all writing to the first."""
+    from .training import work_path
+
+    silent = Progress(verbose=False, draws=False)
+    job = _prepare(options, read_recipe(options), find_model(options.model), silent)
+    _train(job, work_path(options.out), silent, resume=options.resume)
+    return 0
+
+
+def _train(job: _Job, work: Path, progress: Progress, *, resume: bool) -> FineTuneResult:
+    from .training import train_model
+
+    return train_model(
+        job.model,
+        job.tokenizer,
+        job.parts,
+        job.recipe,
+        work,
+        progress,
+        compress=True,
+        teacher=job.teacher,
+        resume=resume,
+    )
+
+
+def read_recipe(options: argparse.Namespace) -> Recipe:
+    """Put the flags over the recipe file, and that over the defaults.
+
+    Raises:
+        LosparseError: a value is out of range, or a flag is not one of the method's.
+    """
+    data = (Recipe() if options.recipe is None else Recipe.read(options.recipe)).to_dict()
+    if options.method is not None and options.method != data["method"]["name"]:
+        data["method"] = {"name": options.method}
+    data["method"] |= given(options, "method")
+    data["training"] |= given(options, "training")
+    data |= {key: value for key in ("task", "targets", "ignore") if (value := getattr(options, key)) is not None}
+    recipe = Recipe.from_dict(data)
+    if (recipe.training.distill_weight > 0) != (options.teacher is not None):
+        raise LosparseError(
+            "distillation needs both --teacher MODEL and --distill-weight above 0, got "
+            f"{'no teacher' if options.teacher is None else 'a teacher'} and weight {recipe.training.distill_weight:g}"
+        )
+    return recipe
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    names = (
+        "model",
+        "teacher",
+        "train",
+        "validation",
+        "validation_share",
+        "text_column",
+        "pair_column",
+        "label_column",
+    )
+    return {name: getattr(options, name) for name in (*names, "max_length")}
+
+
+def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress: Progress) -> _Job:
+    """Open and check everything: the cheap first, the model before the data is tokenised, all before training."""
+    from . import models
+    from .training import check_schedule, default_save_steps, tokenize_parts
+
+    checkpoint = read_checkpoint(source)
+    refuse_compressed(checkpoint)
+    known = models.labels_of(checkpoint, recipe.task)
+    if known is None and options.teacher is not None:
+        known = models.labels_of(read_checkpoint(find_model(options.teacher)), recipe.task)
+    train, validation = _load_data(options, recipe, known)
+    models.quiet_transformers()
+    with progress.stage("opening the model"):
+        tokenizer = models.load_tokenizer(source)
+        model = models.load_model(checkpoint, recipe.task, train.label_names, recipe.training.seed)
+        models.check_compressible(model, recipe)
+        teacher = _open_teacher(options.teacher, recipe, train, tokenizer)
+    length = models.max_length(model, tokenizer, options.max_length)
+    parts = tokenize_parts(train, validation, tokenizer, recipe.task, length, progress)
+    steps = check_schedule(recipe, len(parts[0]))
+    if recipe.training.save_steps is None:
+        recipe = replace(recipe, training=replace(recipe.training, save_steps=default_save_steps(steps)))
+    return _Job(checkpoint, recipe, model, teacher, tokenizer, parts, length)
+
+
+def _load_data(options: argparse.Namespace, recipe: Recipe, known: tuple[str, ...] | None) -> tuple[Examples, Examples]:
+    """Read both parts; labels are those of the training part, in the order of a model that knows them."""
+    columns = {name: getattr(options, name) for name in ("text_column", "pair_column", "label_column")}
+    train = load_examples(options.train, task=recipe.task, split="train", **columns)
+    train = relabel(train, known) if known is not None else train
+    if options.validation is None:
+        share = _VALIDATION_SHARE if options.validation_share is None else options.validation_share
+        return split_examples(train, share, recipe.training.seed)
+    if options.validation_share is not None:
+        raise LosparseError("--validation-share is the share of --train to hold out; leave it out with --validation")
+    names = train.label_names or None
+    return train, load_examples(options.validation, task=recipe.task, label_names=names, split="validation", **columns)
+
+
+def _open_teacher(
+    name: str | None, recipe: Recipe, train: Examples, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel | None:
+    """Open the model to imitate; it must have the labels and the vocabulary of the model to train."""
+    from . import models
+
+    if name is None:
+        return None
+    checkpoint = read_checkpoint(find_model(name))
+    known = models.labels_of(checkpoint, recipe.task)
+    if train.label_names and known is not None and known != train.label_names:
+        raise LosparseError(
+            f"the teacher '{name}' has the labels {', '.join(known)}, training has {', '.join(train.label_names)}; "
+            "both must have the same in the same order"
+        )
+    vocabulary = int(checkpoint.config.get("vocab_size", len(tokenizer)))
+    if vocabulary < len(tokenizer):
+        raise LosparseError(f"the teacher '{name}' has {vocabulary} tokens, the model's tokenizer {len(tokenizer)}")
+    return models.load_model(checkpoint, recipe.task, train.label_names, recipe.training.seed)
+
+
+def _save(options: argparse.Namespace, job: _Job, result: FineTuneResult) -> dict[str, Any]:
+    """Write checkpoint and report; returns the report."""
+    from .training import save_model
+
+    assert result.compression is not None  # fine_tune was given a method
+    with new_folder(options.out, overwrite=options.overwrite) as folder:
+        save_model(job.model, job.tokenizer, folder)
+        report = {
+            "format": 1,
+            **_settings(options),
+            "recipe": job.recipe.to_dict(),
+            "max_length": job.max_length,
+            "examples": {"train": len(job.parts[0]), "validation": len(job.parts[1])},
+            "truncated": {"train": job.parts[0].truncated, "validation": job.parts[1].truncated},
+            "steps": result.steps,
+            "seconds": result.seconds,
+            "metrics": result.metrics,
+            "compression": result.compression.to_dict(),
+            "file_bytes": read_checkpoint(folder).file_bytes,
+            "dense_file_bytes": job.checkpoint.file_bytes,
+            "versions": versions("torch", "transformers"),
+        }
+        write_json(folder / REPORT, report)
+    return report
+
+
+def _print(out: Path, report: dict[str, Any]) -> None:
+    counts = report["compression"]
+    rows = [
+        _row("layers, parameters", counts["dense_parameters"], counts["parameters"], "{:,}".format),
+        _row("model, parameters", counts["model_dense_parameters"], counts["model_parameters"], "{:,}".format),
+        _row("weights on disk", report["dense_file_bytes"], report["file_bytes"], human_bytes),
+    ]
+    print_table(
+        f"{out}: {report['steps']} steps in {report['seconds']:.0f} s", ["", "dense", "compressed", "share"], rows
+    )
+    for name in ("accuracy", "loss"):
+        if name in report["metrics"]:
+            print(f"validation {name}: {report['metrics'][name]:.4f}")
+    if any(report["truncated"].values()):
+        cut = " and ".join(f"{count} of {part}" for part, count in report["truncated"].items() if count)
+        print(f"longer than {report['max_length']} tokens: {cut}")
+
+
+def _row(name: str, dense: int, stored: int, show: Any) -> list[str]:
+    return [name, show(dense), show(stored), f"{stored / dense:.1%}"]

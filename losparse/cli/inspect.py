@@ -1,0 +1,201 @@
+"""`losparse inspect DIR`: what the layers of a checkpoint or an ONNX folder store. Loads no torch."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import LosparseError
+from .checkpoint import Checkpoint, read_checkpoint, read_json_object
+from .output import check_json_target, human_bytes, print_table, write_json
+
+_IN_BLOCK = re.compile(r"\.\d+\..*\.weight$")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer as stored; counts are parameters, biases and indices not counted."""
+
+    name: str
+    out_features: int
+    in_features: int
+    rank: int | None
+    kept: int | None
+    axis: str | None
+    parameters: int
+    lowering: str | None = None
+
+    @property
+    def dense_parameters(self) -> int:
+        """Parameters of the dense weight."""
+        return self.out_features * self.in_features
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder holds.
+
+    Attributes:
+        kind: "compressed checkpoint", "dense checkpoint" or "ONNX folder".
+        layers: compressed layers; for a dense checkpoint the weights in its transformer blocks.
+        model_parameters: of the whole model; indices not counted.
+        file_bytes: size of the model's files.
+    """
+
+    kind: str
+    layers: tuple[Layer, ...]
+    model_parameters: int
+    file_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        stored = sum(layer.parameters for layer in self.layers)
+        dense = sum(layer.dense_parameters for layer in self.layers)
+        return {
+            "kind": self.kind,
+            "model_parameters": self.model_parameters,
+            "file_bytes": self.file_bytes,
+            "layer_parameters": stored,
+            "layer_dense_parameters": dense,
+            "layer_share": stored / dense if dense else None,
+            "layers": [{**asdict(layer), "share": layer.parameters / layer.dense_parameters} for layer in self.layers],
+        }
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="checkpoint (compressed or dense) or ONNX folder")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table to this file")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the table."""
+    check_json_target(options.json)
+    contents = read_contents(options.folder)
+    _print(options.folder, contents)
+    if options.json is not None:
+        write_json(options.json, contents.to_dict())
+    return 0
+
+
+def read_contents(folder: Path) -> Contents:
+    """Read what a folder holds, from its configuration and headers.
+
+    Raises:
+        LosparseError: it is neither a checkpoint nor an ONNX folder, or it contradicts itself.
+    """
+    if (folder / "losparse.json").is_file():
+        return _onnx_contents(folder)
+    checkpoint = read_checkpoint(folder)
+    layers = compressed_layers(checkpoint) if checkpoint.compressed else _dense_layers(checkpoint)
+    kind = "compressed checkpoint" if checkpoint.compressed else "dense checkpoint"
+    total = sum(math.prod(shape) for name, shape in checkpoint.shapes.items() if not name.endswith(".kept"))
+    return Contents(kind, layers, total, checkpoint.file_bytes)
+
+
+def compressed_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
+    """Return the layers that a compressed folder's configuration lists, checked against the tensors it stores.
+
+    Raises:
+        LosparseError: the configuration and the tensors disagree.
+    """
+    entries = (checkpoint.quantization or {}).get("layers")
+    if not isinstance(entries, dict) or not entries:
+        raise LosparseError(f"'{checkpoint.folder}' says it is compressed, but its config.json lists no layers")
+    return tuple(_compressed_layer(checkpoint, name, entries[name]) for name in sorted(entries, key=_natural))
+
+
+def _compressed_layer(checkpoint: Checkpoint, name: str, entry: Any) -> Layer:
+    try:
+        out, into, rank, kept = (int(entry[key]) for key in ("out", "in", "rank", "kept"))
+        axis = str(entry["axis"])
+        _check_sizes(out, into)
+    except (TypeError, KeyError, ValueError):
+        raise LosparseError(f"'{checkpoint.folder}': the entry of layer '{name}' in config.json is malformed") from None
+    sparse = (kept, into) if axis == "out" else (out, kept)
+    expected = {"u": (out, rank), "v": (rank, into), "sparse": sparse}
+    for part, shape in expected.items():
+        stored = checkpoint.shapes.get(f"{name}.{part}")
+        if 0 not in shape and stored != shape:
+            raise LosparseError(
+                f"'{checkpoint.folder}': config.json says '{name}.{part}' is {_shape(shape)}, the weights have "
+                f"{'none' if stored is None else _shape(stored)}; config.json and weights are from different models"
+            )
+    parameters = sum(math.prod(shape) for shape in expected.values())
+    return Layer(name, out, into, rank, kept, axis, parameters)
+
+
+def _dense_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
+    """Return the weights that have two axes and lie in numbered blocks."""
+    return tuple(
+        Layer(name.removesuffix(".weight"), shape[0], shape[1], None, None, None, math.prod(shape))
+        for name, shape in sorted(checkpoint.shapes.items(), key=lambda item: _natural(item[0]))
+        if len(shape) == 2 and _IN_BLOCK.search(name)
+    )
+
+
+def _natural(name: str) -> list[Any]:
+    """Return a key by which block 10 comes after block 9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _onnx_contents(folder: Path) -> Contents:
+    from losparse_runtime import read_metadata
+
+    metadata = read_metadata(folder)
+    plan = read_json_object(folder / "plan.json") if (folder / "plan.json").is_file() else {}
+    try:
+        layers = tuple(
+            _planned_layer(name, plan["layers"][name]) for name in sorted(plan.get("layers", {}), key=_natural)
+        )
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise LosparseError(f"'{folder / 'plan.json'}' is malformed ({error!r}); export the folder again") from None
+    file_bytes = sum(record.bytes for record in metadata.files.values())
+    return Contents("ONNX folder", layers, int(metadata.parameters["model"]), file_bytes)
+
+
+def _planned_layer(name: str, entry: dict[str, Any]) -> Layer:
+    out, into = (int(size) for size in entry["shape"])
+    rank, kept, axis = int(entry["rank"]), int(entry["kept"]), str(entry["axis"])
+    _check_sizes(out, into)
+    parameters = rank * (out + into) + kept * (into if axis == "out" else out)
+    return Layer(name, out, into, rank, kept, axis, parameters, str(entry["lowering"]))
+
+
+def _check_sizes(out: int, into: int) -> None:
+    if min(out, into) < 1:
+        raise ValueError(f"a layer cannot be {out}x{into}")
+
+
+def _print(folder: Path, contents: Contents) -> None:
+    columns = ["layer", "shape", "rank", "kept", "parameters", "share"]
+    planned = contents.kind == "ONNX folder"
+    rows = [_row(layer) + ([layer.lowering or "-"] if planned else []) for layer in contents.layers]
+    print_table(f"{folder}: {contents.kind}", columns + (["lowering"] if planned else []), rows)
+    totals = contents.to_dict()
+    stored, dense, share = (totals[key] for key in ("layer_parameters", "layer_dense_parameters", "layer_share"))
+    if share is not None:
+        print(f"layers: {stored:,} of {dense:,} parameters ({share:.1%})")
+    print(f"model: {contents.model_parameters:,} parameters")
+    print(f"files: {contents.file_bytes:,} bytes ({human_bytes(contents.file_bytes)})")
+
+
+def _row(layer: Layer) -> list[str]:
+    kept = "-" if layer.kept is None else f"{layer.kept} {'rows' if layer.axis == 'out' else 'columns'}"
+    return [
+        layer.name,
+        _shape((layer.out_features, layer.in_features)),
+        "-" if layer.rank is None else str(layer.rank),
+        kept,
+        f"{layer.parameters:,}",
+        f"{layer.parameters / layer.dense_parameters:.1%}",
+    ]
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(str(size) for size in shape)

@@ -1,0 +1,123 @@
+"""Entry of the command line: picks the command, and turns every failure into one line and an exit code.
+
+    0  done               2  input that the user can mend: one line on stderr, nothing written
+    1  a check failed     3  a defect of losparse: one line with the exception's type; --traceback shows where
+                        130  interrupted
+
+Only the module of the command that runs is imported, so `losparse --help` loads neither torch nor onnxruntime.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+
+from .. import __version__
+from ..errors import LosparseError
+from .parser import CommandParser
+
+COMMANDS = {
+    "compress": "fine-tune a model while compressing it",
+    "export": "write a checkpoint, compressed or dense, as an ONNX folder",
+    "check": "compare an ONNX folder with the model it came from",
+    "bench": "time an ONNX folder, alone or against another one",
+    "run": "run an ONNX folder on texts",
+    "inspect": "show what the layers of a folder store",
+    "demo": "all of it, on a model and texts that need no files of yours",
+}
+
+OK, CHECK_FAILED, USER_ERROR, DEFECT, INTERRUPTED = 0, 1, 2, 3, 130
+
+_EXTRAS = {
+    "accelerate": "train",
+    "safetensors": "train",
+    "torch": "train",
+    "transformers": "train",
+    "onnx": "export",
+    "onnx_ir": "export",
+    "onnxscript": "export",
+    "onnxruntime": "runtime",
+    "tokenizers": "runtime",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code.
+
+    Args:
+        argv: arguments after the program's name; default: those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = build_parser(arguments).parse_args(arguments)
+        with warnings.catch_warnings():
+            if not options.verbose and not sys.warnoptions:
+                warnings.simplefilter("ignore")  # other people's deprecations are not the user's business
+            logging.basicConfig(level=logging.WARNING, format="losparse: %(message)s")
+            for package in ("losparse", "losparse_export", "losparse_runtime"):
+                logging.getLogger(package).setLevel(logging.INFO if options.verbose else logging.WARNING)
+            code: int = options.run(options)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt as error:
+        print("losparse: interrupted" + (f"; {error}" if str(error) else ""), file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout (`| head`) has what it wanted; without this, Python complains again while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception as error:
+        if "--traceback" in arguments:
+            traceback.print_exc()
+        return _report(error)
+
+
+def build_parser(arguments: Sequence[str]) -> CommandParser:
+    """Build the parser; only the command that is asked for gets its options."""
+    parser = CommandParser(
+        prog="losparse",
+        description="Compress transformers by low rank plus structured sparsity, down to a fast ONNX model.",
+        epilog="losparse COMMAND --help shows the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"losparse {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        if name == chosen:
+            import_module(f".{name}", __package__).add_options(command)
+            common = command.add_argument_group("common")
+            common.add_argument("--verbose", action="store_true", help="say on stderr what is being done")
+            common.add_argument("--traceback", action="store_true", help="show where an error came from")
+    return parser
+
+
+def _report(error: Exception) -> int:
+    """Print one line for an exception; returns the exit code."""
+    message = " ".join(str(error).split())
+    if isinstance(error, LosparseError | OSError) or _is_runtime_error(error):
+        code = USER_ERROR
+    elif isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in _EXTRAS:
+        code = USER_ERROR
+        package = str(error.name).partition(".")[0]
+        message = f"this command needs {package}: pip install 'losparse[{_EXTRAS[package]}]'"
+    else:
+        code = DEFECT
+        message = f"unexpected {type(error).__name__}: {message}; add --traceback to see where, and report it"
+    print(f"losparse: error: {message}", file=sys.stderr)
+    return code
+
+
+def _is_runtime_error(error: Exception) -> bool:
+    """Tell whether the serving package raised it, without importing that package."""
+    errors = sys.modules.get("losparse_runtime.errors")
+    return errors is not None and isinstance(error, errors.LosparseRuntimeError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

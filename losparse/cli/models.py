@@ -1,0 +1,160 @@
+"""Models and tokenizers opened for training, with everything checked that can be checked before training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from ..errors import LosparseError
+from ..recipe import Recipe
+from ..targets import find_targets, weight_of
+from .checkpoint import Checkpoint
+
+AUTO_CLASSES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+}
+
+_HEAD_OF = {"text-classification": "ForSequenceClassification", "token-classification": "ForTokenClassification"}
+_NO_LIMIT = 512
+"""Maximum length in tokens where neither the model nor its tokenizer has one."""
+
+
+def quiet_transformers() -> None:
+    """Keep transformers' own progress bars and advice out of the command line's output."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+
+
+def labels_of(checkpoint: Checkpoint, task: str) -> tuple[str, ...] | None:
+    """Return the labels of a model that was trained for the task, by class id; None for generic or no labels."""
+    table = checkpoint.config.get("id2label")
+    architectures = checkpoint.config.get("architectures") or []
+    if task not in _HEAD_OF or not isinstance(table, dict) or not any(_HEAD_OF[task] in name for name in architectures):
+        return None
+    names = tuple(str(table.get(str(number))) for number in range(len(table)))
+    return None if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
+
+
+def load_model(checkpoint: Checkpoint, task: str, labels: Sequence[str], seed: int) -> PreTrainedModel:
+    """Open a dense model in fp32 for a task; a head it does not have is made from `seed`.
+
+    Raises:
+        LosparseError: the model cannot be opened, lacks weights of its blocks, or has weights that are not finite.
+    """
+    options: dict[str, Any] = {}
+    if labels:
+        options["id2label"] = dict(enumerate(labels))
+        options["label2id"] = {name: number for number, name in enumerate(labels)}
+    set_seed(seed)
+    try:
+        model, info = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(
+            str(checkpoint.folder),
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:  # transformers and safetensors raise unrelated types for unfit folders
+        raise LosparseError(
+            f"model '{checkpoint.folder}' cannot be opened for {task}: {_first_sentence(error)}"
+        ) from error
+    _check_complete(checkpoint, model, info)
+    return check_finite(checkpoint.folder, model)
+
+
+def _check_complete(checkpoint: Checkpoint, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Refuse a folder that lacks weights which no training could make up for; a new head is fine."""
+    wrong = {name for name, *_ in info["mismatched_keys"]} | set(info["missing_keys"])
+    base = model.base_model_prefix
+    encoder = sorted(name for name in wrong if name.startswith(f"{base}.") and ".pooler." not in f".{name}")
+    if encoder:
+        raise LosparseError(
+            f"model '{checkpoint.folder}' lacks {len(encoder)} weights of its {model.config.model_type} architecture, "
+            f"or has them in another shape, the first is '{encoder[0]}'; config.json and weights do not fit"
+        )
+
+
+def check_finite(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model if all its weights are finite.
+
+    Raises:
+        LosparseError: a weight holds NaN or infinity.
+    """
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise LosparseError(f"model '{folder}' has NaN or infinity in '{name}'; use a sound copy of the model")
+    return model
+
+
+def check_compressible(model: nn.Module, recipe: Recipe) -> None:
+    """Try the method on the shapes of the layers, without their values: fast, and before any training.
+
+    Raises:
+        LosparseError: the model has no layer to compress, or the budget cannot be met in one of them.
+    """
+    for name, module in find_targets(model, recipe.targets, recipe.ignore).items():
+        bias = getattr(module, "bias", None)
+        weight = torch.empty(weight_of(module).shape, device="meta")
+        recipe.method.start(name, weight, None if bias is None else torch.empty(bias.shape, device="meta"))
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Open a folder's tokenizer.
+
+    Raises:
+        LosparseError: there is none, or it has no fast form or no padding token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # transformers raises unrelated types for what it cannot read
+        raise LosparseError(
+            f"the tokenizer of '{folder}' cannot be opened: {_first_sentence(error)}; it needs tokenizer.json"
+        ) from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # transformers makes an empty one where there is none
+        raise LosparseError(f"the tokenizer of '{folder}' has no words; it needs tokenizer.json, or vocabulary files")
+    if not tokenizer.is_fast:
+        raise LosparseError(f"the tokenizer of '{folder}' has no fast form; it needs tokenizer.json")
+    if tokenizer.pad_token is None:
+        raise LosparseError(f"the tokenizer of '{folder}' has no padding token; set pad_token in tokenizer_config.json")
+    return tokenizer
+
+
+def max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:
+    """Return how many tokens a text may have: what is wanted, or all that the model has positions for.
+
+    Raises:
+        LosparseError: more is wanted than the model has positions.
+    """
+    limit = position_count(model)
+    if limit is None:
+        limit = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else wanted or _NO_LIMIT
+    if wanted is not None and wanted > limit:
+        raise LosparseError(f"--max-length must be at most the model's {limit} positions, got {wanted}")
+    return limit if wanted is None else wanted
+
+
+def position_count(model: PreTrainedModel) -> int | None:
+    """Return the positions a model really has; RoBERTa and MPNet lose those up to their padding index."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    count = getattr(model.config, "max_position_embeddings", None)
+    return count if isinstance(count, int) and count > 0 else None
+
+
+def _first_sentence(error: Exception) -> str:
+    """Return the beginning of another library's message, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 240 else text[:237] + "..."

@@ -1,0 +1,107 @@
+"""argparse as losparse uses it: one line for an error, and flags made from the fields of a dataclass."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NoReturn
+
+from ..errors import LosparseError
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that raises instead of exiting, and takes no abbreviated flags."""
+
+    def __init__(self, **options: Any) -> None:
+        """Build the parser; `allow_abbrev` is off, so that a new flag cannot change what an old command means."""
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print with its usage.
+
+        Raises:
+            LosparseError: always.
+        """
+        raise LosparseError(f"{message}; see {self.prog} --help")
+
+
+def add_dataclass_flags(parser: argparse.ArgumentParser, title: str, *kinds: type) -> None:
+    """Add one flag for every field of the dataclasses; a field that several have is one flag.
+
+    Flags that are not given leave nothing in the namespace, so that a recipe file can be told from a flag.
+
+    Args:
+        parser: gets a group of flags.
+        title: of the group; flags end up in the namespace as `title.field`.
+        kinds: dataclasses; their docstrings' `Attributes` sections are the help.
+    """
+    group = parser.add_argument_group(f"{title} (keys of `{title}` in a recipe file)")
+    for name, (field, kind, help_text) in _fields(kinds).items():
+        options: dict[str, Any] = {"dest": f"{title}.{name}", "default": argparse.SUPPRESS, "help": help_text}
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options |= _value_options(kind, name)
+        if field.default is not None and field.default is not dataclasses.MISSING:
+            options["help"] += f" (default {field.default})"
+        group.add_argument(f"--{name.replace('_', '-')}", **options)
+
+
+def given(options: argparse.Namespace, title: str) -> dict[str, Any]:
+    """Return the flags of a group that the user gave, by field name."""
+    prefix = f"{title}."
+    return {name.removeprefix(prefix): value for name, value in vars(options).items() if name.startswith(prefix)}
+
+
+def _fields(kinds: Iterable[type]) -> dict[str, tuple[dataclasses.Field[Any], Any, str]]:
+    found: dict[str, tuple[dataclasses.Field[Any], Any, str]] = {}
+    for kind in kinds:
+        hints = typing.get_type_hints(kind)
+        help_texts = _attribute_docs(kind)
+        for field in dataclasses.fields(kind):
+            if field.init and field.name not in found:
+                found[field.name] = (field, hints[field.name], help_texts.get(field.name, ""))
+    return found
+
+
+def _attribute_docs(kind: type) -> dict[str, str]:
+    """Return the `Attributes` sections of a dataclass and its bases, one line a field."""
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        section = re.search(r"^    Attributes:\n((?:        .*\n?|\s*\n)+)", base.__doc__ or "", re.MULTILINE)
+        for entry in re.finditer(r"^ {8}(\w+): (.+(?:\n {9,}.+)*)", section[1] if section else "", re.MULTILINE):
+            docs[entry[1]] = " ".join(entry[2].split()).replace("%", "%%")
+    return docs
+
+
+def _value_options(kind: Any, name: str) -> dict[str, Any]:
+    """Return argparse options for a field's type: int, float, str, a Literal, or one of them or None."""
+    inner = [part for part in typing.get_args(kind) if part is not type(None)]
+    optional = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+    if typing.get_origin(kind) is Literal:
+        return {"choices": inner}
+    if optional and len(inner) == 1 and inner[0] in (int, float, str):
+        return {"type": _or_none(inner[0]), "metavar": inner[0].__name__.upper()}
+    if kind in (int, float, str):
+        return {"type": kind, "metavar": kind.__name__.upper()}
+    raise TypeError(f"field {name!r} of type {kind} cannot be a flag")
+
+
+def _or_none(kind: type) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        return None if text.lower() == "none" else kind(text)
+
+    parse.__name__ = kind.__name__  # argparse names it in "invalid float value"
+    return parse
+
+
+def positive_int(text: str) -> int:
+    """Parse a whole number above 0, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {value}")
+    return value

@@ -1,0 +1,116 @@
+"""`losparse run ONNX_DIR TEXT ...`: what the model says to some texts. Loads no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import LosparseError
+from .output import Progress, print_table
+from .parser import positive_int
+
+if TYPE_CHECKING:
+    from losparse_runtime import Session
+
+
+_BATCHES = 16
+"""Batches between two moves of the progress bar; texts are sorted by length within them."""
+
+
+def add_session_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that opens a session."""
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="threads of one run (default: all CPUs granted)"
+    )
+    parser.add_argument(
+        "--provider",
+        dest="providers",
+        nargs="+",
+        default=["CPUExecutionProvider"],
+        metavar="NAME",
+        help="onnxruntime execution providers, most wanted first (default CPUExecutionProvider)",
+    )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("folder", type=Path, metavar="ONNX_DIR", help="what `losparse export` wrote")
+    parser.add_argument("texts", nargs="*", default=[], metavar="TEXT", help="texts; without any, the lines of stdin")
+    parser.add_argument("--pair", nargs="+", metavar="TEXT", help="second text of each text, for models of two texts")
+    parser.add_argument("--question", metavar="TEXT", help="question that each text is to answer (question-answering)")
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=32, metavar="N", help="texts in one run (default 32)"
+    )
+    add_session_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the texts and print what comes out."""
+    from losparse_runtime import Session
+
+    texts = options.texts or _lines_of_stdin()
+    session = Session(options.folder, providers=options.providers, threads=options.threads)
+    if options.question is not None and session.task != "question-answering":
+        raise LosparseError(f"--question is for question-answering, '{options.folder}' does {session.task}")
+    if options.pair is not None and session.task != "text-classification":
+        raise LosparseError(f"--pair is for text-classification, '{options.folder}' does {session.task}")
+    show = {"text-classification": _classify, "token-classification": _tag, "question-answering": _answer}
+    show.get(session.task, _embed)(session, texts, options)
+    return 0
+
+
+def _lines_of_stdin() -> list[str]:
+    lines = [] if sys.stdin.isatty() else [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+    if not lines:
+        raise LosparseError("no text to run; give texts after the folder, or lines on stdin")
+    return lines
+
+
+def _classify(session: Session, texts: list[str], options: argparse.Namespace) -> None:
+    pairs = options.pair
+    if pairs is not None and len(pairs) != len(texts):
+        raise LosparseError(f"--pair must have one text for each of the {len(texts)} texts, got {len(pairs)}")
+    rows = []
+    for part in _parts(texts, options):
+        second = None if pairs is None else pairs[part]
+        results = session.classify(texts[part], options.batch_size, pairs=second)
+        rows += [[each.label, f"{each.score:.4f}", text] for each, text in zip(results, texts[part], strict=True)]
+    print_table("", ["label", "score", "text"], rows, left=(0, 2))
+
+
+def _tag(session: Session, texts: list[str], options: argparse.Namespace) -> None:
+    found = [tags for part in _parts(texts, options) for tags in session.tag(texts[part], options.batch_size)]
+    rows = [
+        [tag.label, f"{tag.score:.4f}", tag.text, str(number)]
+        for number, tags in enumerate(found, start=1)
+        for tag in tags
+    ]
+    print_table("", ["label", "score", "token", "text"], rows, left=(0, 2))
+
+
+def _answer(session: Session, texts: list[str], options: argparse.Namespace) -> None:
+    if options.question is None:
+        raise LosparseError("a question-answering folder needs --question, and the texts that hold the answer")
+    answers = [session.answer(options.question, text) for part in _parts(texts, options) for text in texts[part]]
+    print_table("", ["answer", "score", "start"], [[a.text, f"{a.score:.4f}", str(a.start)] for a in answers])
+
+
+def _embed(session: Session, texts: list[str], options: argparse.Namespace) -> None:
+    """Print one JSON list a text: a vector is for another program to read."""
+    for vector in [row for part in _parts(texts, options) for row in session.embed(texts[part], options.batch_size)]:
+        print(json.dumps([float(f"{value:.8g}") for value in vector]))
+
+
+def _parts(texts: list[str], options: argparse.Namespace) -> Iterator[slice]:
+    """Yield the texts as slices of a few batches, under a progress bar."""
+    size = _BATCHES * options.batch_size
+    with Progress(verbose=options.verbose).stage("running", len(texts)) as advance:
+        for first in range(0, len(texts), size):
+            part = slice(first, min(first + size, len(texts)))
+            yield part
+            advance(part.stop - part.start)

@@ -1,0 +1,214 @@
+"""What `losparse compress` and `losparse demo` share: training with a progress bar, resuming, saving."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from ..data import Examples, tokenize
+from ..errors import LosparseError
+from ..finetune import FineTuneResult, fine_tune
+from ..recipe import Recipe, Training
+from ..tokens import Tokenized
+from .checkpoint import read_json_object
+from .output import Advance, Progress, write_json
+
+SETTINGS = "settings.json"
+_SAVES = 10
+"""Checkpoints of a training whose recipe does not say how many; only the last one is kept."""
+
+
+class _StepCallback(TrainerCallback):  # type: ignore[misc]
+    """Moves a progress bar by one for every optimizer step, and then for every batch that is measured."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.advance = advance
+        self.measuring = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Tell the bar its length; a resumed training has done a part of it."""
+        self.advance(state.global_step, total=state.max_steps)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Count one step."""
+        self.advance(1)
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count one batch of the evaluation that follows training."""
+        if not self.measuring:
+            self.measuring = True
+            self.advance(-state.global_step, total=len(kwargs["eval_dataloader"]), title="measuring on validation")
+        self.advance(1)
+
+
+def tokenize_parts(
+    train: Examples,
+    validation: Examples,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    length: int,
+    progress: Progress,
+) -> tuple[Tokenized, Tokenized]:
+    """Tokenise both parts under one progress bar."""
+    with progress.stage("tokenising", len(train) + len(validation)) as advance:
+        first, second = (
+            tokenize(part, tokenizer, task=task, max_length=length, progress=advance) for part in (train, validation)
+        )
+    return first, second
+
+
+def step_count(training: Training, rows: int) -> int:
+    """Return how many optimizer steps the Trainer takes in one process; more processes take fewer."""
+    if training.max_steps is not None:
+        return training.max_steps
+    batches = math.ceil(rows / training.batch_size)
+    return math.ceil(training.epochs * max(math.ceil(batches / training.gradient_accumulation), 1))
+
+
+def check_schedule(recipe: Recipe, rows: int) -> int:
+    """Return the optimizer steps of a recipe, if its pruning schedule fits into them.
+
+    Raises:
+        LosparseError: the schedule is longer than training.
+    """
+    steps = step_count(recipe.training, rows)
+    schedule = getattr(recipe.method, "schedule", None)
+    if schedule is not None:
+        schedule(steps)
+    return steps
+
+
+def train_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    parts: tuple[Tokenized, Tokenized],
+    recipe: Recipe,
+    work: Path,
+    progress: Progress,
+    *,
+    compress: bool,
+    teacher: nn.Module | None = None,
+    resume: bool = False,
+    title: str = "compressing",
+) -> FineTuneResult:
+    """Fine-tune a model in place, and compress it while training if asked to.
+
+    Args:
+        model: dense; afterwards in its compact form if `compress`.
+        tokenizer: pads the batches.
+        parts: training and validation rows.
+        recipe: method, training and layers.
+        work: folder for checkpoints.
+        progress: shows one bar over the optimizer steps.
+        compress: False trains the dense model and ignores the method.
+        teacher: model to imitate, where the recipe distils.
+        resume: go on from the last checkpoint in `work`.
+        title: of the bar.
+    """
+    # The Trainer prints its logs on stdout where its own bar is off; stdout is for results.
+    with progress.stage(title) as advance, contextlib.redirect_stdout(io.StringIO()):
+        return fine_tune(
+            model,
+            tokenizer,
+            *parts,  # type: ignore[arg-type]  # a Sequence is a map-style data set
+            recipe.training,
+            output_dir=work,
+            method=recipe.method if compress else None,
+            teacher=teacher,
+            targets=recipe.targets if compress else None,
+            ignore=recipe.ignore if compress else (),
+            resume=resume,
+            quiet=True,
+            callbacks=(_StepCallback(advance),),
+        )
+
+
+def default_save_steps(steps: int) -> int:
+    """Return how often to write a checkpoint where the recipe does not say: a tenth of training."""
+    return max(1, math.ceil(steps / _SAVES))
+
+
+@contextmanager
+def work_folder(out: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> Iterator[Path]:
+    """Yield OUT.partial, which holds checkpoints; it is removed unless the block fails with a checkpoint in it.
+
+    Args:
+        out: where the result will be.
+        settings: all that determines the training, as JSON values; a resumed training must have the same.
+        resume: go on from an existing work folder.
+        overwrite: throw an existing work folder away.
+
+    Raises:
+        LosparseError: there is an unfinished training that is neither resumed nor overwritten, or other settings.
+    """
+    work = check_work(out, settings, resume=resume, overwrite=overwrite)
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(work / SETTINGS, settings)
+    try:
+        yield work
+    except BaseException as error:
+        if not any(work.glob("checkpoint-*")):
+            shutil.rmtree(work, ignore_errors=True)
+        elif isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"add --resume to go on from '{work}'") from None
+        raise
+    shutil.rmtree(work)
+
+
+def work_path(out: Path) -> Path:
+    """Return OUT.partial."""
+    return out.resolve().with_name(f"{out.resolve().name}.partial")
+
+
+def check_work(out: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> Path:
+    """Return the path of OUT.partial, if it may be used.
+
+    Raises:
+        LosparseError: see `work_folder`.
+    """
+    work = work_path(out)
+    if not work.exists():
+        return work
+    if not (work / SETTINGS).is_file():
+        raise LosparseError(f"'{work}' is needed for checkpoints and was not written by losparse; move it away")
+    if not resume and not overwrite:
+        raise LosparseError(
+            f"'{work}' holds an unfinished training; add --resume to go on with it, or --overwrite to begin again"
+        )
+    if resume:
+        before = read_json_object(work / SETTINGS)
+        changed = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
+        if changed:
+            raise LosparseError(
+                f"--resume must have the settings that '{work}' began with; {', '.join(changed)} changed: "
+                f"{before.get(changed[0])!r} then, {settings.get(changed[0])!r} now"
+            )
+    return work
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write model and tokenizer as Hugging Face folders are."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,8 @@
+"""The embedded default of `losparse demo`: a real model and a real labelled text set, with no hub and no user data."""
+
+from __future__ import annotations
+
+from .docstrings import DocstringData, load_docstrings
+from .model import find_minilm
+
+__all__ = ["DocstringData", "find_minilm", "load_docstrings"]

@@ -1,0 +1,168 @@
+"""Rows with named columns from csv, tsv and jsonl files, or from a data set of the hub.
+
+    .csv      comma separated, quoted with ", first line = column names
+    .tsv      tab separated, no quoting (a tab or a line break cannot be in a value), first line = column names
+    .jsonl    one JSON object per line
+    owner/name[@config][:split]    a data set of the Hugging Face hub; needs the package `datasets`
+
+Files are utf-8. What cannot be read is refused with the line it is in; nothing is skipped or repaired in silence.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import LosparseError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl")
+
+_HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w.-]+)(@(?P<config>[\w.-]+))?(:(?P<split>[\w.\[\]%+-]+))?")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one file or data set.
+
+    Attributes:
+        name: what messages call it.
+        columns: column names, in order.
+        rows: one dict per row; a jsonl row may lack columns.
+        lines: line of the file in which each row ends (row number for a data set), from 1.
+        classes: class names of columns that the data set itself declares as classes.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    rows: list[dict[str, Any]]
+    lines: list[int]
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def where(self, row: int) -> str:
+        """Return how a message points at a row."""
+        return f"{self.name}, line {self.lines[row]}"
+
+
+def read_table(source: str | Path, *, split: str = "train") -> Table:
+    """Read a file by its suffix, or a hub data set if no such file exists and the name has the form of one.
+
+    Args:
+        source: path, or `owner/name[@config][:split]`.
+        split: split of a hub data set whose name gives none.
+
+    Raises:
+        LosparseError: there is no such file or data set, it is empty, or a line of it cannot be read.
+    """
+    path = Path(source)
+    if path.is_file():
+        table = _read_file(path)
+    elif path.is_dir():
+        raise LosparseError(f"data must be a {_one_of(SUFFIXES)} file, got the folder '{path}'")
+    else:
+        table = _read_hub(str(source), split)
+    if not table.rows:
+        raise LosparseError(f"{table.name} has no rows; it needs at least one under its column names")
+    return table
+
+
+def _read_file(path: Path) -> Table:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise LosparseError(f"data must be a {_one_of(SUFFIXES)} file, got '{path}'")
+    text = _decode(path)
+    if not text.strip():
+        raise LosparseError(f"{path} is empty; it needs column names and at least one row")
+    return _read_jsonl(path, text) if suffix == ".jsonl" else _read_separated(path, text, tabs=suffix == ".tsv")
+
+
+def _decode(path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise LosparseError(
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not utf-8; save the file as utf-8"
+        ) from None
+
+
+def _read_separated(path: Path, text: str, *, tabs: bool) -> Table:
+    csv.field_size_limit(2**31 - 1)  # a text may be longer than the 128 KiB the csv module allows by default
+    lines: list[int] = []
+    rows: list[dict[str, Any]] = []
+    records = _records(path, text, tabs=tabs)
+    _, header = next(records)
+    columns = tuple(name.strip() for name in header)
+    if len(set(columns)) < len(columns) or not all(columns):
+        raise LosparseError(f"{path}, line 1: column names must differ and not be empty, got {', '.join(columns)}")
+    for line, values in records:
+        if len(values) != len(columns):
+            way_out = "a value cannot hold a tab" if tabs else "quote values that hold a comma"
+            raise LosparseError(
+                f"{path}, line {line}: expected {len(columns)} values ({', '.join(columns)}), got {len(values)}; "
+                f"{way_out}"
+            )
+        lines.append(line)
+        rows.append(dict(zip(columns, values, strict=True)))
+    return Table(str(path), columns, rows, lines)
+
+
+def _records(path: Path, text: str, *, tabs: bool) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of its last line and the values of every record that is not blank."""
+    stream = io.StringIO(text, newline="")
+    reader = csv.reader(stream, csv.excel_tab, quoting=csv.QUOTE_NONE) if tabs else csv.reader(stream, strict=True)
+    try:
+        for values in reader:
+            if values:
+                yield reader.line_num, values
+    except csv.Error as error:
+        raise LosparseError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def _read_jsonl(path: Path, text: str) -> Table:
+    lines: list[int] = []
+    rows: list[dict[str, Any]] = []
+    for line, content in enumerate(text.split("\n"), start=1):  # splitlines would also split at U+2028 inside a text
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise LosparseError(f"{path}, line {line}: every line must be a JSON object; {error}") from None
+        if not isinstance(row, dict):
+            raise LosparseError(f"{path}, line {line}: every line must be a JSON object, got {type(row).__name__}")
+        lines.append(line)
+        rows.append(row)
+    return Table(str(path), tuple(dict.fromkeys(name for row in rows for name in row)), rows, lines)
+
+
+def _read_hub(name: str, split: str) -> Table:
+    match = _HUB_NAME.fullmatch(name)
+    if match is None or Path(name).suffix.lower() in {*SUFFIXES, ".json", ".txt", ".parquet"}:
+        raise LosparseError(
+            f"no data file '{name}'; give a {_one_of(SUFFIXES)} file or a hub data set as owner/name[@config][:split]"
+        )
+    try:
+        import datasets
+    except ImportError:
+        raise LosparseError(
+            f"no data file '{name}', and reading it from the hub needs: pip install 'losparse[train]' datasets"
+        ) from None
+    try:
+        data = datasets.load_dataset(match["name"], match["config"], split=match["split"] or split)
+    except Exception as error:  # the hub client raises many unrelated types: network, no such name, no such split
+        reason = " ".join(str(error).split())
+        raise LosparseError(f"no data file '{name}', and it did not open as a hub data set: {reason}") from error
+    inner = {column: getattr(feature, "feature", feature) for column, feature in data.features.items()}  # lists of tags
+    classes = {column: tuple(each.names) for column, each in inner.items() if isinstance(each, datasets.ClassLabel)}
+    return Table(name, tuple(data.column_names), list(data), list(range(1, len(data) + 1)), classes)
+
+
+def _one_of(words: tuple[str, ...]) -> str:
+    return ", ".join(words[:-1]) + " or " + words[-1]

@@ -1,0 +1,155 @@
+"""A tiny model with a real tokenizer, texts it can learn, and one pass of all commands over them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+from losparse.cli.main import main
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+GOOD, BAD = ["fine", "great", "lovely", "warm"], ["dull", "poor", "cold", "awful"]
+OTHER = ["the", "film", "a", "plot", "and", "was", "of", "story", "it", "with"]
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    words = {word: number for number, word in enumerate(SPECIAL + GOOD + BAD + OTHER)}
+    inner = Tokenizer(models.WordPiece(words, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer()
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", words["[CLS]"]), ("[SEP]", words["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=32,
+    )
+
+
+def make_model(**overrides: Any) -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(**{**sizes, "vocab_size": 24, "max_position_embeddings": 32, **overrides})
+    return BertForSequenceClassification(config)
+
+
+def make_texts(count: int, seed: int) -> list[tuple[str, str]]:
+    """Return texts and labels; a text is good or bad by the words it holds."""
+    choose = random.Random(seed)
+    rows = []
+    for number in range(count):
+        words = choose.choices(OTHER, k=choose.randint(3, 8)) + choose.choices(GOOD if number % 2 else BAD, k=2)
+        choose.shuffle(words)
+        rows.append((" ".join(words), "good" if number % 2 else "bad"))
+    return rows
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as sink:
+        csv.writer(sink).writerows([("text", "label"), *rows])
+    return path
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a user starts from."""
+
+    model: Path
+    train: Path
+    validation: Path
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    folder = tmp_path_factory.mktemp("sources")
+    make_model().save_pretrained(folder / "model")
+    make_tokenizer().save_pretrained(folder / "model")
+    train = write_csv(folder / "train.csv", make_texts(256, 0))
+    return Sources(folder / "model", train, write_csv(folder / "validation.csv", make_texts(64, 1)))
+
+
+@pytest.fixture
+def model_copy(sources: Sources, tmp_path: Path) -> Path:
+    """A copy of the model to damage."""
+    return Path(shutil.copytree(sources.model, tmp_path / "damaged"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    def refused(self, *words: str) -> None:
+        """Assert a refusal: exit code 2 and one line on stderr that holds these words."""
+        assert self.code == 2, self.err
+        assert self.out == ""
+        assert self.err.startswith("losparse: error: ") and self.err.count("\n") == 1, self.err
+        for word in words:
+            assert word in self.err, self.err
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def losparse(capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+TRAINING = ("--epochs", 8, "--learning-rate", 5e-3, "--no-freeze-embeddings", "--keep", 0.4, "--low-rank", 0.1)
+"""Enough for the tiny model to learn the texts, in about three seconds."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Folders of one pass: compress, then export."""
+
+    compressed: Path
+    onnx: Path
+
+
+@pytest.fixture(scope="session")
+def whole_pass(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Pass:
+    """Compress the tiny model by the command line, and export it: the one slow export these tests share."""
+    folder = tmp_path_factory.mktemp("pass")
+    files = ("--train", sources.train, "--validation", sources.validation)
+    commands = (
+        ("compress", sources.model, folder / "small", *files, *TRAINING, "--json", folder / "report.json"),
+        ("export", folder / "small", folder / "small-onnx"),
+    )
+    for command in commands:
+        assert main([str(argument) for argument in command]) == 0
+    return Pass(folder / "small", folder / "small-onnx")

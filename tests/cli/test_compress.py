@@ -1,0 +1,461 @@
+"""`losparse compress`: what it leaves, what it refuses before it writes anything, and resuming."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from losparse.cli import training
+from losparse.cli.compress import read_recipe
+from losparse.cli.main import build_parser
+from losparse.recipe import Recipe
+
+from .conftest import Command, Outcome, Pass, Sources, edit_json, make_model, make_tokenizer
+
+FEW = ("--max-steps", 4, "--no-freeze-embeddings", "--keep", 0.4, "--low-rank", 0.1)
+
+
+@pytest.fixture
+def compress_into(losparse: Command, sources: Sources, tmp_path: Path) -> Any:
+    """Run `compress` into tmp_path/out; keywords replace the model and the files."""
+
+    def run(*flags: object, **changes: object) -> Outcome:
+        files = {"model": sources.model, "train": sources.train, "validation": sources.validation, **changes}
+        rest = [x for name in ("train", "validation") if files[name] is not None for x in (f"--{name}", files[name])]
+        return losparse("compress", files["model"], tmp_path / "out", *rest, *flags)
+
+    return run
+
+
+def nothing_written(folder: Path) -> bool:
+    return not [path for path in folder.iterdir() if "out" in path.name]
+
+
+# What it leaves
+
+
+def test_the_checkpoint_opens_with_transformers_and_has_learned(whole_pass: Pass) -> None:
+    report = json.loads((whole_pass.compressed / "losparse_report.json").read_text())
+    assert report["metrics"]["accuracy"] >= 0.9
+    assert report["compression"]["share"] <= 0.4
+    assert report["file_bytes"] < 0.7 * report["dense_file_bytes"]
+    model = AutoModelForSequenceClassification.from_pretrained(whole_pass.compressed)
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    layers = [module for module in model.modules() if type(module).__name__ == "FactoredLinear"]
+    assert sum(layer.parameter_count() for layer in layers) == report["compression"]["parameters"]
+
+
+def test_the_report_is_also_written_where_asked(whole_pass: Pass) -> None:
+    assert json.loads((whole_pass.compressed.parent / "report.json").read_text()) == json.loads(
+        (whole_pass.compressed / "losparse_report.json").read_text()
+    )
+
+
+def test_only_the_folder_is_left_and_everybody_may_read_it(whole_pass: Pass) -> None:
+    names = {path.name for path in whole_pass.compressed.parent.iterdir()}
+    assert names == {"small", "report.json", "small-onnx"}
+    assert {path.name for path in whole_pass.compressed.iterdir()} >= {
+        "config.json", "model.safetensors", "tokenizer.json", "losparse_report.json"
+    }  # fmt: skip
+    assert not [path for path in whole_pass.compressed.iterdir() if path.stat().st_mode & 0o044 != 0o044]
+
+
+def test_stdout_is_the_table_and_stderr_is_empty(compress_into: Any, tmp_path: Path) -> None:
+    done = compress_into(*FEW)
+    assert done.code == 0 and done.err == ""
+    lines = done.out.splitlines()
+    assert "4 steps" in lines[0]
+    assert lines[1].split() == ["dense", "compressed", "share"]
+    assert lines[-1].startswith("validation loss: ")
+
+
+def test_verbose_says_the_stages_on_stderr(compress_into: Any) -> None:
+    done = compress_into(*FEW, "--verbose")
+    stages = [line.split(": ")[1] for line in done.err.splitlines()]
+    assert [stage for stage in ("opening the model", "tokenising", "compressing") if stage in stages] == [
+        "opening the model",
+        "tokenising",
+        "compressing",
+    ]
+
+
+def test_the_progress_bar_counts_steps_then_batches() -> None:
+    seen: list[tuple[int, int | None]] = []
+    callback = training._StepCallback(lambda done, total=None, title=None: seen.append((done, total)))
+    state: Any = SimpleNamespace(global_step=3, max_steps=5)
+    nothing: Any = None
+    callback.on_train_begin(nothing, state, nothing)
+    for state.global_step in (4, 5):
+        callback.on_step_end(nothing, state, nothing)
+    for _ in range(2):
+        callback.on_prediction_step(nothing, state, nothing, eval_dataloader=[1, 2])
+    assert seen == [(3, 5), (1, None), (1, None), (-5, 2), (1, None), (1, None)]
+
+
+@pytest.mark.parametrize("method", ["svd", "pruning"])
+def test_other_methods(compress_into: Any, tmp_path: Path, method: str) -> None:
+    done = compress_into("--method", method, "--keep", 0.5, "--max-steps", 4)
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "out" / "losparse_report.json").read_text())
+    assert report["recipe"]["method"]["name"] == method
+    assert report["compression"]["share"] <= 0.5
+
+
+def test_a_part_of_training_is_held_out_without_validation(compress_into: Any, tmp_path: Path) -> None:
+    assert compress_into(*FEW, "--validation-share", 0.25, validation=None).code == 0
+    examples = json.loads((tmp_path / "out" / "losparse_report.json").read_text())["examples"]
+    assert sum(examples.values()) == 256
+    assert examples["validation"] == pytest.approx(64, abs=8)
+
+
+def test_texts_that_are_cut_are_counted(compress_into: Any, tmp_path: Path) -> None:
+    done = compress_into(*FEW, "--max-length", 8)
+    assert "longer than 8 tokens: " in done.out
+    assert json.loads((tmp_path / "out" / "losparse_report.json").read_text())["truncated"]["train"] > 0
+
+
+def test_a_teacher_is_imitated(compress_into: Any, whole_pass: Pass, sources: Sources, tmp_path: Path) -> None:
+    assert compress_into(*FEW, "--teacher", sources.model, "--distill-weight", 0.5).code == 0
+
+
+def test_labels_keep_the_order_of_a_model_that_knows_them(compress_into: Any, model_copy: Path, tmp_path: Path) -> None:
+    labels = {"id2label": {"0": "good", "1": "bad"}, "label2id": {"good": 0, "bad": 1}}
+    edit_json(model_copy / "config.json", **labels)
+    assert compress_into(*FEW, model=model_copy).code == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"] == labels["id2label"]
+
+
+def test_token_classification(compress_into: Any, tmp_path: Path) -> None:
+    rows = [{"tokens": ["the", "fine", "film"], "tags": ["O", "B", "O"]}, {"tokens": ["dull"], "tags": ["B"]}] * 8
+    file = tmp_path / "tags.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = compress_into("--task", "token-classification", *FEW, train=file, validation=file)
+    assert done.code == 0, done.err
+    assert "ForTokenClassification" in json.loads((tmp_path / "out" / "config.json").read_text())["architectures"][0]
+
+
+def test_question_answering(compress_into: Any, tmp_path: Path) -> None:
+    answers = {"text": ["warm"], "answer_start": [13]}
+    row = {"question": "the plot", "context": "the film was warm and dull", "answers": answers}
+    file = tmp_path / "questions.jsonl"
+    file.write_text((json.dumps(row) + "\n") * 8)
+    done = compress_into("--task", "question-answering", *FEW, train=file, validation=file)
+    assert done.code == 0, done.err
+    assert "ForQuestionAnswering" in json.loads((tmp_path / "out" / "config.json").read_text())["architectures"][0]
+
+
+# OUT
+
+
+def test_an_existing_out_is_refused_and_kept(compress_into: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    compress_into(*FEW).refused("exists", "--overwrite")
+    compress_into(*FEW, "--overwrite").refused("was not written by losparse")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_overwrite_replaces_what_losparse_wrote(compress_into: Any, tmp_path: Path) -> None:
+    assert compress_into(*FEW).code == 0
+    (tmp_path / "out" / "old.txt").write_text("old")
+    assert compress_into(*FEW, "--overwrite", "--seed", 1).code == 0
+    assert not (tmp_path / "out" / "old.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_out_must_not_be_the_model(losparse: Command, model_copy: Path, sources: Sources) -> None:
+    for out in (model_copy, model_copy.parent):
+        losparse("compress", model_copy, out, "--train", sources.train, "--overwrite").refused("another folder")
+
+
+def test_a_json_file_that_cannot_be_written_is_refused_first(compress_into: Any, tmp_path: Path) -> None:
+    compress_into(*FEW, "--json", tmp_path / "no" / "report.json").refused("--json", "existing folder")
+    assert nothing_written(tmp_path)
+
+
+# Models
+
+
+def damage(model: Path, kind: str) -> None:
+    weights = model / "model.safetensors"
+    if kind == "no config":
+        (model / "config.json").unlink()
+    elif kind == "bad config":
+        (model / "config.json").write_text("{")
+    elif kind == "no weights":
+        weights.unlink()
+    elif kind == "pickle":
+        weights.rename(model / "pytorch_model.bin")
+    elif kind == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif kind == "cut header":
+        weights.write_bytes(weights.read_bytes()[:50])
+    elif kind == "not safetensors":
+        weights.write_bytes(b"\x10\0\0\0\0\0\0\0" + b"x" * 100)
+    elif kind == "empty":
+        weights.write_bytes(b"")
+    elif kind == "no tokenizer":
+        for path in model.glob("tokenizer*"):
+            path.unlink()
+    elif kind == "unknown type":
+        edit_json(model / "config.json", model_type="nonesuch")
+    elif kind == "quantised":
+        edit_json(model / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    else:
+        tensors = load_file(weights)
+        name = "bert.encoder.layer.1.output.dense.weight"
+        if kind == "nan":
+            tensors[name][3, 3] = float("nan")
+        elif kind == "lacking":
+            del tensors[name]
+        else:
+            tensors[name] = tensors[name][:, :-1].contiguous()
+        save_file(tensors, weights, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("no config", ["has no config.json"]),
+        ("bad config", ["config.json' is not valid JSON"]),
+        ("no weights", ["has no weights", "model.safetensors"]),
+        ("pickle", ["pytorch_model.bin", "pickled weights are not read", "save_pretrained"]),
+        ("truncated", ["damaged or cut short", "bytes, it has", "copy it again"]),
+        ("cut header", ["damaged or cut short", "header"]),
+        ("not safetensors", ["damaged or cut short", "header"]),
+        ("empty", ["damaged or cut short", "header"]),
+        ("no tokenizer", ["tokenizer"]),
+        ("unknown type", ["cannot be opened for text-classification", "nonesuch"]),
+        ("quantised", ["already quantised", "bitsandbytes", "dense model"]),
+        ("nan", ["NaN or infinity in 'bert.encoder.layer.1.output.dense.weight'"]),
+        ("lacking", ["lacks 1 weights", "bert.encoder.layer.1.output.dense.weight"]),
+        ("shape", ["lacks 1 weights", "another shape", "bert.encoder.layer.1.output.dense.weight"]),
+    ],
+)
+def test_unfit_models(compress_into: Any, model_copy: Path, tmp_path: Path, kind: str, words: list[str]) -> None:
+    damage(model_copy, kind)
+    compress_into(*FEW, model=model_copy).refused(*words)
+    assert nothing_written(tmp_path)
+
+
+def test_missing_and_compressed_models(compress_into: Any, whole_pass: Pass, sources: Sources, tmp_path: Path) -> None:
+    compress_into(*FEW, model=tmp_path / "none").refused("does not exist", "owner/name")
+    compress_into(*FEW, model=sources.train).refused("is a file")
+    compress_into(*FEW, model="owner/none").refused("no model folder 'owner/none'", "hub")
+    compress_into(*FEW, model=whole_pass.compressed).refused("already compressed by losparse", "dense model")
+    compress_into(*FEW, "--teacher", whole_pass.onnx, "--distill-weight", 0.5).refused("has no weights")
+    assert nothing_written(tmp_path)
+
+
+def test_a_model_without_a_layer_to_compress(compress_into: Any, tmp_path: Path) -> None:
+    make_model(num_hidden_layers=0).save_pretrained(tmp_path / "flat")
+    make_tokenizer().save_pretrained(tmp_path / "flat")
+    compress_into(*FEW, model=tmp_path / "flat").refused("has no layer to compress")
+    compress_into(*FEW, "--targets", "*.nonesuch").refused("'*.nonesuch'", "matches none")
+    assert nothing_written(tmp_path)
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--keep", 0], ["keep must be in (0, 1]", "got 0"]),
+        (["--keep", 1.2], ["keep must be in (0, 1]", "got 1.2"]),
+        (["--keep", "nan"], ["keep must be in (0, 1]", "got nan"]),
+        (["--low-rank", 0], ["low_rank must be in (0, 1]"]),
+        (["--keep", 0.2, "--low-rank", 0.3], ["low_rank must not exceed keep=0.2", "got 0.3"]),
+        (["--method", "svd", "--low-rank", 0.1], ["low_rank", "svd", "keep"]),
+        (["--keep", 1, "--low-rank", 1], ["break-even", "ignore="]),
+        (["--method", "svd", "--keep", 1], ["break-even", "32x32"]),
+        (["--max-steps", 10, "--initial-steps", 6, "--final-steps", 6], ["schedule", "6 initial + 6 final", "has 10"]),
+        (["--epochs", 1, "--final-steps", 8], ["schedule", "8 final", "training has 8"]),
+        (["--epochs", 0], ["epochs must be above 0"]),
+        (["--batch-size", -1], ["batch_size must be above 0"]),
+        (["--distill-weight", 0.5], ["--teacher", "--distill-weight", "no teacher"]),
+        (["--distill-weight", 2], ["distill_weight must be in [0, 1]"]),
+        (["--max-length", 64], ["--max-length", "32 positions", "got 64"]),
+        (["--max-length", 2], ["max_length", "special tokens"]),
+        (["--validation-share", 0.1], ["--validation-share", "leave it out"]),
+        (["--text-column", "body"], ["no column 'body'", "text, label", "--text-column"]),
+        (["--label-column", "mood"], ["no column 'mood'", "text, label"]),
+    ],
+)
+def test_unfit_settings(compress_into: Any, tmp_path: Path, flags: list[object], words: list[str]) -> None:
+    compress_into(*flags).refused(*words)
+    assert nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "words"),
+    [
+        ("train", "", ["is empty"]),
+        ("train", "text,label\n", ["has no rows"]),
+        ("train", "text,label\nthe film,good\na plot,good\n", ["one class only"]),
+        ("train", "text,label\nthe film,good\n,bad\n", ["line 3", "not empty"]),
+        ("validation", "", ["is empty"]),
+        ("validation", "text,label\nthe film,odd\n", ["'odd'", "not seen in training", "bad, good"]),
+        ("validation", "words,label\nthe film,good\n", ["no column called text", "words, label"]),
+    ],
+)
+def test_unfit_files(compress_into: Any, tmp_path: Path, part: str, content: str, words: list[str]) -> None:
+    file = tmp_path / "texts.csv"
+    file.write_text(content)
+    compress_into(*FEW, **{part: file}).refused("texts.csv", *words)
+    assert nothing_written(tmp_path)
+
+
+def test_missing_files(compress_into: Any, tmp_path: Path) -> None:
+    compress_into(*FEW, train=tmp_path / "none.csv").refused("no data file", "none.csv", ".jsonl")
+    compress_into(*FEW, "--recipe", tmp_path / "none.json").refused("none.json", "does not exist")
+
+
+def test_a_teacher_of_other_labels(compress_into: Any, model_copy: Path) -> None:
+    edit_json(model_copy / "config.json", id2label={"0": "x", "1": "y"}, label2id={"x": 0, "y": 1})
+    compress_into(*FEW, "--teacher", model_copy, "--distill-weight", 0.5).refused("labels x, y", "bad, good")
+
+
+# Recipes
+
+
+def recipe_of(*flags: object) -> Recipe:
+    arguments = ["compress", "model", "out", "--train", "f", *map(str, flags)]
+    options: argparse.Namespace = build_parser(arguments).parse_args(arguments)
+    return read_recipe(options)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+def test_flags_win_over_the_recipe_and_that_over_the_defaults(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"recipe{suffix}"
+    data = {
+        "method": {"name": "losparse", "keep": 0.3, "low_rank": 0.1},
+        "training": {"epochs": 2},
+        "ignore": ["*.key"],
+    }
+    file.write_text(json.dumps(data))
+    recipe = recipe_of("--recipe", file, "--keep", 0.5, "--no-freeze-embeddings")
+    assert (recipe.method.keep, recipe.method.low_rank) == (0.5, 0.1)  # type: ignore[union-attr]
+    assert (recipe.training.epochs, recipe.training.batch_size) == (2, 32)
+    assert not recipe.training.freeze_embeddings
+    assert recipe.ignore == ("*.key",)
+
+
+def test_another_method_forgets_the_values_of_the_recipes_method(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps({"method": {"name": "losparse", "keep": 0.3, "low_rank": 0.1}}))
+    assert recipe_of("--recipe", file, "--method", "svd").method.keep == 0.2
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"training": {"epoch": 3}}, ["unknown training key 'epoch'", "epochs"]),
+        ({"modle": "x"}, ["unknown recipe key 'modle'", "method"]),
+        ({"method": {"name": "losparse", "rank": 3}}, ["unknown key 'rank'", "low_rank"]),
+        ({"method": {"name": "magic"}}, ["magic", "losparse"]),
+        ([1], ["recipe must be a table"]),
+    ],
+)
+def test_unfit_recipes(compress_into: Any, tmp_path: Path, data: Any, words: list[str]) -> None:
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps(data))
+    compress_into("--recipe", file).refused(*words)
+    assert nothing_written(tmp_path)
+
+
+# Interruption and resuming
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    def stop(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._StepCallback, "on_step_end", stop)
+
+
+def test_a_resumed_training_gives_the_same_weights(
+    compress_into: Any, losparse: Command, monkeypatch: pytest.MonkeyPatch, sources: Sources, tmp_path: Path
+) -> None:
+    flags = ("--max-steps", 12, *FEW[2:], "--save-steps", 5)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 8)
+        done = compress_into(*flags)
+    assert (done.code, done.out, done.err.count("\n")) == (130, "", 1)
+    assert done.err.startswith("losparse: interrupted; add --resume") and "out.partial" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
+    compress_into(*flags).refused("out.partial", "--resume", "--overwrite")
+    compress_into(*flags, "--seed", 3, "--resume").refused("--resume", "recipe changed")
+    assert compress_into(*flags, "--resume").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    files = ("--train", sources.train, "--validation", sources.validation)
+    assert losparse("compress", sources.model, tmp_path / "straight", *files, *flags).code == 0
+    resumed, straight = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "straight"))
+    assert resumed.keys() == straight.keys()
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+
+def test_a_training_that_stops_before_its_first_checkpoint_leaves_nothing(
+    compress_into: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    interrupt_at(monkeypatch, 1)
+    assert compress_into(*FEW, "--save-steps", 3).code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_while_saving_leaves_the_checkpoints_and_no_out(
+    compress_into: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_model", fail)
+        compress_into(*FEW).refused("No space left")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
+    assert compress_into(*FEW, "--overwrite").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_foreign_partial_folder_is_left_alone(compress_into: Any, tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    compress_into(*FEW, "--overwrite").refused("out.partial", "not written by losparse")
+
+
+def test_columns_of_pairs(compress_into: Any, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.csv"
+    file.write_text("a,b,mood\n" + "the film,was fine,good\na plot,was dull,bad\n" * 8)
+    columns = ("--text-column", "a", "--pair-column", "b", "--label-column", "mood")
+    assert compress_into(*FEW, *columns, train=file, validation=file).code == 0
+
+
+def test_two_processes_share_one_training(sources: Sources, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    files = ("--train", sources.train, "--validation", sources.validation, "--batch-size", 16)
+    arguments = ("compress", sources.model, tmp_path / "out", *files, *FEW)
+    processes = ("-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 0, "--rdzv-backend", "c10d")
+    endpoint = ("--rdzv-endpoint", "localhost:0")
+    done = subprocess.run(
+        [sys.executable, *map(str, (*processes, *endpoint, "-m", "losparse.cli", *arguments))],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert json.loads((tmp_path / "out" / "losparse_report.json").read_text())["steps"] == 4
+    assert done.stdout.count("validation accuracy") == 1

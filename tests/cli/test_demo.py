@@ -1,0 +1,98 @@
+"""`losparse demo` on a tiny model: the same way as on the real one, with the exporter's part shared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import losparse.demo
+import losparse_export
+from losparse.cli import demo
+from losparse.data import Examples
+from losparse.demo import DocstringData
+from losparse.errors import LosparseError
+
+from .conftest import Command, Sources, make_texts
+
+
+def tiny_data() -> DocstringData:
+    def part(count: int, seed: int) -> Examples:
+        rows = make_texts(count, seed)
+        return Examples([text for text, _ in rows], None, [int(label == "good") for _, label in rows], ("bad", "good"))
+
+    return DocstringData(part(64, 0), part(16, 1), part(32, 2))
+
+
+@pytest.fixture
+def tiny_demo(monkeypatch: pytest.MonkeyPatch, sources: Sources) -> None:
+    monkeypatch.setattr(losparse.demo, "find_minilm", lambda: sources.model)
+    monkeypatch.setattr(losparse.demo, "load_docstrings", tiny_data)
+    monkeypatch.setattr(demo, "SHAPES", [(1, 4)])
+    monkeypatch.setattr(demo, "MAX_LENGTH", 32)
+
+
+def test_the_whole_demo(losparse: Command, tiny_demo: None, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = losparse("demo", out, "--steps", 4, "--json", tmp_path / "report.json")
+    assert (done.code, done.err) == (0, "")
+    assert {path.name for path in out.iterdir()} == {
+        "dense", "compressed", "dense-onnx", "compressed-onnx", "report.json"
+    }  # fmt: skip
+    report = json.loads((out / "report.json").read_text())
+    assert report == json.loads((tmp_path / "report.json").read_text())
+    dense, compressed = report["models"]["dense"], report["models"]["compressed"]
+    assert compressed["layer_parameters"] <= 0.2 * dense["layer_parameters"]
+    assert compressed["file_bytes"] < dense["file_bytes"]
+    for row in (dense, compressed):
+        assert 0 <= row["test_accuracy"] <= 1
+        assert row["check"]["passed"] and row["check"]["parts"]["texts"]["rows"] == 32
+    assert [row["model"] for row in report["bench"]["results"]] == ["dense", "compressed"]
+    assert report["recipes"]["compressed"]["training"]["max_steps"] == 4
+    assert "test accuracy" in done.out and "1 x 4 tokens" in done.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "report.json"]
+    assert losparse("inspect", out / "dense-onnx").code == 0
+    check = ("check", out / "compressed-onnx", "--reference", out / "compressed")
+    assert losparse(*check).code == 0
+
+
+def test_a_demo_that_fails_leaves_nothing(
+    losparse: Command, tiny_demo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise LosparseError("the exported model differs")
+
+    monkeypatch.setattr(losparse_export, "export_model", refuse)
+    losparse("demo", tmp_path / "out", "--steps", 2).refused("differs")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_out_is_refused_before_anything_is_fetched(
+    losparse: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+
+    def fetch() -> Path:
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr("losparse.demo.find_minilm", fetch)
+    losparse("demo", tmp_path / "out").refused("exists", "--overwrite")
+
+
+def test_accuracy_is_counted_by_names() -> None:
+    session: Any = SimpleNamespace(classify=lambda texts: [SimpleNamespace(label=text[0]) for text in texts])
+    examples = Examples(["x1", "y2", "y3", "x4"], None, [1, 0, 1, 1], ("y", "x"))
+    assert demo.accuracy(session, examples) == 0.75
+
+
+def test_steps_shorten_both_trainings() -> None:
+    assert {name: recipe.training.max_steps for name, recipe in demo.make_recipes(1).items()} == {
+        "dense": 1,
+        "compressed": 1,
+    }
+    full = demo.make_recipes(None)
+    assert full["compressed"].method.keep == 0.2
+    assert full["dense"].training.max_steps == demo.DENSE_STEPS

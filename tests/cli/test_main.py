@@ -1,0 +1,230 @@
+"""The entry point: help without torch, exit codes, one line for every failure, and the flags."""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from losparse import __version__
+from losparse.cli import inspect
+from losparse.cli.main import COMMANDS, build_parser, main
+from losparse.cli.parser import CommandParser, add_dataclass_flags, given
+from losparse.errors import LosparseError
+from losparse.methods import METHODS
+from losparse.recipe import Training
+
+from .conftest import Command
+
+HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "datasets"}
+
+
+def loaded_by(program: str, **environment: str) -> set[str]:
+    """Return which heavy packages a fresh interpreter has loaded at the end of a program."""
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join(str(root / part) for part in (".", "export", "runtime"))
+    program = f"{program}\nimport sys; print('LOADED', *sorted({HEAVY} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+    )
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = "from losparse.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+    assert loaded_by(program) == set()
+
+
+@pytest.mark.parametrize("command", ["run", "bench", "inspect", "check", "export"])
+def test_help_of_commands_that_serve_loads_nothing_heavy(command: str) -> None:
+    program = f"from losparse.cli.main import main\ntry: main(['{command}', '--help'])\nexcept SystemExit: pass"
+    assert loaded_by(program) == set()
+
+
+def test_the_console_command_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["--help"])
+    assert done.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"losparse {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["COMMAND", "see losparse --help"]),
+        (["squeeze"], ["squeeze", "compress"]),
+        (["inspect"], ["DIR", "see losparse inspect --help"]),
+        (["inspect", "a", "--colour"], ["--colour"]),
+        (["compress", "a", "b", "--train", "c", "--keep", "much"], ["--keep", "invalid float value: 'much'"]),
+        (["compress", "a", "b", "--train", "c", "--method", "magic"], ["magic", "losparse"]),
+        (["compress", "a", "b", "--train", "c", "--epoch", "3"], ["--epoch"]),
+        (["compress", "a", "b"], ["--train"]),
+        (["bench", "a", "--batch", "0"], ["--batch", "must be 1 or more"]),
+    ],
+)
+def test_wrong_arguments(losparse: Command, arguments: list[str], words: list[str]) -> None:
+    losparse(*arguments).refused(*words)
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def read(folder: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(inspect, "read_contents", read)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (LosparseError("one\n  two"), 2, "losparse: error: one two\n"),
+        (PermissionError(13, "Permission denied", "x"), 2, "Permission denied: 'x'"),
+        (ModuleNotFoundError("No module", name="torch.nn"), 2, "needs torch: pip install 'losparse[train]'"),
+        (ModuleNotFoundError("No module named 'other'", name="other"), 3, "unexpected ModuleNotFoundError"),
+        (ZeroDivisionError("by zero\nhere"), 3, "unexpected ZeroDivisionError: by zero here; add --traceback"),
+        (KeyboardInterrupt(), 130, "losparse: interrupted\n"),
+    ],
+)
+def test_every_failure_is_one_line_and_a_code(
+    losparse: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, words: str
+) -> None:
+    failing(monkeypatch, error)
+    done = losparse("inspect", "a")
+    assert done.code == code
+    assert words in done.err and done.err.count("\n") == 1
+    assert done.out == ""
+
+
+def test_errors_of_the_serving_package_are_the_users(losparse: Command, tmp_path: Path) -> None:
+    losparse("run", tmp_path / "none", "text").refused("no such folder")
+
+
+def test_traceback_on_request(losparse: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, ZeroDivisionError("by zero"))
+    done = losparse("inspect", "a", "--traceback")
+    assert done.code == 3
+    assert "Traceback" in done.err and "in read\n" in done.err
+
+
+def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    program = (
+        "import losparse.cli.inspect as i; from losparse.cli.main import main\n"
+        "def read(folder): print('x' * 200000)\n"
+        "i.read_contents = read; i._print = lambda *a: print('y', flush=True)\n"
+        "raise SystemExit(main(['inspect', 'a']))"
+    )
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f'"{sys.executable}" -c "$0" | head -c 1', program],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x", "")
+
+
+# Flags
+
+
+def flags_of(command: str) -> set[str]:
+    parser = build_parser([command])
+    chosen = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return set(chosen.choices[command]._option_string_actions)
+
+
+def test_every_field_of_methods_and_training_is_a_flag() -> None:
+    flags = flags_of("compress")
+    for kind in (*METHODS.values(), Training):
+        for field in fields(kind):
+            assert f"--{field.name.replace('_', '-')}" in flags
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A dataclass of all kinds of fields.
+
+    Attributes:
+        count: how many, at most 100%
+            of them.
+        share: how much.
+        limit: how many at most; None for no limit.
+        kind: which one.
+        fast: whether in a hurry.
+    """
+
+    count: int = 1
+    share: float = 0.5
+    limit: int | None = None
+    kind: Literal["a", "b"] = "a"
+    fast: bool = False
+
+
+def toy_parser(*kinds: type) -> CommandParser:
+    parser = CommandParser(prog="toy")
+    add_dataclass_flags(parser, "toy", *(kinds or (Toy,)))
+    return parser
+
+
+def test_flags_follow_the_types_of_the_fields() -> None:
+    options = toy_parser().parse_args(
+        ["--count", "3", "--share", "1e-3", "--limit", "none", "--kind", "b", "--no-fast"]
+    )
+    assert given(options, "toy") == {"count": 3, "share": 1e-3, "limit": None, "kind": "b", "fast": False}
+
+
+def test_flags_that_are_not_given_leave_nothing() -> None:
+    assert given(toy_parser().parse_args([]), "toy") == {}
+    assert given(toy_parser().parse_args(["--limit", "7"]), "toy") == {"limit": 7}
+
+
+@pytest.mark.parametrize("arguments", [["--count", "x"], ["--kind", "c"], ["--limit", "many"], ["--cou", "3"]])
+def test_wrong_values_of_flags(arguments: list[str]) -> None:
+    with pytest.raises(LosparseError, match="see toy --help"):
+        toy_parser().parse_args(arguments)
+
+
+def test_help_comes_from_the_docstring() -> None:
+    shown = " ".join(toy_parser().format_help().split())
+    assert "how many, at most 100% of them. (default 1)" in shown
+    assert "None for no limit." in shown
+
+
+def test_a_field_of_an_unknown_type_is_a_defect() -> None:
+    @dataclass
+    class Odd:
+        names: dict[str, int]
+
+    with pytest.raises(TypeError, match="'names'"):
+        toy_parser(Odd)
+
+
+def test_a_missing_optional_package_is_named(
+    losparse: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = builtins.__import__
+
+    def without_export(name: str, *rest: object, **options: object) -> object:
+        if name == "losparse_export":
+            raise ModuleNotFoundError("No module named 'onnx_ir'", name="onnx_ir")
+        return real(name, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", without_export)
+    losparse("export", tmp_path, tmp_path / "out").refused("needs onnx_ir", "pip install 'losparse[export]'")

@@ -1,0 +1,175 @@
+"""Tables, progress, JSON files and output folders."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from losparse.cli import output
+from losparse.cli.folders import check_out, new_folder
+from losparse.cli.machine import machine, versions
+from losparse.cli.output import Progress, human_bytes, print_table, write_json
+from losparse.errors import LosparseError
+
+
+def test_a_plain_table_is_aligned_and_has_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("title", ["name", "size", "text"], [["a", "1", "x"], ["long", "22", "y\n\tz"]], left=(0, 2))
+    assert capsys.readouterr().out.splitlines() == [
+        "title",
+        "name  size  text",
+        "a        1  x",
+        "long    22  y z",
+    ]
+
+
+class Terminal:
+    """A stream that claims to be a terminal."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("width", ["30", "200"])
+def test_a_table_on_a_terminal_keeps_brackets_and_fits(monkeypatch: pytest.MonkeyPatch, width: str) -> None:
+    terminal = Terminal()
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setattr("sys.stdout", terminal)
+    print_table("[title]", ["name", "[b]size"], [["a.very.long.name.of.a.layer", "[red]"]])
+    assert "[red]" in terminal.text and "[title]" in terminal.text
+    visible = re.sub(r"\x1b\[[0-9;]*m", "", terminal.text)
+    assert max(map(len, visible.splitlines())) <= int(width)
+
+
+def test_progress_draws_on_a_terminal_and_leaves_stdout_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", terminal)
+    with Progress(verbose=False).stage("working", 3) as advance:
+        advance(1)
+        advance(1, total=4, title="working on")
+        print("result")
+    assert "working on" in terminal.text
+    assert capsys.readouterr().out == "result\n"
+
+
+def test_progress_is_silent_elsewhere_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    for verbose in (False, True):
+        progress = Progress(verbose=verbose)
+        with progress.stage("working", 3) as advance:
+            advance(1, total=4, title="on")
+        assert progress.seconds["working"] >= 0
+        assert capsys.readouterr().err.startswith("losparse: working: ") is verbose
+
+
+def test_a_stage_that_fails_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(verbose=True)
+    with pytest.raises(ValueError, match="x"), progress.stage("working"):
+        raise ValueError("x")
+    assert capsys.readouterr().err == "" and progress.seconds == {}
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_json(file, {"ä": 1})
+    assert json.loads(file.read_text(encoding="utf-8")) == {"ä": 1}
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(file, {"a": [1, float("nan")]})
+    assert json.loads(file.read_text(encoding="utf-8")) == {"ä": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (49_232, "49.2 kB"), (91e6, "91.0 MB"), (2e12, "2000.0 GB")],
+)
+def test_sizes(count: int, shown: str) -> None:
+    assert human_bytes(int(count)) == shown
+
+
+def test_a_new_folder_appears_at_the_end(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    with new_folder(out) as folder:
+        (folder / "a").write_text("x")
+        assert not out.exists()
+    assert (out / "a").read_text() == "x"
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no"), new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("x")
+        raise ValueError("no")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_keeps_what_was_to_be_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "losparse_report.json").write_text("old")
+    with pytest.raises(ValueError, match="no"), new_folder(out, overwrite=True):
+        raise ValueError("no")
+    assert (out / "losparse_report.json").read_text() == "old"
+    with new_folder(out, overwrite=True) as folder:
+        (folder / "losparse_report.json").write_text("new")
+    assert (out / "losparse_report.json").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_swap_that_fails_brings_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.json").write_text("old")
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name != "out":
+            raise OSError("disk trouble")
+        return real(self, target)
+
+    with pytest.raises(OSError, match="disk trouble"), monkeypatch.context() as patch, new_folder(out, overwrite=True):
+        # The first rename, of the old folder, works; the second, of the new one, does not.
+        calls = []
+
+        def once(self: Path, target: Path) -> Path:
+            calls.append(self)
+            return rename(self, target) if len(calls) == 2 else real(self, target)
+
+        patch.setattr(Path, "rename", once)
+    assert (out / "report.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_links_and_files_are_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(LosparseError, match="not written by losparse"):
+            check_out(tmp_path / name, overwrite=True)
+
+
+def test_machine_and_versions() -> None:
+    assert machine()["cpu"] and int(machine()["cpus"]) >= 1
+    assert set(versions("numpy", "no-such-package")) == {"python", "losparse", "numpy"}
+
+
+def test_the_name_of_the_processor_where_linux_does_not_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from losparse.cli import machine as module
+
+    monkeypatch.setattr(module, "_CPUINFO", tmp_path / "none")
+    assert module.machine()["cpu"]
+    assert output.human_bytes(1) == "1 B"

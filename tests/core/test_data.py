@@ -1,0 +1,432 @@
+"""Files to examples to token ids: what is read, what is refused and how it is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from losparse.data import Answer, Examples, load_examples, load_texts, relabel, split_examples, tokenize
+from losparse.errors import LosparseError
+from losparse.tables import read_table
+
+Write = Callable[[str, str | bytes], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_file(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write_file
+
+
+def jsonl(*rows: Any) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def classify(path: Path | str, **options: Any) -> Examples:
+    return load_examples(path, task="text-classification", **options)
+
+
+# Reading
+
+
+def test_csv_with_quotes_line_breaks_and_a_byte_order_mark(write: Write) -> None:
+    path = write("a.csv", b'\xef\xbb\xbftext,label\r\n"one, two",x\r\n"three\nfour",y\r\n\r\n"say ""hi""",x\r\n')
+    examples = classify(path)
+    assert examples.texts == ["one, two", "three\nfour", 'say "hi"']
+    assert examples.labels == [0, 1, 0]
+    assert examples.label_names == ("x", "y")
+    assert examples.pairs is None
+
+
+def test_tsv_takes_quotes_as_they_are(write: Write) -> None:
+    examples = classify(write("a.tsv", 'sentence\tlabel\n"half\t0\nwhole\t1\n'))
+    assert examples.texts == ['"half', "whole"]
+
+
+def test_jsonl_keeps_unicode_line_separators_inside_a_text(write: Write) -> None:
+    path = write("a.jsonl", '{"text": "one\u2028two", "label": true}\n\n{"text": "b", "label": false}\n')
+    examples = classify(path)
+    assert examples.texts == ["one\u2028two", "b"]
+    assert examples.label_names == ("false", "true")
+
+
+def test_a_text_longer_than_the_csv_module_allows(write: Write) -> None:
+    long = "word " * 60_000
+    assert classify(write("a.csv", f"text,label\n{long},a\nb,b\n")).texts[0] == long
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=20).filter(str.strip), min_size=2, max_size=5))
+def test_csv_round_trip(texts: list[str]) -> None:
+    import csv
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        with path.open("w", newline="", encoding="utf-8") as sink:
+            rows = [["text", "label"], *([text, number] for number, text in enumerate(texts))]
+            csv.writer(sink, quoting=csv.QUOTE_ALL).writerows(rows)
+        assert classify(path).texts == texts
+
+
+# Columns
+
+
+@pytest.mark.parametrize(
+    ("header", "text", "pair"),
+    [
+        ("text,label", "1", None),
+        ("sentence1,sentence2,label", "1", "2"),
+        ("premise,hypothesis,label", "1", "2"),
+        ("label,sentence", "2", None),
+    ],
+)
+def test_default_columns(write: Write, header: str, text: str, pair: str | None) -> None:
+    names = header.split(",")
+    rows = [",".join(label if name == "label" else str(i + 1) for i, name in enumerate(names)) for label in "ab"]
+    examples = classify(write("a.csv", "\n".join([header, *rows])))
+    assert examples.texts == [text] * 2
+    assert examples.pairs == (None if pair is None else [pair] * 2)
+
+
+def test_named_columns_win_and_switch_off_the_default_pair(write: Write) -> None:
+    path = write("a.csv", "sentence1,sentence2,mood\na,b,x\nc,d,y\n")
+    examples = classify(path, text_column="sentence1", label_column="mood")
+    assert (examples.texts, examples.pairs) == (["a", "c"], None)
+    assert classify(path, text_column="sentence2", pair_column="sentence1", label_column="mood").pairs == ["a", "c"]
+
+
+def test_texts_alone(write: Write) -> None:
+    assert load_texts(write("a.csv", "sentence\na\nb\n")) == (["a", "b"], None)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "words"),
+    [
+        ("text,label\na,x\nb,y\n", {"text_column": "body"}, ["column 'body'", "text, label", "--text-column"]),
+        ("body,label\na,x\nb,y\n", {}, ["column called text or sentence", "body, label", "--text-column"]),
+        ("text,mood\na,x\nb,y\n", {}, ["column called label", "--label-column"]),
+        ("text,label\na,x\nb,y\n", {"pair_column": "second"}, ["column 'second'", "--pair-column"]),
+        ("", {}, ["is empty"]),
+        (" \n\n", {}, ["is empty"]),
+        ("text,label\n", {}, ["has no rows"]),
+        ("text,text\na,x\n", {}, ["line 1", "must differ"]),
+        ("text,label\na,x\n ,y\n", {}, ["line 3", "'text'", "not empty"]),
+        ("text,label\na,x\nb,\n", {}, ["line 3", "'label'"]),
+        ("text,label\na,x\nb,x\n", {}, ["one class only", "'x'"]),
+        ("text,label\na,0.5\nb,1.5\n", {}, ["line 2", "must be a label", "0.5"]),
+        ("text,label\na,x,y\n", {}, ["line 2", "expected 2 values", "got 3", "quote"]),
+        ('text,label\na,x\n"b,y\n', {}, ["line 3", "unexpected end of data"]),
+    ],
+)
+def test_refused_csv(write: Write, content: str, options: dict[str, str], words: list[str]) -> None:
+    with pytest.raises(LosparseError) as caught:
+        classify(write("a.csv", content), **options)
+    message = str(caught.value)
+    assert "\n" not in message and "a.csv" in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"text": "a", "label": 0}\n{"text": \n', ["line 2", "JSON object"]),
+        ('["a", 0]\n', ["line 1", "got list"]),
+        ('{"text": "a", "label": 0}\n{"text": 5, "label": 1}\n', ["line 2", "'text'", "got 5"]),
+        ('{"text": "a", "label": 0}\n{"label": 1}\n', ["line 2", "'text'", "got None"]),
+        ('{"text": "a", "label": 0}\n{"text": "b", "label": [1]}\n', ["line 2", "'label'"]),
+    ],
+)
+def test_refused_jsonl(write: Write, content: str, words: list[str]) -> None:
+    with pytest.raises(LosparseError) as caught:
+        classify(write("a.jsonl", content))
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_bytes_that_are_not_utf8_are_named_with_their_line(write: Write) -> None:
+    with pytest.raises(LosparseError, match=r"line 3: byte 0xe9 is not utf-8"):
+        classify(write("a.csv", b"text,label\na,x\ncaf\xe9,y\n"))
+
+
+def test_files_that_are_not_there_or_not_data(write: Write, tmp_path: Path) -> None:
+    with pytest.raises(LosparseError, match=r"no data file 'data/train.csv'.*\.csv, \.tsv or \.jsonl"):
+        classify("data/train.csv")
+    with pytest.raises(LosparseError, match=r"must be a \.csv, \.tsv or \.jsonl file, got .*xlsx"):
+        classify(write("a.xlsx", "x"))
+    with pytest.raises(LosparseError, match="got the folder"):
+        classify(tmp_path)
+    with pytest.raises(LosparseError, match="task must be one of"):
+        load_examples(write("a.csv", "text,label\na,x\n"), task="regression")
+
+
+# Labels
+
+
+def test_integer_labels_are_ordered_by_value(write: Write) -> None:
+    examples = classify(write("a.csv", "text,label\na,10\nb,9\nc,-1\n"))
+    assert examples.label_names == ("-1", "9", "10")
+    assert examples.labels == [2, 1, 0]
+
+
+def test_validation_takes_the_ids_of_training(write: Write) -> None:
+    path = write("a.csv", "text,label\na,y\nb,y\n")
+    assert classify(path, label_names=("x", "y")).labels == [1, 1]
+    with pytest.raises(LosparseError, match=r"line 2: label 'y' was not seen in training; its labels are w, x"):
+        classify(path, label_names=("w", "x"))
+
+
+def test_integers_are_class_ids_where_names_are_known(write: Write) -> None:
+    path = write("a.csv", "text,label\na,1\nb,0\n")
+    assert classify(path, label_names=("bad", "good")).labels == [1, 0]
+    with pytest.raises(LosparseError, match="label '2' was not seen"):
+        classify(write("b.csv", "text,label\na,1\nb,2\n"), label_names=("bad", "good"))
+
+
+def test_relabel_follows_a_model_that_knows_the_labels() -> None:
+    examples = Examples(["a", "b"], None, [0, 1], ("bad", "good"))
+    assert relabel(examples, ("good", "fair", "bad")).labels == [2, 0]
+    assert relabel(examples, ("x", "y")) is examples
+    numbered = relabel(Examples(["a", "b"], None, [1, 0], ("0", "1")), ("bad", "good"))
+    assert (numbered.labels, numbered.label_names) == ([1, 0], ("bad", "good"))
+    tags = relabel(Examples([["a", "b"]], None, [[0, 1]], ("I", "O")), ("O", "I"))
+    assert tags.labels == [[1, 0]]
+
+
+# Other tasks
+
+
+def test_words_and_tags(write: Write) -> None:
+    path = write("a.jsonl", jsonl({"tokens": ["a", "b"], "tags": ["O", "B"]}, {"tokens": ["c"], "tags": ["O"]}))
+    examples = load_examples(path, task="token-classification")
+    assert examples.texts == [["a", "b"], ["c"]]
+    assert (examples.labels, examples.label_names) == ([[1, 0], [1]], ("B", "O"))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"tokens": ["a"], "tags": ["O", "B"]}, ["1 words", "2 labels"]),
+        ({"tokens": [], "tags": []}, ["one entry per word"]),
+        ({"tokens": "a b", "tags": ["O", "B"]}, ["one entry per word", "'a b'"]),
+        ({"tokens": ["a", ""], "tags": ["O", "B"]}, ["not empty"]),
+    ],
+)
+def test_refused_words(write: Write, row: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(LosparseError) as caught:
+        load_examples(write("a.jsonl", jsonl(row)), task="token-classification")
+    assert "line 1" in str(caught.value) and all(word in str(caught.value) for word in words)
+
+
+def squad(**changes: Any) -> dict[str, Any]:
+    answers = {"text": ["Rome", "in Rome"], "answer_start": [12, 9]}
+    return {"question": "where ?", "context": "it stood in Rome .", "answers": answers, **changes}
+
+
+def test_questions(write: Write) -> None:
+    unanswerable = squad(answers={"text": [], "answer_start": []})
+    examples = load_examples(write("a.jsonl", jsonl(squad(), unanswerable)), task="question-answering")
+    assert examples.labels == [Answer("Rome", 12), Answer("", 0)]
+    assert examples.pairs == ["it stood in Rome ."] * 2
+    assert examples.label_names == ()
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ({"text": ["Rome"], "answer_start": [3]}, ["'Rome' is not at 3", "'stoo'"]),
+        ({"text": ["Rome"], "answer_start": [-1]}, ["not at -1"]),
+        ({"text": ["Rome"], "answer_start": []}, ["must be"]),
+        ("Rome", ["must be", "'Rome'"]),
+        ({"text": ["Rome"]}, ["must be"]),
+    ],
+)
+def test_refused_answers(write: Write, answers: Any, words: list[str]) -> None:
+    with pytest.raises(LosparseError) as caught:
+        load_examples(write("a.jsonl", jsonl(squad(answers=answers))), task="question-answering")
+    assert "line 1" in str(caught.value) and all(word in str(caught.value) for word in words)
+
+
+# Hub
+
+
+def fake_hub(monkeypatch: pytest.MonkeyPatch, seen: list[Any]) -> None:
+    import datasets
+
+    label = datasets.ClassLabel(names=["neg", "pos"])
+    features = datasets.Features({"sentence": datasets.Value("string"), "label": label})
+
+    def load_dataset(name: str, config: str | None, split: str) -> Any:
+        seen.append((name, config, split))
+        if name == "no/such":
+            raise FileNotFoundError("Dataset 'no/such' doesn't exist\non the Hub")
+        return datasets.Dataset.from_dict({"sentence": ["a", "b", "c"], "label": [1, 0, 1]}, features=features)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
+def test_hub_data_sets_bring_their_class_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    fake_hub(monkeypatch, seen)
+    examples = classify("owner/name", split="validation")
+    assert (examples.labels, examples.label_names) == ([1, 0, 1], ("neg", "pos"))
+    classify("owner/name@sst2:test")
+    assert seen == [("owner/name", None, "validation"), ("owner/name", "sst2", "test")]
+
+
+def test_hub_failures_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_hub(monkeypatch, [])
+    with pytest.raises(LosparseError, match=r"no data file 'no/such', .* as a hub data set: Dataset.*Hub"):
+        classify("no/such")
+
+
+def test_without_datasets_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(LosparseError, match="pip install"):
+        classify("owner/name")
+
+
+# Splitting
+
+
+def test_split_is_deterministic_and_keeps_equal_texts_together() -> None:
+    texts = [f"t{i % 40}" for i in range(100)]
+    examples = Examples(texts, None, [i % 2 for i in range(100)], ("a", "b"))
+    rest, held_out = split_examples(examples, 0.25, seed=1)
+    assert split_examples(examples, 0.25, seed=1) == (rest, held_out)
+    assert split_examples(examples, 0.25, seed=2) != (rest, held_out)
+    assert len(set(held_out.texts)) == 10
+    assert not set(rest.texts) & set(held_out.texts)
+    assert len(rest) + len(held_out) == 100
+
+
+def test_split_refuses_what_cannot_be_split() -> None:
+    one = Examples(["a", "a"], None, [0, 1], ("a", "b"))
+    with pytest.raises(LosparseError, match="at least 2 different texts, got 1"):
+        split_examples(one, 0.5)
+    with pytest.raises(LosparseError, match=r"must be in \(0, 1\), got 1"):
+        split_examples(Examples(["a", "b"], None, [0, 1], ("a", "b")), 1.0)
+
+
+# Tokenising
+
+
+def word_piece() -> PreTrainedTokenizerFast:
+    """`play` and `##ing` are pieces; ids: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, then these words in order."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "play", "##ing", "Rome", "it", "stood", "in", "where"]
+    inner = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def byte_level() -> PreTrainedTokenizerFast:
+    """Pieces that begin with the space before their word, as in GPT-2 and RoBERTa."""
+    words = ["<pad>", "a", "Ġ", "Ġb", "c", "Ġbc"]
+    inner = Tokenizer(models.BPE({w: i for i, w in enumerate([*words, "b"])}, [("Ġ", "b"), ("Ġb", "c")]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>")
+
+
+def test_texts_are_cut_counted_and_labelled() -> None:
+    examples = Examples(["a b c", "a"], None, [1, 0], ("x", "y"))
+    rows = tokenize(examples, word_piece(), task="text-classification", max_length=4)
+    assert rows[0]["input_ids"] == [2, 4, 5, 3]
+    assert (rows[0]["labels"], rows[1]["labels"]) == (1, 0)
+    assert rows[1]["attention_mask"] == [1, 1, 1]
+    assert (len(rows), rows.truncated) == (2, 1)
+    rows[0].pop("labels")
+    assert "labels" in rows[0], "a collator that pops must not change the data"
+
+
+def test_pairs_have_two_types() -> None:
+    examples = Examples(["a"], ["b c"], [0], ("x", "y"))
+    row = tokenize(examples, word_piece(), task="text-classification", max_length=16)[0]
+    assert row["input_ids"] == [2, 4, 3, 5, 6, 3]
+    assert row["token_type_ids"] == [0, 0, 0, 1, 1, 1]
+
+
+def test_progress_adds_up_to_the_examples() -> None:
+    done: list[int] = []
+    examples = Examples(["a"] * 2500, None, [0] * 2500, ("x", "y"))
+    rows = tokenize(examples, word_piece(), task="text-classification", max_length=8, progress=done.append)
+    assert (sum(done), len(done), len(rows)) == (2500, 3, 2500)
+
+
+def test_a_word_is_labelled_at_its_first_piece_only() -> None:
+    examples = Examples([["a", "playing", "b"]], None, [[5, 6, 7]], tuple("abcdefgh"))
+    row = tokenize(examples, word_piece(), task="token-classification", max_length=16)[0]
+    assert row["input_ids"] == [2, 4, 7, 8, 5, 3]
+    assert row["labels"] == [-100, 5, 6, -100, 7, -100]
+
+
+def test_cut_words_lose_their_labels() -> None:
+    examples = Examples([["a", "playing", "b"]], None, [[0, 1, 0]], ("x", "y"))
+    rows = tokenize(examples, word_piece(), task="token-classification", max_length=4)
+    assert (rows[0]["labels"], rows.truncated) == ([-100, 0, 1, -100], 1)
+
+
+def test_pieces_that_begin_with_a_space_belong_to_the_word_behind_it() -> None:
+    examples = Examples([["a", "bc", "b"]], None, [[0, 1, 2]], ("x", "y", "z"))
+    row = tokenize(examples, byte_level(), task="token-classification", max_length=16)[0]
+    assert row["input_ids"] == [1, 5, 3]
+    assert row["labels"] == [0, 1, 2]
+
+
+def test_answer_positions() -> None:
+    examples = Examples(["where"], ["it stood in Rome"], [Answer("in Rome", 9)], ())
+    row = tokenize(examples, word_piece(), task="question-answering", max_length=16)[0]
+    assert row["input_ids"] == [2, 13, 3, 10, 11, 12, 9, 3]
+    assert (row["start_positions"], row["end_positions"]) == (5, 6)
+
+
+def test_a_long_context_gives_windows_and_only_those_with_the_answer_point_at_it() -> None:
+    context = " ".join(["a"] * 20 + ["Rome"] + ["b"] * 20)
+    examples = Examples(["where"], [context], [Answer("Rome", 40)], ())
+    rows = tokenize(examples, word_piece(), task="question-answering", max_length=12)
+    assert rows.truncated == 1
+    spans = [(row["start_positions"], row["end_positions"]) for row in rows]
+    for row, (start, end) in zip(rows, spans, strict=True):
+        assert len(row["input_ids"]) <= 12
+        assert (start, end) == ((row["input_ids"].index(9),) * 2 if 9 in row["input_ids"] else (0, 0))
+    assert any(start for start, _ in spans) and (0, 0) in spans
+
+
+def test_tokenize_refuses() -> None:
+    examples = Examples(["a"], None, [0], ("x", "y"))
+    with pytest.raises(LosparseError, match="above the 2 special tokens"):
+        tokenize(examples, word_piece(), task="text-classification", max_length=2)
+    with pytest.raises(LosparseError, match="must be a fast one"):
+        tokenize(examples, SimpleNamespace(is_fast=False), task="text-classification", max_length=8)
+    long_question = Examples(["where " * 20], ["a"], [Answer("a", 0)], ())
+    with pytest.raises(LosparseError, match=r"longest question \(20 tokens\)"):
+        tokenize(long_question, word_piece(), task="question-answering", max_length=16)
+
+
+def test_rows_are_read_in_order_with_their_lines(write: Write) -> None:
+    table = read_table(write("a.csv", 'text,label\n"a\nb",x\nc,y\n'))
+    assert table.lines == [3, 4]
+    assert table.where(1).endswith("a.csv, line 4")

@@ -1,0 +1,193 @@
+"""The passes that make the graph around the layers cheap: where they fire, where they refuse, and the same numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from losparse_export.passes import AttentionLayoutPass, FlattenTokensPass
+
+from .builders import run_graph
+
+RANDOM = np.random.default_rng(0)
+BATCH, SEQUENCE = ir.SymbolicDim("batch"), ir.SymbolicDim("sequence")
+FLOAT = ir.TensorType(ir.DataType.FLOAT)
+
+# Two orders of the same fp32 sums of at most 64 products of O(1) numbers.
+TOLERANCE = {"atol": 2e-6, "rtol": 1e-5}
+
+
+class Builder:
+    """Writes a graph over token ids, with the shapes a trace would give."""
+
+    def __init__(self, opset: int = 23) -> None:
+        self.opset = opset
+        self.ids = ir.Value(name="input_ids", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([BATCH, SEQUENCE]))
+        self.tape = ir.tape.Tape()
+        self.count = 0
+
+    def constant(self, array: np.ndarray) -> ir.Value:
+        self.count += 1
+        return self.tape.initializer(ir.tensor(array, name=f"constant_{self.count}"))
+
+    def weight(self, *shape: int) -> ir.Value:
+        return self.constant(RANDOM.normal(size=shape).astype(np.float32))
+
+    def op(self, op_type: str, *inputs: ir.Value | None, shape: list, **attributes) -> ir.Value:
+        value = self.tape.op(op_type, inputs, attributes)
+        value.type, value.shape = FLOAT, ir.Shape(shape)
+        return value
+
+    def tokens(self, width: int) -> ir.Value:
+        return self.op("Gather", self.weight(10, width), self.ids, shape=[BATCH, SEQUENCE, width])
+
+    def model(self, *outputs: ir.Value) -> ir.Model:
+        for index, output in enumerate(outputs):
+            output.name = f"y{index}"
+        graph = ir.Graph(
+            [self.ids],
+            outputs,
+            nodes=self.tape.nodes,
+            initializers=self.tape.initializers,
+            opset_imports={"": self.opset},
+            name="g",
+        )
+        return ir.Model(graph, ir_version=11)
+
+
+def feed_forward(b: Builder) -> ir.Model:
+    x = b.tokens(8)
+    up = b.op("MatMul", x, b.weight(8, 16), shape=[BATCH, SEQUENCE, 16])
+    up = b.op("Gelu", b.op("Add", up, b.weight(16), shape=[BATCH, SEQUENCE, 16]), shape=[BATCH, SEQUENCE, 16])
+    down = b.op("MatMul", up, b.weight(16, 8), shape=[BATCH, SEQUENCE, 8])
+    added = b.op("Add", down, x, shape=[BATCH, SEQUENCE, 8])
+    normed = b.op("LayerNormalization", added, b.weight(8), b.weight(8), shape=[BATCH, SEQUENCE, 8], axis=-1)
+    return b.model(normed)
+
+
+def reads_one_token(b: Builder) -> ir.Model:
+    y = b.op("MatMul", b.tokens(8), b.weight(8, 8), shape=[BATCH, SEQUENCE, 8])
+    first = b.op("Gather", y, b.constant(np.array(0)), shape=[BATCH, 8], axis=1)
+    return b.model(y, first)
+
+
+def constant_on_the_left(b: Builder) -> ir.Model:
+    y = b.op("MatMul", b.tokens(8), b.weight(8, 8), shape=[BATCH, SEQUENCE, 8])
+    return b.model(b.op("Sub", b.weight(8), y, shape=[BATCH, SEQUENCE, 8]))
+
+
+@pytest.mark.parametrize("build", [feed_forward, reads_one_token, constant_on_the_left])
+def test_flattening_keeps_the_numbers(build: Callable[[Builder], ir.Model]):
+    model = build(Builder())
+    feeds = {"input_ids": np.array([[1, 2, 3, 0, 5], [9, 8, 7, 6, 4]])}
+    before = run_graph(model, feeds)
+    assert FlattenTokensPass()(model).modified
+    after = run_graph(model, feeds)
+    assert [value.name for value in model.graph.outputs] == [f"y{i}" for i in range(len(after))]
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_allclose(other, one, **TOLERANCE)
+
+
+def test_a_feed_forward_block_is_flattened_once_and_restored_once():
+    model = feed_forward(Builder())
+    FlattenTokensPass()(model)
+    counts = Counter(node.op_type for node in model.graph)
+    assert counts["Reshape"] == 2
+    products = [node for node in model.graph if node.op_type == "MatMul"]
+    assert [len(node.outputs[0].shape) for node in products] == [2, 2]
+
+
+def batched_product(b: Builder) -> ir.Model:
+    return b.model(b.op("MatMul", b.tokens(8), b.weight(1, 8, 8), shape=[BATCH, SEQUENCE, 8]))
+
+
+def no_product(b: Builder) -> ir.Model:
+    x = b.tokens(8)
+    return b.model(b.op("Add", x, b.weight(8), shape=[BATCH, SEQUENCE, 8]))
+
+
+def other_rows(b: Builder) -> ir.Model:
+    table = b.op("Gather", b.weight(10, 8), b.constant(np.arange(4)[None]), shape=[1, 4, 8])
+    return b.model(b.op("MatMul", table, b.weight(8, 8), shape=[1, 4, 8]), b.tokens(8))
+
+
+@pytest.mark.parametrize("build", [batched_product, no_product, other_rows])
+def test_flattening_leaves_what_gains_nothing(build: Callable[[Builder], ir.Model]):
+    model = build(Builder())
+    nodes = [node.op_type for node in model.graph]
+    assert not FlattenTokensPass()(model).modified
+    assert [node.op_type for node in model.graph] == nodes
+
+
+def over_tokens(b: Builder) -> ir.Model:
+    y = b.op("MatMul", b.tokens(8), b.weight(8, 8), shape=[BATCH, SEQUENCE, 8])
+    return b.model(b.op("Softmax", y, shape=[BATCH, SEQUENCE, 8], axis=1))
+
+
+def positions(b: Builder) -> ir.Model:
+    y = b.op("MatMul", b.tokens(8), b.weight(8, 8), shape=[BATCH, SEQUENCE, 8])
+    return b.model(b.op("Add", y, b.weight(1, 5, 8), shape=[BATCH, SEQUENCE, 8]))
+
+
+@pytest.mark.parametrize("build", [over_tokens, positions])
+def test_what_mixes_tokens_stays_on_three_axes(build: Callable[[Builder], ir.Model]):
+    model = build(Builder())
+    feeds = {"input_ids": np.array([[1, 2, 3, 0, 5], [9, 8, 7, 6, 4]])}
+    before = run_graph(model, feeds)[0]
+    FlattenTokensPass()(model)
+    last = model.graph.outputs[0].producer()
+    assert last.op_type in ("Softmax", "Add"), "the node itself was not moved"
+    np.testing.assert_allclose(run_graph(model, feeds)[0], before, **TOLERANCE)
+
+
+def attention(b: Builder, *, heads: int = 4, width: int = 8, expose: bool = False, perm=(0, 2, 1, 3)) -> ir.Model:
+    hidden = heads * width
+    x = b.tokens(hidden)
+    split = b.constant(np.array([0, 0, heads, width]))
+    parts = []
+    for _ in range(3):
+        part = b.op("MatMul", x, b.weight(hidden, hidden), shape=[BATCH, SEQUENCE, hidden])
+        view = b.op("Reshape", part, split, shape=[BATCH, SEQUENCE, heads, width])
+        parts.append(b.op("Transpose", view, shape=[BATCH, heads, SEQUENCE, width], perm=list(perm)))
+    y = b.op("Attention", *parts, shape=[BATCH, heads, SEQUENCE, width], scale=0.3)
+    joined = b.op("Transpose", y, shape=[BATCH, SEQUENCE, heads, width], perm=list(perm))
+    whole = b.op("Reshape", joined, b.constant(np.array([0, 0, hidden])), shape=[BATCH, SEQUENCE, hidden])
+    return b.model(whole, *([y] if expose else []))
+
+
+def test_attention_reads_heads_where_they_lie():
+    model = attention(Builder())
+    feeds = {"input_ids": np.array([[1, 2, 3], [9, 8, 7]])}
+    before = run_graph(model, feeds)[0]
+    assert AttentionLayoutPass()(model).modified
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    assert not [node for node in model.graph if node.op_type in ("Transpose", "Reshape")]
+    node = next(node for node in model.graph if node.op_type == "Attention")
+    assert (node.attributes["q_num_heads"].as_int(), node.attributes["kv_num_heads"].as_int()) == (4, 4)
+    assert node.attributes["scale"].as_float() == pytest.approx(0.3)
+    np.testing.assert_allclose(run_graph(model, feeds)[0], before, **TOLERANCE)
+
+
+@pytest.mark.parametrize("settings", [{"expose": True}, {"perm": (0, 1, 2, 3), "heads": 1, "width": 8}])
+def test_attention_stays_where_the_heads_are_read_apart_or_not_swapped(settings):
+    if settings.get("expose"):
+        model = attention(Builder(), **settings)
+    else:
+        model = attention(Builder(), **settings)
+        model.graph.outputs[0].shape = ir.Shape([BATCH, SEQUENCE, 8])
+    assert not AttentionLayoutPass()(model).modified
+
+
+def test_both_passes_together():
+    model = attention(Builder())
+    feeds = {"input_ids": np.array([[1, 2, 3], [9, 8, 7]])}
+    before = run_graph(model, feeds)[0]
+    AttentionLayoutPass()(model)
+    FlattenTokensPass()(model)
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    assert Counter(node.op_type for node in model.graph)["Transpose"] == 0
+    np.testing.assert_allclose(run_graph(model, feeds)[0], before, **TOLERANCE)

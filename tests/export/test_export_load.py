@@ -1,0 +1,272 @@
+"""What is opened, and what is refused with one line that says why."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from losparse.errors import LosparseError
+from losparse.hub import mark_compressed
+from losparse.layers import FactoredLinearTraining
+from losparse_export.load import load_model, parameter_counts
+from losparse_export.metadata import model_config
+from losparse_export.tasks import TASKS, choose_task, input_names, max_positions
+
+from .builders import build_model, make_layer
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dense")
+    build_model("bert", factored=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compressed")
+    model = build_model("bert")
+    mark_compressed(model, {"name": "losparse", "keep": 0.2})
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(dense: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(dense, tmp_path / "model"))
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    file = folder / "config.json"
+    config = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def test_dense_folder(dense):
+    loaded = load_model(dense)
+    assert loaded.task.name == "text-classification" and loaded.name == dense.name and loaded.folder == dense
+    assert next(loaded.model.parameters()).dtype == torch.float32
+
+
+def test_compressed_folder(compressed):
+    loaded, original = load_model(str(compressed)), build_model("bert")
+    for (name, one), (_, other) in zip(loaded.model.state_dict().items(), original.state_dict().items(), strict=True):
+        assert torch.equal(one, other), name
+    assert "quantization_config" not in model_config(loaded)
+    assert model_config(loaded)["architectures"] == ["BertForSequenceClassification"]
+
+
+def test_half_precision_weights_are_opened_as_float32(tmp_path):
+    build_model("bert", factored=False).to(torch.bfloat16).save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
+    assert model_config(loaded)["dtype"] == "float32"
+
+
+def test_another_task_of_the_same_weights(dense):
+    assert type(load_model(dense, "feature-extraction").model).__name__ == "BertModel"
+
+
+def test_nothing_is_printed(dense, capfd):
+    load_model(dense)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task"),
+    [
+        ("BertForSequenceClassification", "text-classification"),
+        ("RobertaForTokenClassification", "token-classification"),
+        ("DistilBertForQuestionAnswering", "question-answering"),
+        ("MPNetModel", "feature-extraction"),
+    ],
+)
+def test_task_of_an_architecture(architecture, task):
+    assert choose_task(None, architecture, "m") is TASKS[task]
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "message"),
+    [
+        (None, "BertForMaskedLM", "m: architecture 'BertForMaskedLM' does not say the task; name one of text-class"),
+        (None, None, "architecture None does not say the task"),
+        ("translation", "BertModel", "task must be one of text-classification, .*, got 'translation'"),
+    ],
+)
+def test_task_refused(task, architecture, message):
+    with pytest.raises(LosparseError, match=message):
+        choose_task(task, architecture, "m")
+
+
+def test_missing_folder_file_and_config(tmp_path):
+    with pytest.raises(LosparseError, match=r"none: no such folder; give a folder with a config.json, or a hub id"):
+        load_model(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(LosparseError, match="file: is a file, must be a model's folder"):
+        load_model(tmp_path / "file")
+    with pytest.raises(LosparseError, match=r"has no config.json; give a transformers model's folder"):
+        load_model(tmp_path)
+
+
+def test_hub_is_asked_for_names_with_an_owner(monkeypatch, dense):
+    asked = []
+
+    def download(hub_id: str, *, allow_patterns: list[str]) -> str:
+        asked.append((hub_id, allow_patterns))
+        return str(dense)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    loaded = load_model("owner/model")
+    assert loaded.name == "owner/model"
+    assert asked == [("owner/model", ["*.json", "*.safetensors", "*.txt", "*.model"])]  # neither pickles nor code
+
+
+def test_hub_out_of_reach():
+    with pytest.raises(LosparseError, match="owner/model: no such folder here, and the hub does not give it"):
+        load_model("owner/model")  # the suite runs with HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            "is quantised by 'gptq'; export the model it was",
+        ),
+        ({"model_type": None}, r"config\.json: has no model_type; it is not a transformers model"),
+        ({"hidden_size": 48}, "AutoModelForSequenceClassification cannot open it"),
+        (
+            {"num_hidden_layers": 3},
+            "has no weights for bert.encoder.layer.2.*and 12 more; fine-tune the model for text",
+        ),
+        ({"architectures": ["BertForPreTraining"]}, "architecture 'BertForPreTraining' does not say the task"),
+    ],
+)
+def test_config_refused(copy, changes, message):
+    edit_config(copy, **changes)
+    with pytest.raises(LosparseError, match=message) as caught:
+        load_model(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_config_that_is_not_json(copy):
+    (copy / "config.json").write_text("{")
+    with pytest.raises(LosparseError, match=r"config\.json: cannot be read as JSON"):
+        load_model(copy)
+
+
+def test_a_new_head_is_refused(dense):
+    with pytest.raises(
+        LosparseError, match=r"has no weights for qa_outputs.bias, qa_outputs.weight; fine-tune the model"
+    ):
+        load_model(dense, "question-answering")
+
+
+def test_a_missing_pooler_does_not_matter_to_hidden_states(tmp_path):
+    transformers.BertForTokenClassification(
+        transformers.BertConfig(**build_model("bert").config.to_dict())
+    ).save_pretrained(tmp_path)
+    assert load_model(tmp_path, "feature-extraction").task.name == "feature-extraction"
+
+
+@pytest.mark.parametrize("keep", [0.5, 10])
+def test_damaged_weights(copy, keep):
+    file = copy / "model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * keep) if keep < 1 else keep])
+    with pytest.raises(LosparseError, match=r"model\.safetensors: is damaged or cut short \(.*\); copy it again"):
+        load_model(copy)
+
+
+def test_only_safetensors(copy):
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(LosparseError, match=r"model\.safetensors: missing; only safetensors are read"):
+        load_model(copy)
+
+
+def test_sharded_weights(tmp_path):
+    build_model("bert", factored=False).save_pretrained(tmp_path, max_shard_size="20KB")
+    shards = sorted(tmp_path.glob("*.safetensors"))
+    assert len(shards) > 1
+    load_model(tmp_path)
+    shards[-1].unlink()
+    with pytest.raises(LosparseError, match=rf"{shards[-1].name}: missing"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(value):
+    model = build_model("bert")
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.dense.bias[3] = value
+    with pytest.raises(
+        LosparseError, match=r"weight 'bert\.encoder\.layer\.1\.output\.dense\.bias' has NaN or infinities"
+    ):
+        load_model(model)
+
+
+def test_model_in_memory_must_be_float32():
+    with pytest.raises(
+        LosparseError, match=r"is torch\.bfloat16 on cpu, must be float32 on the CPU; call model\.float"
+    ):
+        load_model(build_model("bert", factored=False).to(torch.bfloat16))
+
+
+def test_training_form_is_refused(compressed, tmp_path):
+    model = build_model("bert")
+    model.bert.encoder.layer[0].output.dense = FactoredLinearTraining(64, 32, rank=4)
+    with pytest.raises(
+        LosparseError, match=r"layer 'bert\.encoder\.layer\.0\.output\.dense' is still in its training form"
+    ):
+        load_model(model)
+    folder = Path(shutil.copytree(compressed, tmp_path / "model"))
+    quantised = json.loads((folder / "config.json").read_text())["quantization_config"]
+    edit_config(folder, quantization_config={**quantised, "form": "training"})
+    with pytest.raises(LosparseError, match=r"its masks may still move; finish the training, or .* losparse\.compact_"):
+        load_model(folder)
+
+
+def test_untested_model_types_are_tried_and_said(copy, caplog):
+    transformers.AlbertForSequenceClassification(
+        transformers.AlbertConfig(
+            hidden_size=32, num_attention_heads=2, intermediate_size=64, vocab_size=100, embedding_size=16
+        )
+    ).save_pretrained(copy)
+    with caplog.at_level(logging.WARNING):
+        load_model(copy)
+    assert "model type 'albert' is not one of the tested bert, roberta" in caplog.text
+
+
+def test_parameter_counts():
+    model = build_model("bert", factored=False)
+    dense = sum(parameter.numel() for parameter in model.parameters())
+    model.bert.encoder.layer[0].output.dense = make_layer(32, 64, rank=4, kept=6)
+    # rank 4 * (32 + 64) + 6 rows of 64, in place of 32 * 64
+    assert parameter_counts(model) == {"model": dense - 2048 + 768, "layers": 768, "layers_dense": 2048}
+    model.bert.encoder.layer[1].output.dense = model.bert.encoder.layer[0].output.dense
+    assert parameter_counts(model)["layers"] == 768  # tied: stored once
+
+
+@pytest.mark.parametrize(
+    ("family", "types", "positions"),
+    [
+        ("bert", True, 40),
+        ("roberta", False, 38),  # 40 rows, numbered from behind the padding row 1
+        ("xlm-roberta", False, 38),
+        ("distilbert", False, 40),
+        ("mpnet", False, 38),
+        ("deberta-v2", False, 40),
+        ("electra", True, 40),
+    ],
+)
+def test_inputs_and_positions(family, types, positions):
+    model = build_model(family, factored=False)
+    assert input_names(model) == ("input_ids", "attention_mask", *(["token_type_ids"] if types else []))
+    assert max_positions(model) == positions

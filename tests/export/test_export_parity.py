@@ -1,0 +1,159 @@
+"""The gate: what is compared, what passes, and what a failure says and leaves behind."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+import losparse_export.export as pipeline
+from losparse.errors import LosparseError
+from losparse_export import TASKS, ParityError, TaskModel, lower_model, plan_model
+from losparse_export.locate import allowed_difference, first_difference, record_outputs
+from losparse_export.parity import Case, check_parity, choose_cases, make_feeds
+from losparse_export.passes import finish_model
+from losparse_export.write import save_model
+
+from .builders import build_model
+
+
+def test_cases_cover_batches_lengths_and_masks():
+    cases = list(choose_cases(512))
+    assert {(case.batch, case.length) for case in cases} == {(b, n) for b in (1, 2, 3) for n in (2, 7, 24, 128)}
+    assert {case.padded for case in cases if case.batch > 1} == {True, False}
+    assert max(case.length for case in choose_cases(40)) == 40
+    assert {case.length for case in choose_cases(5)} == {2, 5}
+
+
+@pytest.mark.parametrize(("family", "pad"), [("bert", 0), ("roberta", 1), ("distilbert", 0)])
+def test_feeds(family, pad):
+    model = TaskModel(build_model(family, factored=False), TASKS["feature-extraction"])
+    feeds = make_feeds(model, Case(3, 24, padded=True))
+    ids, mask = feeds["input_ids"], feeds["attention_mask"]
+    assert all(array.dtype == np.int64 and array.shape == (3, 24) for array in feeds.values())
+    assert ids.min() >= 0 and ids.max() < 100
+    assert (ids[mask == 0] == pad).all() and (ids[mask == 1] != pad).all()
+    assert mask[0].all() and mask[1:].sum(1).min() >= 1 and mask[1:].sum(1).max() < 24
+    assert (np.diff(mask, axis=1) <= 0).all()  # padding is at the end
+    assert np.array_equal(make_feeds(model, Case(3, 24, padded=True))["input_ids"], ids)
+    assert not np.array_equal(make_feeds(model, Case(3, 24, padded=True), seed=1)["input_ids"], ids)
+    if "token_type_ids" in feeds:
+        assert set(np.unique(feeds["token_type_ids"])) == {0, 1}
+
+
+def test_tolerance_follows_the_magnitude():
+    assert allowed_difference(1e-4, 1.0) == pytest.approx(1e-4)
+    assert allowed_difference(1e-4, 0.5, 20.0) == pytest.approx(2e-3)
+    assert allowed_difference(1e-4, 0.0) == pytest.approx(1e-5)
+
+
+def perturb(monkeypatch: pytest.MonkeyPatch, weight: str, change: float, *, where: Any = (0, 0)) -> None:
+    """Make the exporter change a number, or more, of a weight after lowering."""
+
+    def wrong(graph: ir.Model, plan: object) -> ir.Model:
+        graph = lower_model(graph, plan)  # type: ignore[arg-type]
+        value = graph.graph.initializers[weight]
+        array = value.const_value.numpy().copy()
+        array[where] += change
+        value.const_value = ir.tensor(array, name=weight)
+        return graph
+
+    monkeypatch.setattr(pipeline, "lower_model", wrong)
+
+
+@pytest.mark.parametrize(
+    ("layer", "weight"),
+    [
+        ("bert.encoder.layer.0.attention.self.query", "weight_t"),
+        ("bert.encoder.layer.1.attention.output.dense", "weight_t"),
+        ("bert.encoder.layer.0.intermediate.dense", "weight_t"),
+    ],
+)
+def test_failure_names_the_layer_and_leaves_nothing(export_bert, bert_trace, tmp_path, monkeypatch, layer, weight):
+    plan = plan_model(bert_trace)
+    perturb(monkeypatch, f"{layer}.{weight}", 0.5)
+    with pytest.raises(ParityError) as caught:
+        export_bert(tmp_path / "out", plan=plan.choose(dict.fromkeys(plan.layers, "dense")))
+    assert caught.value.layer == layer and caught.value.max_abs > 1e-3
+    message = str(caught.value)
+    assert "\n" not in message
+    assert re.search(r"differs from PyTorch: \d\.\d\de[+-]\d+ in 'logits' at batch \d, length \d+ \(allowed", message)
+    assert re.search(rf"the first layer that differs is '{re.escape(layer)}', by \d\.\d\de[+-]\d+$", message)
+    assert os.listdir(tmp_path) == []
+
+
+def test_nan_is_a_failure(export_bert, bert_trace, tmp_path, monkeypatch):
+    plan = plan_model(bert_trace)
+    perturb(monkeypatch, "bert.encoder.layer.1.output.dense.weight_t", float("nan"))
+    with pytest.raises(
+        ParityError, match=r"NaN or infinity in 'logits' .* differs is 'bert\.encoder\.layer\.1\.output"
+    ):
+        export_bert(tmp_path / "out", plan=plan.choose(dict.fromkeys(plan.layers, "dense")))
+    assert os.listdir(tmp_path) == []
+
+
+def test_failure_with_overwrite_keeps_the_old_export(export_bert, bert_trace, tmp_path, monkeypatch):
+    old = export_bert(tmp_path / "out").metadata["fingerprint"]
+    plan = plan_model(bert_trace)
+    perturb(monkeypatch, "bert.encoder.layer.1.output.dense.weight_t", 1.0)
+    with pytest.raises(ParityError):
+        export_bert(tmp_path / "out", overwrite=True, plan=plan.choose(dict.fromkeys(plan.layers, "dense")))
+    assert os.listdir(tmp_path) == ["out"]
+    assert old in (tmp_path / "out" / "losparse.json").read_text()
+
+
+def test_a_wrong_weight_outside_the_layers_is_located(export_bert, tmp_path, monkeypatch):
+    perturb(monkeypatch, "bert.embeddings.word_embeddings.weight", 0.1, where=(slice(None), 3))
+    with pytest.raises(ParityError) as caught:
+        export_bert(tmp_path / "out")
+    assert caught.value.layer == "bert.embeddings.word_embeddings"
+
+
+def test_torch_that_is_not_finite_is_said(export_bert, tmp_path):
+    model = build_model("bert", seed=1)
+    with torch.no_grad():
+        model.classifier.weight.fill_(3e38)  # finite, but its products are not
+    with pytest.raises(LosparseError, match="PyTorch itself returns NaN or infinities in 'logits'"):
+        export_bert(tmp_path / "out", model)
+    assert os.listdir(tmp_path) == []
+
+
+def test_equal_layers_give_no_difference(bert, bert_trace, tmp_path):
+    """Also: every leaf of the model that the graph computes by name is compared."""
+    graph = bert_trace.clone()
+    save_model(finish_model(lower_model(graph, plan_model(graph))), tmp_path)
+    model = TaskModel(bert, TASKS["text-classification"])
+    feeds = make_feeds(model, Case(2, 7, padded=True))
+    assert first_difference(model, tmp_path, feeds, 1e-4) is None
+    first = first_difference(model, tmp_path, feeds, 0.0)  # rounding alone is then a difference
+    assert first is not None and 0 < first.max_abs < 1e-4
+    assert sorted(os.listdir(tmp_path)) == ["model.onnx"]
+
+
+def test_hooks_are_removed(bert):
+    model = TaskModel(bert, TASKS["text-classification"])
+    with pytest.raises(RuntimeError), record_outputs(model):
+        raise RuntimeError
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_progress_counts_to_the_end(export_bert, tmp_path):
+    calls: list[tuple[str, int, int]] = []
+    export_bert(tmp_path / "out", progress=lambda *call: calls.append(call))
+    assert [text for text, done, _ in calls if done == 0] == ["opening the model", "comparing with PyTorch"]
+    assert calls[-1] == ("comparing with PyTorch", 13, 13)
+
+
+def test_check_of_a_folder(export_bert, bert, tmp_path):
+    """The check stands alone: a folder against the model it came from, or should have come from."""
+    export_bert(tmp_path / "out")
+    task = TASKS["text-classification"]
+    report = check_parity(TaskModel(bert, task), tmp_path / "out", seed=7)
+    assert report.max_abs <= report.tolerance and len(report.cases) == 13
+    with pytest.raises(ParityError):
+        check_parity(TaskModel(build_model("bert", seed=2), task), tmp_path / "out")

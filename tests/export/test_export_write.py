@@ -1,0 +1,151 @@
+"""Folders come whole or not at all; models come with their weights inside or beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+
+from losparse.errors import LosparseError
+from losparse_export import lower_model, plan_model
+from losparse_export.passes import finish_model
+from losparse_export.write import METADATA_FILE, check_out, fingerprint, save_model, staged_folder, weight_bytes
+
+from .builders import LAYER, layer_graph, make_layer
+
+
+def written(out: Path, text: str, *, overwrite: bool = False) -> None:
+    with staged_folder(out, overwrite=overwrite) as folder:
+        (folder / METADATA_FILE).write_text(text)
+
+
+def test_folder_appears_when_complete(tmp_path):
+    out = tmp_path / "deep" / "out"
+    with staged_folder(out) as folder:
+        assert not out.exists() and folder.parent == out.parent
+    assert out.is_dir() and os.listdir(out.parent) == ["out"]
+
+
+def test_failure_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "out") as folder:
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+def test_existing_out_is_refused(tmp_path):
+    written(tmp_path / "out", "one")
+    with pytest.raises(LosparseError, match=r"out: already exists; choose another OUT, or pass overwrite=True"):
+        written(tmp_path / "out", "two")
+    assert (tmp_path / "out" / METADATA_FILE).read_text() == "one"
+
+
+def test_overwrite(tmp_path):
+    written(tmp_path / "out", "one")
+    (tmp_path / "out" / "stale").touch()
+    written(tmp_path / "out", "two", overwrite=True)
+    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == [METADATA_FILE]
+    assert (tmp_path / "out" / METADATA_FILE).read_text() == "two"
+
+
+def test_overwrite_keeps_the_old_folder_until_the_new_one_stands(tmp_path):
+    written(tmp_path / "out", "one")
+    with pytest.raises(RuntimeError), staged_folder(tmp_path / "out", overwrite=True):
+        assert (tmp_path / "out" / METADATA_FILE).read_text() == "one"
+        raise RuntimeError
+    assert (tmp_path / "out" / METADATA_FILE).read_text() == "one" and os.listdir(tmp_path) == ["out"]
+
+
+def test_overwrite_puts_the_old_folder_back(tmp_path, monkeypatch):
+    written(tmp_path / "out", "one")
+    rename = Path.rename
+
+    def fail_on_new(self: Path, target: Path) -> Path:
+        if self.name.endswith(".tmp"):
+            raise OSError("disk full")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_on_new)
+    with pytest.raises(OSError, match="disk full"):
+        written(tmp_path / "out", "two", overwrite=True)
+    assert (tmp_path / "out" / METADATA_FILE).read_text() == "one" and os.listdir(tmp_path) == ["out"]
+
+
+def test_overwrites_only_exports(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").touch()
+    with pytest.raises(LosparseError, match=r"thesis: holds no losparse\.json, so no export wrote it"):
+        check_out(tmp_path / "thesis", overwrite=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(LosparseError, match="file: is not a folder"):
+        check_out(tmp_path / "file", overwrite=True)
+    (tmp_path / "empty").mkdir()
+    check_out(tmp_path / "empty", overwrite=True)
+
+
+def test_out_below_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LosparseError, match="file: cannot be written"):
+        written(tmp_path / "file" / "out", "one")
+
+
+@pytest.fixture
+def model() -> ir.Model:
+    torch.manual_seed(0)
+    graph = layer_graph(make_layer(24, 16, rank=2, kept=3))
+    return finish_model(lower_model(graph, plan_model(graph).choose({LAYER: "gather"})))
+
+
+@pytest.mark.parametrize(
+    ("external_from", "files"), [(10**6, {"model.onnx"}), (100, {"model.onnx", "model.onnx.data"})]
+)
+def test_save_model(model, tmp_path, external_from, files):
+    wide = make_layer(64, 64, rank=30, kept=3)  # 2 x 7,680 bytes of factors: above the 1,024 that stay inline
+    graph = layer_graph(wide)
+    model = finish_model(lower_model(graph, plan_model(graph).choose({LAYER: "gather"})))
+    records = save_model(model, tmp_path, external_from=external_from)
+    assert set(records) == set(os.listdir(tmp_path)) == files
+    for name, record in records.items():
+        data = (tmp_path / name).read_bytes()
+        assert record == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        assert not (tmp_path / name).is_symlink()
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    x = torch.rand(2, 3, 64)
+    with torch.no_grad():  # sums of 64 terms of magnitude 0.3: rounding below 1e-5
+        np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], wide(x).numpy(), rtol=0, atol=1e-5)
+
+
+def test_small_tensors_stay_inline(model, tmp_path):
+    save_model(model, tmp_path, external_from=0)
+    stored = ir.load(tmp_path / "model.onnx").graph.initializers
+    external = {name for name, value in stored.items() if isinstance(value.const_value, ir.ExternalTensor)}
+    assert external == {name for name, value in stored.items() if value.const_value.nbytes > 1024}
+    assert f"{LAYER}.pads" in stored and f"{LAYER}.pads" not in external
+
+
+def test_weight_bytes(model):
+    # rows 3x16, v 2x16, u 24x2, bias 24: floats; place_of 24, pads 2, axis 1: int64
+    assert weight_bytes(model) == 4 * (48 + 32 + 48 + 24) + 8 * (24 + 2 + 1)
+
+
+def test_fingerprint_is_of_what_is_computed(model):
+    before = fingerprint(model)
+    model.metadata_props["x"] = "y"
+    model.producer_name = "somebody"
+    assert fingerprint(model) == before == fingerprint(model.clone())
+    weight = model.graph.initializers[f"{LAYER}.bias"]
+    weight.const_value = ir.tensor(weight.const_value.numpy() + 1e-6, name=weight.name)
+    assert fingerprint(model) != before
+
+
+def test_fingerprint_sees_attributes(model):
+    before = fingerprint(model)
+    node = next(node for node in model.graph if node.op_type == "Gather")
+    node.attributes["axis"] = ir.AttrInt64("axis", 1)
+    assert fingerprint(model) != before
