@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,3 +156,47 @@ def whole_pass(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Pa
     for command in commands:
         assert main([str(argument) for argument in command]) == 0
     return Pass(folder / "small", folder / "small-onnx")
+
+
+FEW = ("--max-steps", 4, "--no-freeze-embeddings", "--keep", 0.4, "--low-rank", 0.1)
+"""A few steps, for tests that do not look at what was learned."""
+
+
+@pytest.fixture
+def compress_into(losparse: Command, sources: Sources, tmp_path: Path) -> Any:
+    """Run `compress` into tmp_path/out; keywords replace the model and the files."""
+
+    def run(*flags: object, **changes: object) -> Outcome:
+        files = {"model": sources.model, "train": sources.train, "validation": sources.validation, **changes}
+        rest = [x for name in ("train", "validation") if files[name] is not None for x in (f"--{name}", files[name])]
+        return losparse("compress", files["model"], tmp_path / "out", *rest, *flags)
+
+    return run
+
+
+def nothing_written(folder: Path) -> bool:
+    return not [path for path in folder.iterdir() if "out" in path.name]
+
+
+@pytest.fixture
+def onnx_copy(whole_pass: Pass, tmp_path: Path) -> Path:
+    """A copy of the compressed ONNX folder to damage."""
+    return Path(shutil.copytree(whole_pass.onnx, tmp_path / "copy"))
+
+
+HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "datasets"}
+
+
+def loaded_by(program: str, **environment: str) -> set[str]:
+    """Return which heavy packages a fresh interpreter has loaded at the end of a program."""
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join(str(root / part) for part in (".", "export", "runtime"))
+    program = f"{program}\nimport sys; print('LOADED', *sorted({HEAVY} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": paths, **environment},
+    )
+    return set(done.stdout.splitlines()[-1].split()[1:])

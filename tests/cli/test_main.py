@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import builtins
-import os
 import subprocess
 import sys
 from dataclasses import dataclass, fields
@@ -21,24 +20,7 @@ from losparse.errors import LosparseError
 from losparse.methods import METHODS
 from losparse.recipe import Training
 
-from .conftest import Command
-
-HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "datasets"}
-
-
-def loaded_by(program: str, **environment: str) -> set[str]:
-    """Return which heavy packages a fresh interpreter has loaded at the end of a program."""
-    root = Path(__file__).parents[2]
-    paths = os.pathsep.join(str(root / part) for part in (".", "export", "runtime"))
-    program = f"{program}\nimport sys; print('LOADED', *sorted({HEAVY} & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": paths, **environment},
-    )
-    return set(done.stdout.splitlines()[-1].split()[1:])
+from .conftest import Command, loaded_by
 
 
 def test_help_loads_nothing_heavy() -> None:

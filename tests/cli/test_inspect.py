@@ -1,0 +1,96 @@
+"""`losparse inspect`: the table agrees with the report, the model and the plan, and damage is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from losparse.cli.checkpoint import read_header
+
+from .conftest import Command, Pass, Sources, edit_json, loaded_by
+
+
+def test_inspect_agrees_with_the_report(losparse: Command, whole_pass: Pass, tmp_path: Path) -> None:
+    done = losparse("inspect", whole_pass.compressed, "--json", tmp_path / "inspect.json")
+    assert (done.code, done.err) == (0, "")
+    contents = json.loads((tmp_path / "inspect.json").read_text())
+    report = json.loads((whole_pass.compressed / "losparse_report.json").read_text())
+    counts = report["compression"]
+    assert contents["kind"] == "compressed checkpoint"
+    assert contents["layer_share"] == counts["share"]
+    assert contents["model_parameters"] == counts["model_parameters"]
+    assert contents["file_bytes"] == (whole_pass.compressed / "model.safetensors").stat().st_size
+    expected = {layer["name"]: layer["parameters"] for layer in counts["layers"]}
+    assert {layer["name"]: layer["parameters"] for layer in contents["layers"]} == expected
+    assert f"{counts['parameters']:,} of {counts['dense_parameters']:,} parameters" in done.out
+
+
+def test_inspect_counts_what_the_model_has(losparse: Command, sources: Sources, tmp_path: Path) -> None:
+    assert losparse("inspect", sources.model, "--json", tmp_path / "inspect.json").code == 0
+    contents = json.loads((tmp_path / "inspect.json").read_text())
+    model = AutoModelForSequenceClassification.from_pretrained(sources.model)
+    assert contents["kind"] == "dense checkpoint"
+    assert contents["model_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert len(contents["layers"]) == 12 and contents["layer_share"] == 1.0
+
+
+def test_inspect_shows_the_plan_of_an_onnx_folder(losparse: Command, whole_pass: Pass, tmp_path: Path) -> None:
+    done = losparse("inspect", whole_pass.onnx, "--json", tmp_path / "inspect.json")
+    assert "lowering" in done.out.splitlines()[1]
+    contents = json.loads((tmp_path / "inspect.json").read_text())
+    metadata = json.loads((whole_pass.onnx / "losparse.json").read_text())
+    assert contents["layer_parameters"] == metadata["parameters"]["layers"]
+    assert contents["layer_dense_parameters"] == metadata["parameters"]["layers_dense"]
+    assert all(layer["lowering"] for layer in contents["layers"])
+
+
+def test_inspect_loads_nothing_heavy(whole_pass: Pass) -> None:
+    program = f"from losparse.cli.main import main; main(['inspect', {str(whole_pass.compressed)!r}])"
+    assert loaded_by(program) == set()
+
+
+def test_inspect_finds_a_configuration_that_does_not_fit(
+    losparse: Command, whole_pass: Pass, onnx_copy: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole_pass.compressed, tmp_path / "small"))
+    config = json.loads((folder / "config.json").read_text())
+    layers = config["quantization_config"]["layers"]
+    name = next(iter(layers))
+    layers[name]["rank"] += 1
+    (folder / "config.json").write_text(json.dumps(config))
+    losparse("inspect", folder).refused(f"'{name}.u' is", "different models")
+    del layers[name]["rank"]
+    (folder / "config.json").write_text(json.dumps(config))
+    losparse("inspect", folder).refused(name, "malformed")
+    edit_json(onnx_copy / "plan.json", layers={"a": {"shape": [0, 1]}})
+    losparse("inspect", onnx_copy).refused("plan.json", "malformed")
+    losparse("inspect", tmp_path).refused("has no config.json")
+
+
+def test_headers_are_read_as_safetensors_reads_them(sources: Sources) -> None:
+    file = sources.model / "model.safetensors"
+    with safe_open(file, framework="numpy") as opened:
+        expected = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    assert read_header(file) == expected
+
+
+def test_sharded_checkpoints(losparse: Command, model_copy: Path) -> None:
+    tensors = load_file(model_copy / "model.safetensors")
+    (model_copy / "model.safetensors").unlink()
+    halves = sorted(tensors)[::2], sorted(tensors)[1::2]
+    index = {}
+    for number, names in enumerate(halves):
+        save_file({name: tensors[name] for name in names}, model_copy / f"part{number}.safetensors")
+        index |= {name: f"part{number}.safetensors" for name in names}
+    file = model_copy / "model.safetensors.index.json"
+    file.write_text(json.dumps({"weight_map": index}))
+    assert "20,130 parameters" in losparse("inspect", model_copy).out
+    (model_copy / "part1.safetensors").unlink()
+    losparse("inspect", model_copy).refused("lacks part1.safetensors")
+    file.write_text("{}")
+    losparse("inspect", model_copy).refused("weight_map")

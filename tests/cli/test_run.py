@@ -1,0 +1,86 @@
+"""`losparse run`: what a folder of each task says to some texts."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ..runtime.conftest import MakeFolder, make_folder
+from .conftest import Command, Pass, edit_json, loaded_by
+
+__all__ = ["make_folder"]  # a fixture of the runtime's tests
+
+
+def test_run_classifies(losparse: Command, whole_pass: Pass) -> None:
+    done = losparse("run", whole_pass.onnx, "the film was great", "a dull plot")
+    assert (done.code, done.err) == (0, "")
+    rows = [line.split(None, 2) for line in done.out.splitlines()]
+    assert rows[0] == ["label", "score", "text"]
+    assert [(row[0], row[2]) for row in rows[1:]] == [("good", "the film was great"), ("bad", "a dull plot")]
+
+
+def test_run_reads_lines_of_stdin(losparse: Command, whole_pass: Pass, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("a dull plot\n\nthe film was great\n"))
+    assert [line.split()[0] for line in losparse("run", whole_pass.onnx).out.splitlines()[1:]] == [
+        "bad",
+        "good",
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    losparse("run", whole_pass.onnx).refused("no text to run")
+
+
+def test_run_keeps_the_order_of_many_texts(losparse: Command, whole_pass: Pass) -> None:
+    texts = [f"{'a ' * (number % 5)}{word}" for number, word in enumerate(["great", "dull"] * 20)]
+    done = losparse("run", whole_pass.onnx, *texts, "--batch-size", 1, "--verbose")
+    assert [line.split()[0] for line in done.out.splitlines()[1:]] == ["good", "bad"] * 20
+    assert done.err.startswith("losparse: running: ")
+
+
+def test_run_refusals(losparse: Command, whole_pass: Pass, onnx_copy: Path, tmp_path: Path) -> None:
+    folder = whole_pass.onnx
+    losparse("run", tmp_path / "none", "text").refused("no such folder")
+    losparse("run", folder, "text", "--provider", "CUDAExecutionProvider").refused("is not installed")
+    losparse("run", folder, "text", "--provider", "NoProvider").refused("'NoProvider'")
+    losparse("run", folder, "text", "--question", "who").refused("--question", "text-classification")
+    losparse("run", folder, "one", "two", "--pair", "three").refused("--pair", "2 texts", "got 1")
+    edit_json(onnx_copy / "losparse.json", fingerprint="0" * 64)
+    losparse("run", onnx_copy, "text").refused("fingerprint", "different exports")
+
+
+def test_run_loads_no_torch(whole_pass: Pass) -> None:
+    program = f"from losparse.cli.main import main; main(['run', {str(whole_pass.onnx)!r}, 'text'])"
+    assert loaded_by(program) == {"onnxruntime"}
+
+
+def test_run_tags_tokens(losparse: Command, make_folder: MakeFolder) -> None:
+    done = losparse("run", make_folder("token-classification").path, "a b", "c")
+    rows = [line.split() for line in done.out.splitlines()]
+    assert rows[0] == ["label", "score", "token", "text"]
+    assert [(row[2], row[3]) for row in rows[1:]] == [("a", "1"), ("b", "1"), ("c", "2")]
+    assert {row[0] for row in rows[1:]} <= {"red", "green", "blue"}
+
+
+def test_run_answers(losparse: Command, make_folder: MakeFolder) -> None:
+    folder = make_folder("question-answering").path
+    losparse("run", folder, "a b c").refused("--question")
+    done = losparse("run", folder, "a b c", "--question", "d")
+    assert done.code == 0 and done.out.splitlines()[0].split() == ["answer", "score", "start"]
+    assert done.out.splitlines()[1][0] in "abc"
+
+
+def test_run_embeds_as_json(losparse: Command, make_folder: MakeFolder) -> None:
+    done = losparse("run", make_folder("feature-extraction").path, "a b", "c")
+    vectors = [json.loads(line) for line in done.out.splitlines()]
+    assert [len(vector) for vector in vectors] == [4, 4]
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx([1.0, 1.0], abs=1e-6)
+
+
+def test_run_classifies_pairs(losparse: Command, make_folder: MakeFolder) -> None:
+    folder = make_folder().path
+    alone, paired = losparse("run", folder, "a"), losparse("run", folder, "a", "--pair", "d e f")
+    assert (alone.code, paired.code) == (0, 0)
+    assert alone.out.split()[4] != paired.out.split()[4]
