@@ -52,7 +52,8 @@ def sst2() -> str:
         rows.append(line("dense, trained as long as the rows below", "1", data["dense_as_much_training"]))
     order = {"losparse+distillation": 0, "losparse": 1, "svd": 2, "pruning": 3}
     for row in sorted(data["rows"], key=lambda r: (-r["keep"], order.get(r["method"], 9), r["structure"], r["seed"])):
-        name = row["method"] + (", foldable" if row["structure"] == "foldable" else "")
+        structure = "" if row["method"] == "svd" else ", foldable" if row["structure"] == "foldable" else ", rows"
+        name = row["method"] + structure
         rows.append(line(name, f"{row['keep']:g}", row))
     text = table(["model", "keep", "dev", "test", "of dense", "file"], rows)
     settings = data["settings"]["rows"]
