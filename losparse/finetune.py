@@ -132,7 +132,7 @@ def fine_tune(
     """Train a model, and compress it while it trains when a method is given.
 
     Args:
-        model: changed in place; afterwards in evaluation mode and, with a method, in its compact form.
+        model: changed in place; afterwards in evaluation mode and, with a method, compact.
         tokenizer: pads the batches.
         train: items of unpadded token ids and labels.
         validation: the same; evaluated once, at the end.
@@ -145,9 +145,6 @@ def fine_tune(
         resume: go on from the last checkpoint in `output_dir`; without one, start.
         quiet: no progress bar.
         callbacks: more callbacks for the Trainer.
-
-    Returns:
-        Metrics, steps, seconds, and what is stored.
 
     Raises:
         LosparseError: a layer cannot be compressed, the schedule does not fit, or distillation has no teacher.
