@@ -23,6 +23,7 @@ from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -160,6 +161,8 @@ def fine_tune(
     trainer = _trainer(model, tokenizer, train, validation, training, output_dir, teacher, quiet)
     for callback in (*pruning, *callbacks):
         trainer.add_callback(callback)
+    if quiet:
+        trainer.remove_callback(PrinterCallback)  # it prints metrics where there is no progress bar
     checkpoint = get_last_checkpoint(str(output_dir)) if resume and output_dir.is_dir() else None
     started = time.perf_counter()
     trained = trainer.train(resume_from_checkpoint=checkpoint)
@@ -198,6 +201,7 @@ def _trainer(
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         bf16=training.bf16,
+        use_cpu=not torch.accelerator.is_available(),  # or accelerate takes CPU ranks for strangers
         seed=training.seed,
         train_sampling_strategy="group_by_length",  # short texts are not padded to long ones
         save_strategy="steps" if saving else "no",

@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from .data import TASKS
 from .errors import LosparseError
 from .methods import LoSparse, Method, method_from_dict, method_to_dict
-
-TASKS = ("text-classification", "token-classification", "question-answering")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data import Examples, load_examples, relabel, split_examples
+from ..data import TASKS, Examples, load_examples, relabel, split_examples
 from ..errors import LosparseError
 from ..methods import METHODS
-from ..recipe import TASKS, Recipe, Training
+from ..recipe import Recipe, Training
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .folders import check_out, new_folder
 from .machine import versions
