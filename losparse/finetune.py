@@ -57,14 +57,29 @@ class FineTuneResult:
     compression: CompressionReport | None
 
 
-class DistillingTrainer(Trainer):  # type: ignore[misc]
+class MeanLossTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer whose loss is the mean of one batch, whatever the number of processes and accumulated batches.
+
+    The Trainer hands models that accept it the number of items of all accumulated batches and then takes their loss
+    for a sum over those items. Classifiers such as BERT's ignore it and return a mean, so their loss and gradients
+    would grow with the number of processes and of accumulated batches, and clipping would cut them.
+    """
+
+    loss_is_scaled_for_ga = False  # the Trainer divides it by the number of accumulated batches
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the model's own mean loss."""
+        return super().compute_loss(model, inputs, return_outputs=return_outputs)
+
+
+class DistillingTrainer(MeanLossTrainer):
     """A Trainer whose loss is a mixture of the task's and of imitating a teacher's logits.
 
     References:
         Hinton et al., arXiv:1503.02531: KL at temperature T, times T^2 to keep the gradient's size.
     """
-
-    loss_is_scaled_for_ga = False  # the loss below is the mean of one batch; the Trainer divides it
 
     def __init__(self, *, teacher: nn.Module, weight: float, temperature: float, **kwargs: Any) -> None:
         """Remember the teacher, which is put into evaluation mode and never trained."""
@@ -226,7 +241,7 @@ def _trainer(
     if training.distill_weight > 0 and teacher is not None:
         weight, temperature = training.distill_weight, training.distill_temperature
         return DistillingTrainer(teacher=teacher, weight=weight, temperature=temperature, **options)
-    return Trainer(**options)
+    return MeanLossTrainer(**options)
 
 
 def accuracy(prediction: Any) -> dict[str, float]:

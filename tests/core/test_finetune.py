@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import BertModel, PreTrainedTokenizerFast
+from transformers import BertModel, PreTrainedTokenizerFast, TrainerCallback
 
 from losparse import SVD, LoSparse, Training, fine_tune
 from losparse.errors import LosparseError
@@ -55,6 +55,26 @@ def test_the_same_seed_gives_the_same_model(tokenizer, tmp_path):
     one, _ = run(tokenizer, tmp_path)
     other, _ = run(tokenizer, tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_accumulated_batches_give_the_gradients_of_one_batch(tokenizer, tmp_path):
+    norms = []
+
+    class Watch(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            norms.append(float(torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()))
+
+    for batch, accumulation in ((8, 1), (4, 2)):
+        training = Training(
+            max_steps=1, batch_size=batch, gradient_accumulation=accumulation, max_grad_norm=0, freeze_embeddings=False
+        )
+        model = build_bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        items = toy_items(8)
+        fine_tune(
+            model, tokenizer, items, items, training, output_dir=tmp_path, quiet=True, callbacks=(Watch(),)
+        )  # fmt: skip
+    # the same eight texts once: one mean, or the mean of two means; fp32
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
 def test_distillation_follows_the_teacher(tokenizer, tmp_path):
