@@ -9,8 +9,8 @@ A lowering is a module with a `NAME` and
 `check` and `cost` see sizes only, so a plan needs no model and no weights.
 
 The unit of cost is one multiply-add of a matrix product. Everything else is converted into it by the constants below,
-measured with onnxruntime 1.31.1, CPU provider, one thread, Zen 3 (AVX2), at 16 to 1,024 tokens: a multiply-add takes about
-0.026 ns there. They are rough, and made to order forms that differ by much more than their error.
+measured with onnxruntime 1.31.1, CPU provider, one thread, Zen 3 (AVX2), at 16 to 1,024 tokens: a multiply-add takes
+about 0.026 ns there. They are rough, and made to order forms that differ by much more than their error.
 """
 
 from __future__ import annotations
