@@ -56,7 +56,7 @@ def rank_for(share: float, out_features: int, in_features: int, *, name: str, ro
     return rank
 
 
-def select_groups(scores: Sequence[Tensor], group_sizes: Sequence[int], budget: int) -> list[Tensor]:
+def select_groups(scores: Sequence[Tensor], group_sizes: Sequence[int | Tensor], budget: int) -> list[Tensor]:
     """Choose the groups with the highest scores over all layers whose parameters fit into the budget.
 
     The order is by score, then by layer, then by index, so equal scores (all zero, say) are decided the same way
@@ -64,7 +64,7 @@ def select_groups(scores: Sequence[Tensor], group_sizes: Sequence[int], budget: 
 
     Args:
         scores: one score per group of each layer; (groups,) each.
-        group_sizes: parameters that one group of each layer costs.
+        group_sizes: parameters that one group of each layer costs, or that each of its groups costs; (groups,).
         budget: parameters to spend, in all.
 
     Returns:
@@ -74,7 +74,7 @@ def select_groups(scores: Sequence[Tensor], group_sizes: Sequence[int], budget: 
         LoSparse, arXiv:2306.11222, Algorithm 1: one global threshold over all neurons, weighted by element count.
     """
     flat = torch.cat([score.detach().float().cpu() for score in scores])
-    sizes = torch.cat([torch.full((len(s),), size) for s, size in zip(scores, group_sizes, strict=True)])
+    sizes = torch.cat([torch.as_tensor(size).expand(len(s)) for s, size in zip(scores, group_sizes, strict=True)])
     order = torch.argsort(flat, descending=True, stable=True)
     fits = torch.cumsum(sizes[order], 0) <= budget
     chosen = torch.zeros(len(flat), dtype=torch.bool)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .compress import training_layers
+from .coupling import Family
 from .errors import LosparseError
 from .layers import FactoredLinearTraining
 from .methods.losparse import CubicSchedule, LoSparse, accumulate_sensitivity, close_window, update_masks
@@ -33,6 +34,7 @@ class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
         self.method = method
         self.layers: dict[str, FactoredLinearTraining] = {}
         self.schedule = CubicSchedule(initial=0, final=0, total=1)
+        self.families: list[Family] = []
         self.budget = 0
 
     def on_train_begin(
@@ -52,6 +54,7 @@ class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
         if frozen:
             raise LosparseError(f"layer {frozen[0]!r} is frozen, so it has no sensitivity; unfreeze it or ignore= it")
         self.schedule = self.method.schedule(state.max_steps)
+        self.families = self.method.families(self.layers, getattr(kwargs["model"], "config", None))
         self.budget = self.method.sparse_budget(list(self.layers.values()))
 
     def on_pre_optimizer_step(
@@ -90,7 +93,7 @@ class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
             for layer in layers:
                 close_window(layer, self.method.beta, self.method.uncertainty_beta)
             if step > self.schedule.initial:
-                update_masks(layers, self._elements_to_keep(step))
+                update_masks(self.layers, self.families, self._elements_to_keep(step))
         if entering_final:
             self._forget_momentum(kwargs.get("optimizer"))
             logger.info("masks fixed at step %d of %d", step, self.schedule.total)

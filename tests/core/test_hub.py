@@ -26,10 +26,10 @@ METHOD = LoSparse(keep=0.3, low_rank=0.1, structure="foldable")
 def compressed():
     model = build_bert()
     compress_(model, METHOD)
-    layers = list(training_layers(model).values())
-    for layer in layers:
+    layers = training_layers(model)
+    for layer in layers.values():
         layer.score_avg.copy_(torch.rand(layer.score_avg.shape, generator=torch.Generator().manual_seed(1)))
-    update_masks(layers, METHOD.sparse_budget(layers))
+    update_masks(layers, METHOD.families(layers, model.config), METHOD.sparse_budget(list(layers.values())))
     report = compact_(model, METHOD)
     return model, report
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from losparse.coupling import separate
 from losparse.errors import LosparseError
 from losparse.layers import FactoredLinearTraining
 from losparse.methods import METHODS, SVD, LoSparse, StructuredPruning, method_from_dict, method_to_dict
@@ -42,14 +43,14 @@ def test_contract_round_trip_as_data(name):
 
 
 @pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.trains])
-@pytest.mark.parametrize("structure", ["rows", "foldable"])
+@pytest.mark.parametrize("structure", ["rows", "columns", "foldable"])
 def test_contract_training_starts_at_the_dense_layer(name, structure):
     weight, bias = random_weight(), torch.randn(24, generator=torch.Generator().manual_seed(3))
     layer = METHODS[name](keep=0.4, structure=structure).start("block.output.dense", weight, bias)
     x = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
     # u v + (W - u v) in fp32: rounding of O(1) numbers only
     torch.testing.assert_close(layer(x), F.linear(x, weight, bias), atol=1e-5, rtol=1e-5)
-    assert layer.axis == ("in" if structure == "foldable" else "out")
+    assert layer.axis == ("out" if structure == "rows" else "in")
 
 
 def test_svd_is_the_best_approximation_and_keeps_its_budget():
@@ -135,7 +136,8 @@ def test_masks_cover_all_layers_by_one_threshold():
     first, second = hand_layer(), hand_layer()
     first.score_avg.copy_(torch.tensor([4.0, 1.0]))
     second.score_avg.copy_(torch.tensor([3.0, 2.0]))
-    update_masks([first, second], budget=5)  # rows cost 2: two fit
+    layers = {"a": first, "b": second}
+    update_masks(layers, separate(layers), budget=5)  # rows cost 2: two fit
     assert first.mask.tolist() == [True, False]
     assert second.mask.tolist() == [True, False]
     assert first.sparse[1].tolist() == [0.0, 0.0]
@@ -149,8 +151,9 @@ def test_masks_cover_all_layers_by_one_threshold():
         ({"keep": float("nan")}, r"keep must be in \(0, 1\], got nan"),
         ({"keep": 0.2, "low_rank": 0.3}, "low_rank must not exceed keep=0.2, got 0.3"),
         ({"low_rank": 0.0}, r"low_rank must be in \(0, 1\], got 0.0"),
-        ({"structure": "blocks"}, "structure must be 'rows' or 'foldable', got 'blocks'"),
-        ({"window": 0}, "window must be at least 1"),
+        ({"structure": "blocks"}, "structure must be 'rows', 'columns' or 'foldable', got 'blocks'"),
+        ({"window": 0}, "window must be at least 1 optimizer step, got 0"),
+        ({"multiple": 0}, "multiple must be at least 1 group, got 0"),
         ({"initial_share": 0.6, "final_share": 0.5}, "must be below 1"),
         ({"beta": 1.0}, r"beta must be in \[0, 1\)"),
     ],

@@ -33,10 +33,10 @@ def write_classifier(folder: Path) -> None:
     source = find_minilm()
     model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=3)
     compress_(model, METHOD)
-    layers = list(training_layers(model).values())
-    for layer in layers:
+    layers = training_layers(model)
+    for layer in layers.values():
         layer.score_avg.copy_(layer.sparse.abs().mean(dim=1 if layer.axis == "out" else 0))
-    update_masks(layers, METHOD.sparse_budget(layers))
+    update_masks(layers, METHOD.families(layers, model.config), METHOD.sparse_budget(list(layers.values())))
     compact_(model, METHOD)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source).save_pretrained(folder)

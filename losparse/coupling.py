@@ -1,0 +1,158 @@
+"""Which layers decide together what they keep: the structure that folds away in an exported graph.
+
+    query, key                  the same dimensions of every head: a permutation inside a head then suits both
+    value, attention output     the same dimensions of every head, as rows of one and columns of the other
+    up (and gate), down         the same inner neurons, as rows of the first and columns of the second
+
+Every head keeps equally many dimensions, and counts are a multiple of some number. Kept neurons can then be put first
+on both sides of a product, and what was a scatter becomes nothing at all. A layer without a known partner decides
+alone. Layers are recognised by their names and sizes; the exporter does not rely on this, it reads the graph.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .budget import select_groups
+from .layers import FactoredLinearTraining
+from .targets import writes_residual
+
+# Names of layers by what they do, behind the name of the part they share: BERT-like, DistilBERT, MPNet, DeBERTa,
+# BART and OPT, Llama-like, T5, GPT-2.
+_ROLES = {
+    "query": re.compile(r"(?P<part>.+?)(?:\.self)?\.(?:query|query_proj|q_lin|q_proj|q)$"),
+    "key": re.compile(r"(?P<part>.+?)(?:\.self)?\.(?:key|key_proj|k_lin|k_proj|k)$"),
+    "value": re.compile(r"(?P<part>.+?)(?:\.self)?\.(?:value|value_proj|v_lin|v_proj|v)$"),
+    "up": re.compile(r"(?P<part>.+?)\.(?:intermediate\.dense|lin1|fc1|wi|wi_0|wi_1|gate_proj|up_proj|c_fc)$"),
+}
+_WRITER = re.compile(r"(?P<part>.+?)\.(?:output\.dense|[^.]+)$")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Layers that keep the same groups.
+
+    Attributes:
+        layers: qualified names.
+        blocks: parts of the groups that keep equally many each: heads, or 1.
+        multiple: kept groups, all blocks together, are a multiple of this, but for the last ones.
+    """
+
+    layers: tuple[str, ...]
+    blocks: int = 1
+    multiple: int = 1
+
+
+def separate(layers: Mapping[str, FactoredLinearTraining]) -> list[Family]:
+    """Let every layer decide alone, group by group: the paper."""
+    return [Family((name,)) for name in layers]
+
+
+def couple(layers: Mapping[str, FactoredLinearTraining], config: Any, *, multiple: int) -> list[Family]:
+    """Couple the layers of attention and feed-forward parts.
+
+    Args:
+        layers: in training form, by qualified name.
+        config: of the transformers model, for its numbers of heads; None couples no heads.
+        multiple: of the kept counts.
+
+    Returns:
+        Families that hold every layer once, in the order of their first layers.
+    """
+    heads = int(getattr(config, "num_attention_heads", None) or 1)
+    key_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    families = []
+    for names, per_head in _partners(list(layers)):
+        counts = {len(layers[name].mask) for name in names}
+        count, blocks = min(counts), heads if per_head else 1
+        if len(counts) == 1 and count % blocks == 0 and not (per_head and key_heads != heads):
+            families.append(Family(names, blocks, multiple))
+        else:  # sizes that do not match, or several query heads for one key: every layer for itself
+            families += [Family((name,), 1, multiple) for name in names]
+    order = {name: place for place, name in enumerate(layers)}
+    return sorted(families, key=lambda family: order[family.layers[0]])
+
+
+def choose_groups(
+    families: Sequence[Family], scores: Mapping[str, Tensor], sizes: Mapping[str, int], budget: int
+) -> dict[str, Tensor]:
+    """Choose what to keep: the families' best groups over the whole model that fit into the budget.
+
+    Groups of a family are ranked inside every block; the best of all blocks go together, then the second best, in
+    steps of as many as make a multiple. A step's score is the mean over all its parameters, so that it competes with
+    the steps of other families on equal terms.
+
+    Args:
+        families: that hold every layer once.
+        scores: importance of every group of a layer, by qualified name; (groups,).
+        sizes: parameters that one group of a layer costs.
+        budget: parameters to spend, in all.
+
+    Returns:
+        One bool mask per layer; (groups,) each.
+
+    References:
+        LoSparse, arXiv:2306.11222, Algorithm 1, with families in place of single neurons.
+    """
+    steps = [_Steps(family, scores, sizes) for family in families]
+    taken = select_groups([step.scores for step in steps], [step.costs for step in steps], budget)
+    masks: dict[str, Tensor] = {}
+    for step, chosen in zip(steps, taken, strict=True):
+        mask = step.mask(int(chosen.sum()))
+        masks |= dict.fromkeys(step.family.layers, mask)
+    return {name: masks[name].to(scores[name].device) for name in scores}
+
+
+class _Steps:
+    """The groups of one family in the order in which they are taken, in steps."""
+
+    def __init__(self, family: Family, scores: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
+        self.family = family
+        self.unit = sum(sizes[name] for name in family.layers)
+        weighted = sum(scores[name].detach().double().cpu() * sizes[name] for name in family.layers)
+        assert isinstance(weighted, Tensor), "a family has a layer"
+        blocks = (weighted / self.unit).reshape(family.blocks, -1)  # (blocks, width)
+        self.order = torch.argsort(blocks, dim=1, descending=True, stable=True)
+        self.width = family.multiple // math.gcd(family.multiple, family.blocks)  # groups of one block in a step
+        levels = blocks.gather(1, self.order).mean(0)  # the j-th best of every block; (width,)
+        parts = torch.split(levels, self.width)
+        self.scores = torch.stack([part.mean() for part in parts])
+        self.costs = torch.tensor([len(part) * family.blocks * self.unit for part in parts])
+
+    def mask(self, steps: int) -> Tensor:
+        chosen = torch.zeros_like(self.order, dtype=torch.bool)
+        chosen.scatter_(1, self.order[:, : steps * self.width], True)
+        return chosen.flatten()
+
+
+def _partners(names: Sequence[str]) -> list[tuple[tuple[str, ...], bool]]:
+    """List families by names alone, and whether they go by heads."""
+    parts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    families: list[tuple[tuple[str, ...], bool]] = []
+    for name in names:
+        role = next((role for role, pattern in _ROLES.items() if pattern.match(name)), None)
+        pattern = _ROLES[role] if role is not None else _WRITER if writes_residual(name) else None
+        found = pattern.match(name) if pattern is not None else None
+        if found is None:
+            families.append(((name,), False))
+            continue
+        parts[found["part"]][role or "writer"].append(name)
+    for part in parts.values():
+        writers = part.pop("writer", [])
+        partner = "value" if "value" in part else "up"
+        if partner in part:
+            part[partner] += writers
+        else:
+            families += [((name,), False) for name in writers]
+        if "query" in part and "key" in part:
+            part["query"] += part.pop("key")
+        families += [(tuple(members), role != "up") for role, members in part.items()]
+    return families
