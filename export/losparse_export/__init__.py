@@ -12,16 +12,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .estimate import Estimate, estimate
     from .export import ExportReport, export_model
     from .layer import LayerShape
     from .lower import lower_model
     from .lowerings import LOWERINGS
     from .parity import ParityError, ParityReport
     from .plan import Candidate, LayerPlan, Plan, candidates, plan_layers, plan_model
+    from .precision import apply_precision
     from .tasks import TASKS, TaskModel
+    from .texts import TextFile
+    from .tolerances import PRECISION_TABLE, PRECISIONS, Precision
     from .trace import trace_model
+    from .tune import Call, tune_plan
 
 _HOMES = {
+    "Call": "tune",
+    "Estimate": "estimate",
     "Candidate": "plan",
     "ExportReport": "export",
     "LOWERINGS": "lowerings",
@@ -29,34 +36,50 @@ _HOMES = {
     "LayerShape": "layer",
     "ParityError": "parity",
     "ParityReport": "parity",
+    "PRECISIONS": "tolerances",
+    "PRECISION_TABLE": "tolerances",
     "Plan": "plan",
+    "Precision": "tolerances",
     "TASKS": "tasks",
     "TaskModel": "tasks",
+    "TextFile": "texts",
+    "apply_precision": "precision",
     "candidates": "plan",
+    "estimate": "estimate",
     "export_model": "export",
     "lower_model": "lower",
     "plan_layers": "plan",
     "plan_model": "plan",
     "trace_model": "trace",
+    "tune_plan": "tune",
 }
 
 __all__ = [
     "LOWERINGS",
+    "PRECISIONS",
+    "PRECISION_TABLE",
     "TASKS",
+    "Call",
     "Candidate",
+    "Estimate",
     "ExportReport",
     "LayerPlan",
     "LayerShape",
     "ParityError",
     "ParityReport",
     "Plan",
+    "Precision",
     "TaskModel",
+    "TextFile",
+    "apply_precision",
     "candidates",
+    "estimate",
     "export_model",
     "lower_model",
     "plan_layers",
     "plan_model",
     "trace_model",
+    "tune_plan",
 ]
 
 

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 import losparse
+from losparse_runtime import Session, measure
 
 from .assets import copy_tokenizer, read_pooling, tokenizer_limit
+from .build import Built, build_graph, dense_plan
 from .load import Loaded, load_model
-from .lower import lower_model
-from .metadata import PRECISION, describe_model, graph_metadata, model_config
-from .parity import TOLERANCES, ParityReport, Progress, check_parity
-from .passes import finish_model, prepare_model
-from .plan import Plan, plan_model
+from .metadata import describe_model, graph_metadata, model_config
+from .parity import ParityReport, Progress, check_parity
+from .passes import prepare_model
+from .plan import Plan
+from .precision import apply_precision
 from .tasks import TaskModel, max_positions
+from .texts import Calibration, TextFile, encode_calibration, measure_accuracy, read_calibration, read_labelled
+from .tolerances import check_precision
 from .trace import check_opset, trace_model
+from .tune import Call
 from .write import EXTERNAL_FROM, METADATA_FILE, check_out, fingerprint, save_model, staged_folder
 
 if TYPE_CHECKING:
@@ -39,6 +46,7 @@ class ExportReport:
         task: what the model does.
         plan: the form of every factored layer.
         parity: the comparison with PyTorch.
+        accuracy: right answers on the data that was given, as `measure_accuracy` returns them; None without data.
         bytes: size of each model file.
         metadata: the contents of `losparse.json`.
     """
@@ -47,6 +55,7 @@ class ExportReport:
     task: str
     plan: Plan
     parity: ParityReport
+    accuracy: Mapping[str, Any] | None
     bytes: Mapping[str, int]
     metadata: Mapping[str, Any]
 
@@ -59,6 +68,11 @@ def export_model(
     opset: int = 23,
     overwrite: bool = False,
     plan: Plan | None = None,
+    call: Call | None = None,
+    tune: bool = False,
+    precision: str = "fp32",
+    calibration: Calibration | None = None,
+    data: TextFile | str | Path | None = None,
     external_from: int = EXTERNAL_FROM,
     progress: Progress | None = None,
 ) -> ExportReport:
@@ -73,6 +87,12 @@ def export_model(
         opset: ONNX operator set, 23 or 18.
         overwrite: replace an earlier export at `out`.
         plan: the form of every factored layer; None for the cheapest by estimate.
+        call: the call to plan for: batch, length and threads; one text of 128 tokens on one thread by default.
+        tune: choose every layer's form by timing on this machine, and the dense model where the whole is faster so.
+        precision: a key of `PRECISION_TABLE`, which says what each is for. Any other than fp32 is made from the fp32
+            graph once that equals PyTorch, and judged by the bounds of its own.
+        calibration: for int8-static: a file of texts, texts, or inputs of runs; the first 128 texts are used.
+        data: labelled texts to measure the accuracy of both models on; text-classification only.
         external_from: weights of more bytes in all are written beside the graph, not into it.
         progress: called with a text, the number of steps done, and their number.
 
@@ -80,33 +100,87 @@ def export_model(
         What was written.
 
     Raises:
-        ParityError: the exported model differs from PyTorch; nothing is left at `out`.
+        ParityError: the exported model differs from PyTorch by more than its precision; nothing is left at `out`.
         LosparseError: the source, an argument or the target is refused.
     """
     out = Path(out)
     check_opset(opset)
+    check_precision(precision, calibrated=calibration is not None)
     check_out(out, overwrite=overwrite)
     tell = progress or (lambda _text, _done, _steps: None)
     tell(_STEPS[0], 0, len(_STEPS))
     loaded = load_model(source, task)
-    with _evaluation(loaded.model), staged_folder(out, overwrite=overwrite) as folder:
+    given = None if calibration is None else read_calibration(calibration, loaded.task.name)
+    with evaluation(loaded.model), staged_folder(out, overwrite=overwrite) as folder:
         tell(_STEPS[1], 1, len(_STEPS))
         wrapped = TaskModel(loaded.model, loaded.task)
-        graph = prepare_model(trace_model(wrapped, opset=opset))
+        labelled = None if data is None else read_labelled(data, wrapped)
+        prepared = prepare_model(trace_model(wrapped, opset=opset))
         tell(_STEPS[2], 2, len(_STEPS))
-        plan = plan_model(graph) if plan is None else plan
-        graph = finish_model(lower_model(graph, plan))
+        build = partial(build_graph, prepared, precision=precision, call=call, progress=progress)
+        built = build(plan=plan, tune=tune)
         tell(_STEPS[3], 3, len(_STEPS))
-        metadata = _write(folder, loaded, graph, plan, external_from)
-        parity = check_parity(wrapped, folder, precision=PRECISION, progress=progress)
+
+        def write(built: Built, folder: Path) -> tuple[dict[str, Any], ParityReport]:
+            metadata = write_folder(folder, loaded, built.graph, built.plan, external_from=external_from)
+            parity = check_parity(wrapped, folder, progress=progress)
+            if precision == "fp32":
+                return metadata, parity
+            feeds = None if given is None else encode_calibration(given, folder)
+            graph = apply_precision(built.graph, precision, nodes=built.quantise or None, calibration=feeds)
+            metadata = write_folder(folder, loaded, graph, built.plan, external_from=external_from, precision=precision)
+            return metadata, check_parity(wrapped, folder, precision=precision, progress=progress)
+
+        metadata, parity = write(built, folder)
+        if tune and built.plan.layers:
+            metadata, parity, built = _keep_faster(folder, built, metadata, parity, call or Call(), build, write)
         metadata["parity"] = parity.to_dict()
+        accuracy = None if labelled is None else measure_accuracy(wrapped, folder, labelled)
+        if accuracy is not None:
+            metadata["accuracy"] = accuracy
         _write_json(folder / METADATA_FILE, metadata)
     sizes = {name: record["bytes"] for name, record in metadata["files"].items()}
-    return ExportReport(out, loaded.task.name, plan, parity, sizes, metadata)
+    return ExportReport(out, loaded.task.name, built.plan, parity, accuracy, sizes, metadata)
 
 
-def _write(folder: Path, loaded: Loaded, graph: ir.Model, plan: Plan, external_from: int) -> dict[str, Any]:
-    """Write everything but the result of the comparison, which is made with what is written here."""
+def _keep_faster(
+    folder: Path,
+    built: Built,
+    metadata: dict[str, Any],
+    parity: ParityReport,
+    call: Call,
+    build: Callable[..., Built],
+    write: Callable[[Built, Path], tuple[dict[str, Any], ParityReport]],
+) -> tuple[dict[str, Any], ParityReport, Built]:
+    """Time the whole model against its dense form, and write the dense one where that is faster."""
+    with tempfile.TemporaryDirectory(prefix=".dense.", dir=folder.parent) as name:
+        dense = build(plan=dense_plan(built.plan, "", ""))
+        write(dense, Path(name))
+        sessions = {"dense": Session(name, threads=call.threads), "factored": Session(folder, threads=call.threads)}
+        times = measure(sessions, batch=call.batch, length=call.length, memory=False)
+    slow, fast = (times[form].median_ms for form in ("factored", "dense"))
+    if times["factored"].speedup >= 1.0:
+        return metadata, parity, built
+    where = f"at {call.batch} x {call.length} tokens, threads: {call.threads}"
+    refused = f"the factored model takes {slow:.2f} ms {where}, the dense one {fast:.2f} ms"
+    dense = build(plan=dense_plan(built.plan, f"the whole model is faster dense: {fast:.2f} ms {where}", refused))
+    return *write(dense, folder), dense
+
+
+def write_folder(
+    folder: Path,
+    loaded: Loaded,
+    graph: ir.Model,
+    plan: Plan,
+    *,
+    external_from: int = EXTERNAL_FROM,
+    precision: str = "fp32",
+) -> dict[str, Any]:
+    """Write everything but the result of the comparison, which is made with what is written here.
+
+    Returns:
+        The metadata, as written.
+    """
     longest = max_positions(loaded.model)
     pooling = None
     if loaded.folder is not None:
@@ -114,13 +188,13 @@ def _write(folder: Path, loaded: Loaded, graph: ir.Model, plan: Plan, external_f
         longest = min(longest, tokenizer_limit(loaded.folder) or longest)
     if loaded.task.name == "feature-extraction":
         pooling = read_pooling(loaded.folder)
-    metadata = describe_model(loaded, graph, pooling=pooling, max_length=longest)
+    metadata = describe_model(loaded, graph, precision=precision, pooling=pooling, max_length=longest)
     metadata["fingerprint"] = fingerprint(graph)
     graph.producer_name, graph.producer_version = "losparse", losparse.__version__
     graph.metadata_props.clear()
     graph.metadata_props.update(graph_metadata(metadata, plan.digest(), metadata["fingerprint"]))
     metadata["files"] = save_model(graph, folder, external_from=external_from)
-    metadata["parity"] = {"max_abs": 0.0, "max_rel": 0.0, "tolerance": TOLERANCES[PRECISION], "cases": []}
+    metadata["parity"] = {"max_abs": 0.0, "max_rel": 0.0, "tolerance": 0.0, "cases": []}
     _write_json(folder / "config.json", model_config(loaded))
     _write_json(folder / "plan.json", plan.to_dict())
     _write_json(folder / METADATA_FILE, metadata)
@@ -132,7 +206,7 @@ def _write_json(file: Path, data: Any) -> None:
 
 
 @contextmanager
-def _evaluation(model: Any) -> Iterator[None]:
+def evaluation(model: Any) -> Iterator[None]:
     """Put a model into evaluation mode with an attention that can be traced, and back."""
     training = [module for module in model.modules() if module.training]
     attention = model.config._attn_implementation

@@ -9,8 +9,9 @@ with the weights as initialisers and absent ones left out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,34 @@ OP_TYPE = "FactoredLinear"
 # Metadata key of a node: the qualified name of the PyTorch module it came from. Dropped before the model is written.
 SCOPE = "losparse.scope"
 
+# Behind the module of a node whose output is not quite what the PyTorch module returns: its features stand in another
+# order, or a constant vector or the residual stream was added. It becomes part of the node's name, so that whoever
+# compares the two knows.
+REORDERED = ".reordered"
+SHIFTED = ".shifted"
+
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Order:
+    """How the fold pass laid out one side of a layer; see `passes.fold`.
+
+    Attributes:
+        side: "out" where the layer's outputs were put in order, "in" where its inputs were.
+        blocks: equal parts of that side, heads or 1, in which the kept groups lie alike; 0 where every part keeps
+            others, so that they lie in no regular way.
+        first: where they begin in every part.
+        pivots: whether the `rank` groups right behind the kept ones span the low-rank part of all others.
+        split: whether every layer at that side has its kept groups in the same first places, so that kept and other
+            features can stay two tensors all the way.
+    """
+
+    side: str
+    blocks: int = 1
+    first: int = 0
+    pivots: bool = False
+    split: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,6 +64,7 @@ class LayerShape:
         rank: inner width of the low-rank part; 0 for none.
         kept: kept rows (`axis="out"`) or columns (`axis="in"`) of the sparse part; 0 for none.
         axis: "out" or "in".
+        order: how one side was put in order, or None where the kept groups lie anywhere.
     """
 
     out_features: int
@@ -43,6 +72,12 @@ class LayerShape:
     rank: int
     kept: int
     axis: str
+    order: Order | None = None
+
+    @property
+    def sizes(self) -> str:
+        """The sizes in words, without the order."""
+        return f"{self.out_features}x{self.in_features}, rank {self.rank}, kept {self.kept}, axis {self.axis!r}"
 
     @property
     def dense_parameters(self) -> int:
@@ -92,6 +127,28 @@ class FactoredNode:
         return x
 
     @property
+    def bias_values(self) -> Array | None:
+        """The numbers of the bias; (out,) or None."""
+        return _array(self.bias)
+
+    def full_rows(self, rows: Array) -> Array:
+        """Return rows of the dense weight, in double precision; (len(rows), in)."""
+        return self._dense()[rows]
+
+    def full_columns(self, columns: Array) -> Array:
+        """Return columns of the dense weight, in double precision; (out, len(columns))."""
+        return self._dense()[:, columns]
+
+    def _dense(self) -> Array:
+        """Merge in double precision: the result is then the nearest to the product of the stored factors."""
+        weight = np.zeros((self.shape.out_features, self.shape.in_features))
+        if self.u is not None and self.v is not None:
+            weight += self.u.astype(np.float64) @ self.v.astype(np.float64)
+        if self.sparse is not None and self.kept is not None:
+            weight[(self.kept, slice(None)) if self.shape.axis == "out" else (slice(None), self.kept)] += self.sparse
+        return weight
+
+    @property
     def dtype(self) -> Any:
         """Element type of the activations, as numpy names it."""
         return np.dtype(np.float32) if self.x.dtype is None else self.x.dtype.numpy()
@@ -101,10 +158,11 @@ def find_factored(model: ir.Model) -> Iterator[FactoredNode]:
     """List the factored layers of a traced model in graph order; a layer that is called twice comes twice."""
     for node in tuple(model.graph):
         if node.domain == DOMAIN and node.op_type == OP_TYPE:
-            yield _read_node(node)
+            yield read_factored(node)
 
 
-def _read_node(node: ir.Node) -> FactoredNode:
+def read_factored(node: ir.Node) -> FactoredNode:
+    """Read one factored layer's node."""
     # Absent weights are None, and trailing ones may be cut off.
     inputs: list[ir.Value | None] = [*node.inputs, None, None, None, None, None]
     u, v, sparse, kept, bias = inputs[1:6]
@@ -114,6 +172,7 @@ def _read_node(node: ir.Node) -> FactoredNode:
         rank=node.attributes["rank"].as_int(),
         kept=node.attributes["kept_count"].as_int(),
         axis=node.attributes["axis"].as_string(),
+        order=read_order(node),
     )
     return FactoredNode(
         name=node.metadata_props[SCOPE],
@@ -125,6 +184,17 @@ def _read_node(node: ir.Node) -> FactoredNode:
         kept=_array(kept),
         bias=bias,
     )
+
+
+def write_order(node: ir.Node, order: Order | None) -> None:
+    """Note on a layer's node how one of its sides was put in order."""
+    if order is not None:
+        node.attributes["order"] = ir.AttrString("order", json.dumps(asdict(order)))
+
+
+def read_order(node: ir.Node) -> Order | None:
+    """Return what `write_order` noted."""
+    return Order(**json.loads(node.attributes["order"].as_string())) if "order" in node.attributes else None
 
 
 def _array(value: ir.Value | None) -> Array | None:

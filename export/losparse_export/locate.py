@@ -2,7 +2,9 @@
 
 Every PyTorch module without children is watched by a hook; in the graph, the nodes of a module carry its name, and the
 last of them gives its output. The graph is run with those values as further outputs, and both sides are compared in
-graph order.
+graph order. Where the graph's features stand in another order, the sorted features of every token are compared, which
+no order changes and any other difference does; where a constant vector was moved elsewhere, the deviations from the
+mean over all tokens.
 """
 
 from __future__ import annotations
@@ -22,19 +24,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .passes.naming import module_of_path
+from .layer import REORDERED, SHIFTED
+from .passes.naming import module_of_path, unmarked
 from .tasks import TaskModel
+from .tolerances import allowed_difference
 
 Array = NDArray[Any]
-
-
-# Outputs smaller than this are compared as if they were of this magnitude: they are differences of larger numbers.
-_SMALLEST_SCALE = 0.1
-
-
-def allowed_difference(tolerance: float, *magnitudes: float) -> float:
-    """Scale a tolerance for outputs of magnitude 1 to the largest of some magnitudes."""
-    return tolerance * max(_SMALLEST_SCALE, *magnitudes)
 
 
 @dataclass(frozen=True)
@@ -67,8 +62,8 @@ def first_difference(
     with record_outputs(model) as expected:
         model.reference({name: torch.from_numpy(array) for name, array in feeds.items()})
     mask = feeds["attention_mask"].astype(bool)
-    for layer, call, actual in _run_with_probes(folder, feeds, {name: len(calls) for name, calls in expected.items()}):
-        reference = expected[layer][call]
+    for probe, call, actual in _run_with_probes(folder, feeds, {name: len(calls) for name, calls in expected.items()}):
+        reference = expected[probe.layer][call]
         if reference.ndim == 3 and actual.shape == (reference.shape[0] * reference.shape[1], reference.shape[2]):
             actual = actual.reshape(reference.shape)  # tokens of all rows were flattened into one axis
         if actual.shape != reference.shape:
@@ -76,11 +71,18 @@ def first_difference(
         if actual.shape[:2] == mask.shape:
             actual, reference = actual[mask], reference[mask]
         with np.errstate(invalid="ignore"):
-            difference = float(np.abs(actual - reference).max(initial=0.0))
             allowed = allowed_difference(tolerance, float(np.abs(reference).max(initial=0.0)))
+            actual, reference = (_comparable(values, probe.kind) for values in (actual, reference))
+            difference = float(np.abs(actual - reference).max(initial=0.0))
         if not difference <= allowed:  # written so that NaN counts as a difference
-            return LayerDifference(layer, difference if math.isfinite(difference) else math.inf)
+            return LayerDifference(probe.layer, difference if math.isfinite(difference) else math.inf)
     return None
+
+
+def _comparable(values: Array, kind: str) -> Array:
+    if kind == REORDERED:
+        return np.sort(values, axis=-1)
+    return values - values.mean(axis=0) if kind == SHIFTED else values
 
 
 @contextmanager
@@ -105,17 +107,26 @@ def record_outputs(model: TaskModel) -> Iterator[dict[str, list[Array]]]:
             handle.remove()
 
 
+@dataclass(frozen=True)
+class _Probe:
+    """A value of the graph that is a layer's output; `kind` as in `layer`, "" for exactly its output."""
+
+    layer: str
+    kind: str
+    value: ir.Value
+
+
 def _run_with_probes(
     folder: Path, feeds: Mapping[str, Array], calls: Mapping[str, int]
-) -> Iterator[tuple[str, int, Array]]:
+) -> Iterator[tuple[_Probe, int, Array]]:
     """Run the graph and yield layer, call and output, in graph order, for layers called as often on both sides."""
     model = ir.load(folder / "model.onnx")
-    values = _layer_outputs(model.graph)
-    counts = {layer: sum(layer == other for other, _ in values) for layer, _ in values}
-    probes = [(layer, value) for layer, value in values if counts[layer] == calls.get(layer)]
-    for _, value in probes:
-        if not value.is_graph_output():
-            model.graph.outputs.append(value)
+    found = _layer_outputs(model.graph)
+    counts = {probe.layer: sum(probe.layer == other.layer for other in found) for probe in found}
+    probes = [_without_stream(model.graph, p) for p in found if counts[p.layer] == calls.get(p.layer)]
+    for probe in probes:
+        if not probe.value.is_graph_output():
+            model.graph.outputs.append(probe.value)
     # Beside the model: external weights are found relative to the graph, and a link to them would not be followed.
     file = folder / "probe.onnx"
     try:
@@ -124,23 +135,50 @@ def _run_with_probes(
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        names = [value.name for _, value in probes]
+        names = [probe.value.name for probe in probes]
         results = session.run(names, dict(feeds)) if names else []
     finally:
         file.unlink(missing_ok=True)
     seen: dict[str, int] = defaultdict(int)
-    for (layer, _), result in zip(probes, results, strict=True):
-        yield layer, seen[layer], result
-        seen[layer] += 1
+    for probe, result in zip(probes, results, strict=True):
+        yield probe, seen[probe.layer], result
+        seen[probe.layer] += 1
 
 
-def _layer_outputs(graph: ir.Graph) -> list[tuple[str, ir.Value]]:
+def _layer_outputs(graph: ir.Graph) -> list[_Probe]:
     """List the values that leave the nodes of a module, with the module, in graph order."""
     found = []
     for node in graph:
-        layer = module_of_path(node.name or "")
+        scope = module_of_path(node.name or "")
+        layer, kind = unmarked(scope)
         for output in node.outputs:
-            inside = any(module_of_path(user.name or "") == layer for user, _ in output.uses())
+            inside = any(module_of_path(user.name or "") == scope for user, _ in output.uses())
             if layer and output.type is not None and not inside:
-                found.append((layer, output))
+                found.append(_Probe(layer, kind, output))
     return found
+
+
+def _without_stream(graph: ir.Graph, probe: _Probe) -> _Probe:
+    """Take off the residual stream that a layer's last Gemm or Add starts from."""
+    node = probe.value.producer()
+    if probe.kind != SHIFTED or node is None or node.op_type not in ("Gemm", "Add"):
+        return probe
+    stream = _stream(node)
+    if stream is None:
+        return probe
+    alone = ir.node("Sub", [probe.value, stream], name=f"{node.name}/alone")
+    alone.outputs[0].name = f"{probe.value.name}_alone"
+    alone.outputs[0].type, alone.outputs[0].shape = probe.value.type, probe.value.shape
+    graph.insert_after(node, alone)
+    return _Probe(probe.layer, probe.kind, alone.outputs[0])
+
+
+def _stream(node: ir.Node | None) -> ir.Value | None:
+    """Follow a chain of Gemm to what it starts from."""
+    value = None
+    while node is not None and node.op_type == "Gemm":
+        value = node.inputs[2] if len(node.inputs) > 2 else None
+        node = None if value is None else value.producer()
+    if node is not None and node.op_type == "Add" and value is None:
+        value = node.inputs[1]
+    return value if value is not None and value.const_value is None else None

@@ -42,9 +42,9 @@ def _check_cover(plan: Plan, layers: tuple[FactoredNode, ...]) -> None:
     for extra in sorted(set(plan.layers) - names):
         raise LosparseError(f"the plan has layer {extra!r}, which the model has not; make a plan for this model")
     for layer in layers:
-        planned = plan.layers[layer.name].shape
-        if planned != layer.shape:
-            raise LosparseError(f"the plan is for another {layer.name!r}: it has {planned}, the model {layer.shape}")
+        planned, mine = plan.layers[layer.name].shape.sizes, layer.shape.sizes
+        if planned != mine:
+            raise LosparseError(f"the plan is for another {layer.name!r}: it has {planned}, the model {mine}")
 
 
 def _lower_layer(graph: ir.Graph, layer: FactoredNode, planned: LayerPlan) -> None:

@@ -19,17 +19,19 @@ from .assets import Pooling
 from .load import Loaded, parameter_counts
 
 FORMAT = 1
-PRECISION = "fp32"
 
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
 
 
-def describe_model(loaded: Loaded, model: ir.Model, *, pooling: Pooling | None, max_length: int) -> dict[str, Any]:
+def describe_model(
+    loaded: Loaded, model: ir.Model, *, precision: str, pooling: Pooling | None, max_length: int
+) -> dict[str, Any]:
     """Return the metadata of an export, without its files, fingerprint and parity.
 
     Args:
         loaded: the PyTorch model.
         model: the finished graph.
+        precision: that it is in.
         pooling: for feature extraction.
         max_length: tokens a row may have.
     """
@@ -38,7 +40,7 @@ def describe_model(loaded: Loaded, model: ir.Model, *, pooling: Pooling | None, 
         "format": FORMAT,
         "task": loaded.task.name,
         "source": _describe_source(loaded),
-        "precision": PRECISION,
+        "precision": precision,
         "opset": model.graph.opset_imports[""],
         "ir_version": model.ir_version,
         "inputs": [_describe_value(value) for value in model.graph.inputs],

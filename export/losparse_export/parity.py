@@ -3,6 +3,8 @@
 The files themselves are opened, as a user would open them, and compared with the PyTorch model on seeded random tokens
 at several batch sizes and lengths, with masks of ones and with padding. Outputs of one row a token are compared where
 the mask is 1: what a model says at padding is never read, and attention kernels are free to differ there.
+
+How far the outputs may be apart depends on the precision; `tolerances` has the bounds and the reasons.
 """
 
 from __future__ import annotations
@@ -18,15 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from losparse.errors import LosparseError
-from losparse_runtime import Comparison, Session, compare
+from losparse_runtime import Comparison, Parity, Session, compare
 
-from .locate import LayerDifference, allowed_difference, first_difference
+from .locate import LayerDifference, first_difference
 from .tasks import TaskModel, input_names, max_positions
-
-# Largest allowed difference of outputs of magnitude 1; scaled with the largest output. fp32: one product of a few
-# thousand terms rounds to about 1e-6, and a dozen layers of them in another order of summation to 1e-5 at most; a wrong
-# weight, mask or position shows from 1e-3 up.
-TOLERANCES = {"fp32": 1e-4}
+from .tolerances import PRECISION_TABLE, allowed_difference
 
 _BATCHES = (1, 2, 3)
 _LENGTHS = (2, 7, 24)
@@ -59,12 +57,17 @@ class ParityReport:
         max_abs: largest difference over all cases.
         max_rel: the same against the largest output.
         tolerance: largest difference allowed.
+        cosine: of all outputs as one vector, the smallest of the outputs; judged where the precision is not fp32.
+        top1_agreement: share of rows whose largest entry is in the same place; a row that PyTorch itself is sure of
+            must be among them, in classification and where the precision is not fp32.
         cases: batch, length, padded (tokens of padding) and max_abs of each.
     """
 
     max_abs: float
     max_rel: float
     tolerance: float
+    cosine: float
+    top1_agreement: float
     cases: tuple[Mapping[str, Any], ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,7 +137,7 @@ def check_parity(
     Args:
         model: the reference.
         folder: what was exported, complete but for the report this returns.
-        precision: a key of `TOLERANCES`.
+        precision: of the folder, a key of `PRECISION_TABLE`.
         seed: of the tokens.
         progress: called with a text, the number of cases done, and their number.
 
@@ -142,7 +145,7 @@ def check_parity(
         The differences, all within the tolerance.
 
     Raises:
-        ParityError: a difference is above the tolerance, or a number is NaN or infinite.
+        ParityError: the outputs are further apart than the precision explains, or a number is NaN or infinite.
         LosparseError: PyTorch itself returns NaN or infinities.
     """
     session = Session(folder, threads=torch.get_num_threads())
@@ -163,13 +166,17 @@ def check_parity(
         results.append({**result, "max_abs": compare(actual, expected, mask=mask).max_abs})
     if progress is not None:
         progress("comparing with PyTorch", len(cases), len(cases))
-    parity, tolerance = overall.parity(), allowed_difference(TOLERANCES[precision], scale)
-    if not parity.passed(tolerance):
+    judge, parity = PRECISION_TABLE[precision], overall.parity()
+    tolerance = allowed_difference(judge.difference, scale)
+    failure = judge.failure(parity, tolerance, classifies=model.task.name.endswith("classification"))
+    if failure is not None:
         worst = cases[parity.worst_batch]
-        difference = first_difference(model, folder, make_feeds(model, worst, seed), TOLERANCES[precision])
-        raise _failure(parity, tolerance, worst, difference)
+        difference = first_difference(model, folder, make_feeds(model, worst, seed), judge.difference)
+        raise _failure(parity, failure, worst, difference)
     # JSON has no infinity, which a reference of zeros alone would give.
-    return ParityReport(parity.max_abs, min(parity.max_rel, sys.float_info.max), tolerance, tuple(results))
+    largest = min(parity.max_rel, sys.float_info.max)
+    similar = parity.overall_cosine, parity.top1_agreement
+    return ParityReport(parity.max_abs, largest, tolerance, *similar, tuple(results))
 
 
 def _reference(model: TaskModel, feeds: Feeds) -> dict[str, NDArray[Any]]:
@@ -186,10 +193,10 @@ def _magnitude(values: NDArray[Any], mask: NDArray[np.int64] | None) -> float:
     return float(np.abs(values if mask is None else values[mask.astype(bool)]).max())
 
 
-def _failure(parity: Any, tolerance: float, case: Case, difference: LayerDifference | None) -> ParityError:
-    found = f"{parity.max_abs:.2e}" if parity.finite else "NaN or infinity"
+def _failure(parity: Parity, failure: tuple[str, str], case: Case, difference: LayerDifference | None) -> ParityError:
+    found, allowed = failure
     where = f"{parity.worst_output!r} at batch {case.batch}, length {case.length}"
-    message = f"the exported model differs from PyTorch: {found} in {where} (allowed {tolerance:.1e}); "
+    message = f"the exported model differs from PyTorch: {found} in {where} (allowed {allowed}); "
     if difference is None:
         message += "no single layer differs"
     else:

@@ -3,17 +3,23 @@
 A plan is data. It is made from the sizes of the layers alone, goes through JSON and back, can be edited, and is
 carried out by `lower_model`. In a file:
 
-    {"format": 1, "layers": {"encoder.layer.0.attention.self.query": {
-        "lowering": "selector", "reason": "...", "refused": {"gather": "...", ...},
-        "shape": [384, 384], "rank": 10, "kept": 52, "axis": "out"}}}
+    {"format": 2, "tokens": 128, "precision": "int8",
+     "folds": [{"writers": ["...value"], "readers": ["...output.dense"], "blocks": 12, "refused": null}, ...],
+     "layers": {"encoder.layer.0.attention.self.query": {
+        "lowering": "folded", "reason": "...", "refused": {"gather": "...", ...},
+        "precision": "int8", "shape": [384, 384], "rank": 10, "kept": 48, "axis": "out",
+        "order": {"side": "out", "blocks": 12, "first": 0, "pivots": false, "split": false}}}}
+
+A fold with a text in "refused" is not made; `passes.fold` says what folds are. In an int8 plan a layer's products are
+quantised where that is faster, and stay fp32 where its precision says so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +27,21 @@ import onnx_ir as ir
 
 from losparse.errors import LosparseError
 
-from .layer import LayerShape, find_factored
+from .layer import LayerShape, Order, find_factored
 from .lowerings import LOWERINGS, Lowering
+from .passes.fold import Fold
 
-FORMAT = 1
+FORMAT = 2
 
 # The call a plan is made for: one text of 128 tokens. Fewer tokens favour forms of few nodes.
 DEFAULT_TOKENS = 128
 
-_KEYS = {"format", "layers"}
-_LAYER_KEYS = {"lowering", "reason", "refused", "shape", "rank", "kept", "axis"}
+# Precisions a plan decides layer by layer; others are made of a finished fp32 graph.
+PLANNED = ("fp32", "int8")
+
+_KEYS = {"format", "tokens", "precision", "folds", "layers"}
+_LAYER_KEYS = {"lowering", "precision", "reason", "refused", "shape", "rank", "kept", "axis", "order"}
+_FOLD_KEYS = {"writers", "readers", "blocks", "refused"}
 
 
 @dataclass(frozen=True)
@@ -57,23 +68,43 @@ class LayerPlan:
         lowering: name of the chosen form.
         reason: why that one.
         refused: why not, for every other form by name.
+        precision: "fp32" or, in a plan for int8, "int8".
     """
 
     shape: LayerShape
     lowering: str
     reason: str
     refused: Mapping[str, str]
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The chosen form of every factored layer, by qualified name; empty for a dense model."""
+    """The chosen form of every factored layer.
+
+    Attributes:
+        layers: by qualified name; empty for a dense model.
+        folds: features put in another order, and those that were not, with the reason.
+        tokens: batch x sequence of the calls the plan is made for.
+        precision: of the products outside the layers: "fp32" or "int8".
+    """
 
     layers: Mapping[str, LayerPlan]
+    folds: tuple[Fold, ...] = ()
+    tokens: int = DEFAULT_TOKENS
+    precision: str = "fp32"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        return {"format": FORMAT, "layers": {name: _layer_to_dict(layer) for name, layer in self.layers.items()}}
+        return {
+            "format": FORMAT,
+            "tokens": self.tokens,
+            "precision": self.precision,
+            "folds": [
+                {**asdict(fold), "writers": list(fold.writers), "readers": list(fold.readers)} for fold in self.folds
+            ],
+            "layers": {name: _layer_to_dict(layer) for name, layer in self.layers.items()},
+        }
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "plan") -> Plan:
@@ -86,12 +117,19 @@ class Plan:
         Raises:
             LosparseError: an unknown or missing key, a wrong type, or a form that this version does not have.
         """
-        if not isinstance(data, Mapping) or set(data) != _KEYS or not isinstance(data["layers"], Mapping):
-            raise LosparseError(f"{source}: a plan must be an object with the keys 'format' and 'layers'")
-        if data["format"] != FORMAT:
+        if isinstance(data, Mapping) and data.get("format", FORMAT) != FORMAT:
             raise LosparseError(f"{source}: plan format is {data['format']!r}, this losparse reads {FORMAT}")
-        layers = data["layers"].items()
-        return cls({name: _layer_from_dict(layer, f"{source}: layer {name!r}") for name, layer in layers})
+        if not isinstance(data, Mapping) or set(data) != _KEYS or not isinstance(data["layers"], Mapping):
+            raise LosparseError(f"{source}: a plan must be an object with the keys {', '.join(sorted(_KEYS))}")
+        tokens, folds = data["tokens"], data["folds"]
+        if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1 or not isinstance(folds, list):
+            raise LosparseError(f"{source}: tokens must be a whole number >= 1, and folds a list")
+        return cls(
+            {n: _layer_from_dict(layer, f"{source}: layer {n!r}") for n, layer in data["layers"].items()},
+            tuple(_fold_from_dict(fold, f"{source}: fold {place}") for place, fold in enumerate(folds)),
+            tokens,
+            _precision(data["precision"], source),
+        )
 
     @classmethod
     def read(cls, file: Path | str) -> Plan:
@@ -124,15 +162,24 @@ class Plan:
         unknown = sorted(set(lowerings) - set(self.layers))
         if unknown:
             raise LosparseError(f"the plan has no layer {unknown[0]!r}; it has {_some(self.layers)}")
-        return Plan({name: _rechoose(name, layer, lowerings.get(name)) for name, layer in self.layers.items()})
+        layers = {name: _rechoose(name, layer, lowerings.get(name)) for name, layer in self.layers.items()}
+        return Plan(layers, self.folds, self.tokens, self.precision)
+
+    def skipped_folds(self) -> tuple[frozenset[str], ...]:
+        """Return the folds that are not to be made, each by the names of all its layers."""
+        return tuple(frozenset((*f.writers, *f.readers)) for f in self.folds if f.refused is not None)
 
 
-def plan_model(model: ir.Model, *, tokens: int = DEFAULT_TOKENS) -> Plan:
+def plan_model(
+    model: ir.Model, *, tokens: int = DEFAULT_TOKENS, precision: str = "fp32", folds: Sequence[Fold] = ()
+) -> Plan:
     """Choose a form for every factored layer of a traced model.
 
     Args:
-        model: as `trace_model` returns it.
+        model: as `trace_model` or `fold_model` leaves it.
         tokens: batch x sequence of the calls to plan for.
+        precision: "int8" to plan for products that are quantised where that is faster.
+        folds: what `fold_model` returned, to be recorded.
 
     Returns:
         The plan, in graph order.
@@ -140,22 +187,30 @@ def plan_model(model: ir.Model, *, tokens: int = DEFAULT_TOKENS) -> Plan:
     Raises:
         LosparseError: tokens is below 1.
     """
-    return plan_layers({layer.name: layer.shape for layer in find_factored(model)}, tokens=tokens)
+    shapes = {layer.name: layer.shape for layer in find_factored(model)}
+    return plan_layers(shapes, tokens=tokens, precision=precision, folds=folds)
 
 
-def plan_layers(shapes: Mapping[str, LayerShape], *, tokens: int = DEFAULT_TOKENS) -> Plan:
+def plan_layers(
+    shapes: Mapping[str, LayerShape],
+    *,
+    tokens: int = DEFAULT_TOKENS,
+    precision: str = "fp32",
+    folds: Sequence[Fold] = (),
+) -> Plan:
     """Choose a form for layers of the given sizes; see `plan_model`."""
     if tokens < 1:
         raise LosparseError(f"tokens must be at least 1, got {tokens}")
-    return Plan({name: _plan_layer(shape, tokens) for name, shape in shapes.items()})
+    layers = {name: _plan_layer(shape, tokens, precision) for name, shape in shapes.items()}
+    return Plan(layers, tuple(folds), tokens, precision)
 
 
-def candidates(shape: LayerShape, *, tokens: int = DEFAULT_TOKENS) -> tuple[Candidate, ...]:
+def candidates(shape: LayerShape, *, tokens: int = DEFAULT_TOKENS, precision: str = "fp32") -> tuple[Candidate, ...]:
     """List every form for a layer with its cost or the reason it does not apply, in the order of `LOWERINGS`."""
     listed = []
     for lowering in LOWERINGS:
         refused = lowering.check(shape)
-        cost = None if refused is not None else lowering.cost(shape, tokens).total
+        cost = None if refused is not None else lowering.cost(shape, tokens, precision).total
         listed.append(Candidate(lowering.NAME, refused, cost))
     return tuple(listed)
 
@@ -172,15 +227,16 @@ def lowering_by_name(name: str, source: str = "plan") -> Lowering:
     raise LosparseError(f"{source}: lowering must be one of {', '.join(x.NAME for x in LOWERINGS)}, got {name!r}")
 
 
-def _plan_layer(shape: LayerShape, tokens: int) -> LayerPlan:
-    costs = {c.lowering: c.cost for c in candidates(shape, tokens=tokens) if c.cost is not None}
-    refused = {c.lowering: c.refused for c in candidates(shape, tokens=tokens) if c.refused is not None}
+def _plan_layer(shape: LayerShape, tokens: int, precision: str) -> LayerPlan:
+    listed = candidates(shape, tokens=tokens, precision=precision)
+    costs = {c.lowering: c.cost for c in listed if c.cost is not None}
+    refused = {c.lowering: c.refused for c in listed if c.refused is not None}
     best = min(costs, key=lambda name: costs[name])
     for name, cost in costs.items():
         if name != best:
             refused[name] = f"costs {cost:,.0f} multiply-adds per token, {best} costs {costs[best]:,.0f}"
     reason = f"cheapest of {len(costs)} that apply: {costs[best]:,.0f} multiply-adds per token, glue included, "
-    return LayerPlan(shape, best, f"{reason}in calls of {tokens} tokens", refused)
+    return LayerPlan(shape, best, f"{reason}in calls of {tokens} tokens", refused, precision)
 
 
 def _rechoose(name: str, layer: LayerPlan, lowering: str | None) -> LayerPlan:
@@ -190,18 +246,21 @@ def _rechoose(name: str, layer: LayerPlan, lowering: str | None) -> LayerPlan:
     if refused is not None:
         raise LosparseError(f"lowering {lowering!r} cannot be used for {name!r}: {refused}")
     others = {other: why for other, why in layer.refused.items() if other != lowering}
-    return LayerPlan(layer.shape, lowering, "asked for", {**others, layer.lowering: f"{lowering} was asked for"})
+    refused_now = {**others, layer.lowering: f"{lowering} was asked for"}
+    return LayerPlan(layer.shape, lowering, "asked for", refused_now, layer.precision)
 
 
 def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
     return {
         "lowering": layer.lowering,
+        "precision": layer.precision,
         "reason": layer.reason,
         "refused": dict(layer.refused),
         "shape": [layer.shape.out_features, layer.shape.in_features],
         "rank": layer.shape.rank,
         "kept": layer.shape.kept,
         "axis": layer.shape.axis,
+        "order": None if layer.shape.order is None else asdict(layer.shape.order),
     }
 
 
@@ -218,8 +277,35 @@ def _layer_from_dict(data: Any, source: str) -> LayerPlan:
     if not isinstance(refused, Mapping) or not all(isinstance(x, str) for x in (*refused.values(), data["reason"])):
         raise LosparseError(f"{source}: reason must be a text, and refused an object of texts")
     lowering = lowering_by_name(data["lowering"], source).NAME
-    layer = LayerShape(shape[0], shape[1], data["rank"], data["kept"], data["axis"])
-    return LayerPlan(layer, lowering, data["reason"], dict(refused))
+    order = _order_from_dict(data["order"], source)
+    layer = LayerShape(shape[0], shape[1], data["rank"], data["kept"], data["axis"], order)
+    return LayerPlan(layer, lowering, data["reason"], dict(refused), _precision(data["precision"], source))
+
+
+def _precision(value: Any, source: str) -> str:
+    if value not in PLANNED:
+        raise LosparseError(f"{source}: precision must be one of {', '.join(PLANNED)}, got {value!r}")
+    return str(value)
+
+
+def _order_from_dict(data: Any, source: str) -> Order | None:
+    if data is None:
+        return None
+    kinds = {field.name: type(field.default) if field.name != "side" else str for field in fields(Order)}
+    if not isinstance(data, Mapping) or {key: type(value) for key, value in data.items()} != kinds:
+        raise LosparseError(f"{source}: order must be null or an object with {', '.join(kinds)}, got {data!r}")
+    return Order(**data)
+
+
+def _fold_from_dict(data: Any, source: str) -> Fold:
+    if not isinstance(data, Mapping) or set(data) != _FOLD_KEYS:
+        raise LosparseError(f"{source}: must be an object with the keys {', '.join(sorted(_FOLD_KEYS))}")
+    names = (data["writers"], data["readers"])
+    if not all(isinstance(side, list) and all(isinstance(name, str) for name in side) for side in names):
+        raise LosparseError(f"{source}: writers and readers must be lists of layer names")
+    if not isinstance(data["refused"], str | None) or not isinstance(data["blocks"], int):
+        raise LosparseError(f"{source}: refused must be a text or null, and blocks a whole number")
+    return Fold(tuple(data["writers"]), tuple(data["readers"]), data["blocks"], data["refused"])
 
 
 def _some(names: Mapping[str, Any]) -> str:

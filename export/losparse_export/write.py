@@ -86,6 +86,7 @@ def save_model(model: ir.Model, folder: Path, *, external_from: int = EXTERNAL_F
         For each file its "bytes" and "sha256".
     """
     external = weight_bytes(model) > external_from
+    (folder / DATA_FILE).unlink(missing_ok=True)  # of a graph that was larger
     ir.save(
         model,
         folder / MODEL_FILE,

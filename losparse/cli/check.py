@@ -40,11 +40,15 @@ class Reference:
         kind: "PyTorch" or "ONNX".
         run: outputs of one batch.
         explain: names the first layer that differs on a batch, where that can be found out.
+        precision: of its numbers.
+        tolerance: largest difference that it was exported with.
     """
 
     kind: str
     run: Callable[[Arrays], Arrays]
     explain: Callable[[Arrays, float], str | None]
+    precision: str = "fp32"
+    tolerance: float = 0.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +108,8 @@ def open_reference(session: Session, folder: Path, *, threads: int | None = None
 
         other = Runtime(folder, threads=threads)
         check_alike([session, other])
-        return Reference("ONNX", other.run, lambda batch, tolerance: None)
+        recorded = other.metadata.precision, float(other.metadata.parity["tolerance"])
+        return Reference("ONNX", other.run, lambda batch, tolerance: None, *recorded)
     from .reference import open_torch
 
     return open_torch(session, folder)
@@ -125,12 +130,17 @@ def check(
         reference: what is right by definition.
         texts: texts, and second texts or None.
         progress: shows a bar over the batches.
-        tolerance: largest difference allowed; default: the one that the exporter allowed.
+        tolerance: largest difference allowed; default: the one that the exporter allowed. The cosine and the classes
+            that a precision other than fp32 is judged by as well stay as they are.
 
     Returns:
         The result as JSON values; `passed` is the verdict.
     """
-    allowed = float(session.metadata.parity["tolerance"]) if tolerance is None else tolerance
+    from losparse_export.tolerances import coarser_precision
+
+    judge = coarser_precision(session.metadata.precision, reference.precision)
+    recorded = max(float(session.metadata.parity["tolerance"]), reference.tolerance)
+    allowed = recorded if tolerance is None else tolerance
     parts: dict[str, Callable[[], Iterator[Arrays]]] = {"random tokens": lambda: random_batches(session)}
     counts = {"random tokens": len(_SHAPES)}
     if texts is not None:
@@ -140,13 +150,16 @@ def check(
     with progress.stage(f"comparing with {reference.kind}", sum(counts.values())) as advance:
         for name, batches in parts.items():
             parity, worst = _compare(session, reference, batches(), advance)
-            passed = parity.passed(allowed)
+            failure = judge.failure(parity, allowed, classifies=session.task.endswith("classification"))
+            passed = failure is None
             layer = None if passed else reference.explain(worst, allowed)
             results[name] = {"passed": passed, "batches": counts[name], **parity.to_dict(), "first_layer": layer}
     return {
         "passed": all(part["passed"] for part in results.values()),
         "against": reference.kind,
+        "precision": judge.name,
         "tolerance": allowed,
+        "cosine": judge.cosine,
         "parts": results,
     }
 
@@ -192,9 +205,21 @@ def _print(result: dict[str, Any]) -> None:
     rows = []
     for name, part in result["parts"].items():
         difference = f"{part['max_abs']:.1e}" if part["finite"] else "not finite"
-        rows.append([name, str(part["rows"]), difference, f"{part['top1_agreement']:.2%}", _verdict(part)])
-    title = f"against {result['against']}, largest difference allowed {result['tolerance']:.1e}"
-    print_table(title, ["inputs", "rows", "largest difference", "same largest entry", "verdict"], rows)
+        rows.append(
+            [
+                name,
+                str(part["rows"]),
+                difference,
+                f"{part['overall_cosine']:.6f}",
+                f"{part['top1_agreement']:.2%}",
+                _verdict(part),
+            ]
+        )
+    title = f"against {result['against']}, {result['precision']}, largest difference allowed {result['tolerance']:.1e}"
+    if result["cosine"] is not None:
+        title += f", cosine {result['cosine']} or more"
+    columns = ["inputs", "rows", "largest difference", "cosine", "same largest entry", "verdict"]
+    print_table(title, columns, rows)
     for part in result["parts"].values():
         if part["first_layer"] is not None:
             print(f"first layer that differs: {part['first_layer']}")

@@ -1,60 +1,126 @@
-"""`losparse export DIR OUT`: a checkpoint as an ONNX folder, kept only if its outputs equal PyTorch's."""
+"""`losparse export DIR OUT`: a checkpoint as an ONNX folder, kept only if its outputs are PyTorch's."""
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..errors import LosparseError
 from .folders import check_out
 from .output import Advance, Progress, human_bytes, print_table
+from .parser import positive_int
+
+if TYPE_CHECKING:
+    from losparse_export import Call
+
+if TYPE_CHECKING:
+    from losparse_export import ExportReport
 
 TASKS = ("text-classification", "token-classification", "question-answering", "feature-extraction")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
+    from losparse_export.tolerances import PRECISION_TABLE  # loads neither torch nor onnx
+
     parser.add_argument("model", metavar="DIR", help="checkpoint, compressed or dense: a folder, or a hub id")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist")
     parser.add_argument("--task", choices=TASKS, help="what the model does (default: read off its architecture)")
     parser.add_argument("--opset", type=int, default=23, metavar="N", help="ONNX operator set: 23 (default) or 18")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        metavar="NAME",
+        help="; ".join(f"{each.name}: {each.purpose}" for each in PRECISION_TABLE.values()) + " (default fp32)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if losparse wrote it")
+    plan = parser.add_argument_group("plan: the form of every compressed layer (plan.json in OUT)")
+    plan.add_argument("--plan", type=Path, metavar="FILE", help="carry out this plan, an edited plan.json say")
+    plan.add_argument("--tune", action="store_true", help="choose forms by timing them here; never slower than dense")
+    plan.add_argument("--batch", type=positive_int, metavar="N", help="texts in a run to plan for (default 1)")
+    plan.add_argument("--length", type=positive_int, metavar="N", help="tokens in a text to plan for (default 128)")
+    plan.add_argument("--threads", type=positive_int, metavar="N", help="onnxruntime threads to tune for (default 1)")
+    data = parser.add_argument_group("data (csv, tsv or jsonl files, or hub data sets as owner/name[@config][:split])")
+    data.add_argument(
+        "--calibration",
+        metavar="F",
+        help="texts to measure the scales of int8-static on, the first 128 of them; also a txt file of a text a line",
+    )
+    data.add_argument("--data", metavar="F", help="labelled texts to report the accuracy of both models on")
+    data.add_argument("--text-column", metavar="NAME", help="column of texts, words or questions")
+    data.add_argument("--pair-column", metavar="NAME", help="column of second texts or contexts")
+    data.add_argument("--label-column", metavar="NAME", help="column of labels")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Export, and print what came of it."""
+    from losparse_export.tolerances import check_precision
+
+    if options.plan is not None and (options.tune or options.batch or options.length):
+        raise LosparseError("--plan says what to do already; leave out --tune, --batch and --length, or --plan")
+    check_precision(options.precision, calibrated=options.calibration is not None)
     check_out(options.out, overwrite=options.overwrite, sources=(Path(options.model),))
     progress = Progress(verbose=options.verbose)
     with progress.stage("exporting") as advance:
-        from losparse_export import export_model
+        from losparse_export import Plan, TextFile, export_model
 
+        plan = None if options.plan is None else Plan.read(options.plan)
+        columns = options.text_column, options.pair_column
         report = export_model(
             options.model,
             options.out,
             task=options.task,
             opset=options.opset,
+            precision=options.precision,
+            calibration=None if options.calibration is None else TextFile(options.calibration, *columns),
+            data=None if options.data is None else TextFile(options.data, *columns, options.label_column),
+            plan=plan,
+            call=call_of(options),
+            tune=options.tune,
             overwrite=options.overwrite,
             progress=following(advance),
         )
-    rows = [[name, human_bytes(size)] for name, size in report.bytes.items()]
-    print_table(f"{options.out}: {report.task}", ["file", "size"], rows)
-    chosen: dict[str, int] = {}
-    for layer in report.plan.layers.values():
-        chosen[layer.lowering] = chosen.get(layer.lowering, 0) + 1
-    if chosen:
-        print("layers: " + ", ".join(f"{count} {name}" for name, count in sorted(chosen.items())))
-    print(f"largest difference to PyTorch: {report.parity.max_abs:.1e} (allowed {report.parity.tolerance:.1e})")
+    _print(options, report)
     return 0
 
 
-def following(advance: Advance) -> Callable[[str, int, int], None]:
+def _print(options: argparse.Namespace, report: ExportReport) -> None:
+    from losparse_export.tolerances import PRECISION_TABLE
+
+    rows = [[name, human_bytes(size)] for name, size in report.bytes.items()]
+    print_table(f"{options.out}: {report.task}, {options.precision}", ["file", "size"], rows)
+    chosen = Counter(layer.lowering for layer in report.plan.layers.values())
+    if chosen:
+        print("layers: " + ", ".join(f"{count} {name}" for name, count in sorted(chosen.items())))
+    parity, least = report.parity, PRECISION_TABLE[options.precision].cosine
+    print(f"largest difference to PyTorch: {parity.max_abs:.1e} (allowed {parity.tolerance:.1e})")
+    if least is not None:
+        print(f"cosine with PyTorch: {parity.cosine:.6f} (allowed {least} or more)")
+        print(f"same largest entry as PyTorch: {parity.top1_agreement:.2%} of rows")
+    if report.accuracy is not None:
+        shares = f"PyTorch {report.accuracy['pytorch']:.4f}, ONNX {report.accuracy['onnx']:.4f}"
+        print(f"accuracy on {report.accuracy['texts']:,} texts: {shares}")
+
+
+def call_of(options: argparse.Namespace) -> Call:
+    """Return the call to plan for, as --batch, --length and --threads say."""
+    from losparse_export import Call
+
+    given = {name: getattr(options, name) for name in ("batch", "length", "threads")}
+    return Call(**{name: value for name, value in given.items() if value is not None})
+
+
+def following(advance: Advance, title: str = "exporting") -> Callable[[str, int, int], None]:
     """Return what the exporter calls: with a text, how many steps of a phase are done, and of how many."""
     reached = 0
 
     def tell(text: str, done: int, steps: int) -> None:
         nonlocal reached
-        advance(done - reached, total=steps, title=f"exporting: {text}")
+        advance(done - reached, total=steps, title=f"{title}: {text}")
         reached = done
 
     return tell

@@ -44,12 +44,14 @@ class Contents:
         layers: compressed layers; for a dense checkpoint the weights in its transformer blocks.
         model_parameters: of the whole model; indices not counted.
         file_bytes: size of the model's files.
+        precision: of an ONNX folder; None for a checkpoint.
     """
 
     kind: str
     layers: tuple[Layer, ...]
     model_parameters: int
     file_bytes: int
+    precision: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -57,6 +59,7 @@ class Contents:
         dense = sum(layer.dense_parameters for layer in self.layers)
         return {
             "kind": self.kind,
+            "precision": self.precision,
             "model_parameters": self.model_parameters,
             "file_bytes": self.file_bytes,
             "layer_parameters": stored,
@@ -156,7 +159,7 @@ def _onnx_contents(folder: Path) -> Contents:
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise LosparseError(f"'{folder / 'plan.json'}' is malformed ({error!r}); export the folder again") from None
     file_bytes = sum(record.bytes for record in metadata.files.values())
-    return Contents("ONNX folder", layers, int(metadata.parameters["model"]), file_bytes)
+    return Contents("ONNX folder", layers, int(metadata.parameters["model"]), file_bytes, metadata.precision)
 
 
 def _planned_layer(name: str, entry: dict[str, Any]) -> Layer:
@@ -182,6 +185,8 @@ def _print(folder: Path, contents: Contents) -> None:
     if share is not None:
         print(f"layers: {stored:,} of {dense:,} parameters ({share:.1%})")
     print(f"model: {contents.model_parameters:,} parameters")
+    if contents.precision is not None:
+        print(f"precision: {contents.precision}")
     print(f"files: {contents.file_bytes:,} bytes ({human_bytes(contents.file_bytes)})")
 
 

@@ -23,6 +23,7 @@ from .parser import CommandParser
 
 COMMANDS = {
     "compress": "fine-tune a model while compressing it",
+    "estimate": "measure what compression would bring, before anyone trains",
     "export": "write a checkpoint, compressed or dense, as an ONNX folder",
     "check": "compare an ONNX folder with the model it came from",
     "bench": "time an ONNX folder, alone or against another one",

@@ -17,6 +17,7 @@ from .folder import read_metadata, verify_files
 from .measure import Latency, measure, peak_memory
 from .metadata import Metadata, TensorSpec
 from .opening import Options
+from .profile import NodeTime, profile_nodes, time_by
 from .session import Session
 from .tasks import Answer, Classification, Tag
 
@@ -30,6 +31,7 @@ __all__ = [
     "Latency",
     "LosparseRuntimeError",
     "Metadata",
+    "NodeTime",
     "Options",
     "Parity",
     "ProviderError",
@@ -42,6 +44,8 @@ __all__ = [
     "compare_sessions",
     "measure",
     "peak_memory",
+    "profile_nodes",
     "read_metadata",
+    "time_by",
     "verify_files",
 ]

@@ -5,7 +5,9 @@ With `a` the array under test, `r` the reference, and rows taken along the last 
     max_abs         largest |a - r| over everything
     max_rel         largest over the outputs of (largest |a - r|) / (largest |r|)
     cosine          smallest cosine of a row of `a` with the same row of `r`
+    overall_cosine  smallest over the outputs of the cosine of all rows of `a`, laid end to end, with those of `r`
     top1_agreement  share of rows whose largest entry is in the same place
+    flip_margin     largest, over the rows where it is not, of (largest entry of r) - (entry of r where a is largest)
     finite          neither side holds a NaN or an infinity; anything else never passes
 
 `max_rel` sets the error against the scale of the output: an entry near zero has no meaningful relative error.
@@ -38,7 +40,9 @@ class Parity:
         max_abs: infinite where an output is not finite.
         max_rel: infinite where an output is not finite, or the reference is all zero and the other is not.
         cosine: in -1..1; -1 where an output is not finite.
+        overall_cosine: in -1..1; rows that are not finite are left out.
         top1_agreement: in 0..1; rows that are not finite count as different.
+        flip_margin: >= 0; 0 where no finite row has its largest entry elsewhere.
         finite: whether all numbers on both sides are.
         rows: rows compared.
         worst_output: the output that holds the largest difference, or the first number that is not finite.
@@ -49,7 +53,9 @@ class Parity:
     max_abs: float
     max_rel: float
     cosine: float
+    overall_cosine: float
     top1_agreement: float
+    flip_margin: float
     finite: bool
     rows: int
     worst_output: str
@@ -131,7 +137,9 @@ class Comparison:
         self._max_abs: dict[str, float] = {}
         self._scale: dict[str, float] = {}
         self._cosine = 1.0
+        self._sums: dict[str, Array] = {}  # of a * r, a * a and r * r, by output
         self._agreeing = 0
+        self._flip_margin = 0.0
         self._rows = 0
         self._finite = True
         self._worst: tuple[float, str, tuple[int, ...], int] = (-1.0, "", (), 0)
@@ -201,7 +209,12 @@ class Comparison:
         whole = finite.reshape(-1, width).all(axis=1)
         a_rows, r_rows = a.reshape(-1, width)[whole], r.reshape(-1, width)[whole]
         self._rows += whole.size
-        self._agreeing += int((a_rows.argmax(axis=1) == r_rows.argmax(axis=1)).sum())
+        places, rights = a_rows.argmax(axis=1), r_rows.argmax(axis=1)
+        self._agreeing += int((places == rights).sum())
+        self._flip_margin = max(self._flip_margin, float(_lead(r_rows, places, rights).max(initial=0.0)))
+        with np.errstate(over="ignore"):
+            sums = np.array([(a_rows * r_rows).sum(), (a_rows * a_rows).sum(), (r_rows * r_rows).sum()])
+            self._sums[name] = self._sums.get(name, np.zeros(3)) + sums
         self._cosine = min(self._cosine, _cosine(a_rows, r_rows) if whole.all() else -1.0)
 
     def parity(self) -> Parity:
@@ -217,7 +230,9 @@ class Comparison:
             max_abs=max(self._max_abs.values()),
             max_rel=max(_ratio(self._max_abs[name], self._scale[name]) for name in self._max_abs),
             cosine=self._cosine,
+            overall_cosine=min(_whole_cosine(sums) for sums in self._sums.values()),
             top1_agreement=self._agreeing / self._rows,
+            flip_margin=self._flip_margin,
             finite=self._finite,
             rows=self._rows,
             worst_output=output,
@@ -250,6 +265,23 @@ def _ratio(difference: float, scale: float) -> float:
     if difference == 0:
         return 0.0
     return difference / scale if scale > 0 and difference < math.inf else math.inf
+
+
+def _lead(r: Array, places: Array, rights: Array) -> Array:
+    """By how much each row of `r` is larger at its own place than at the other side's; (rows,), >= 0."""
+    index = np.arange(len(r))
+    with np.errstate(over="ignore"):
+        lead: Array = r[index, rights] - r[index, places]
+    return lead
+
+
+def _whole_cosine(sums: Array) -> float:
+    """Cosine from the sums of a * r, a * a and r * r; 1 where both sides are zero, 0 where one is, or out of range."""
+    product, a, r = (float(value) for value in sums)
+    if a == 0 or r == 0:
+        return 1.0 if a == r else 0.0
+    cosine = product / (math.sqrt(a) * math.sqrt(r))
+    return min(max(cosine, -1.0), 1.0) if math.isfinite(cosine) else 0.0
 
 
 def _cosine(a: Array, r: Array) -> float:

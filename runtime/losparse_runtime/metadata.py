@@ -89,7 +89,7 @@ class Metadata:
         format: version of the folder format.
         task: a key of TASK_OUTPUTS.
         source: the model that was exported.
-        precision: of the weights, as in "fp32".
+        precision: as in "fp32" or "int8".
         opset: ONNX operator-set version.
         ir_version: ONNX file-format version.
         fingerprint: SHA-256 of the graph and its weights; the model file carries the same.
@@ -102,7 +102,8 @@ class Metadata:
         normalize: whether that vector is scaled to length 1.
         disabled_optimizers: onnxruntime graph optimizers the session switches off.
         parameters: counts: "model", "layers", "layers_dense".
-        parity: the exporter's comparison with PyTorch: "max_abs", "max_rel", "tolerance", "cases".
+        parity: the exporter's comparison with PyTorch: "max_abs", "max_rel", "tolerance", "cases"; and "cosine",
+            "top1_agreement" where the exporter wrote them.
         versions: of the packages that wrote the folder.
     """
 
@@ -229,6 +230,8 @@ def _parameters(fields: Fields) -> dict[str, int]:
 
 def _parity(fields: Fields) -> dict[str, Any]:
     numbers: dict[str, Any] = {name: fields.number(name) for name in ("max_abs", "max_rel", "tolerance")}
+    optional = [name for name in ("cosine", "top1_agreement") if name in fields.data]  # not in folders of 0.1.0
+    numbers |= {name: fields.number(name) for name in optional}
     return {**numbers, "cases": [case.data for case in fields.objects("cases")]}
 
 

@@ -58,13 +58,14 @@ def provider_names(providers: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def open_model(folder: Path, metadata: Metadata, options: Options) -> Any:
+def open_model(folder: Path, metadata: Metadata, options: Options, *, profile: Path | None = None) -> Any:
     """Open the folder's model.
 
     Args:
         folder: an exported ONNX folder.
         metadata: its metadata.
         options: providers and threads.
+        profile: where onnxruntime writes its profile, as the beginning of a file name; None for no profile.
 
     Returns:
         An `onnxruntime.InferenceSession` on the providers asked for.
@@ -77,11 +78,11 @@ def open_model(folder: Path, metadata: Metadata, options: Options) -> Any:
     ort = import_onnxruntime()
     wanted = _installed(ort, options)
     try:
-        session = _create(ort, folder, metadata, options, wanted)
+        session = _create(ort, folder, metadata, options, wanted, profile)
     except ProviderError as error:
         _fall_back(str(error), options)
         wanted = [_CPU]
-        session = _create(ort, folder, metadata, options, wanted)
+        session = _create(ort, folder, metadata, options, wanted, profile)
     dropped = [name for name in wanted if name not in session.get_providers()]
     if dropped:
         _fall_back(
@@ -113,11 +114,15 @@ def _fall_back(what: str, options: Options) -> None:
     logger.warning("%s; going on because allow_fallback is set", what)
 
 
-def _create(ort: Any, folder: Path, metadata: Metadata, options: Options, providers: list[str]) -> Any:
+def _create(
+    ort: Any, folder: Path, metadata: Metadata, options: Options, providers: list[str], profile: Path | None
+) -> Any:
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = _ERRORS_ONLY
+    if profile is not None:
+        settings.enable_profiling, settings.profile_file_prefix = True, str(profile)
     for scope in ("intra_op", "inter_op"):
         settings.add_session_config_entry(f"session.{scope}.allow_spinning", "1" if options.spinning else "0")
     try:

@@ -1,9 +1,35 @@
 """The forms a factored layer can take in a graph of standard operators, one file each; `base` says what a form is."""
 
-from . import columns, constant, dense, gather, low_rank, selector
+from . import (
+    absorbed,
+    columns,
+    constant,
+    dense,
+    folded,
+    gather,
+    low_rank,
+    pivots_in,
+    pivots_out,
+    selector,
+    sliced,
+    split,
+)
 from .base import Cost, LayerTape, Lowering
 
 # In order of preference: of two forms of equal cost the earlier one is taken.
-LOWERINGS: tuple[Lowering, ...] = (constant, dense, low_rank, selector, gather, columns)
+LOWERINGS: tuple[Lowering, ...] = (
+    constant,
+    dense,
+    low_rank,
+    split,
+    folded,
+    sliced,
+    selector,
+    pivots_out,
+    pivots_in,
+    absorbed,
+    gather,
+    columns,
+)
 
 __all__ = ["LOWERINGS", "Cost", "LayerTape", "Lowering"]

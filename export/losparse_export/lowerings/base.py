@@ -2,9 +2,9 @@
 
 A lowering is a module with a `NAME` and
 
-    check(layer) -> str | None      why it cannot be used for these sizes, or None
-    cost(layer, tokens) -> Cost     what it would cost per token
-    emit(layer, tape) -> ir.Value   its nodes, written on the tape; the layer's output
+    check(layer) -> str | None                why it cannot be used for these sizes, or None
+    cost(layer, tokens, precision) -> Cost    what it would cost per token
+    emit(layer, tape) -> ir.Value             its nodes, written on the tape; the layer's output
 
 `check` and `cost` see sizes only, so a plan needs no model and no weights.
 
@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from ..layer import SCOPE, Array, FactoredNode, LayerShape
+from ..layer import REORDERED, SCOPE, Array, FactoredNode, LayerShape
 
 # Starting one more node, per call of the model: 1.5 us.
 NODE = 60_000.0
@@ -30,8 +30,16 @@ NODE = 60_000.0
 ELEMENT = 16.0
 # Gather on the last axis copies one float at a time: 7-8 ns each.
 GATHER = 300.0
-# Moving one output float through Transpose, Gather on the first axis (whole rows: a memcpy) and Transpose: 1-2 ns.
-MOVE = 64.0
+# Moving one float through a Transpose of two axes, or a Gather on the first one (whole rows: a memcpy): 0.5 ns.
+MOVE = 21.0
+# A multiply-add in int8, without VNNI; with it, a third of that. Timing (`tune`) knows, this number is careful.
+INT8 = 0.47
+# Quantising one input feature, and scaling one output back, per token: 0.44 and 0.22 ns.
+QUANTISE = 17.0
+SCALE = 9.0
+
+Product = tuple[int, int]
+"""Input and output features of a product with a constant."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Cost:
     """What one form of a layer costs per token, in multiply-adds.
 
     Attributes:
-        multiply_adds: of its matrix products.
+        multiply_adds: of its matrix products; those in int8 count as what they take.
         glue: time of its other nodes and of starting all of them, converted.
     """
 
@@ -52,17 +60,39 @@ class Cost:
         return self.multiply_adds + self.glue
 
 
-def make_cost(multiply_adds: float, *, nodes: int, tokens: int, elements: float = 0, gathered: float = 0) -> Cost:
+def product_cost(product: Product, precision: str) -> float:
+    """Return what a product takes per token; in int8 only where that is faster (see `int8_pays`)."""
+    inputs, outputs = product
+    full = float(inputs * outputs)
+    return min(full, INT8 * full + QUANTISE * inputs + SCALE * outputs) if precision == "int8" else full
+
+
+def int8_pays(product: Product) -> bool:
+    """Tell whether a product is faster quantised dynamically, its input's quantisation included."""
+    return product_cost(product, "int8") < product_cost(product, "fp32")
+
+
+def make_cost(
+    products: Sequence[Product],
+    *,
+    nodes: int,
+    tokens: int,
+    precision: str = "fp32",
+    elements: float = 0,
+    gathered: float = 0,
+) -> Cost:
     """Convert counts into a cost; the bias, which every form adds alike, is left out.
 
     Args:
-        multiply_adds: of the matrix products, per token.
+        products: the matrix products.
         nodes: how many nodes run, per call.
         tokens: batch x sequence of a call.
+        precision: "fp32" or "int8".
         elements: floats an elementwise node or a copy writes, per token.
         gathered: floats picked one at a time, per token.
     """
-    return Cost(float(multiply_adds), NODE * nodes / tokens + ELEMENT * elements + GATHER * gathered)
+    taken = sum(product_cost(product, precision) for product in products)
+    return Cost(taken, NODE * nodes / tokens + ELEMENT * elements + GATHER * gathered)
 
 
 class Lowering(Protocol):
@@ -73,7 +103,7 @@ class Lowering(Protocol):
     def check(self, layer: LayerShape) -> str | None:
         """Say why this form cannot be used for the layer, or None."""
 
-    def cost(self, layer: LayerShape, tokens: int) -> Cost:
+    def cost(self, layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
         """Estimate the cost per token in calls of `tokens` tokens."""
 
     def emit(self, layer: FactoredNode, tape: LayerTape) -> ir.Value:
@@ -106,12 +136,17 @@ class LayerTape:
 
     def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         """Write one standard node with one output; an optional input that is left out is None."""
-        scope = {SCOPE: self._layer.name}
+        order = self._layer.shape.order
+        moved = order is not None and order.side == "out"  # the outputs stand in another order than PyTorch's
+        scope = {SCOPE: self._layer.name + (REORDERED if moved else "")}
         return self._tape.op(op_type, inputs, attributes, metadata_props=scope)
 
     def constant(self, name: str, values: Array) -> ir.Value:
         """Store an array under `<layer>.<name>`."""
         full, count = f"{self._layer.name}.{name}", 1
+        own = next((value for value in self._tape.initializers if value.name == full), None)
+        if own is not None and own.const_value is not None and np.array_equal(own.const_value.numpy(), values):
+            return own
         while full in self._taken:
             count += 1
             full = f"{self._layer.name}.{name}_{count}"
@@ -129,12 +164,100 @@ class LayerTape:
         Returns:
             (..., b).
         """
-        return self.op("MatMul", x, self.constant(name, weight.T.astype(self._layer.dtype, copy=False)))
+        product = self.op("MatMul", x, self.constant(name, weight.T.astype(self._layer.dtype, copy=False)))
+        return self._described(product, len(weight))
+
+    def affine(self, x: ir.Value, name: str, weight: Array, bias: Array | None) -> ir.Value:
+        """Multiply as `matmul`, and add a part of the layer's bias, stored as `<layer>.<name>_bias`."""
+        y = self.matmul(x, name, weight)
+        if bias is None or not bias.any():
+            return y
+        return self.add(y, self.constant(f"{name}_bias", bias.astype(self._layer.dtype, copy=False)), len(bias))
+
+    def zeros(self, width: int) -> ir.Value:
+        """Store a vector of zeros; (width,)."""
+        return self.constant("zeros", np.zeros(width, self._layer.dtype))
+
+    def broadcast(self, vector: ir.Value, width: int) -> ir.Value:
+        """Repeat a vector for every token of the layer's input; (width,) -> (..., width)."""
+        leading = self.op("Shape", self._layer.x, start=0, end=-1)
+        shape = self.op("Concat", leading, self.constant("width", np.array([width], np.int64)), axis=0)
+        return self._described(self.op("Expand", vector, shape), width)
+
+    def slice(self, x: ir.Value, start: int, stop: int, *, blocks: int = 1, width: int) -> ir.Value:
+        """Take features start..stop of every one of `blocks` equal parts of the last axis.
+
+        Args:
+            x: (..., width).
+            start: first feature in a part.
+            stop: the one behind the last.
+            blocks: parts.
+            width: features in all.
+
+        Returns:
+            (..., blocks * (stop - start)).
+        """
+        if (start, stop) == (0, width // blocks):
+            return x
+        if blocks > 1:
+            x = self._reshape(x, blocks, width // blocks)
+        bounds = [self.constant(f"slice_{number}", np.array([number])) for number in (start, stop, -1)]
+        part = self.op("Slice", x, *bounds)
+        if blocks == 1:
+            return self._described(part, stop - start)
+        return self._described(self._reshape(part, -1), blocks * (stop - start))
+
+    def concat(self, parts: Sequence[ir.Value], widths: Sequence[int], *, blocks: int = 1) -> ir.Value:
+        """Put tensors side by side, inside every one of `blocks` equal parts of the last axis; the reverse of `slice`.
+
+        Args:
+            parts: (..., widths[i]) each; those of width 0 are left out.
+            widths: features of each, all blocks together.
+            blocks: parts.
+        """
+        present = [(part, width) for part, width in zip(parts, widths, strict=True) if width]
+        if len(present) == 1:
+            return present[0][0]
+        if blocks == 1:
+            return self._described(self.op("Concat", *(part for part, _ in present), axis=-1), sum(widths))
+        split = [self._reshape(part, blocks, width // blocks) for part, width in present]
+        return self._described(self._reshape(self.op("Concat", *split, axis=-1), -1), sum(widths))
+
+    def add(self, a: ir.Value, b: ir.Value, width: int) -> ir.Value:
+        """Add two tensors of which the first has the shape of the sum; (..., width)."""
+        return self._described(self.op("Add", a, b), width)
+
+    def _described(self, value: ir.Value, width: int) -> ir.Value:
+        """Note type and shape, which passes that follow features through the graph read."""
+        x = self._layer.x
+        value.type = x.type
+        value.shape = None if x.shape is None else ir.Shape([*x.shape.dims[:-1], width])
+        return value
+
+    def _reshape(self, x: ir.Value, *last: int) -> ir.Value:
+        """Replace the feature axis (or the two that `_reshape` made of it), and keep all others as they are."""
+        shape = self._layer.x.shape
+        assert shape is not None, "the trace knows how many axes a layer's input has"
+        sizes = [0] * (len(shape) - 1) + list(last)
+        return self.op("Reshape", x, self.constant("_".join(["shape", *map(str, last)]), np.array(sizes)))
 
     def add_bias(self, y: ir.Value) -> ir.Value:
         """Add the layer's bias, if it has one. Call it last: the fusion of a bias with a Gelu looks for that."""
         bias = self._layer.bias
-        return y if bias is None else self.op("Add", y, bias)
+        return y if bias is None else self.add(y, bias, self._layer.shape.out_features)
+
+
+def low_rank_products(layer: LayerShape, *, inputs: int | None = None, outputs: int | None = None) -> list[Product]:
+    """Return the two products with the factors, or with those of fewer features; none at rank 0."""
+    if not layer.rank:
+        return []
+    first = (layer.in_features if inputs is None else inputs, layer.rank)
+    return [first, (layer.rank, layer.out_features if outputs is None else outputs)]
+
+
+def sparse_product(layer: LayerShape) -> Product:
+    """Return the product with the kept rows or columns."""
+    return (layer.in_features, layer.kept) if layer.axis == "out" else (layer.kept, layer.out_features)
 
 
 def present(array: Array | None) -> Array:
@@ -148,3 +271,12 @@ def selector_matrix(kept: Array, size: int) -> Array:
     matrix = np.zeros((len(kept), size), dtype=np.float32)
     matrix[np.arange(len(kept)), kept] = 1.0
     return matrix
+
+
+def gather_last(tape: LayerTape, values: ir.Value, places: ir.Value, shape: ir.Shape | None) -> ir.Value:
+    """Pick features: (..., a) -> (..., len(places)), by way of the first axis where the number of axes is known."""
+    if shape is None:
+        return tape.op("Gather", values, places, axis=-1)
+    axes = list(range(len(shape)))
+    front = tape.op("Transpose", values, perm=[axes[-1], *axes[:-1]])
+    return tape.op("Transpose", tape.op("Gather", front, places, axis=0), perm=[*axes[1:], 0])

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..layer import FactoredNode, LayerShape
-from .base import Cost, LayerTape, make_cost, present
+from .base import Cost, LayerTape, low_rank_products, make_cost, present
 
 NAME = "columns"
 
@@ -28,12 +28,13 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape, tokens: int) -> Cost:
+def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
     """The products, picking the kept features, and joining the two parts."""
     return make_cost(
-        layer.low_rank_parameters + layer.sparse_parameters,
+        [(layer.rank + layer.kept, layer.out_features), *low_rank_products(layer)[:1]],
         nodes=4 if layer.rank else 2,
         tokens=tokens,
+        precision=precision,
         elements=layer.rank + layer.kept if layer.rank else 0,
         gathered=layer.kept,
     )

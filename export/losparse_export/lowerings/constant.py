@@ -7,7 +7,6 @@ The layer had rank 0 and no kept group.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from ..layer import FactoredNode, LayerShape
@@ -23,15 +22,12 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape, tokens: int) -> Cost:
+def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
     """Three nodes that write the output once."""
-    return make_cost(0, nodes=3, tokens=tokens, elements=layer.out_features)
+    return make_cost([], nodes=3, tokens=tokens, elements=layer.out_features)
 
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
-    out = layer.shape.out_features
-    value = layer.bias or tape.constant("zeros", np.zeros(out, layer.dtype))
-    leading = tape.op("Shape", layer.x, start=0, end=-1)
-    shape = tape.op("Concat", leading, tape.constant("out_features", np.array([out], np.int64)), axis=0)
-    return tape.op("Expand", value, shape)
+    bias = layer.bias
+    return tape.broadcast(bias if bias is not None else tape.zeros(layer.shape.out_features), layer.shape.out_features)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..layer import FactoredNode, LayerShape
-from .base import Cost, LayerTape, make_cost, present
+from .base import Cost, LayerTape, make_cost
 
 NAME = "dense"
 
@@ -21,19 +21,11 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape, tokens: int) -> Cost:
+def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
     """One product of full size."""
-    return make_cost(layer.dense_parameters, nodes=1, tokens=tokens)
+    return make_cost([(layer.in_features, layer.out_features)], nodes=1, tokens=tokens, precision=precision)
 
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
-    shape = layer.shape
-    # Merged in double precision: the merged weight is then the nearest one to the product of the stored factors.
-    weight = np.zeros((shape.out_features, shape.in_features))
-    if shape.rank:
-        weight += present(layer.u).astype(np.float64) @ present(layer.v).astype(np.float64)
-    if shape.kept:
-        where = (present(layer.kept), slice(None)) if shape.axis == "out" else (slice(None), present(layer.kept))
-        weight[where] += present(layer.sparse)
-    return tape.add_bias(tape.matmul(layer.x, "weight_t", weight))
+    return tape.add_bias(tape.matmul(layer.x, "weight_t", layer.full_rows(np.arange(layer.shape.out_features))))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..layer import FactoredNode, LayerShape
-from .base import Cost, LayerTape, make_cost, present
+from .base import Cost, LayerTape, low_rank_products, make_cost, present
 
 NAME = "low_rank"
 
@@ -24,9 +24,9 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape, tokens: int) -> Cost:
+def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
     """Two products."""
-    return make_cost(layer.low_rank_parameters, nodes=2, tokens=tokens)
+    return make_cost(low_rank_products(layer), nodes=2, tokens=tokens, precision=precision)
 
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:

@@ -23,10 +23,12 @@ def check(layer: LayerShape) -> str | None:
     return None if layer.kept else "the layer has no sparse part (kept 0)"
 
 
-def cost(layer: LayerShape, tokens: int) -> Cost:
+def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
     """Two products of inner width rank + kept, whatever the axis."""
     width = layer.rank + layer.kept
-    return make_cost(width * (layer.in_features + layer.out_features), nodes=2, tokens=tokens)
+    return make_cost(
+        [(layer.in_features, width), (width, layer.out_features)], nodes=2, tokens=tokens, precision=precision
+    )
 
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from .attention import AttentionLayoutPass
+from .attention_rank import ReduceAttentionPass
 from .dedupe import ShareWeightsPass
 from .flatten import FlattenTokensPass
+from .fold import Fold, fold_model
 from .naming import NamePass
+from .precision import MarkPrecisionPass, quantised_nodes
+from .segments import SplitSegmentsPass
+from .share import SharePass
+from .sums import SumsPass
 
 __all__ = [
     "AttentionLayoutPass",
     "FlattenTokensPass",
+    "Fold",
+    "MarkPrecisionPass",
     "NamePass",
+    "ReduceAttentionPass",
+    "SharePass",
     "ShareWeightsPass",
+    "SplitSegmentsPass",
+    "SumsPass",
     "finish_model",
+    "finish_planned",
+    "fold_model",
     "prepare_model",
 ]
 
@@ -30,19 +46,42 @@ def prepare_model(model: ir.Model) -> ir.Model:
     return model
 
 
-def finish_model(model: ir.Model) -> ir.Model:
-    """Drop what is unused, store equal weights once, name everything, drop the trace's metadata; in place.
+def finish_model(model: ir.Model, *, tokens: int = 128) -> ir.Model:
+    """Finish a model of which nothing is quantised; see `finish_planned`."""
+    return finish_planned(model, tokens=tokens)[0]
+
+
+def finish_planned(
+    model: ir.Model, *, tokens: int, precision: str = "fp32", layers: Mapping[str, str] | None = None
+) -> tuple[ir.Model, list[str]]:
+    """Take out what only moves or adds, store equal weights once, name everything, drop the trace's metadata; in place.
+
+    Args:
+        model: a lowered model.
+        tokens: batch x sequence of the calls to finish for.
+        precision: which products outside the layers to quantise: "fp32" for none, "int8" for those that are faster for
+            it, "all".
+        layers: the same by qualified name of a layer.
 
     Returns:
-        The same model: equal input models give equal bytes.
+        The same model - equal input models give equal bytes - and the names of the products to quantise.
     """
+    quantised = {precision, *(layers or {}).values()} != {"fp32"}
     ir.passes.Sequential(
+        common.RemoveUnusedNodesPass(),
+        ReduceAttentionPass(),
+        SplitSegmentsPass(),
+        # Before the sums: a stacked product takes the biases of its parts along.
+        SharePass(tokens, quantised=quantised),
+        common.RemoveUnusedNodesPass(),
+        MarkPrecisionPass(precision, layers or {}),
+        SumsPass(),
         common.RemoveUnusedNodesPass(),
         ShareWeightsPass(),
         common.TopologicalSortPass(),
         # Names come from the scopes that the trace left in the metadata, so they go before it.
         NamePass(),
-        common.ClearMetadataAndDocStringPass(),
-        common.RemoveUnusedOpsetsPass(),
     )(model)
-    return model
+    marked = quantised_nodes(model)
+    ir.passes.Sequential(common.ClearMetadataAndDocStringPass(), common.RemoveUnusedOpsetsPass())(model)
+    return model, marked

@@ -16,7 +16,22 @@ from collections import Counter
 
 import onnx_ir as ir
 
-from ..layer import SCOPE
+from ..layer import REORDERED, SCOPE, SHIFTED
+
+
+def mark(node: ir.Node, kind: str) -> None:
+    """Say how a node's output differs from what its PyTorch module returns: `REORDERED` or `SHIFTED`."""
+    scope = node.metadata_props.get(SCOPE, "")
+    if scope and not scope.endswith((REORDERED, SHIFTED)):
+        node.metadata_props[SCOPE] = scope + kind
+
+
+def unmarked(scope: str) -> tuple[str, str]:
+    """Return a module's qualified name without its mark, and the mark; "" for none."""
+    for kind in (REORDERED, SHIFTED):
+        if scope.endswith(kind):
+            return scope.removesuffix(kind), kind
+    return scope, ""
 
 
 class NamePass(ir.passes.InPlacePass):
@@ -62,8 +77,8 @@ def _constant_name(value: ir.Value) -> str:
     node, index = next(iter(value.uses()))
     module = node.metadata_props.get(SCOPE, "")
     is_matrix = value.shape is not None and len(value.shape) == 2
-    if node.op_type == "MatMul" and index == 1 and is_matrix and module:
-        return f"{module}.weight_t"
+    if node.op_type in ("MatMul", "Gemm") and index == 1 and is_matrix and module:
+        return f"{unmarked(module)[0]}.weight_t"
     return f"{node.name}_input_{index}"
 
 

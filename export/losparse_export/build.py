@@ -1,0 +1,95 @@
+"""From a prepared trace to the finished graph: fold, plan, lower, finish, in the order in which it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from losparse.errors import LosparseError
+
+from .lower import lower_model
+from .passes import finish_planned, fold_model
+from .plan import LayerPlan, Plan, plan_model
+from .tune import Call, Progress, tune_plan
+
+# What a plan decides for a precision, and which products are marked for it: those that gain, or all.
+_PLANNED = {"int8": "int8", "int8-static": "int8"}
+_MARKED = {**_PLANNED, "int8-weights": "all", "int4-weights": "all"}
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished fp32 graph.
+
+    Attributes:
+        graph: of standard operators.
+        plan: by which it was made.
+        quantise: names of the products to quantise; empty for fp32 and fp16.
+    """
+
+    graph: ir.Model
+    plan: Plan
+    quantise: tuple[str, ...]
+
+
+def build_graph(
+    prepared: ir.Model,
+    *,
+    precision: str = "fp32",
+    plan: Plan | None = None,
+    call: Call | None = None,
+    tune: bool = False,
+    progress: Progress | None = None,
+) -> Built:
+    """Finish a graph.
+
+    Args:
+        prepared: as `prepare_model` leaves it; it is not changed.
+        precision: what the graph is for; one of `PRECISIONS`.
+        plan: to carry out; None to make one.
+        call: to plan for; one text of 128 tokens by default, or what the plan was made for.
+        tune: choose by timing on this machine, not by estimate.
+        progress: called while timing.
+
+    Raises:
+        LosparseError: the plan is for another model, or names a form that does not apply.
+    """
+    graph = prepared.clone()
+    planned = _PLANNED.get(precision, "fp32")
+    if plan is not None and plan.precision != planned:
+        raise LosparseError(
+            f"the plan is for precision {plan.precision!r}, this export plans for {planned!r}; "
+            "export with that precision, or make another plan"
+        )
+    folds = fold_model(graph, skip=() if plan is None else plan.skipped_folds())
+    if plan is None:
+        call = call or Call()
+        plan = plan_model(graph, tokens=call.tokens, precision=planned, folds=folds)
+        plan = tune_plan(plan, call, progress=progress) if tune else plan
+    layers = {name: layer.precision for name, layer in plan.layers.items()}
+    marked = _MARKED.get(precision, "fp32")
+    if marked != planned:
+        layers = dict.fromkeys(layers, marked)
+    finished, quantise = finish_planned(
+        lower_model(graph, plan), tokens=plan.tokens, precision=marked, layers=layers if marked != "fp32" else None
+    )
+    return Built(finished, plan, tuple(quantise))
+
+
+def dense_plan(plan: Plan, reason: str, refused: str) -> Plan:
+    """Return the plan that merges every layer.
+
+    Args:
+        plan: of the same model.
+        reason: why dense.
+        refused: why not the form that `plan` chose.
+    """
+
+    def merged(layer: LayerPlan) -> LayerPlan:
+        others: Mapping[str, str] = {name: why for name, why in layer.refused.items() if name != "dense"}
+        others = {**others, layer.lowering: refused} if layer.lowering != "dense" else others
+        return replace(layer, lowering="dense", reason=reason, refused=others)
+
+    return replace(plan, layers={name: merged(layer) for name, layer in plan.layers.items()})

@@ -1,0 +1,319 @@
+"""What compression would bring, before anyone trains: size and measured latency, from a configuration alone.
+
+A model of random weights is built from the configuration, compressed to random factors of the planned shapes, traced
+once, and exported in every variant: dense and factored, fp32 and int8, and the factored one with other splits of the
+budget. All are timed in turns in one run on this machine. Latency does not depend on the weights' values; accuracy
+does, and nothing is said about it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from losparse.errors import LosparseError
+from losparse.layers import FactoredLinear
+from losparse.methods import LoSparse, StructuredPruning
+from losparse.random_factors import Sizes, draw_factors, place_factors_, sizes_of
+from losparse.targets import find_targets
+from losparse_runtime import NodeTime, Session, measure, profile_nodes, time_by
+
+from .build import build_graph, dense_plan
+from .export import evaluation, write_folder
+from .layer import find_factored
+from .load import Loaded
+from .passes import prepare_model
+from .passes.constants import add_constant
+from .passes.naming import module_of_path, unmarked
+from .precision import apply_precision
+from .tasks import TASKS, TaskModel
+from .trace import trace_model
+from .tune import Call, Progress
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# Shares of the budget for the rank part that are tried beside the one asked for.
+_GRID = (0.0, 0.1, 0.25, 0.5)
+# Below this gain over the best dense variant, compression is not worth a training for its speed.
+_WORTH = 1.1
+_PRECISIONS = ("fp32", "int8")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant.
+
+    Attributes:
+        form: "dense" or "factored".
+        precision: "fp32" or "int8".
+        keep: kept share of the compressed layers' parameters, as it came out; 1 for dense.
+        low_rank: share that was planned for the rank part.
+        layer_parameters: of those layers.
+        model_parameters: of the whole model.
+        file_bytes: size of the exported model.
+        median_ms: wall time of one run.
+        min_ms: of the fastest run.
+        speedup: over dense fp32, median over the rounds.
+        asked: whether it is the setting that was asked for.
+    """
+
+    form: str
+    precision: str
+    keep: float
+    low_rank: float
+    layer_parameters: int
+    model_parameters: int
+    file_bytes: int
+    median_ms: float
+    min_ms: float
+    speedup: float
+    asked: bool
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What `estimate` found.
+
+    Attributes:
+        rows: dense variants first.
+        kinds: milliseconds of one run by kind of layer, for dense fp32 and for the factored model that was asked for.
+        call: what was timed.
+        verdict: plain sentences: what it brings, or that it is not worth it.
+        worth: whether the best factored variant is clearly faster than the best dense one.
+    """
+
+    rows: tuple[Row, ...]
+    kinds: Mapping[str, Mapping[str, float]]
+    call: Call
+    verdict: str
+    worth: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the estimate as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A setting to build: None for dense."""
+
+    method: LoSparse | None
+    precision: str
+    asked: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{'dense' if self.method is None else f'factored {self.method.low_rank:g}'} {self.precision}"
+
+
+def estimate(
+    config: PretrainedConfig,
+    method: LoSparse,
+    *,
+    call: Call | None = None,
+    precisions: Sequence[str] = _PRECISIONS,
+    grid: bool = True,
+    targets: Sequence[str] | None = None,
+    ignore: Sequence[str] = (),
+    seconds: float = 2.0,
+    progress: Progress | None = None,
+) -> Estimate:
+    """Measure a model that does not exist yet.
+
+    Args:
+        config: of a transformers model.
+        method: budget and structure to try.
+        call: batch, length and threads to time.
+        precisions: of the factored variants; dense ones are always timed in fp32 and int8.
+        grid: also try other splits of the budget between rank part and sparse part.
+        targets: patterns of layers to compress.
+        ignore: patterns of layers to leave dense.
+        seconds: timed seconds a variant.
+        progress: called with a text, the steps done, and their number.
+
+    Returns:
+        Sizes, times and a verdict.
+
+    Raises:
+        LosparseError: a precision that cannot be estimated, a model that cannot be built, or no layer to take.
+    """
+    unknown = sorted(set(precisions) - set(_PRECISIONS))
+    if unknown:
+        raise LosparseError(f"precision must be one of {', '.join(_PRECISIONS)} for an estimate, got {unknown[0]!r}")
+    call = call or Call()
+    variants = _variants(method, precisions, grid=grid)
+    steps = len(variants) + 2
+    tell = progress or (lambda _text, _done, _steps: None)
+    tell("tracing", 0, steps)
+    model = _random_model(config)
+    sizes = sizes_of(find_targets(model, targets, ignore))
+    place_factors_(model, draw_factors(sizes, method, config), method)
+    loaded = Loaded(model, TASKS["feature-extraction"], "random weights", None)
+    with evaluation(model), tempfile.TemporaryDirectory(prefix="losparse.") as name:
+        prepared = prepare_model(trace_model(TaskModel(model, loaded.task)))
+        built = {}
+        for done, variant in enumerate(variants):
+            tell(f"building {variant.name}", done + 1, steps)
+            folder = Path(name) / str(done)
+            folder.mkdir()
+            built[variant] = _build(folder, loaded, prepared, variant, sizes, call)
+        tell("timing", steps - 1, steps)
+        return _measure(Path(name), built, sizes, call, seconds)
+
+
+def _variants(method: LoSparse, precisions: Sequence[str], *, grid: bool) -> list[_Variant]:
+    dense = [_Variant(None, precision) for precision in _PRECISIONS]
+    asked = [_Variant(method, precision, asked=True) for precision in precisions]
+    others = [_split(method, share * method.keep) for share in _GRID] if grid else []
+    tried = [other for other in others if abs(other.low_rank - method.low_rank) > 1e-3]
+    return [*dense, *asked, *(_Variant(other, precisions[-1]) for other in tried)]
+
+
+def _split(method: LoSparse, low_rank: float) -> LoSparse:
+    """Return the method with another share for the rank part."""
+    settings = {"keep": method.keep, "structure": method.structure, "multiple": method.multiple}
+    if not low_rank:
+        return StructuredPruning(**settings)  # type: ignore[arg-type]
+    return LoSparse(low_rank=low_rank, **settings)  # type: ignore[arg-type]
+
+
+def _random_model(config: PretrainedConfig) -> Any:
+    import torch
+    from transformers import AutoModel
+
+    torch.manual_seed(0)
+    try:
+        return AutoModel.from_config(config).eval()
+    except (ValueError, KeyError, TypeError) as error:
+        raise LosparseError(f"no model can be built from the configuration: {str(error).splitlines()[0]}") from error
+
+
+def _build(
+    folder: Path, loaded: Loaded, prepared: ir.Model, variant: _Variant, sizes: Mapping[str, Sizes], call: Call
+) -> dict[str, Any]:
+    """Write one variant's folder; returns its counts."""
+    graph, layers = prepared, sum(size.out_features * size.in_features for size in sizes.values())
+    if variant.method is not None:
+        factors = draw_factors(sizes, variant.method, loaded.model.config)
+        graph = replace_factors(prepared, factors)
+        layers = sum(layer.parameter_count() for layer in factors.values())
+    built = build_graph(graph, precision=variant.precision, call=call)
+    if variant.method is None:
+        merged = dense_plan(built.plan, "the dense variant", "the dense variant was asked for")
+        built = build_graph(graph, precision=variant.precision, plan=merged)
+    final = apply_precision(built.graph, variant.precision, nodes=built.quantise) if built.quantise else built.graph
+    files = write_folder(folder, loaded, final, built.plan, precision=variant.precision)["files"]
+    return {"layers": layers, "bytes": sum(record["bytes"] for record in files.values())}
+
+
+def replace_factors(model: ir.Model, layers: Mapping[str, FactoredLinear]) -> ir.Model:
+    """Return a traced model with other factored layers in the places of its own.
+
+    Args:
+        model: with a factored node for every name in `layers`; it is not changed.
+        layers: by qualified name; of the sizes, and with the bias, of the layers they replace.
+    """
+    model = model.clone()
+    for old in tuple(find_factored(model)):
+        layer, node = layers[old.name], old.node
+        node.attributes["rank"] = ir.AttrInt64("rank", layer.rank)
+        node.attributes["kept_count"] = ir.AttrInt64("kept_count", layer.kept_count)
+        node.attributes["axis"] = ir.AttrString("axis", layer.axis)
+        node.resize_inputs(6)
+        for place, name in enumerate(("u", "v", "sparse", "kept"), 1):
+            tensor = getattr(layer, name)
+            value = None
+            if tensor is not None:
+                value = add_constant(model.graph, f"{old.name}.{name}_new", np.asarray(tensor.detach().numpy()))
+            node.replace_input_with(place, value)
+    return model
+
+
+def _measure(
+    root: Path, built: Mapping[_Variant, Mapping[str, Any]], sizes: Mapping[str, Sizes], call: Call, seconds: float
+) -> Estimate:
+    folders = {variant: root / str(place) for place, variant in enumerate(built)}
+    sessions = {variant.name: Session(folder, threads=call.threads) for variant, folder in folders.items()}
+    times = measure(sessions, batch=call.batch, length=call.length, min_seconds=seconds, memory=False)
+    dense_layers = sum(size.out_features * size.in_features for size in sizes.values())
+    whole = next(iter(sessions.values())).metadata.parameters["model"]
+    stored = next(counts["layers"] for variant, counts in built.items() if variant.asked)
+    rows = []
+    for variant, counts in built.items():
+        latency = times[variant.name]
+        rows.append(
+            Row(
+                form="dense" if variant.method is None else "factored",
+                precision=variant.precision,
+                keep=counts["layers"] / dense_layers,
+                low_rank=0.0 if variant.method is None else variant.method.low_rank,
+                layer_parameters=counts["layers"],
+                model_parameters=whole - stored + counts["layers"],
+                file_bytes=counts["bytes"],
+                median_ms=latency.median_ms,
+                min_ms=latency.min_ms,
+                speedup=latency.speedup,
+                asked=variant.asked,
+            )
+        )
+    asked = next(variant for variant in built if variant.asked)
+    dense = next(variant for variant in built if variant.method is None)
+    kinds = _kinds(sessions[dense.name], sessions[asked.name], list(sizes), call)
+    worth, text = verdict(rows, call)
+    return Estimate(tuple(rows), kinds, call, text, worth)
+
+
+def _kinds(dense: Session, factored: Session, names: Sequence[str], call: Call) -> dict[str, dict[str, float]]:
+    """Add up one run's time by kind of layer: its name with * for its block.
+
+    Layers of one parent (query, key and value) are one kind: they share products, which belong to none of them alone.
+    """
+    parents = Counter(name.rpartition(".")[0] for name in names)
+
+    def kind(node: NodeTime) -> str:
+        layer = unmarked(module_of_path(node.name))[0]
+        if layer not in names:
+            return "everything else"
+        parent = layer.rpartition(".")[0]
+        shown = f"{parent}.*" if parents[parent] > 1 else layer
+        return ".".join("*" if part.isdigit() else part for part in shown.split("."))
+
+    kinds: dict[str, dict[str, float]] = {}
+    for label, session in (("dense", dense), ("factored", factored)):
+        nodes = profile_nodes(session.folder, session.options, batch=call.batch, length=call.length)
+        for name, ms in time_by(nodes, kind).items():
+            kinds.setdefault(name, {})[label] = ms
+    return kinds
+
+
+def verdict(rows: Sequence[Row], call: Call) -> tuple[bool, str]:
+    """Say in plain words whether compressing is worth it for speed."""
+    dense = min((row for row in rows if row.form == "dense"), key=lambda row: row.median_ms)
+    best = min((row for row in rows if row.form == "factored"), key=lambda row: row.median_ms)
+    asked = min((row for row in rows if row.asked), key=lambda row: row.median_ms)
+    gain, own = dense.median_ms / best.median_ms, dense.median_ms / asked.median_ms
+    where = f"at {call.batch} x {call.length} tokens and {call.threads} thread{'s' if call.threads > 1 else ''}"
+    opponent = f"the best dense variant ({dense.precision}, {dense.median_ms:.1f} ms)"
+    if gain < _WORTH:
+        return False, (
+            f"Not worth it for speed {where}: the fastest factored variant takes {best.median_ms:.1f} ms, {gain:.2f} "
+            f"times the speed of {opponent}; export the dense model with --precision {dense.precision} instead."
+        )
+    text = (
+        f"Worth it {where}: what was asked for takes {asked.median_ms:.1f} ms, {own:.2f} times the speed of {opponent}."
+    )
+    if best.low_rank != asked.low_rank and asked.median_ms / best.median_ms > 1.05:
+        text += (
+            f" Faster at the same size: --low-rank {best.low_rank:g}"
+            if best.low_rank
+            else " Faster at the same size: --method pruning"
+        ) + f" ({best.precision}, {best.median_ms:.1f} ms); only training tells which is more accurate."
+    return True, text

@@ -1,0 +1,50 @@
+"""Kept input features as whole columns of the weight, the others low rank: two tensors in, nothing copied.
+
+    x -> Slice(kept) ---> MatMul(W_kept^T) --------------------+-> Add -> Add(bias)
+    x -> Slice(others) -> MatMul(v_others^T) -> MatMul(u^T) ---+
+
+At rank 0 the others are not read at all. For layers whose inputs come from layers that keep the same neurons: those
+write kept and other neurons apart (`folded`), `passes.segments` cancels their Concat against these Slices, and both
+parts flow through the activation on their own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from ..layer import FactoredNode, LayerShape
+from .base import Cost, LayerTape, low_rank_products, make_cost, present, sparse_product
+
+NAME = "split"
+
+
+def check(layer: LayerShape) -> str | None:
+    """Refuse layers whose inputs do not come in two parts."""
+    if not layer.kept:
+        return "the layer has no sparse part (kept 0)"
+    if layer.axis != "in":
+        return "the layer keeps rows (axis 'out'): its inputs are read whole"
+    if layer.order is None or layer.order.side != "in" or not layer.order.split:
+        return "its inputs do not come from layers that keep the same neurons"
+    return None
+
+
+def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
+    """The products alone."""
+    others = layer.in_features - layer.kept
+    products = [sparse_product(layer), *low_rank_products(layer, inputs=others)]
+    return make_cost(products, nodes=3, tokens=tokens, precision=precision)
+
+
+def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
+    """Write the form; see the module."""
+    shape, kept = layer.shape, layer.shape.kept
+    y = tape.matmul(
+        tape.slice(layer.x, 0, kept, width=shape.in_features), "columns_t", layer.full_columns(np.arange(kept))
+    )
+    if shape.rank and kept < shape.in_features:
+        others = tape.slice(layer.x, kept, shape.in_features, width=shape.in_features)
+        hidden = tape.matmul(others, "v_t", present(layer.v)[:, kept:])
+        y = tape.add(tape.matmul(hidden, "u_t", present(layer.u)), y, shape.out_features)
+    return tape.add_bias(y)

@@ -1,0 +1,260 @@
+"""Put features in the order that suits the layers around them, once and offline: scatters and gathers disappear.
+
+    up -> activation -> down                inner neurons may stand in any order, if both layers agree on it
+    value -> attention -> output            so may the dimensions of a value inside its head
+    query, key -> attention                 and those of queries and keys, inside a head and both alike
+
+Where this holds is read off the graph (`region`), not off names. The order is: first what the writing layers keep, then
+what only the reading ones keep, then the rest, of which a layer's pivots come first. It is written into the weights,
+and noted on the layers (`layer.Order`), so that forms that need it can be planned. Sums over features are then taken in
+another order: outputs are equal to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..layer import DOMAIN, OP_TYPE, REORDERED, SCOPE, Array, FactoredNode, Order, read_factored, write_order
+from .constants import add_constant
+from .naming import mark
+from .region import Region, Walker
+
+Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One list of features and what became of it.
+
+    Attributes:
+        writers: qualified names of the layers that write the features.
+        readers: of those that read them; none for queries and keys, which meet in the attention.
+        blocks: heads, or 1.
+        refused: why the features stay where they are; None where they were put in order.
+    """
+
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    blocks: int
+    refused: str | None
+
+
+def fold_model(model: ir.Model, *, skip: Sequence[frozenset[str]] = ()) -> tuple[Fold, ...]:
+    """Put the features between layers in order, wherever a factored layer gains from it; in place.
+
+    Args:
+        model: as `prepare_model` leaves it.
+        skip: lists of features to leave alone, each by the names of all layers at them.
+
+    Returns:
+        What was found, in graph order: folds that were made, and those refused with the reason.
+    """
+    folds = []
+    for region in _regions(model.graph):
+        sides = _sides(region)
+        if not any(side.factored is not None for side in sides):
+            continue
+        names = [(side.name, side.writes) for side in sides]
+        writers = tuple(name for name, writes in names if writes)
+        readers = tuple(name for name, writes in names if not writes)
+        refused = region.blocked
+        if refused is None and frozenset((*writers, *readers)) in skip:
+            refused = "the plan says so"
+        if refused is None:
+            _apply(model.graph, region, sides)
+        folds.append(Fold(writers, readers, region.blocks, refused))
+    return tuple(folds)
+
+
+@dataclass
+class _Side:
+    """One layer at a list of features: factored, or a plain product with a constant."""
+
+    node: ir.Node
+    writes: bool
+    factored: FactoredNode | None
+
+    @property
+    def name(self) -> str:
+        return self.node.metadata_props.get(SCOPE, "")
+
+    @property
+    def kept(self) -> Places | None:
+        """The kept features at this side."""
+        if self.factored is None or self.factored.kept is None:
+            return None
+        return self.factored.kept if (self.factored.shape.axis == "out") == self.writes else None
+
+    @property
+    def factor(self) -> Array | None:
+        """The low-rank factor at this side, one row a feature; (features, rank)."""
+        if self.factored is None or self.factored.u is None or self.factored.v is None:
+            return None
+        return self.factored.u if self.writes else self.factored.v.T
+
+
+def _regions(graph: ir.Graph) -> list[Region]:
+    walker = Walker(_is_layer, lambda node, index: _is_layer(node) and index == 0, through_attention=True)
+    found: list[Region] = []
+    for node in graph:
+        starts = []
+        if _is_layer(node):
+            starts = [node.inputs[0], node.outputs[0]]
+        for value in starts:
+            if value is None or any(value in region.values for region in found):
+                continue
+            region = walker.find(value)
+            if region is not None and region.sources:
+                found.append(region)
+    return found
+
+
+def _is_layer(node: ir.Node) -> bool:
+    if (node.domain, node.op_type) == (DOMAIN, OP_TYPE):
+        return True
+    if node.domain != "" or node.op_type != "MatMul":
+        return False
+    weight = node.inputs[1]
+    return weight is not None and weight.const_value is not None and len(weight.const_value.shape) == 2
+
+
+def _sides(region: Region) -> list[_Side]:
+    def side(node: ir.Node, writes: bool) -> _Side:
+        return _Side(node, writes, read_factored(node) if node.op_type == OP_TYPE else None)
+
+    return [*(side(node, True) for node in region.sources), *(side(node, False) for node, _ in region.sinks)]
+
+
+def _apply(graph: ir.Graph, region: Region, sides: list[_Side]) -> None:
+    keeping = [_as_mask(side.kept, region.width) for side in sides if side.kept is not None]
+    first = keeping[0] if keeping else np.zeros(region.width, bool)
+    second = next((mask for mask in keeping if not np.array_equal(mask, first)), first)
+    alike = all(np.array_equal(mask, first) for mask in keeping)
+    rank = np.where(first, np.where(second, 1, 0), np.where(second, 2, 3))  # lower comes first
+    blocks = rank.reshape(region.blocks, -1)
+    order = np.argsort(blocks, axis=1, kind="stable") + np.arange(region.blocks)[:, None] * blocks.shape[1]
+    places = order.reshape(-1)
+    pivoting = _pivoting_side(sides, region, int(first.sum())) if alike else None
+    if pivoting is not None:
+        places = _pivots_first(places, int(first.sum()), pivoting)
+    for side in sides:
+        _reorder(graph, side, places)
+    for node, place in region.constants:
+        vector = node.inputs[place]
+        assert vector is not None and vector.const_value is not None
+        node.replace_input_with(place, _stored(graph, vector, vector.const_value.numpy()[..., places]))
+    for node in [*region.nodes, *(side.node for side in sides if side.writes and side.factored is None)]:
+        mark(node, REORDERED)
+    split = alike and region.blocks == 1 and all(side.kept is not None for side in sides)
+    for side in sides:
+        if side.factored is not None:
+            write_order(side.node, _order_of(side, region.blocks, pivots=side is pivoting, split=split))
+
+
+def _as_mask(kept: Places | None, width: int) -> NDArray[np.bool_]:
+    mask = np.zeros(width, bool)
+    if kept is not None:
+        mask[kept] = True
+    return mask
+
+
+def _pivoting_side(sides: list[_Side], region: Region, kept: int) -> _Side | None:
+    """Choose whose pivots stand behind the kept features: those of the layer of the largest rank."""
+    if region.blocks != 1:
+        return None
+    able = [s for s in sides if s.factor is not None and s.factor.shape[1] <= region.width - kept]
+    able = [s for s in able if kept == (0 if s.kept is None else len(s.kept))]  # pivots stand behind its own kept ones
+    return max(able, key=lambda side: side.factored.shape.rank if side.factored else 0, default=None)
+
+
+def _pivots_first(places: Places, kept: int, side: _Side) -> Places:
+    factor = side.factor
+    assert factor is not None, "only layers with a low-rank part pivot"
+    rest = places[kept:]
+    pivots = choose_pivots(factor[rest])
+    return np.concatenate([places[:kept], rest[pivots], np.delete(rest, pivots)])
+
+
+def choose_pivots(factor: Array) -> Places:
+    """Choose rows of which all others are well-conditioned combinations.
+
+    Args:
+        factor: (rows, rank), rank <= rows.
+
+    Returns:
+        `rank` row numbers, sorted: those that QR with row pivoting takes on an orthonormal basis of the columns.
+    """
+    basis = np.linalg.qr(factor.astype(np.float64))[0]
+    taken: list[int] = []
+    for _ in range(basis.shape[1]):
+        lengths = np.einsum("ij,ij->i", basis, basis)
+        lengths[taken] = -1.0
+        row = int(lengths.argmax())
+        taken.append(row)
+        direction = basis[row] / max(np.sqrt(lengths[row]), np.finfo(np.float64).tiny)
+        basis = basis - np.outer(basis @ direction, direction)
+    return np.sort(np.array(taken, np.int64))
+
+
+def _reorder(graph: ir.Graph, side: _Side, places: Places) -> None:
+    """Write an order into a layer's weights: feature `places[i]` becomes feature i."""
+    node = side.node
+    if side.factored is None:
+        weight = node.inputs[1]
+        assert weight is not None and weight.const_value is not None
+        array = weight.const_value.numpy()
+        node.replace_input_with(1, _stored(graph, weight, array[:, places] if side.writes else array[places]))
+        return
+    layer, new = side.factored, dict[int, Array]()
+    if side.writes:
+        new |= {1: _take(layer.u, places, 0), 5: _take(layer.bias_values, places, 0)}
+    else:
+        new |= {2: _take(layer.v, places, 1)}
+    if layer.sparse is not None and layer.kept is not None:
+        axis = 0 if side.writes else 1
+        if (layer.shape.axis == "out") == side.writes:
+            new_places = np.argsort(places)[layer.kept]
+            order = np.argsort(new_places)
+            new |= {3: np.take(layer.sparse, order, axis), 4: new_places[order]}
+        else:
+            new |= {3: np.take(layer.sparse, places, axis)}
+    for place, array in new.items():
+        old = node.inputs[place] if place < len(node.inputs) else None
+        if old is not None and array is not None:
+            node.replace_input_with(place, _stored(graph, old, array))
+
+
+def _take(array: Array | None, places: Places, axis: int) -> Any:
+    return None if array is None else np.take(array, places, axis)
+
+
+def _stored(graph: ir.Graph, old: ir.Value, array: Array) -> ir.Value:
+    """Return an initialiser with new numbers: the old one where nothing else reads it, so that its name stays."""
+    assert old.name is not None, "initialisers have names"
+    if len(list(old.uses())) > 1:
+        return add_constant(graph, old.name, array)
+    old.const_value = ir.tensor(np.ascontiguousarray(array), name=old.name)
+    return old
+
+
+def _order_of(side: _Side, blocks: int, *, pivots: bool, split: bool) -> Order:
+    """Say how a layer's features lie now."""
+    assert side.factored is not None
+    layer = read_factored(side.node)
+    name = "out" if side.writes else "in"
+    if not layer.shape.kept:
+        return Order(name, blocks, 0, pivots, split)
+    if layer.shape.axis != name or layer.kept is None:
+        return Order(name, 0)
+    width = layer.shape.out_features if side.writes else layer.shape.in_features
+    heads = _as_mask(layer.kept, width).reshape(blocks, -1)
+    counts = heads.sum(1)
+    first = int(heads[0].argmax())
+    regular = (heads == heads[0]).all() and heads[0, first : first + counts[0]].all()
+    return Order(name, blocks, first, pivots, split) if regular else Order(name, 0)

@@ -1,0 +1,119 @@
+"""Products that read the same tensor become one product and a Split, where that is cheaper.
+
+    x -> MatMul(A), x -> MatMul(B) + b        ->        x -> MatMul([A B]) + [0 b] -> Split
+
+Thin products run at a poor rate, every node costs a start, and a quantised product quantises its input anew; the Split
+copies what was computed. Query, key and value of a factored layer gain, wide products do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ..layer import SCOPE, Array
+from ..lowerings.base import ELEMENT, NODE, QUANTISE
+from .constants import add_constant, constant_matrix, constant_vector, derived_name, new_node
+
+# A product narrower than this takes as long as one of this width: the kernels work on panels of 16 columns.
+_PANEL = 32
+
+
+@dataclass
+class _Product:
+    """A product with a constant, and the bias behind it."""
+
+    node: ir.Node
+    weight: Array
+    bias: Array | None
+    output: ir.Value
+
+    @property
+    def width(self) -> int:
+        return int(self.weight.shape[1])
+
+
+class SharePass(ir.passes.InPlacePass):
+    """Stacks products of the same input and precision.
+
+    Args:
+        tokens: batch x sequence of a call, by which the costs are weighed.
+        quantised: whether products are quantised later, each of them its own input.
+    """
+
+    def __init__(self, tokens: int, *, quantised: bool = False) -> None:
+        super().__init__()
+        self._tokens, self._quantised = tokens, quantised
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run the pass on the main graph."""
+        changed = False
+        readers: dict[ir.Value, list[ir.Node]] = {}
+        for node in model.graph:
+            if _is_product(node):
+                x = node.inputs[0]
+                assert x is not None
+                readers.setdefault(x, []).append(node)
+        for nodes in readers.values():
+            products = [_read(node) for node in nodes]
+            if len(products) > 1 and self._pays(products):
+                _stack(model.graph, products)
+                changed = True
+        return ir.passes.PassResult(model, changed)
+
+    def _pays(self, products: list[_Product]) -> bool:
+        features = int(products[0].weight.shape[0])
+        saved = (len(products) - 1) * NODE / self._tokens
+        saved += sum(max(0, _PANEL - product.width) * features for product in products)
+        if self._quantised:
+            saved += (len(products) - 1) * features * QUANTISE
+        return saved > NODE / self._tokens + ELEMENT * sum(product.width for product in products)
+
+
+def _is_product(node: ir.Node) -> bool:
+    if (node.domain, node.op_type) != ("", "MatMul") or node.inputs[0] is None:
+        return False
+    x = node.inputs[0]
+    return x.const_value is None and x.shape is not None and constant_matrix(node.inputs[1]) is not None
+
+
+def _read(node: ir.Node) -> _Product:
+    weight, output = constant_matrix(node.inputs[1]), node.outputs[0]
+    assert weight is not None
+    uses = list(output.uses())
+    if len(uses) == 1 and uses[0][0].op_type == "Add" and not output.is_graph_output():
+        adder, place = uses[0]
+        bias = constant_vector(adder.inputs[1 - place], weight.shape[1])
+        if bias is not None:
+            return _Product(node, weight, bias, adder.outputs[0])
+    return _Product(node, weight, None, output)
+
+
+def _stack(graph: ir.Graph, products: list[_Product]) -> None:
+    first = products[0].node
+    x, like = first.inputs[0], products[0].output
+    assert x is not None and x.shape is not None
+    name = derived_name(first.inputs[1], "shared")
+    widths = [product.width for product in products]
+    weight = add_constant(graph, name, np.concatenate([product.weight for product in products], axis=1))
+    total = new_node(graph, first, "MatMul", [x, weight], like=like, scope=first)
+    total.shape = ir.Shape([*x.shape.dims[:-1], sum(widths)])
+    if any(product.bias is not None for product in products):
+        parts = [p.bias if p.bias is not None else np.zeros(p.width, p.weight.dtype) for p in products]
+        bias = add_constant(graph, f"{name}_bias", np.concatenate(parts))
+        total = new_node(graph, first, "Add", [total, bias], like=total, scope=first)
+    sizes = add_constant(graph, f"{name}_widths", np.array(widths, np.int64))
+    split = ir.Node(
+        "",
+        "Split",
+        [total, sizes],
+        [ir.AttrInt64("axis", -1)],
+        num_outputs=len(widths),
+        metadata_props={SCOPE: first.metadata_props.get(SCOPE, "")},
+    )
+    graph.insert_before(first, split)
+    for product, part in zip(products, split.outputs, strict=True):
+        part.type, part.shape = product.output.type, ir.Shape([*x.shape.dims[:-1], product.width])
+        product.output.replace_all_uses_with(part, replace_graph_outputs=True)

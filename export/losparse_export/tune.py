@@ -1,0 +1,263 @@
+"""Choose forms by timing them on this machine, instead of estimating.
+
+Every form that applies to a layer is built alone, with random weights of the layer's sizes, and timed in turns with the
+others in onnxruntime at the call the plan is for. Times are kept in a file, by processor, version, threads, call and
+sizes, so that the next export of like layers is immediate. Where kept and other features stay two tensors (`segments`),
+so they do here: the layer then gives, or takes, two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from losparse.errors import LosparseError
+
+from .layer import DOMAIN, OP_TYPE, SCOPE, LayerShape, write_order
+from .lower import lower_model
+from .passes import finish_planned
+from .passes.constants import add_constant
+from .plan import LayerPlan, Plan, candidates
+from .precision import apply_precision
+
+# Forms whose estimate is above the cheapest one's by this factor are not timed: it is off by less.
+_HOPELESS = 3.0
+_LEAST_ROUNDS, _LEAST_SECONDS = 9, 0.15
+_NAME = "layer"
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The call a plan is made for.
+
+    Attributes:
+        batch: texts in a run.
+        length: tokens in a text.
+        threads: of onnxruntime, inside one operator.
+    """
+
+    batch: int = 1
+    length: int = 128
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        for name, value in asdict(self).items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise LosparseError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in a run."""
+        return self.batch * self.length
+
+
+def cache_file() -> Path:
+    """Return where times are kept: $XDG_CACHE_HOME/losparse/times.json, or below ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "losparse" / "times.json"
+
+
+def tune_plan(plan: Plan, call: Call, *, cache: Path | None = None, progress: Progress | None = None) -> Plan:
+    """Choose for every layer the form that is fastest here.
+
+    Args:
+        plan: as `plan_model` made it.
+        call: what to time.
+        cache: file of times that are known; None for `cache_file()`.
+        progress: called with a text, the number of sizes done, and their number.
+
+    Returns:
+        The plan with other choices, and times for reasons.
+    """
+    file = cache_file() if cache is None else cache
+    known = _read_times(file)
+    shapes = list(dict.fromkeys((layer.shape, layer.precision) for layer in plan.layers.values()))
+    times = {}
+    for done, (shape, precision) in enumerate(shapes):
+        if progress is not None:
+            progress("timing forms", done, len(shapes))
+        times[shape, precision] = _times(shape, precision, call, known)
+        _write_times(file, known)
+    if progress is not None:
+        progress("timing forms", len(shapes), len(shapes))
+    layers = {name: _fastest(layer, times[layer.shape, layer.precision], call) for name, layer in plan.layers.items()}
+    return replace(plan, layers=layers, tokens=call.tokens)
+
+
+def _fastest(layer: LayerPlan, times: Mapping[str, float], call: Call) -> LayerPlan:
+    best = min(times, key=lambda name: times[name])
+    where = f"at {call.batch} x {call.length} tokens, threads: {call.threads}"
+    refused = {name: why for name, why in {layer.lowering: "estimated", **layer.refused}.items() if name != best}
+    for name in refused:
+        if name in times:
+            refused[name] = f"takes {times[name]:.3f} ms {where}, {best} takes {times[best]:.3f} ms"
+        elif refused[name].startswith(("costs", "estimated")):
+            refused[name] = f"not timed: its estimate is more than {_HOPELESS:g} times the cheapest one's"
+    reason = f"fastest of {len(times)} that were timed: {times[best]:.3f} ms {where}"
+    return replace(layer, lowering=best, reason=reason, refused=refused)
+
+
+def _times(shape: LayerShape, precision: str, call: Call, known: dict[str, float]) -> dict[str, float]:
+    """Return milliseconds by form; what is not known is timed and noted."""
+    listed = candidates(shape, tokens=call.tokens, precision=precision)
+    costs = {c.lowering: c.cost for c in listed if c.cost is not None}
+    names = [name for name, cost in costs.items() if cost <= _HOPELESS * min(costs.values())]
+    keys = {name: _key(shape, name, precision, call) for name in names}
+    if not all(key in known for key in keys.values()):
+        measured = time_models({name: layer_model(shape, name, precision, call.tokens) for name in names}, shape, call)
+        known.update({keys[name]: ms for name, ms in measured.items()})
+    return {name: known[key] for name, key in keys.items()}
+
+
+def time_models(models: Mapping[str, ir.Model], shape: LayerShape, call: Call) -> dict[str, float]:
+    """Time graphs of one layer in turns.
+
+    Returns:
+        Fastest run of each, in milliseconds: the one that was least disturbed.
+    """
+    sessions = {name: _open(model, call.threads) for name, model in models.items()}
+    random = np.random.default_rng(0)
+    whole = random.normal(size=(call.tokens, shape.in_features)).astype(np.float32)
+    feeds = {"x": whole, "x_kept": whole[:, : shape.kept], "x_others": whole[:, shape.kept :]}
+    inputs = {name: {i.name: feeds[i.name] for i in session.get_inputs()} for name, session in sessions.items()}
+    best = dict.fromkeys(sessions, float("inf"))
+    begin, rounds = time.perf_counter(), 0
+    while rounds < _LEAST_ROUNDS or time.perf_counter() - begin < _LEAST_SECONDS * len(sessions):
+        for name, session in sessions.items():
+            start = time.perf_counter()
+            session.run(None, inputs[name])
+            best[name] = min(best[name], time.perf_counter() - start)
+        rounds += 1
+    return {name: 1e3 * seconds for name, seconds in best.items()}
+
+
+def _open(model: ir.Model, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    data = ir.to_proto(model).SerializeToString()
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def layer_model(shape: LayerShape, lowering: str, precision: str, tokens: int) -> ir.Model:
+    """Return the graph of one layer with random weights, in one form: x (tokens, in) -> y (tokens, out)."""
+    split = shape.order is not None and shape.order.split
+    # A reader that needs its features side by side pays for the Concat, whoever writes it.
+    model = _traced(shape, apart=split and (shape.axis == "in" or lowering == "folded"))
+    layers = {_NAME: LayerPlan(shape, lowering, "", {}, precision)}
+    lowered = lower_model(model, Plan(layers, (), tokens, precision))
+    finished, marked = finish_planned(lowered, tokens=tokens, precision=precision, layers={_NAME: precision})
+    return apply_precision(finished, precision, nodes=marked) if marked else finished
+
+
+def _traced(shape: LayerShape, *, apart: bool) -> ir.Model:
+    """Return what a trace would leave for the layer; `apart`: kept and other features come or go as two tensors."""
+    float_type, opset = ir.TensorType(ir.DataType.FLOAT), {"": 23, DOMAIN: 1}
+    nodes: list[ir.Node] = []
+
+    def value(name: str, width: int) -> ir.Value:
+        return ir.Value(name=name, type=float_type, shape=ir.Shape(["tokens", width]))
+
+    graph_inputs = [value("x", shape.in_features)]
+    x = graph_inputs[0]
+    if apart and shape.axis == "in":
+        graph_inputs = [value("x_kept", shape.kept), value("x_others", shape.in_features - shape.kept)]
+        joined = ir.node("Concat", graph_inputs, {"axis": -1})
+        nodes.append(joined)
+        x = joined.outputs[0]
+        x.type, x.shape = float_type, ir.Shape(["tokens", shape.in_features])
+    weights = _random_weights(shape)
+    attributes: dict[str, int | str] = {
+        "axis": shape.axis,
+        "rank": shape.rank,
+        "kept_count": shape.kept,
+        "in_features": shape.in_features,
+        "out_features": shape.out_features,
+    }
+    node = ir.node(OP_TYPE, [x, *weights], attributes, domain=DOMAIN, version=1, metadata_props={SCOPE: _NAME})
+    write_order(node, shape.order)
+    y = node.outputs[0]
+    y.type, y.shape = float_type, ir.Shape(["tokens", shape.out_features])
+    nodes.append(node)
+    stored = [weight for weight in weights if weight is not None]
+    graph = ir.Graph(graph_inputs, [], nodes=nodes, initializers=stored, opset_imports=opset, name=_NAME)
+    graph.outputs.extend(_apart(graph, y, shape) if apart and shape.axis == "out" else [y])
+    for place, output in enumerate(graph.outputs):
+        output.name = f"y{place}"
+    return ir.Model(graph, ir_version=11)
+
+
+def _apart(graph: ir.Graph, y: ir.Value, shape: LayerShape) -> Sequence[ir.Value]:
+    parts = []
+    for start, stop in ((0, shape.kept), (shape.kept, shape.out_features)):
+        bounds = [add_constant(graph, f"bound_{number}", np.array([number])) for number in (start, stop, -1)]
+        node = ir.node("Slice", [y, *bounds])
+        node.outputs[0].type, node.outputs[0].shape = y.type, ir.Shape(["tokens", stop - start])
+        graph.append(node)
+        parts.append(node.outputs[0])
+    return parts
+
+
+def _random_weights(shape: LayerShape) -> list[ir.Value | None]:
+    random = np.random.default_rng(0)
+
+    def stored(name: str, array: Any) -> ir.Value | None:
+        if 0 in array.shape:
+            return None
+        tensor = ir.tensor(array, name=f"{_NAME}.{name}")
+        value_type = ir.TensorType(tensor.dtype)
+        return ir.Value(name=tensor.name, type=value_type, shape=ir.Shape(array.shape), const_value=tensor)
+
+    def normal(*sizes: int) -> Any:
+        return random.normal(0.0, sizes[-1] ** -0.5 if sizes[-1] else 1.0, sizes).astype(np.float32)
+
+    out, into, rank, kept = shape.out_features, shape.in_features, shape.rank, shape.kept
+    groups = out if shape.axis == "out" else into
+    order = shape.order
+    if order is not None and order.blocks and kept:
+        each, width = kept // order.blocks, groups // order.blocks
+        places = (np.arange(order.blocks)[:, None] * width + order.first + np.arange(each)).reshape(-1)
+    else:
+        places = np.sort(random.permutation(groups)[:kept])
+    sparse = normal(kept, into) if shape.axis == "out" else normal(out, kept)
+    arrays = {"u": normal(out, rank), "v": normal(rank, into), "sparse": sparse, "kept": places.astype(np.int64)}
+    return [stored(name, array) for name, array in (arrays | {"bias": normal(out)}).items()]
+
+
+def _key(shape: LayerShape, lowering: str, precision: str, call: Call) -> str:
+    import onnxruntime
+
+    from losparse.cli.machine import machine
+
+    where = f"{machine()['cpu']}, onnxruntime {onnxruntime.__version__}, threads {call.threads}"
+    order = "" if shape.order is None else ", order " + json.dumps(asdict(shape.order), sort_keys=True)
+    return f"{where}; {call.tokens} tokens, {precision}; {shape.sizes}{order}; {lowering}"
+
+
+def _read_times(file: Path) -> dict[str, float]:
+    """Read the times that are known; a file that cannot be read is as good as none, since it is only a cache."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(data, dict):
+        return {}
+    return {key: float(ms) for key, ms in data.items() if isinstance(ms, int | float)}
+
+
+def _write_times(file: Path, times: Mapping[str, float]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(dict(times), indent=1) + "\n", encoding="utf-8")
+    temporary.replace(file)

@@ -1,0 +1,110 @@
+"""`losparse estimate MODEL`: what compression would bring on this machine, before anyone trains."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LosparseError
+from .export import call_of, following
+from .machine import machine, versions
+from .output import Progress, check_json_target, human_bytes, print_table, write_json
+from .parser import positive_int
+
+if TYPE_CHECKING:
+    from losparse_export.estimate import Estimate
+
+COLUMNS = ("variant", "keep", "low rank", "parameters", "of model", "file", "median ms", "vs dense fp32")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("model", metavar="MODEL", help="folder with a config.json (no weights are read), or a hub id")
+    parser.add_argument("--keep", type=float, default=0.2, metavar="S", help="kept share of the layers (default 0.2)")
+    parser.add_argument(
+        "--low-rank", type=float, metavar="S", help="share of the rank part (default keep/4, at most 0.05)"
+    )
+    parser.add_argument("--structure", choices=("rows", "columns", "foldable"), default="foldable")
+    parser.add_argument("--multiple", type=positive_int, default=8, metavar="N", help="of kept counts (default 8)")
+    parser.add_argument("--precision", choices=("fp32", "int8"), help="of the factored model (default: both)")
+    parser.add_argument("--batch", type=positive_int, metavar="N", help="texts in a run (default 1)")
+    parser.add_argument("--length", type=positive_int, metavar="N", help="tokens in a text (default 128)")
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="onnxruntime threads (default 1)")
+    parser.add_argument("--targets", nargs="+", metavar="PATTERN", help="layers to compress (default: those in blocks)")
+    parser.add_argument("--ignore", nargs="+", default=[], metavar="PATTERN", help="layers to leave dense")
+    parser.add_argument("--no-grid", action="store_true", help="leave out other splits of the budget")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the estimate to this file")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, and print two tables and a sentence."""
+    check_json_target(options.json)
+    from ..methods import LoSparse
+
+    low_rank = min(0.05, options.keep / 4) if options.low_rank is None else options.low_rank
+    shape = {"structure": options.structure, "multiple": options.multiple}
+    method = LoSparse(keep=options.keep, low_rank=low_rank, **shape)
+    config = _read_config(options.model)
+    progress = Progress(verbose=options.verbose)
+    with progress.stage("estimating") as advance:
+        from losparse_export.estimate import estimate
+
+        found = estimate(
+            config,
+            method,
+            call=call_of(options),
+            precisions=("fp32", "int8") if options.precision is None else (options.precision,),
+            grid=not options.no_grid,
+            targets=options.targets,
+            ignore=options.ignore,
+            progress=following(advance, "estimating"),
+        )
+    _print(found)
+    if options.json is not None:
+        report = {"format": 1, "machine": machine(), "versions": versions("torch", "transformers", "onnxruntime")}
+        write_json(options.json, report | found.to_dict())
+    return 0
+
+
+def _read_config(model: str) -> Any:
+    """Read a configuration.
+
+    Raises:
+        LosparseError: there is none, or no architecture that transformers knows.
+    """
+    from transformers import AutoConfig
+
+    if Path(model).exists() and not (Path(model) / "config.json").is_file():
+        raise LosparseError(f"'{model}' has no config.json; an estimate needs one, and nothing else of a model")
+    try:
+        return AutoConfig.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as error:
+        raise LosparseError(f"'{model}': no configuration can be read: {str(error).splitlines()[0]}") from error
+
+
+def _print(found: Estimate) -> None:
+    call = found.call
+    where = f"{call.batch} x {call.length} tokens, threads: {call.threads}"
+    whole = next(row.model_parameters for row in found.rows if row.form == "dense")
+    rows = [
+        [
+            f"{row.form} {row.precision}" + (" (asked for)" if row.asked else ""),
+            f"{row.keep:.1%}",
+            "-" if row.form == "dense" else f"{row.low_rank:g}",
+            f"{row.model_parameters / 1e6:.1f} M",
+            f"{row.model_parameters / whole:.1%}",
+            human_bytes(row.file_bytes),
+            f"{row.median_ms:.2f}",
+            f"{row.speedup:.2f}x",
+        ]
+        for row in found.rows
+    ]
+    print_table(f"{machine()['cpu']}, {where}", COLUMNS, rows)
+    kinds = [
+        [name, f"{times.get('dense', 0.0):.2f}", f"{times.get('factored', 0.0):.2f}"]
+        for name, times in found.kinds.items()
+    ]
+    print_table("milliseconds of one run by kind of layer", ("layers", "dense fp32", "asked for"), kinds)
+    print(found.verdict)

@@ -1,0 +1,129 @@
+"""The shapes of a compressed model without its training: random factors, for measuring latency and size.
+
+What a layer keeps is drawn at random and chosen as in training - over all layers at once, within the budget, coupled
+where the method couples - so ranks, counts and order are those of a trained model with evenly spread importance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .compress import CompressionReport, report
+from .coupling import choose_groups
+from .hub import mark_compressed
+from .layers import FactoredLinear, FactoredLinearTraining
+from .methods import LoSparse, method_to_dict
+from .targets import find_targets, replace_module, weight_of
+
+
+@torch.no_grad()
+def random_factors_(
+    model: nn.Module,
+    method: LoSparse,
+    *,
+    targets: Sequence[str] | None = None,
+    ignore: Sequence[str] = (),
+    seed: int = 0,
+) -> CompressionReport:
+    """Replace linear layers by small factored ones of random weights, in place; no weight is read.
+
+    Args:
+        model: a dense model.
+        method: its budget, structure and ranks are used.
+        targets: patterns of layers to take; default: all linear layers in transformer blocks.
+        ignore: patterns of layers to leave dense.
+        seed: of weights and of what is kept.
+
+    Returns:
+        The report of what is stored.
+
+    Raises:
+        LosparseError: no layer to take, or a rank at break-even.
+    """
+    chosen = find_targets(model, targets, ignore)
+    layers = draw_factors(sizes_of(chosen), method, getattr(model, "config", None), seed=seed)
+    return place_factors_(model, layers, method)
+
+
+def place_factors_(model: nn.Module, layers: Mapping[str, FactoredLinear], method: LoSparse) -> CompressionReport:
+    """Put factored layers into a model, by qualified name, in place; returns the report of what is stored."""
+    for name, layer in layers.items():
+        old = model.get_submodule(name)
+        layer.train(old.training)
+        replace_module(model, old, layer)
+    mark_compressed(model, method_to_dict(method))
+    return report(model)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a dense linear layer."""
+
+    out_features: int
+    in_features: int
+    bias: bool
+
+
+def sizes_of(layers: Mapping[str, nn.Module]) -> dict[str, Sizes]:
+    """Return the sizes of dense linear layers, by qualified name."""
+    shapes = {name: weight_of(module).shape for name, module in layers.items()}
+    return {name: Sizes(out, into, layers[name].bias is not None) for name, (out, into) in shapes.items()}
+
+
+@torch.no_grad()
+def draw_factors(
+    sizes: Mapping[str, Sizes], method: LoSparse, config: Any = None, *, seed: int = 0
+) -> dict[str, FactoredLinear]:
+    """Draw the factored layers that stand for dense ones of these sizes; see `random_factors_`.
+
+    Args:
+        sizes: by qualified name.
+        method: its budget, structure and ranks are used.
+        config: of the model, for its number of heads.
+        seed: of weights and of what is kept.
+
+    Raises:
+        LosparseError: a rank at break-even.
+    """
+    random = torch.Generator().manual_seed(seed)
+    plans = {name: _plan(name, layer, method) for name, layer in sizes.items()}
+    scores = {name: torch.rand(len(layer.mask), generator=random) for name, layer in plans.items()}
+    costs = {name: layer.group_size for name, layer in plans.items()}
+    budget = method.sparse_budget(list(plans.values()))
+    masks = choose_groups(method.families(plans, config), scores, costs, budget)
+    return {name: _filled(layer, masks[name], random) for name, layer in plans.items()}
+
+
+def _plan(name: str, layer: Sizes, method: LoSparse) -> FactoredLinearTraining:
+    """Return the layer's training form without memory: only its sizes are used."""
+    return FactoredLinearTraining(
+        layer.in_features,
+        layer.out_features,
+        rank=method.rank_of(name, layer.out_features, layer.in_features),
+        axis=method.axis_of(name),
+        bias=layer.bias,
+        device="meta",
+    )
+
+
+def _filled(plan: FactoredLinearTraining, mask: Tensor, random: torch.Generator) -> FactoredLinear:
+    kept = mask.nonzero().flatten()
+    layer = FactoredLinear(
+        plan.in_features,
+        plan.out_features,
+        rank=plan.rank,
+        kept=len(kept),
+        axis=plan.axis,
+        bias=plan.bias is not None,
+    )
+    for parameter in layer.parameters():
+        # Of the size that keeps a signal's: as a trained layer's, neither vanishing nor exploding over the blocks.
+        spread = parameter.shape[-1] ** -0.5 if parameter.dim() == 2 else 0.02
+        parameter.normal_(0.0, spread, generator=random)
+    layer.copy_(kept=kept)
+    return layer
