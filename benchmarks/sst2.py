@@ -30,9 +30,9 @@ from losparse.methods import Method, method_to_dict
 
 RESULTS = Path(__file__).parent / "results" / "sst2.json"
 DENSE = Training(epochs=4, learning_rate=5e-5, seed=0)
-COMPRESS = Training(epochs=4, learning_rate=1e-4, seed=0)
+COMPRESS = Training(epochs=4, learning_rate=2e-4, seed=0)  # 1e-4 for rows that are older than the choice on dev
 MAX_LENGTH = 64  # the longest of 9,613 sentences has 66 word pieces; 3 of them lose their last words
-LOW_RANK = 0.05  # as in the paper's GLUE runs
+LOW_RANK = 0.02  # chosen on dev; the paper's GLUE runs have 0.05
 ROWS = [
     *(f"{method}:{keep}:foldable" for keep in (0.2, 0.1, 0.5) for method in ("losparse", "pruning")),
     *(f"svd:{keep}:rows" for keep in (0.2, 0.1, 0.5)),
@@ -161,10 +161,26 @@ class Bench:
                 return
         name = f"{label}-{keep}-{structure}-{training.seed}"
         method = method_of(kind, float(keep), structure, low_rank)
-        figures = self.train(self.load(self.work / "dense"), name, training, method)
+        figures = self.tuned(text, training, method)
+        if figures is None:
+            figures = self.train(self.load(self.work / "dense"), name, training, method)
         print(name, figures["dev_accuracy"], figures["test_accuracy"], f"{figures['train_seconds']} s", flush=True)
         with locked(RESULTS) as data:
             data["rows"].append(key | figures)
+
+    def tuned(self, text: str, training: Training, method: Method) -> dict[str, Any] | None:
+        """Return the figures of a row whose very settings were tried on dev: its model is there, the test is not."""
+        kind, keep, structure = text.split(":")
+        wanted = {"training": asdict(training), "method_settings": method_to_dict(method)}
+        with locked(RESULTS) as data:
+            tried = [entry for entry in data.get("tuning", []) if wanted.items() <= entry.items()]
+        if not tried:
+            return None
+        out = self.work / f"{kind}-{keep}-{structure}-{training.seed}"
+        if not out.is_dir():
+            (self.work / tried[-1]["folder"]).rename(out)
+        test = round(test_accuracy(self.load(out).eval(), self.tokenizer, self.splits["test"]), 4)
+        return {**tried[-1], "test_accuracy": test}
 
     def tune(self, text: str, training: Training, low_rank: float) -> None:
         """Try settings for a row: dev accuracy alone, kept under "tuning"."""
@@ -175,7 +191,7 @@ class Bench:
         print(name, figures["dev_accuracy"], f"{figures['train_seconds']} s", flush=True)
         with locked(RESULTS) as data:
             key = {"method": kind, "keep": float(keep), "structure": structure, "seed": training.seed}
-            data.setdefault("tuning", []).append(key | figures)
+            data.setdefault("tuning", []).append(key | figures | {"folder": name})
 
     def settings(self) -> dict[str, Any]:
         """Return what holds for every row."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ class Layer:
     axis: str | None
     parameters: int
     lowering: str | None = None
+    reason: str | None = None
+    refused: Mapping[str, str] | None = None
 
     @property
     def dense_parameters(self) -> int:
@@ -72,6 +75,7 @@ class Contents:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("folder", type=Path, metavar="DIR", help="checkpoint (compressed or dense) or ONNX folder")
+    parser.add_argument("--reasons", action="store_true", help="of an ONNX folder: why each layer has its form")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table to this file")
     parser.set_defaults(run=run)
 
@@ -81,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
     check_json_target(options.json)
     contents = read_contents(options.folder)
     _print(options.folder, contents)
+    if options.reasons:
+        _print_reasons(contents)
     if options.json is not None:
         write_json(options.json, contents.to_dict())
     return 0
@@ -167,7 +173,8 @@ def _planned_layer(name: str, entry: dict[str, Any]) -> Layer:
     rank, kept, axis = int(entry["rank"]), int(entry["kept"]), str(entry["axis"])
     _check_sizes(out, into)
     parameters = rank * (out + into) + kept * (into if axis == "out" else out)
-    return Layer(name, out, into, rank, kept, axis, parameters, str(entry["lowering"]))
+    refused = {str(form): str(why) for form, why in entry["refused"].items()}
+    return Layer(name, out, into, rank, kept, axis, parameters, str(entry["lowering"]), str(entry["reason"]), refused)
 
 
 def _check_sizes(out: int, into: int) -> None:
@@ -188,6 +195,16 @@ def _print(folder: Path, contents: Contents) -> None:
     if contents.precision is not None:
         print(f"precision: {contents.precision}")
     print(f"files: {contents.file_bytes:,} bytes ({human_bytes(contents.file_bytes)})")
+
+
+def _print_reasons(contents: Contents) -> None:
+    """Print the plan's reasons, once for layers that have the same."""
+    groups: dict[str, list[str]] = {}
+    for layer in contents.layers:
+        lines = [f"  {layer.lowering}: {layer.reason}", *(f"  not {f}: {w}" for f, w in (layer.refused or {}).items())]
+        groups.setdefault("\n".join(lines), []).append(layer.name)
+    for reasons, names in groups.items():
+        print(f"{names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else ""), reasons, sep="\n")
 
 
 def _row(layer: Layer) -> list[str]:

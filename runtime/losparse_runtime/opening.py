@@ -133,7 +133,8 @@ def _create(
             settings,
             providers=providers,
             enable_fallback=0,
-            disabled_optimizers=list(metadata.disabled_optimizers),
+            # They are named because they slow the CPU provider down; on others the same fusions gain.
+            disabled_optimizers=list(metadata.disabled_optimizers) if providers == [_CPU] else [],
         )
     except Exception as error:  # onnxruntime's own errors have no common base below Exception
         if isinstance(error, ValueError | RuntimeError) and providers != [_CPU]:

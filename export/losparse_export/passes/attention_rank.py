@@ -50,14 +50,14 @@ class _Folded:
     """A value that a folded low-rank layer wrote: per head [kept | u p + bias].
 
     Attributes:
-        kept: the kept dimensions of all heads; (tokens, heads * kept_width).
+        kept: the kept dimensions of all heads; (tokens, heads * kept_width); None where nothing is kept.
         hidden: p; (tokens, rank).
         u: (heads, rank, other dimensions of a head).
         bias: (heads, other dimensions of a head).
         end: the last node: features on three axes, (batch, sequence, heads * width).
     """
 
-    kept: ir.Value
+    kept: ir.Value | None
     hidden: ir.Value
     u: Array
     bias: Array
@@ -74,28 +74,33 @@ class _Folded:
 
 
 def _read(value: ir.Value | None, heads: int) -> _Folded | None:
-    """Recognise what `lowerings.folded` writes, behind the Reshape to three axes."""
+    """Recognise what `lowerings.folded` and `low_rank` write, behind the Reshape to three axes."""
     end = value.producer() if value is not None else None
     if end is None or end.op_type != "Reshape" or len(list(end.outputs[0].uses())) != 1:
         return None
-    flat = _before(end.inputs[0], "Reshape")
-    joined = _before(flat, "Concat")
-    concat = flat.producer() if flat is not None else None
-    if joined is None or concat is None or len(concat.inputs) != 2:
-        return None
-    kept, rest = (_before(part, "Reshape") for part in concat.inputs)
-    if kept is None or rest is None:
+    kept, rest = _parts(end.inputs[0])
+    if rest is None or len(list(rest.uses())) != 1:
         return None
     product, bias = _affine(rest)
-    if product is None:
-        return None
-    weight, hidden = constant_matrix(product.inputs[1]), product.inputs[0]
-    kept_features, features = _features(kept), _features(rest)
-    if weight is None or hidden is None or not kept_features or not features or (kept_features + features) % heads:
+    weight = constant_matrix(product.inputs[1]) if product is not None else None
+    hidden = product.inputs[0] if product is not None else None
+    kept_features, features = 0 if kept is None else _features(kept), _features(rest)
+    if weight is None or hidden is None or not features or features % heads or kept_features % heads:
         return None
     u = weight.reshape(weight.shape[0], heads, -1).transpose(1, 0, 2)
     vector = np.zeros(features) if bias is None else bias
     return _Folded(kept, hidden, u, vector.reshape(heads, -1), kept_features // heads, end)
+
+
+def _parts(flat: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
+    """Return kept and other dimensions, or nothing and all of them."""
+    joined = _before(flat, "Reshape")
+    concat = joined.producer() if joined is not None else None
+    if joined is None or concat is None or concat.op_type != "Concat" or len(list(joined.uses())) != 1:
+        return None, flat
+    if len(concat.inputs) != 2:
+        return None, None
+    return _before(concat.inputs[0], "Reshape"), _before(concat.inputs[1], "Reshape")
 
 
 def _before(value: ir.Value | None, op_type: str) -> ir.Value | None:
@@ -214,7 +219,7 @@ def _product(graph: ir.Graph, query: _Folded, weight: Array, bias: Array) -> ir.
     dtype = query.u.dtype
     base = query.end.metadata_props.get(SCOPE, "") or "attention"
     stored = add_constant(graph, f"{base}.scores_t", weight.astype(dtype))
-    y = new_node(graph, query.end, "MatMul", [query.hidden, stored], like=query.kept, scope=query.end)
+    y = new_node(graph, query.end, "MatMul", [query.hidden, stored], like=query.hidden, scope=query.end)
     _narrow(y, weight.shape[1])
     if not bias.any():
         return y
@@ -243,12 +248,14 @@ def _join(graph: ir.Graph, side: _Folded, rest: ir.Value, heads: int, rank: int)
         split.shape = None
         return split
 
-    parts = [heads_apart(side.kept, side.kept_width), rest if rest.shape is None else heads_apart(rest, rank)]
-    joined = new_node(graph, before, "Concat", parts, like=side.kept, scope=before, axis=-1)
-    joined.shape = None
-    whole = new_node(
-        graph, before, "Reshape", [joined, _three_axes(graph, before, heads * width)], like=side.kept, scope=before
-    )
+    parts = [] if side.kept is None else [heads_apart(side.kept, side.kept_width)]
+    parts.append(rest if rest.shape is None else heads_apart(rest, rank))
+    joined = parts[0]
+    if len(parts) == 2:
+        joined = new_node(graph, before, "Concat", parts, like=side.hidden, scope=before, axis=-1)
+        joined.shape = None
+    shape = _three_axes(graph, before, heads * width)
+    whole = new_node(graph, before, "Reshape", [joined, shape], like=side.hidden, scope=before)
     whole.shape = before.outputs[0].shape
     _narrow(whole, heads * width)
     return whole
