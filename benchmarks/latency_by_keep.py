@@ -19,7 +19,7 @@ from _results import locked, machine, versions
 from transformers import BertConfig
 
 from losparse import LoSparse
-from losparse_export import Call, estimate
+from losparse_export import Call, estimate_model
 
 RESULTS = Path(__file__).parent / "results" / "latency_by_keep.json"
 PICTURE = RESULTS.with_suffix(".png")
@@ -29,7 +29,7 @@ CONFIG = BertConfig(vocab_size=1000)  # 12 x 768
 
 def measure_keep(keep: float) -> None:
     """Add the rows of one keep to the results."""
-    found = estimate(CONFIG, LoSparse(keep=keep, low_rank=min(0.05, keep / 4)), call=Call(), grid=False)
+    found = estimate_model(CONFIG, LoSparse(keep=keep, low_rank=min(0.05, keep / 4)), call=Call(), grid=False)
     with locked(RESULTS) as data:
         rows = [asdict(row) | {"asked_keep": keep} for row in found.rows]
         data["rows"] = [row for row in data.get("rows", []) if row["asked_keep"] != keep] + rows

@@ -62,8 +62,8 @@ def sst2() -> str:
     settings = data["settings"]["rows"]
     torch, transformers = data["versions"]["torch"], data["versions"]["transformers"]
     return (
-        f"{text}\n\n{settings['epochs']:g} epochs, batch {settings['batch_size']}, seed {settings['seed']}, embeddings frozen, fp32; torch {torch}, "
-        f"transformers {transformers}."
+        f"{text}\n\n{settings['epochs']:g} epochs, batch {settings['batch_size']}, seed {settings['seed']}, embeddings "
+        f"frozen, fp32; torch {torch}, transformers {transformers}."
     )
 
 
@@ -82,9 +82,9 @@ def latency() -> str:
     head = ["exported model", "test accuracy", "predictions equal to PyTorch's", "file", *shapes]
     largest = max(row["max_abs_difference"] for row in models.values() if row["precision"] == "fp32")
     return (
-        "The SST-2 models exported, batch x tokens, median and speed-up over the dense fp32 export timed in turns in one "
-        f"run at {data['threads']} thread on {data['machine']}, onnxruntime {data['versions']['onnxruntime']}. In fp32 "
-        f"the largest difference of any logit of the whole test set from PyTorch's is {largest:.0e}.\n\n"
+        "The SST-2 models exported, batch x tokens, median and speed-up over the dense fp32 export timed in turns in "
+        f"one run at {data['threads']} thread on {data['machine']}, onnxruntime {data['versions']['onnxruntime']}. In "
+        f"fp32 the largest difference of any logit of the whole test set from PyTorch's is {largest:.0e}.\n\n"
         + table(head, rows)
     )
 
@@ -106,10 +106,10 @@ def encoders() -> str:
         cells = [f"{own[name]['median_ms']:.1f} ms, {own[name]['speedup']:.2f}x" for name in names]
         rows.append([f"{shape}, {batch} x {length}", *cells])
     return (
-        f"Encoders of random weights at keep {data['keep']:g} (low rank {data['low_rank']:g}), median and speed-up over "
-        f"dense-fp32-default, timed in turns in one run at {data['rows'][0]['threads']} thread on {data['machine']}, "
-        f"onnxruntime {data['versions']['onnxruntime']}. `default` is what torch.onnx.export writes, and its "
-        "quantize_dynamic form, as onnxruntime runs them; `tuned` is our own export of the dense model.\n\n"
+        f"Encoders of random weights at keep {data['keep']:g} (low rank {data['low_rank']:g}), median and speed-up "
+        f"over dense-fp32-default, timed in turns in one run at {data['rows'][0]['threads']} thread on "
+        f"{data['machine']}, onnxruntime {data['versions']['onnxruntime']}. `default` is what torch.onnx.export "
+        "writes, and its quantize_dynamic form, as onnxruntime runs them; `tuned` is our own export of the dense model.\n\n"
         + table(["layers x hidden, batch x tokens", *names], rows)
         + "\n\nWhere the time goes, 12x768 at 1 x 128, in ms by operator:\n\n"
         + profile_table(data["profiles"]["12x768"])

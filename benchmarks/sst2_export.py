@@ -2,9 +2,9 @@
 
     python benchmarks/sst2_export.py --data SST2_DIR --work WORK_DIR [--shape 1x16 1x128 8x128] [--threads 1]
 
-WORK_DIR is that of sst2.py, with the trained models. Every model is exported by the public path. In fp32 its logits over
-all test sentences must equal PyTorch's to 1e-4 and its predictions must be identical, or no time is taken; in int8 the
-share of equal predictions and the accuracy are reported. All exports are timed in turns in one run.
+WORK_DIR is that of sst2.py, with the trained models. Every model is exported by the public path. In fp32 its logits
+over all test sentences must equal PyTorch's to 1e-4 and its predictions must be identical, or no time is taken; in int8
+the share of equal predictions and the accuracy are reported. All exports are timed in turns in one run.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .estimate import Estimate, estimate
+    from .estimate import Estimate, estimate_model
     from .export import ExportReport, export_model
     from .layer import LayerShape
     from .lower import lower_model
@@ -45,7 +45,7 @@ _HOMES = {
     "TextFile": "texts",
     "apply_precision": "precision",
     "candidates": "plan",
-    "estimate": "estimate",
+    "estimate_model": "estimate",
     "export_model": "export",
     "lower_model": "lower",
     "plan_layers": "plan",
@@ -73,7 +73,7 @@ __all__ = [
     "TextFile",
     "apply_precision",
     "candidates",
-    "estimate",
+    "estimate_model",
     "export_model",
     "lower_model",
     "plan_layers",

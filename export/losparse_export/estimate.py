@@ -80,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What `estimate` found.
+    """What `estimate_model` found.
 
     Attributes:
         rows: dense variants first.
@@ -114,7 +114,7 @@ class _Variant:
         return f"{'dense' if self.method is None else f'factored {self.method.low_rank:g}'} {self.precision}"
 
 
-def estimate(
+def estimate_model(
     config: PretrainedConfig,
     method: LoSparse,
     *,

@@ -20,9 +20,9 @@ from .load import Loaded, parameter_counts
 
 FORMAT = 1
 
-# Fusions of onnxruntime 1.31 that cost time on the CPU provider: normalisation and sum take several times as long as one
-# node. Without them a plain 12 x 768 export is 4-5 % faster in fp32 and 7-8 % in int8 (1 x 16 and 1 x 128, one thread,
-# AVX2); our own graphs leave them little to fuse.
+# Fusions of onnxruntime 1.31 that cost time on the CPU provider: as one node, normalisation and sum take several times
+# as long. Without them a plain 12 x 768 export is 4-5 % faster in fp32 and 7-8 % in int8 (1 x 16 and 1 x 128, one
+# thread, AVX2); our own graphs leave them little to fuse.
 SLOW_ON_CPU = ("SkipLayerNormFusion", "BiasSkipLayerNormFusion", "BiasGeluFusion")
 
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime")

@@ -13,7 +13,7 @@ from .output import Progress, check_json_target, human_bytes, print_table, write
 from .parser import positive_int
 
 if TYPE_CHECKING:
-    from losparse_export.estimate import Estimate
+    from losparse_export import Estimate
 
 COLUMNS = ("variant", "keep", "low rank", "parameters", "of model", "file", "median ms", "vs dense fp32")
 
@@ -49,9 +49,9 @@ def run(options: argparse.Namespace) -> int:
     config = _read_config(options.model)
     progress = Progress(verbose=options.verbose)
     with progress.stage("estimating") as advance:
-        from losparse_export.estimate import estimate
+        from losparse_export import estimate_model
 
-        found = estimate(
+        found = estimate_model(
             config,
             method,
             call=call_of(options),

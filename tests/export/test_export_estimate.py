@@ -1,0 +1,78 @@
+"""What compression would bring, measured before any training, on a model small enough for a test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from transformers import BertConfig
+
+from losparse import LoSparse
+from losparse.errors import LosparseError
+from losparse_export import Call, Estimate, estimate_model
+from losparse_export.estimate import Row, verdict
+
+CONFIG = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=100)
+
+
+@pytest.fixture(scope="module")
+def found() -> Estimate:
+    return estimate_model(CONFIG, LoSparse(keep=0.4, low_rank=0.1, multiple=4), call=Call(1, 8, 1), seconds=0.05)
+
+
+def test_rows(found):
+    forms = [(row.form, row.precision) for row in found.rows]
+    assert forms[:4] == [("dense", "fp32"), ("dense", "int8"), ("factored", "fp32"), ("factored", "int8")]
+    assert [row.asked for row in found.rows] == [False, False, True, True] + [False] * (len(forms) - 4)
+    # Shares 0, 0.1, 0.25 and 0.5 of keep 0.4; a quarter is what was asked for.
+    assert sorted(row.low_rank for row in found.rows[4:]) == pytest.approx([0.0, 0.04, 0.2])
+    assert all(0 < row.min_ms <= row.median_ms for row in found.rows)
+
+
+def test_sizes_are_those_of_the_plan(found):
+    dense, factored = found.rows[0], found.rows[2]
+    assert dense.layer_parameters == 2 * (4 * 64 * 64 + 2 * 64 * 128) and dense.keep == 1.0
+    # The budget is spent to within a step: 4 inner neurons of a feed-forward pair cost 512 parameters.
+    assert 0.4 - 1024 / dense.layer_parameters < factored.keep <= 0.4
+    assert dense.model_parameters - factored.model_parameters == dense.layer_parameters - factored.layer_parameters
+    # Layers this small are exported dense, so the files are as large as the dense one, within graph and names.
+    assert factored.file_bytes == pytest.approx(dense.file_bytes, rel=0.01)
+
+
+def test_time_by_kind_of_layer(found):
+    assert {"encoder.layer.*.attention.self.*", "encoder.layer.*.output.dense", "everything else"} <= set(found.kinds)
+    assert all(times["dense"] > 0 for times in found.kinds.values() if "dense" in times)
+
+
+def test_to_dict_is_json_values(found):
+    data = found.to_dict()
+    assert data["call"] == {"batch": 1, "length": 8, "threads": 1} and data["verdict"] == found.verdict
+
+
+def row(form: str, precision: str, ms: float, *, asked: bool = False, low_rank: float = 0.05) -> Row:
+    return Row(form, precision, 0.2, low_rank, 1, 1, 1, ms, ms, 1.0, asked)
+
+
+DENSE = (row("dense", "fp32", 30.0), row("dense", "int8", 10.0))
+
+
+def test_verdict_not_worth_it():
+    worth, text = verdict([*DENSE, row("factored", "fp32", 9.5, asked=True)], Call())
+    assert not worth
+    assert text.startswith(
+        "Not worth it for speed at 1 x 128 tokens and 1 thread: the fastest factored variant takes 9.5"
+    )
+    assert "1.05 times the speed of the best dense variant (int8, 10.0 ms)" in text
+
+
+def test_verdict_worth_it_and_a_better_split():
+    asked, other = row("factored", "int8", 5.0, asked=True), row("factored", "int8", 4.0, low_rank=0.02)
+    worth, text = verdict([*DENSE, asked, other], Call(2, 64, 4))
+    assert worth and "2.00 times the speed of the best dense variant" in text and "4 threads" in text
+    assert "Faster at the same size: --low-rank 0.02 (int8, 4.0 ms)" in text
+    assert "--method pruning" in verdict([*DENSE, asked, replace(other, low_rank=0.0)], Call())[1]
+
+
+def test_refuses_precisions_it_cannot_measure():
+    with pytest.raises(LosparseError, match="precision must be one of fp32, int8 for an estimate, got 'fp16'"):
+        estimate_model(CONFIG, LoSparse(), precisions=["fp16"])

@@ -1,0 +1,42 @@
+"""Where the time goes, node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from losparse_runtime import FolderError, InputError, NodeTime, Options, profile_nodes, time_by
+
+CPU = Options(("CPUExecutionProvider",), 1)
+
+
+def test_nodes_of_a_folder(make_folder: Callable[..., Any]) -> None:
+    nodes = profile_nodes(make_folder().path, CPU, batch=2, length=5, runs=3)
+    assert nodes and all(node.ms >= 0 and node.operator and node.name for node in nodes)
+    assert len({node.name for node in nodes}) == len(nodes)
+    assert sum(time_by(nodes, lambda node: node.operator).values()) == pytest.approx(sum(node.ms for node in nodes))
+
+
+def test_no_file_is_left(make_folder: Callable[..., Any]) -> None:
+    folder = make_folder().path
+    before = sorted(path.name for path in folder.iterdir())
+    profile_nodes(folder, CPU, length=3, runs=1)
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_time_by_puts_the_largest_first() -> None:
+    nodes = [NodeTime("a", "Add", 1.0), NodeTime("b", "Gemm", 5.0), NodeTime("c", "Add", 2.0)]
+    assert list(time_by(nodes, lambda node: node.operator).items()) == [("Gemm", 5.0), ("Add", 3.0)]
+
+
+@pytest.mark.parametrize("arguments", [{"runs": 0}, {"batch": 0}, {"length": 0}])
+def test_counts_below_one(make_folder: Callable[..., Any], arguments: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="batch, length and runs must be at least 1"):
+        profile_nodes(make_folder().path, CPU, **arguments)
+
+
+def test_no_folder(tmp_path: Any) -> None:
+    with pytest.raises(FolderError):
+        profile_nodes(tmp_path / "nothing", CPU)
