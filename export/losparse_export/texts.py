@@ -161,8 +161,9 @@ def _encode(session: Session, texts: Sequence[Any], size: int) -> Iterator[dict[
     for start in range(0, len(texts), size):
         part = texts[start : start + size]
         single = isinstance(part[0], str)
+        firsts, pairs = (part, None) if single else ([text for text, _ in part], [pair for _, pair in part])
         try:
-            yield session.encode(part) if single else session.encode([a for a, _ in part], [b for _, b in part])
+            yield session.encode(firsts, pairs)
         except TokenizerError as error:
             raise LosparseError(
                 "texts need a tokenizer, and the model brings none; export from a folder that has one, or give "

@@ -1,0 +1,17 @@
+"""Other precisions than fp32 for a finished graph, made by onnxruntime's own libraries.
+
+    int8, int8-static    x -> MatMul(W) -> Add(bias)   ->   x -> quantise -> MatMul(int8 W) -> scale -> Add(bias)
+    int8-, int4-weights  x -> MatMul(W) -> Add(bias)   ->   x -> MatMulNBits(blocks of W, scales) -> Add(bias)
+    fp16                 every node but normalisations and softmax in half precision, inputs and outputs in fp32
+
+Only MatMul nodes with a constant float matrix are quantised. A product that shall be quantised must therefore still be
+MatMul and Add when it comes here: onnxruntime joins the bias, the scale and, where one product alone reads the input,
+the quantisation into one kernel by itself. A Gemm and the tables of embeddings stay as they are.
+
+The libraries work on files, so the graph goes through one in a temporary folder.
+"""
+
+from ..tolerances import PRECISIONS
+from .apply import apply_precision, quantisable_nodes
+
+__all__ = ["PRECISIONS", "apply_precision", "quantisable_nodes"]

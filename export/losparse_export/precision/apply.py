@@ -1,0 +1,155 @@
+"""The way of a graph through a library and back: which nodes, what is kept, what is made good again."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from losparse.errors import LosparseError
+
+from ..tolerances import WEIGHT_BITS, check_precision
+from .half import convert_fp16
+from .quantize import Feeds, quantize_dynamic_int8, quantize_static_int8, quantize_weights
+
+logger = logging.getLogger(__name__)
+
+_FP16_WARNING = (
+    "fp16 is for GPU providers: onnxruntime's CPU provider has hardly a kernel for it and widens weights and numbers "
+    "back to fp32, so there it saves neither time nor memory; for CPUs take int8"
+)
+
+_ACTIVATION_NODES = ("DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear")
+
+
+def apply_precision(
+    model: ir.Model,
+    precision: str,
+    *,
+    nodes: Collection[str] | None = None,
+    calibration: Sequence[Feeds] | None = None,
+) -> ir.Model:
+    """Rewrite a finished graph in another precision.
+
+    Args:
+        model: a graph with named nodes, as `finish_model` leaves it; it is not changed.
+        precision: one of `PRECISIONS`.
+        nodes: names of the MatMul nodes to quantise; None for all of `quantisable_nodes`. fp32 and fp16 have no such
+            choice and do not look at it.
+        calibration: for int8-static, and for it only: inputs of runs in which the ranges of activations are measured;
+            int64 (batch, sequence) by input name.
+
+    Returns:
+        The graph in the precision, with the operator set and file format of `model`; `model` itself for fp32.
+
+    Raises:
+        LosparseError: the precision is unknown, calibration is missing or not for it, or a node of `nodes` is not a
+            MatMul with a constant float matrix, or the graph has none.
+    """
+    check_precision(precision, calibrated=calibration is not None)
+    if precision == "fp32":
+        return model
+    if precision == "fp16":
+        logger.warning(_FP16_WARNING)
+    chosen = () if precision == "fp16" else _choose_nodes(model, precision, nodes)
+    with tempfile.TemporaryDirectory(prefix="losparse.") as name, _contained():
+        folder = Path(name)
+        if precision == "int8":
+            result = quantize_dynamic_int8(model, folder, chosen)
+        elif precision == "int8-static":
+            result = quantize_static_int8(model, folder, chosen, calibration or ())
+        elif precision in WEIGHT_BITS:
+            result = quantize_weights(model, folder, chosen, bits=WEIGHT_BITS[precision])
+        else:
+            result = convert_fp16(model, folder)
+        # The tensors of the result may lie in the folder, which goes.
+        ir.external_data.load_to_model(result)
+    _finish(result, model)
+    _check_done(result, chosen)
+    return result
+
+
+def quantisable_nodes(model: ir.Model) -> tuple[str, ...]:
+    """Name the MatMul nodes whose second input is a constant float matrix, in graph order."""
+    return tuple(node.name or "" for node in model.graph if _has_constant_matrix(node))
+
+
+def _has_constant_matrix(node: ir.Node) -> bool:
+    if (node.domain, node.op_type) != ("", "MatMul"):
+        return False
+    first, weight = node.inputs
+    if first is None or weight is None or first.const_value is not None or not weight.is_initializer():
+        return False
+    matrix = weight.const_value
+    return matrix is not None and matrix.dtype == ir.DataType.FLOAT and len(matrix.shape) == 2
+
+
+def _choose_nodes(model: ir.Model, precision: str, nodes: Collection[str] | None) -> tuple[str, ...]:
+    allowed = quantisable_nodes(model)
+    if nodes is None:
+        wanted = allowed
+    else:
+        unknown = sorted(set(nodes) - set(allowed))
+        if unknown:
+            raise LosparseError(
+                f"node {unknown[0]!r} cannot be quantised: it must be a MatMul with a constant float matrix, "
+                f"the graph has {len(allowed)} of them"
+            )
+        wanted = tuple(name for name in allowed if name in set(nodes))
+    if not wanted:
+        raise LosparseError(
+            f"precision {precision!r} needs a MatMul node with a constant float matrix to quantise, got none; "
+            "fp32 and fp16 need none"
+        )
+    return wanted
+
+
+def _finish(result: ir.Model, model: ir.Model) -> None:
+    """Give the result what the libraries changed beside the nodes: header, order, names of the glue."""
+    result.ir_version, result.graph.name = model.ir_version, model.graph.name
+    result.producer_name, result.producer_version = model.producer_name, model.producer_version
+    result.metadata_props.clear()
+    result.metadata_props.update(model.metadata_props)
+    common.TopologicalSortPass()(result)
+    common.RemoveUnusedNodesPass()(result)
+    common.RemoveUnusedOpsetsPass()(result)
+    version = model.graph.opset_imports[""]
+    assert result.graph.opset_imports[""] == version, "the quantisers were made for this operator set"
+    counts: Counter[str] = Counter()
+    made = {value for node in result.graph for value in node.outputs}
+    for node in result.graph:
+        if node.op_type in _ACTIVATION_NODES and node.inputs[0] in made:
+            # Named by the library after the layer that made the activation, whose output would seem to be int8.
+            node.name = f"/{node.op_type}_{counts[node.op_type]}"
+            counts[node.op_type] += 1
+
+
+def _check_done(result: ir.Model, nodes: Sequence[str]) -> None:
+    """Refuse a result in which a chosen node is as it was: the quantisers skip what they cannot type, without a word.
+
+    Raises:
+        LosparseError: a node was skipped.
+    """
+    skipped = sorted(set(nodes) & set(quantisable_nodes(result)))
+    if skipped:
+        raise LosparseError(
+            f"onnxruntime did not quantise node {skipped[0]!r} ({len(skipped)} in all); leave it out with nodes="
+        )
+
+
+@contextmanager
+def _contained() -> Iterator[None]:
+    """Keep the libraries from configuring the root logger, which they do when it has no handler."""
+    root = logging.getLogger()
+    guard = (logging.lastResort or logging.NullHandler()) if not root.handlers else logging.NullHandler()
+    root.addHandler(guard)
+    try:
+        yield
+    finally:
+        root.removeHandler(guard)

@@ -1,0 +1,99 @@
+"""Integers by `onnxruntime.quantization`: int8 products, and weights in blocks of 8 or 4 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .files import MODEL, RESULT, drop_repeated, save_graph, show_hidden
+
+Feeds = Mapping[str, NDArray[Any]]
+
+# Weights that share one scale in the weight formats: the finest block that onnxruntime's kernels like on every
+# provider, and the one that its tools take for accuracy.
+BLOCK_SIZE = 32
+
+# Of MatMulNBits: the product is computed on int8 activations, the only level that is fast on CPUs.
+_ACCURACY_LEVEL = 4
+
+
+def quantize_dynamic_int8(model: ir.Model, folder: Path, nodes: Sequence[str]) -> ir.Model:
+    """Int8 weights, one scale an output, and activations whose scale is computed in every run."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # The library makes MatMul and Add of every Gemm, and transposes its weight also where others read it.
+    save_graph(model, folder, hide=("Gemm",))
+    quantize_dynamic(
+        folder / MODEL,
+        folder / RESULT,
+        op_types_to_quantize=["MatMul"],
+        per_channel=True,
+        # 7 bits: the u8 x s8 kernel of a CPU with AVX2 and no VNNI adds pairs of products in 16 bits, which 8 bits
+        # overflow without a word.
+        reduce_range=True,
+        weight_type=QuantType.QInt8,
+        nodes_to_quantize=list(nodes),
+    )
+    return show_hidden(ir.load(folder / RESULT))
+
+
+def quantize_static_int8(model: ir.Model, folder: Path, nodes: Sequence[str], calibration: Sequence[Feeds]) -> ir.Model:
+    """As int8, with the scales of activations measured once."""
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    save_graph(model, folder)
+    quantize_static(
+        folder / MODEL,
+        folder / RESULT,
+        _Reader(calibration),
+        quant_format=QuantFormat.QDQ,
+        calibrate_method=CalibrationMethod.MinMax,
+        op_types_to_quantize=["MatMul"],
+        per_channel=True,
+        reduce_range=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_quantize=list(nodes),
+        # What follows a product - bias, Gelu, residual - is float: its output is better left float too.
+        extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
+    )
+    return ir.load(folder / RESULT)
+
+
+def quantize_weights(model: ir.Model, folder: Path, nodes: Sequence[str], *, bits: int) -> ir.Model:
+    """Weights in blocks of `BLOCK_SIZE` that share a scale; activations stay float outside the kernel."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    save_graph(model, folder)
+    quantizer = MatMulNBitsQuantizer(
+        str(folder / MODEL),
+        bits=bits,
+        block_size=BLOCK_SIZE,
+        is_symmetric=True,
+        accuracy_level=_ACCURACY_LEVEL,
+        op_types_to_quantize=("MatMul",),
+        # Leaving out is the only choice it follows: what it is told to include comes on top of all MatMul nodes.
+        nodes_to_exclude=[node.name for node in model.graph if node.op_type == "MatMul" and node.name not in nodes],
+    )
+    quantizer.process()
+    proto: onnx.ModelProto = quantizer.model.model
+    # A weight that two products read is quantised twice, under one name.
+    drop_repeated(proto.graph.initializer, lambda tensor: tensor.name)
+    return ir.from_proto(proto)
+
+
+class _Reader:
+    """Hands one feed after the other to the calibration."""
+
+    def __init__(self, feeds: Sequence[Feeds]) -> None:
+        self._feeds = iter(feeds)
+
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
+        """Return the next inputs, or None at the end."""
+        feed = next(self._feeds, None)
+        return None if feed is None else dict(feed)
