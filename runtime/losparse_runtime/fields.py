@@ -88,12 +88,12 @@ class Fields:
             self.fail(name, f"a whole number >= {minimum}")
         return value
 
-    def number(self, name: str) -> float:
-        """A finite number, at least 0."""
+    def number(self, name: str, minimum: float = 0.0) -> float:
+        """A finite number, at least `minimum`."""
         value = self.data.get(name)
         # JSON has no Infinity, but 1e999 reads as one, and 400 digits read as an int that no float holds.
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
-            self.fail(name, "a finite number >= 0")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not minimum <= value <= _LARGEST:
+            self.fail(name, f"a finite number >= {minimum:g}")
         return float(value)
 
     def flag(self, name: str) -> bool:

@@ -230,8 +230,9 @@ def _parameters(fields: Fields) -> dict[str, int]:
 
 def _parity(fields: Fields) -> dict[str, Any]:
     numbers: dict[str, Any] = {name: fields.number(name) for name in ("max_abs", "max_rel", "tolerance")}
-    optional = [name for name in ("cosine", "top1_agreement") if name in fields.data]  # not in folders of 0.1.0
-    numbers |= {name: fields.number(name) for name in optional}
+    for name, minimum in (("cosine", -1.0), ("top1_agreement", 0.0)):
+        if name in fields.data:  # earlier writers had neither
+            numbers[name] = fields.number(name, minimum)
     return {**numbers, "cases": [case.data for case in fields.objects("cases")]}
 
 

@@ -90,6 +90,28 @@ def test_cosine_of_extreme_numbers() -> None:
     assert compare(np.array([[1e-200, 0.0]]), np.array([[1e200, 0.0]])).cosine == pytest.approx(1.0)
 
 
+def test_overall_cosine_counts_rows_by_their_length() -> None:
+    reference, actual = np.array([[3.0, 0.0], [0.0, 0.1]]), np.array([[3.0, 0.0], [0.0, -0.1]])
+    parity = compare(actual, reference)
+    assert parity.cosine == pytest.approx(-1.0)  # of the second row
+    assert parity.overall_cosine == pytest.approx((9 - 0.01) / (9 + 0.01))
+    # Of several outputs the smallest; rows of zeros on both sides agree.
+    both = compare({"a": actual, "b": np.zeros((1, 2))}, {"a": reference, "b": np.zeros((1, 2))})
+    assert both.overall_cosine == parity.overall_cosine
+    assert compare(np.zeros(2), np.ones(2)).overall_cosine == 0.0
+    assert compare(np.full(2, 1e200), np.full(2, 1e200)).overall_cosine == 0.0  # out of the range of its sums
+
+
+def test_flip_margin_is_what_the_reference_preferred_its_class_by() -> None:
+    reference = np.array([[2.0, 1.0, 0.0], [0.5, 0.2, 0.4], [1.0, 3.0, 0.0]])
+    actual = np.array([[2.0, 1.0, 0.0], [0.1, 0.2, 0.4], [2.0, 1.0, 0.0]])
+    parity = compare(actual, reference)
+    assert parity.flip_margin == pytest.approx(3.0 - 1.0)  # the third row; the second leads by 0.5 - 0.4
+    assert parity.top1_agreement == pytest.approx(1 / 3)
+    assert compare(actual[:2], reference[:2]).flip_margin == pytest.approx(0.1)
+    assert compare(reference, reference).flip_margin == 0.0
+
+
 def test_half_precision_and_scalars() -> None:
     assert compare(np.array(1.5, np.float16), np.array(1.0, np.float32)).max_abs == 0.5
     # In half precision this difference would overflow to infinity.

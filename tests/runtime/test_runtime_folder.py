@@ -168,6 +168,8 @@ def test_a_later_format_is_refused_with_the_way_out(make_folder: MakeFolder) -> 
         ("parity.max_abs", -1.0, r"'parity.max_abs' must be a finite number >= 0, got -1.0"),
         ("parity.max_rel", "small", r"'parity.max_rel' must be a finite number"),
         ("parity.tolerance", 10**400, r"'parity.tolerance' must be a finite number"),
+        ("parity.cosine", -1.5, r"'parity.cosine' must be a finite number >= -1, got -1.5"),
+        ("parity.top1_agreement", "all", r"'parity.top1_agreement' must be a finite number >= 0"),
         ("parity.cases", [1], r"'parity.cases' must be a list of objects"),
         ("versions", {"losparse": 1}, r"'versions.losparse' must be a string"),
     ],
@@ -178,6 +180,13 @@ def test_every_field_is_checked(make_folder: MakeFolder, name: str, value: objec
         refused(folder.path, r"'files.model.onnx' must be an object, got 5")
         return
     refused(make_folder().edit(put(name, value)).path, message)
+
+
+def test_parity_may_say_more(make_folder: MakeFolder) -> None:
+    assert "cosine" not in read_metadata(make_folder().path).parity
+    folder = make_folder(name="newer").edit(lambda data: data["parity"].update(cosine=-0.5, top1_agreement=1, new=2))
+    parity = read_metadata(folder.path).parity
+    assert (parity["cosine"], parity["top1_agreement"]) == (-0.5, 1.0) and "new" not in parity
 
 
 def test_every_field_must_be_there(make_folder: MakeFolder) -> None:

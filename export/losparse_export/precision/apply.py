@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -53,6 +54,10 @@ def apply_precision(
             MatMul with a constant float matrix, or the graph has none.
     """
     check_precision(precision, calibrated=calibration is not None)
+    if calibration is not None and not calibration:
+        raise LosparseError(
+            "calibration must hold the inputs of at least one run, got none; give some, or choose 'int8'"
+        )
     if precision == "fp32":
         return model
     if precision == "fp16":
@@ -145,11 +150,15 @@ def _check_done(result: ir.Model, nodes: Sequence[str]) -> None:
 
 @contextmanager
 def _contained() -> Iterator[None]:
-    """Keep the libraries from configuring the root logger, which they do when it has no handler."""
-    root = logging.getLogger()
+    """Keep what the libraries do to the process to the block.
+
+    They configure the root logger when it has no handler, and put a folder with modules of common names on the path.
+    """
+    path, root = list(sys.path), logging.getLogger()
     guard = (logging.lastResort or logging.NullHandler()) if not root.handlers else logging.NullHandler()
     root.addHandler(guard)
     try:
         yield
     finally:
         root.removeHandler(guard)
+        sys.path[:] = path

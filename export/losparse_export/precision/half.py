@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import onnx
@@ -24,10 +23,8 @@ _KEPT_FP32 = (
 
 def convert_fp16(model: ir.Model, folder: Path) -> ir.Model:
     """Half precision for all but `_KEPT_FP32`, and for the softmax inside Attention."""
-    path = list(sys.path)
     from onnxruntime.transformers import float16
 
-    sys.path[:] = path  # the package puts its own folder, with modules of common names, on the path
     save_graph(model, folder)
     proto = onnx.load(folder / MODEL)
     # The converter takes a weight whose type is also listed among the activations for half precision, whoever reads it.
@@ -45,25 +42,42 @@ def convert_fp16(model: ir.Model, folder: Path) -> ir.Model:
     # A tensor that several fp32 nodes read is cast for each of them, under one name.
     drop_repeated(proto.graph.node, lambda node: node.output[0])
     result: ir.Model = ir.from_proto(proto)
+    _join_casts(result)
     for node in result.graph:
         if (node.domain, node.op_type) == ("", "Attention"):
             node.attributes["softmax_precision"] = ir.AttrInt64("softmax_precision", ir.DataType.FLOAT.value)
     return result
 
 
+def _join_casts(model: ir.Model) -> None:
+    """Let fp32 nodes read each other's numbers as they are: the converter passes them on in half precision."""
+    for node in model.graph:
+        before = node.inputs[0].producer() if node.op_type == "Cast" and node.inputs[0] is not None else None
+        if before is None or before.op_type != "Cast" or _target(node) != ir.DataType.FLOAT:
+            continue
+        original = before.inputs[0]
+        if _target(before) == ir.DataType.FLOAT16 and original is not None and original.dtype == ir.DataType.FLOAT:
+            for user, index in tuple(node.outputs[0].uses()):
+                user.replace_input_with(index, original)
+
+
+def _target(cast: ir.Node) -> int:
+    return cast.attributes["to"].as_int()
+
+
 def _index_nodes(model: ir.Model) -> set[str]:
-    """Name the float nodes whose numbers become integers, as the buckets of relative positions do.
+    """Name the nodes through which floats become integers, as the buckets of relative positions do.
 
     Half precision has no integers beyond 2048, and rounds across the borders of buckets.
     """
-    casts = [node for node in model.graph if node.op_type == "Cast" and not _is_float(node.outputs[0])]
-    pending = [value.producer() for node in casts for value in node.inputs if value is not None and _is_float(value)]
     found: set[str] = set()
+    pending = [node for node in model.graph if node.op_type == "Cast" and not _is_float(node.outputs[0])]
     while pending:
         node = pending.pop()
-        if node is not None and node.name not in found:
+        if node.name not in found:
             found.add(node.name or "")
-            pending += [value.producer() for value in node.inputs if value is not None and _is_float(value)]
+            made = [value.producer() for value in node.inputs if value is not None and _is_float(value)]
+            pending += [producer for producer in made if producer is not None]
     return found
 
 

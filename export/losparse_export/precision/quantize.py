@@ -62,7 +62,23 @@ def quantize_static_int8(model: ir.Model, folder: Path, nodes: Sequence[str], ca
         # What follows a product - bias, Gelu, residual - is float: its output is better left float too.
         extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
     )
-    return ir.load(folder / RESULT)
+    return _restore_readers(ir.load(folder / RESULT), nodes)
+
+
+def _restore_readers(model: ir.Model, nodes: Sequence[str]) -> ir.Model:
+    """Let every node but the quantised products read activations in float again; in place.
+
+    The library gives the rounded activation to all that read it, so to the residual too, and rounding errors then add
+    up from block to block.
+    """
+    for node in model.graph:
+        rounded = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+        quantise = None if rounded is None else rounded.producer()  # None too where a weight is quantised
+        if quantise is not None:
+            for user, index in tuple(node.outputs[0].uses()):
+                if user.name not in nodes:
+                    user.replace_input_with(index, quantise.inputs[0])
+    return model
 
 
 def quantize_weights(model: ir.Model, folder: Path, nodes: Sequence[str], *, bits: int) -> ir.Model:
