@@ -109,7 +109,7 @@ def encoders() -> str:
         f"Encoders of random weights at keep {data['keep']:g} (low rank {data['low_rank']:g}), median and speed-up "
         f"over dense-fp32-default, timed in turns in one run at {data['rows'][0]['threads']} thread on "
         f"{data['machine']}, onnxruntime {data['versions']['onnxruntime']}. `default` is what torch.onnx.export "
-        "writes, and its quantize_dynamic form, as onnxruntime runs them; `tuned` is our own export of the dense model.\n\n"
+        "writes, and its quantize_dynamic form, as onnxruntime runs them; `tuned` is our export of the dense model.\n\n"
         + table(["layers x hidden, batch x tokens", *names], rows)
         + "\n\nWhere the time goes, 12x768 at 1 x 128, in ms by operator:\n\n"
         + profile_table(data["profiles"]["12x768"])
