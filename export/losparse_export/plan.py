@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,11 @@ def plan_model(
     Raises:
         LosparseError: tokens is below 1.
     """
-    shapes = {layer.name: layer.shape for layer in find_factored(model)}
+    shapes: dict[str, LayerShape] = {}
+    for layer in find_factored(model):
+        # A layer that is called twice has one form; what only one call could be put in order for does not count.
+        same = shapes.get(layer.name, layer.shape) == layer.shape
+        shapes[layer.name] = layer.shape if same else replace(layer.shape, order=None)
     return plan_layers(shapes, tokens=tokens, precision=precision, folds=folds)
 
 

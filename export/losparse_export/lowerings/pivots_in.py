@@ -44,7 +44,8 @@ def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     shape, width = layer.shape, layer.shape.in_features
     kept, first = shape.kept, shape.kept + shape.rank
     u, v = present(layer.u).astype(np.float64), present(layer.v).astype(np.float64)
-    combine = np.linalg.solve(v[:, kept:first], v[:, first:])  # D, (rank, in - first)
+    # D, (rank, in - first); by least squares, since factors may hold less than their rank.
+    combine = np.linalg.lstsq(v[:, kept:first], v[:, first:], rcond=None)[0]
     hidden = tape.slice(layer.x, kept, first, width=width)
     if first < width:
         others = tape.matmul(tape.slice(layer.x, first, width, width=width), "combine_t", combine)

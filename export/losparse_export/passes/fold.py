@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..layer import DOMAIN, OP_TYPE, REORDERED, SCOPE, Array, FactoredNode, Order, read_factored, write_order
+from ..layer import DOMAIN, OP_TYPE, REORDERED, SCOPE, Array, FactoredNode, Order, read_factored, read_order, write_order
 from .constants import add_constant
 from .naming import mark
 from .region import Region, Walker
@@ -154,7 +154,10 @@ def _apply(graph: ir.Graph, region: Region, sides: list[_Side]) -> None:
     split = alike and region.blocks == 1 and all(side.kept is not None for side in sides)
     for side in sides:
         if side.factored is not None:
-            write_order(side.node, _order_of(side, region.blocks, pivots=side is pivoting, split=split))
+            laid = _order_of(side, region.blocks, pivots=side is pivoting, split=split)
+            # A layer may have been put in order at its other side: the side of what it keeps is the one that counts.
+            if laid.blocks or read_order(side.node) is None:
+                write_order(side.node, laid)
 
 
 def _as_mask(kept: Places | None, width: int) -> NDArray[np.bool_]:
@@ -211,7 +214,8 @@ def _reorder(graph: ir.Graph, side: _Side, places: Places) -> None:
         array = weight.const_value.numpy()
         node.replace_input_with(1, _stored(graph, weight, array[:, places] if side.writes else array[places]))
         return
-    layer, new = side.factored, dict[int, Array]()
+    # Read anew: a layer on both sides of the same features has been reordered once already.
+    layer, new = read_factored(node), dict[int, Array]()
     if side.writes:
         new |= {1: _take(layer.u, places, 0), 5: _take(layer.bias_values, places, 0)}
     else:

@@ -92,13 +92,14 @@ class Walker:
             return self._note(region.sources, node)
         if index is not None and self._is_sink(node, index):
             return self._note(region.sinks, (node, index))
-        if node in region.nodes:
+        if node in region.nodes and node.op_type != "Attention":
             return []
         reached = self._reach(region, node, index, value)
         if reached is None:
             self._block(region, f"it is {'written' if index is None else 'read'} by {node.op_type}")
             return []
-        region.nodes.append(node)
+        if node not in region.nodes:
+            region.nodes.append(node)
         return reached
 
     def _reach(self, region: Region, node: ir.Node, index: int | None, value: ir.Value) -> list[ir.Value] | None:
@@ -137,9 +138,12 @@ class Walker:
         if region.blocks not in (1, heads):
             return None
         region.blocks = heads
+        scores, values = [_input(node, 0), _input(node, 1)], [_input(node, 2), node.outputs[0]]
+        if set(scores) & set(values):
+            return None  # one value for both: queries and keys may be reordered in pairs, values only with the output
         if index in (0, 1):
-            return [_input(node, 0), _input(node, 1)]
-        return [_input(node, 2), node.outputs[0]] if index in (None, 2) else None
+            return scores
+        return values if index in (None, 2) else None
 
     @staticmethod
     def _note(noted: list, item: object) -> list[ir.Value]:  # type: ignore[type-arg]

@@ -85,6 +85,8 @@ def _is_product(value: ir.Value) -> bool:
     node = value.producer()
     if node is None or (node.domain, node.op_type) != ("", "MatMul") or len(list(value.uses())) != 1:
         return False
+    if _width(node.inputs[0]) is None:  # one row for all tokens, say: a Gemm does not repeat it
+        return False
     return constant_matrix(node.inputs[1]) is not None and not value.is_graph_output()
 
 
@@ -167,8 +169,10 @@ def _move_bias(graph: ir.Graph, terms: _Terms) -> bool:
     norm = stream.producer()
     if norm is None or norm.op_type != "LayerNormalization" or stream.is_graph_output():
         return False
-    readers = [user for user, index in stream.uses() if user not in terms.adds]
-    if not all(_takes_shift(user, stream) for user in readers):
+    uses = [(user, index) for user, index in stream.uses() if user not in terms.adds]
+    readers = [user for user, _ in uses]
+    own = any(user in terms.products or user in terms.marked for user in readers)
+    if own or not all(index == 0 and _takes_shift(user, stream) for user, index in uses):
         return False
     shift = norm.inputs[2] if len(norm.inputs) > 2 else None
     old = constant_vector(shift, terms.width) if shift is not None else np.zeros(terms.width)
