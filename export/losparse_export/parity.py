@@ -57,7 +57,7 @@ class ParityReport:
         max_abs: largest difference over all cases.
         max_rel: the same against the largest output.
         tolerance: largest difference allowed.
-        cosine: of all outputs as one vector, the smallest of the outputs; judged where the precision is not fp32.
+        cosine: centred, of all rows as one vector, the smallest of the outputs; judged where the precision is not fp32.
         top1_agreement: share of rows whose largest entry is in the same place; a row that PyTorch itself is sure of
             must be among them, in classification and where the precision is not fp32.
         cases: batch, length, padded (tokens of padding) and max_abs of each.
@@ -175,7 +175,7 @@ def check_parity(
         raise _failure(parity, failure, worst, difference)
     # JSON has no infinity, which a reference of zeros alone would give.
     largest = min(parity.max_rel, sys.float_info.max)
-    similar = parity.overall_cosine, parity.top1_agreement
+    similar = parity.centred_cosine, parity.top1_agreement
     return ParityReport(parity.max_abs, largest, tolerance, *similar, tuple(results))
 
 

@@ -4,8 +4,9 @@ A graph in fp32 must be PyTorch up to rounding. A graph in another precision is 
 what is left to judge is whether the model bears the precision; three numbers are looked at:
 
     difference   largest difference of a number, against the largest output
-    cosine       of all rows of an output laid end to end, so that a row counts by its length: the direction of a row
-                 near zero - two logits of a text the model cannot decide - says nothing
+    cosine       of all rows of an output laid end to end, less their mean row. So a row counts by its length - the
+                 direction of a row near zero, two logits of a text the model cannot decide, says nothing - and what the
+                 model says of every text counts for nothing
     flips        classification: another class than PyTorch's is allowed only where PyTorch itself prefers its class by
                  no more than the largest difference allowed; rows it is less sure of are reported, not judged
 
@@ -38,7 +39,7 @@ class Precision:
         name: as in "int8".
         purpose: what it is for, in a few words.
         difference: largest difference allowed of outputs of magnitude 1; scaled with the largest output.
-        cosine: smallest cosine allowed of an output as one vector; None where the difference alone says it.
+        cosine: smallest centred cosine allowed; None where the difference alone says it.
     """
 
     name: str
@@ -58,8 +59,8 @@ class Precision:
             return (f"{parity.max_abs:.2e}" if parity.finite else "NaN or infinity"), f"{allowed:.1e}"
         if self.cosine is None:
             return None
-        if parity.overall_cosine < self.cosine:
-            return f"a cosine of {parity.overall_cosine:.4f}", f"{self.cosine} or more"
+        if parity.centred_cosine < self.cosine:
+            return f"a cosine of {parity.centred_cosine:.4f}", f"{self.cosine} or more"
         if classifies and parity.flip_margin > allowed:
             return f"another class than one that leads by {parity.flip_margin:.2e}", f"{allowed:.1e}"
         return None
@@ -68,21 +69,21 @@ class Precision:
 # Measured against PyTorch as `check_parity` does, four seeds, on two trained models (6 layers, 384 wide: sentence
 # vectors, and a classifier of two classes), each dense and with all layers as rank 160 plus 40 rows: largest difference
 # and smallest cosine of all runs. The bound on the cosine allows about one and a half times the measured 1 - cosine,
-# and more where 1 - cosine is small. What it must catch: int8 with 8-bit weights on a CPU whose kernel saturates gave
-# a cosine of 0.44 at best in the factored models, and one scale for a whole matrix 0.79..0.89.
+# and more where that is small. What it must catch: int8 with 8-bit weights on a CPU whose kernel saturates gave a
+# cosine of 0.01 in the factored models, one scale for a whole matrix 0.72..0.78.
 _ALL = (
     # One product of a few thousand terms rounds to about 1e-6, and a dozen layers of them in another order of summation
     # to 1e-5 at most; a wrong weight, mask or position shows from 1e-3 up.
     Precision("fp32", "exact: the numbers of PyTorch", 1e-4, None),
-    # Measured 0.62 and 0.957.
-    Precision("int8", "CPUs, calls of many tokens: int8 products, activations scaled in every run", 1.0, 0.93),
-    # Measured 0.40 and 0.938.
-    Precision("int8-static", "as int8, with scales measured once on texts of yours", 1.0, 0.90),
-    # Measured 0.07 and 0.9990.
+    # Measured 0.62 and 0.947.
+    Precision("int8", "CPUs, calls of many tokens: int8 products, activations scaled in every run", 1.0, 0.92),
+    # Measured 0.40 and 0.919.
+    Precision("int8-static", "as int8, with scales measured once on texts of yours", 1.0, 0.88),
+    # Measured 0.07 and 0.9988.
     Precision("int8-weights", "decoding one token at a time, small files: weights in 8 bits", 0.3, 0.99),
-    # Measured 0.48 and 0.942.
-    Precision("int4-weights", "decoding one token at a time, smallest files: weights in 4 bits", 1.0, 0.90),
-    # Measured 0.0015 and 0.9999995; tiny random models reach 0.0064.
+    # Measured 0.48 and 0.932.
+    Precision("int4-weights", "decoding one token at a time, smallest files: weights in 4 bits", 1.0, 0.89),
+    # Measured 0.0015 and 0.999995 or more; tiny random models reach 0.0064.
     Precision("fp16", "GPUs: weights and activations in half the bytes", 0.02, 0.9999),
 )
 PRECISION_TABLE = {precision.name: precision for precision in _ALL}

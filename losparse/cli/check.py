@@ -210,7 +210,7 @@ def _print(result: dict[str, Any]) -> None:
                 name,
                 str(part["rows"]),
                 difference,
-                f"{part['overall_cosine']:.6f}",
+                f"{part['centred_cosine']:.6f}",
                 f"{part['top1_agreement']:.2%}",
                 _verdict(part),
             ]

@@ -5,7 +5,8 @@ With `a` the array under test, `r` the reference, and rows taken along the last 
     max_abs         largest |a - r| over everything
     max_rel         largest over the outputs of (largest |a - r|) / (largest |r|)
     cosine          smallest cosine of a row of `a` with the same row of `r`
-    overall_cosine  smallest over the outputs of the cosine of all rows of `a`, laid end to end, with those of `r`
+    centred_cosine  smallest over the outputs of the cosine of all rows of `a`, laid end to end, with those of `r`,
+                    both less the mean row of `r`: what an output says of every input is no sign of agreement
     top1_agreement  share of rows whose largest entry is in the same place
     flip_margin     largest, over the rows where it is not, of (largest entry of r) - (entry of r where a is largest)
     finite          neither side holds a NaN or an infinity; anything else never passes
@@ -40,7 +41,8 @@ class Parity:
         max_abs: infinite where an output is not finite.
         max_rel: infinite where an output is not finite, or the reference is all zero and the other is not.
         cosine: in -1..1; -1 where an output is not finite.
-        overall_cosine: in -1..1; rows that are not finite are left out.
+        centred_cosine: in -1..1; rows that are not finite are left out. Where the rows of the reference are all but
+            equal the mean is not taken off: their differences are rounding.
         top1_agreement: in 0..1; rows that are not finite count as different.
         flip_margin: >= 0; 0 where no finite row has its largest entry elsewhere.
         finite: whether all numbers on both sides are.
@@ -53,7 +55,7 @@ class Parity:
     max_abs: float
     max_rel: float
     cosine: float
-    overall_cosine: float
+    centred_cosine: float
     top1_agreement: float
     flip_margin: float
     finite: bool
@@ -137,7 +139,7 @@ class Comparison:
         self._max_abs: dict[str, float] = {}
         self._scale: dict[str, float] = {}
         self._cosine = 1.0
-        self._sums: dict[str, Array] = {}  # of a * r, a * a and r * r, by output
+        self._sums: dict[str, dict[int, _Sums]] = {}  # by output and by width of its rows
         self._agreeing = 0
         self._flip_margin = 0.0
         self._rows = 0
@@ -212,9 +214,7 @@ class Comparison:
         places, rights = a_rows.argmax(axis=1), r_rows.argmax(axis=1)
         self._agreeing += int((places == rights).sum())
         self._flip_margin = max(self._flip_margin, float(_lead(r_rows, places, rights).max(initial=0.0)))
-        with np.errstate(over="ignore"):
-            sums = np.array([(a_rows * r_rows).sum(), (a_rows * a_rows).sum(), (r_rows * r_rows).sum()])
-            self._sums[name] = self._sums.get(name, np.zeros(3)) + sums
+        self._sums.setdefault(name, {}).setdefault(width, _Sums(width)).add(a_rows, r_rows)
         self._cosine = min(self._cosine, _cosine(a_rows, r_rows) if whole.all() else -1.0)
 
     def parity(self) -> Parity:
@@ -230,7 +230,7 @@ class Comparison:
             max_abs=max(self._max_abs.values()),
             max_rel=max(_ratio(self._max_abs[name], self._scale[name]) for name in self._max_abs),
             cosine=self._cosine,
-            overall_cosine=min(_whole_cosine(sums) for sums in self._sums.values()),
+            centred_cosine=min(_centred_cosine(list(sums.values())) for sums in self._sums.values()),
             top1_agreement=self._agreeing / self._rows,
             flip_margin=self._flip_margin,
             finite=self._finite,
@@ -275,10 +275,46 @@ def _lead(r: Array, places: Array, rights: Array) -> Array:
     return lead
 
 
-def _whole_cosine(sums: Array) -> float:
+# Share of the squares of the reference that its spread must have to be told from rounding: 1 % of the magnitude.
+_SMALLEST_SPREAD = 1e-4
+
+
+class _Sums:
+    """Sums over the rows of one width, from which a mean can be taken off afterwards."""
+
+    def __init__(self, width: int) -> None:
+        self.rows = 0
+        self.a, self.r = np.zeros(width), np.zeros(width)
+        self.products = np.zeros(3)  # of a * r, a * a and r * r
+
+    def add(self, a: Array, r: Array) -> None:
+        self.rows += len(a)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.a += a.sum(axis=0)
+            self.r += r.sum(axis=0)
+            self.products += [(a * r).sum(), (a * a).sum(), (r * r).sum()]
+
+
+def _centred_cosine(parts: list[_Sums]) -> float:
+    """Cosine of rows less the mean row of the reference; less its mean number where the rows are not of one width."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        products: Array = np.sum([part.products for part in parts], axis=0)
+        if len(parts) == 1:
+            count, a, r = parts[0].rows, parts[0].a, parts[0].r
+        else:
+            count = sum(part.rows * part.r.size for part in parts)
+            a = np.sum([part.a.sum(keepdims=True) for part in parts], axis=0)
+            r = np.sum([part.r.sum(keepdims=True) for part in parts], axis=0)
+        mean = r / max(count, 1)
+        both, mean_square = float(mean @ a), count * float(mean @ mean)
+        centred = products - [both, 2 * both - mean_square, mean_square]
+    return _cosine_of(centred if centred[2] > _SMALLEST_SPREAD * products[2] else products)
+
+
+def _cosine_of(products: Array) -> float:
     """Cosine from the sums of a * r, a * a and r * r; 1 where both sides are zero, 0 where one is, or out of range."""
-    product, a, r = (float(value) for value in sums)
-    if a == 0 or r == 0:
+    product, a, r = (float(value) for value in products)
+    if a <= 0 or r <= 0:
         return 1.0 if a == r else 0.0
     cosine = product / (math.sqrt(a) * math.sqrt(r))
     return min(max(cosine, -1.0), 1.0) if math.isfinite(cosine) else 0.0

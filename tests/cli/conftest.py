@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 import random
@@ -200,3 +202,23 @@ def loaded_by(program: str, **environment: str) -> set[str]:
         env={**os.environ, "PYTHONPATH": paths, **environment},
     )
     return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """An int8-static folder, and what its export printed."""
+
+    onnx: Path
+    out: str
+
+
+@pytest.fixture(scope="session")
+def quantised(whole_pass: Pass, sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Quantised:
+    """Export the compressed model in int8-static, with texts to calibrate with and to measure accuracy on."""
+    folder = tmp_path_factory.mktemp("quantised") / "int8"
+    texts = ("--calibration", sources.train, "--data", sources.validation)
+    command = ("export", whole_pass.compressed, folder, "--precision", "int8-static", *texts)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main([str(argument) for argument in command]) == 0
+    return Quantised(folder, printed.getvalue())

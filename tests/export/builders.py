@@ -65,6 +65,8 @@ def build_model(family: str, *, factored: bool = True, seed: int = 0, **override
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):  # zeros at first, which an optimizer may drop from the graph
                 parameter.normal_(0, 0.1)
+            elif parameter.dim() == 1:  # scales, ones at first, which are then one tensor
+                parameter.uniform_(0.8, 1.2)
     return factor_(model) if factored else model
 
 
@@ -96,10 +98,19 @@ def layer_graph(layer: FactoredLinear, *, axes: int | None = 3, opset: int = 23)
     """Return the graph the trace would leave for one layer: x (d0, ..., in) -> y; `axes=None` hides the rank of x."""
     shape = None if axes is None else ir.Shape([*(f"d{i}" for i in range(axes - 1)), layer.in_features])
     x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=shape)
+    node, stored = factored_node(x, layer, LAYER)
+    y = node.outputs[0]
+    y.name, y.type = "y", ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph([x], [y], nodes=[node], initializers=stored, opset_imports={"": opset, DOMAIN: 1}, name="layer")
+    return ir.Model(graph, ir_version=11 if opset >= 23 else 10)
+
+
+def factored_node(x: ir.Value, layer: FactoredLinear, name: str) -> tuple[ir.Node, list[ir.Value]]:
+    """Return the node the trace would leave for a layer, and its weights."""
     weights: list[ir.Value | None] = []
-    for name in ("u", "v", "sparse", "kept", "bias"):
-        tensor = getattr(layer, name)
-        weights.append(None if tensor is None else _initializer(f"{LAYER}.{name}", tensor.detach().numpy()))
+    for weight in ("u", "v", "sparse", "kept", "bias"):
+        tensor = getattr(layer, weight)
+        weights.append(None if tensor is None else initializer(f"{name}.{weight}", tensor.detach().numpy()))
     while weights and weights[-1] is None:  # torch's exporter cuts trailing absent inputs off
         weights.pop()
     attributes = {
@@ -109,12 +120,8 @@ def layer_graph(layer: FactoredLinear, *, axes: int | None = 3, opset: int = 23)
         "in_features": layer.in_features,
         "out_features": layer.out_features,
     }
-    node = ir.node(OP_TYPE, [x, *weights], attributes, domain=DOMAIN, version=1, metadata_props={SCOPE: LAYER})
-    y = node.outputs[0]
-    y.name, y.type = "y", ir.TensorType(ir.DataType.FLOAT)
-    stored = [value for value in weights if value is not None]
-    graph = ir.Graph([x], [y], nodes=[node], initializers=stored, opset_imports={"": opset, DOMAIN: 1}, name="layer")
-    return ir.Model(graph, ir_version=11 if opset >= 23 else 10)
+    node = ir.node(OP_TYPE, [x, *weights], attributes, domain=DOMAIN, version=1, metadata_props={SCOPE: name})
+    return node, [value for value in weights if value is not None]
 
 
 def run_graph(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -126,6 +133,7 @@ def run_graph(model: ir.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]
     return list(onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]).run(None, feeds))
 
 
-def _initializer(name: str, array: np.ndarray) -> ir.Value:
+def initializer(name: str, array: np.ndarray) -> ir.Value:
+    """Return a constant of a graph."""
     tensor = ir.tensor(array, name=name)
     return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import losparse_export.export as pipeline
+from losparse.methods import LoSparse
+from losparse.random_factors import random_factors_
 from losparse_export import TASKS, ExportReport, TaskModel, export_model, trace_model
 
 from .builders import build_model
@@ -29,13 +31,39 @@ def bert_trace(bert: Any) -> Any:
     return trace_model(TaskModel(bert, TASKS["text-classification"]))
 
 
-@pytest.fixture
-def export_bert(bert: Any, bert_trace: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ExportReport]:
-    """`export_model` for models of the sizes of `bert`, with the trace done once."""
+@pytest.fixture(scope="session")
+def foldable() -> Any:
+    """A BERT classifier of the sizes of `bert`, with random factors whose kept neurons fold away."""
+    model = build_model("bert", factored=False, seed=1)
+    random_factors_(model, LoSparse(keep=0.5, low_rank=0.1, structure="foldable", multiple=4), seed=1)
+    return model
 
-    def export(out: Path, source: Any = bert, **options: Any) -> ExportReport:
+
+@pytest.fixture(scope="session")
+def foldable_trace(foldable: Any) -> Any:
+    """The trace of `foldable`; tests take a clone."""
+    return trace_model(TaskModel(foldable, TASKS["text-classification"]))
+
+
+@pytest.fixture
+def export_traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ExportReport]:
+    """`export_model` for a model that was traced before."""
+
+    def export(trace: Any, source: Any, out: Path, **options: Any) -> ExportReport:
         with monkeypatch.context() as patch:
-            patch.setattr(pipeline, "trace_model", lambda model, *, opset: bert_trace.clone())
+            patch.setattr(pipeline, "trace_model", lambda model, *, opset: trace.clone())
             return export_model(source, out, **options)
 
     return export
+
+
+@pytest.fixture
+def export_bert(bert: Any, bert_trace: Any, export_traced: Any) -> Callable[..., ExportReport]:
+    """`export_model` for models of the sizes of `bert`, with the trace done once."""
+    return lambda out, source=bert, **options: export_traced(bert_trace, source, out, **options)
+
+
+@pytest.fixture
+def export_foldable(foldable: Any, foldable_trace: Any, export_traced: Any) -> Callable[..., ExportReport]:
+    """`export_model` for `foldable`."""
+    return lambda out, **options: export_traced(foldable_trace, foldable, out, **options)

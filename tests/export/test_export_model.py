@@ -20,8 +20,10 @@ import losparse
 from losparse.errors import LosparseError
 from losparse.hub import mark_compressed
 from losparse_export import LOWERINGS, Plan, export_model, plan_model
+from losparse_export.passes import fold_model, prepare_model
 from losparse_runtime import Session, verify_files
 
+from .blocks import prefer
 from .builders import build_model
 
 
@@ -67,16 +69,34 @@ def test_shapes_never_traced(export_bert, bert, tmp_path):
     assert np.abs(session.run({**feeds, "attention_mask": np.ones_like(mask)})["logits"] - expected).max() > 1e-2
 
 
-@pytest.mark.parametrize("lowering", [lowering.NAME for lowering in LOWERINGS])
+def test_every_form_has_its_place():
+    assert set(UNORDERED) | set(ORDERED) == {lowering.NAME for lowering in LOWERINGS}
+
+
+# Of 12 layers with random kept groups, 6 rows each in six layers and 6 columns each in the others, none in order.
+UNORDERED = {"constant": 0, "low_rank": 0, "gather": 6, "absorbed": 6, "columns": 6, "selector": 12, "dense": 12}
+# Of 12 layers that decide together: query, key, value and up are folded; the two that follow sliced. The second of the
+# feed-forward part can be split, and the first, whose rank is not the smaller one, has the pivots.
+ORDERED = {"folded": 8, "sliced": 4, "split": 2, "pivots_out": 2, "pivots_in": 0}
+
+
+@pytest.mark.parametrize("lowering", UNORDERED)
 def test_every_form_inside_a_model(export_bert, bert_trace, tmp_path, lowering):
     """Where a form does not apply, the default stays; `constant` and `low_rank` apply nowhere here."""
-    plan = plan_model(bert_trace)
-    applies = {n: lowering for n, p in plan.layers.items() if lowering == p.lowering or "costs" in p.refused[lowering]}
-    report = export_bert(tmp_path / "out", plan=plan.choose(applies))
-    assert Plan.read(report.folder / "plan.json") == report.plan == plan.choose(applies)
-    assert sum(layer.lowering == lowering for layer in report.plan.layers.values()) == len(applies)
-    count = {"constant": 0, "low_rank": 0, "gather": 6, "columns": 6}.get(lowering, 12)
-    assert len(applies) == count
+    plan = prefer(plan_model(bert_trace), lowering)
+    report = export_bert(tmp_path / "out", plan=plan)
+    assert Plan.read(report.folder / "plan.json") == report.plan == plan
+    assert sum(layer.lowering == lowering for layer in report.plan.layers.values()) == UNORDERED[lowering]
+
+
+@pytest.mark.parametrize("lowering", ORDERED)
+def test_every_form_for_layers_in_order(export_foldable, foldable_trace, tmp_path, lowering):
+    graph = prepare_model(foldable_trace.clone())
+    fold_model(graph)
+    plan = prefer(plan_model(graph), lowering, "dense")
+    report = export_foldable(tmp_path / "out", plan=plan)
+    assert Plan.read(report.folder / "plan.json") == report.plan == plan
+    assert sum(layer.lowering == lowering for layer in report.plan.layers.values()) == ORDERED[lowering]
 
 
 def test_two_exports_are_equal_byte_for_byte(bert, bert_trace, export_bert, tmp_path):
@@ -127,7 +147,7 @@ def test_names_in_the_graph(electra):
     graph = ir.load(electra[1].folder / "model.onnx").graph
     assert not [name for name in graph.initializers if name.startswith("val_")]
     names = {node.name for node in graph}
-    assert "/electra/encoder/layer.1/attention/self/value/MatMul" in names and len(names) == len(graph)
+    assert "/electra/encoder/layer.1/attention/self/value/Gemm" in names and len(names) == len(graph)
     parameters = set(electra[0].state_dict())
     assert {"electra.embeddings.word_embeddings.weight", "classifier.bias"} <= parameters & set(graph.initializers)
     assert "classifier.weight_t" in graph.initializers

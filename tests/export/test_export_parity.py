@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-import losparse_export.export as pipeline
+import losparse_export.build as building
 from losparse.errors import LosparseError
 from losparse_export import TASKS, ParityError, TaskModel, lower_model, plan_model
 from losparse_export.locate import allowed_difference, first_difference, record_outputs
@@ -63,7 +63,7 @@ def perturb(monkeypatch: pytest.MonkeyPatch, weight: str, change: float, *, wher
         value.const_value = ir.tensor(array, name=weight)
         return graph
 
-    monkeypatch.setattr(pipeline, "lower_model", wrong)
+    monkeypatch.setattr(building, "lower_model", wrong)
 
 
 @pytest.mark.parametrize(

@@ -207,13 +207,18 @@ def test_a_weight_that_two_products_read(precision):
     assert matrices and not [name for name in result.graph.initializers if name.startswith("k.weight_t")]
 
 
-def test_no_node_of_a_layer_gives_its_input_in_int8():
+@pytest.mark.parametrize("precision", ["int8", "int8-static"])
+def test_quantised_activations_between_layers_belong_to_none(precision):
     """The search for the layer that differs takes what leaves the nodes of a module for the module's output."""
-    for precision in ("int8", "int8-static"):
-        result = convert(toy_graph(), precision)
-        glue = [node.name for node in result.graph if re.search("QuantizeLinear", node.op_type)]
-        activations = [name for name in glue if not name.startswith(("q.", "k.", "out."))]
-        assert activations and all(name.count("/") == 1 for name in activations), activations
+    model = toy_graph()
+    inside = next(node for node in model.graph if node.name == "/Add")
+    inside.name, inside.outputs[0].name = "/out/Add_1", "/out/Add_1_output_0"
+    result = convert(model, precision)
+    glue = [n for n in result.graph if "QuantizeLinear" in n.op_type or "Dequantize" in n.op_type]
+    activations = [node.name for node in glue if not node.inputs[0].is_initializer()]
+    between = [name for name in activations if name.count("/") == 1]
+    assert len(between) == len(activations) / 2  # what q and k read; the other is made and read in the layer `out`
+    assert all(name.startswith("/out/Add_1") for name in set(activations) - set(between))
 
 
 def test_int8_weights_have_seven_bits_and_a_scale_a_column():

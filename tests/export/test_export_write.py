@@ -99,7 +99,7 @@ def test_out_below_a_file(tmp_path):
 def model() -> ir.Model:
     torch.manual_seed(0)
     graph = layer_graph(make_layer(24, 16, rank=2, kept=3))
-    return finish_model(lower_model(graph, plan_model(graph).choose({LAYER: "gather"})))
+    return lower_model(graph, plan_model(graph).choose({LAYER: "gather"}))
 
 
 @pytest.mark.parametrize(

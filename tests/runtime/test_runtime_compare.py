@@ -90,16 +90,53 @@ def test_cosine_of_extreme_numbers() -> None:
     assert compare(np.array([[1e-200, 0.0]]), np.array([[1e200, 0.0]])).cosine == pytest.approx(1.0)
 
 
-def test_overall_cosine_counts_rows_by_their_length() -> None:
-    reference, actual = np.array([[3.0, 0.0], [0.0, 0.1]]), np.array([[3.0, 0.0], [0.0, -0.1]])
-    parity = compare(actual, reference)
-    assert parity.cosine == pytest.approx(-1.0)  # of the second row
-    assert parity.overall_cosine == pytest.approx((9 - 0.01) / (9 + 0.01))
+def test_centred_cosine_counts_rows_by_their_length() -> None:
+    reference, actual = (
+        np.array([[3.0, 0.0], [-3.0, 0.1], [0.0, -0.1]]),
+        np.array([[3.0, 0.0], [-3.0, -0.1], [0.0, 0.1]]),
+    )
+    parity = compare(actual, reference)  # whose rows have the mean 0
+    assert parity.cosine == pytest.approx(-1.0)  # of the third row
+    assert parity.centred_cosine == pytest.approx((18 - 0.02) / (18 + 0.02))
     # Of several outputs the smallest; rows of zeros on both sides agree.
     both = compare({"a": actual, "b": np.zeros((1, 2))}, {"a": reference, "b": np.zeros((1, 2))})
-    assert both.overall_cosine == parity.overall_cosine
-    assert compare(np.zeros(2), np.ones(2)).overall_cosine == 0.0
-    assert compare(np.full(2, 1e200), np.full(2, 1e200)).overall_cosine == 0.0  # out of the range of its sums
+    assert both.centred_cosine == parity.centred_cosine
+    assert compare(np.zeros(2), np.ones(2)).centred_cosine == 0.0
+    assert compare(np.full(2, 1e200), np.full(2, 1e200)).centred_cosine == 0.0  # out of the range of its sums
+
+
+def test_centred_cosine_does_not_count_what_is_always_said() -> None:
+    random = np.random.default_rng(0)
+    reference, noise = random.normal(size=(2, 50, 3)) + np.array([[[100.0, -50.0, 20.0]], [[0.0, 0.0, 0.0]]])
+    constant = np.tile(reference.mean(axis=0), (50, 1))
+    assert compare(constant, reference).cosine > 0.99
+    assert compare(constant + noise, reference).centred_cosine == pytest.approx(0.0, abs=0.2)
+    # By hand: a and r less the mean row of r.
+    actual = reference + 0.3 * noise
+    a, r = (array - reference.mean(axis=0) for array in (actual, reference))
+    expected = (a * r).sum() / np.linalg.norm(a) / np.linalg.norm(r)
+    assert compare(actual, reference).centred_cosine == pytest.approx(expected)
+    # The same in two comparisons; and with all rows equal nothing is taken off.
+    parts = Comparison()
+    parts.add(actual[:20], reference[:20])
+    parts.add(actual[20:], reference[20:])
+    assert parts.parity().centred_cosine == pytest.approx(expected)
+    flat = np.tile([1.0, 2.0], (4, 1))
+    assert compare(flat + 1e-7 * noise[:4, :2], flat).centred_cosine == pytest.approx(1.0)
+
+
+def test_centred_cosine_of_rows_of_several_widths() -> None:
+    """As of one number a token: less the mean number."""
+    rows = [
+        (np.array([[1.0, 2.0, 6.0]]), np.array([[1.0, 2.0, 5.0]])),
+        (np.array([[4.0, 2.0]]), np.array([[3.0, 1.0]])),
+    ]
+    comparison = Comparison()
+    for actual, reference in rows:
+        comparison.add(actual, reference)
+    a, r = np.array([1, 2, 6, 4, 2]) - 2.4, np.array([1, 2, 5, 3, 1]) - 2.4  # 12 / 5
+    expected = (a * r).sum() / np.linalg.norm(a) / np.linalg.norm(r)
+    assert comparison.parity().centred_cosine == pytest.approx(expected)
 
 
 def test_flip_margin_is_what_the_reference_preferred_its_class_by() -> None:

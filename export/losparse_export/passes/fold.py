@@ -20,7 +20,18 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ..layer import DOMAIN, OP_TYPE, REORDERED, SCOPE, Array, FactoredNode, Order, read_factored, read_order, write_order
+from ..layer import (
+    DOMAIN,
+    OP_TYPE,
+    REORDERED,
+    SCOPE,
+    Array,
+    FactoredNode,
+    Order,
+    read_factored,
+    read_order,
+    write_order,
+)
 from .constants import add_constant
 from .naming import mark
 from .region import Region, Walker

@@ -15,6 +15,7 @@ from onnx_ir.passes import common
 
 from losparse.errors import LosparseError
 
+from ..passes.naming import module_of_path
 from ..tolerances import WEIGHT_BITS, check_precision
 from .half import convert_fp16
 from .quantize import Feeds, quantize_dynamic_int8, quantize_static_int8, quantize_weights
@@ -127,12 +128,26 @@ def _finish(result: ir.Model, model: ir.Model) -> None:
     version = model.graph.opset_imports[""]
     assert result.graph.opset_imports[""] == version, "the quantisers were made for this operator set"
     counts: Counter[str] = Counter()
-    made = {value for node in result.graph for value in node.outputs}
     for node in result.graph:
-        if node.op_type in _ACTIVATION_NODES and node.inputs[0] in made:
+        made_by = (
+            node.inputs[0].producer() if node.op_type in _ACTIVATION_NODES and node.inputs[0] is not None else None
+        )
+        if made_by is not None and any(
+            module_of_path(reader) != module_of_path(node.name or "") for reader in _readers(node)
+        ):
             # Named by the library after the layer that made the activation, whose output would seem to be int8.
             node.name = f"/{node.op_type}_{counts[node.op_type]}"
             counts[node.op_type] += 1
+
+
+def _readers(node: ir.Node) -> Iterator[str]:
+    """Name the nodes that read an activation which is quantised in this node, or after it."""
+    for output in node.outputs:
+        for user, _ in output.uses():
+            if user.op_type in _ACTIVATION_NODES:
+                yield from _readers(user)
+            else:
+                yield user.name or ""
 
 
 def _check_done(result: ir.Model, nodes: Sequence[str]) -> None:
