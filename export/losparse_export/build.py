@@ -68,14 +68,20 @@ def build_graph(
         call = call or Call()
         plan = plan_model(graph, tokens=call.tokens, precision=planned, folds=folds)
         plan = tune_plan(plan, call, progress=progress) if tune else plan
-    layers = {name: layer.precision for name, layer in plan.layers.items()}
-    marked = _MARKED.get(precision, "fp32")
-    if marked != planned:
-        layers = dict.fromkeys(layers, marked)
-    finished, quantise = finish_planned(
-        lower_model(graph, plan), tokens=plan.tokens, precision=marked, layers=layers if marked != "fp32" else None
-    )
+    lowered = lower_model(graph, plan)
+    finished, quantise = _finish(lowered.clone(), plan, _MARKED.get(precision, "fp32"), planned)
+    if precision in _MARKED and not quantise:
+        # Products this small gain nothing in int8. It was asked for, and the file at least becomes smaller.
+        finished, quantise = _finish(lowered, plan, "all", planned)
     return Built(finished, plan, tuple(quantise))
+
+
+def _finish(lowered: ir.Model, plan: Plan, marked: str, planned: str) -> tuple[ir.Model, list[str]]:
+    """Finish a lowered model whose products are marked by the plan, or all alike where the plan says nothing of it."""
+    if marked == "fp32":
+        return finish_planned(lowered, tokens=plan.tokens)
+    layers = {name: layer.precision if marked == planned else marked for name, layer in plan.layers.items()}
+    return finish_planned(lowered, tokens=plan.tokens, precision=marked, layers=layers)
 
 
 def dense_plan(plan: Plan, reason: str, refused: str) -> Plan:

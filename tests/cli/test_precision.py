@@ -80,7 +80,7 @@ def test_check_finds_scales_that_are_wrong(
     folder = Path(shutil.copytree(quantised.onnx, tmp_path / "copy"))
     model = onnx.load(folder / "model.onnx")
     for tensor in model.graph.initializer:
-        if tensor.name.endswith("_t_scale"):
+        if tensor.name.endswith("_scale"):
             tensor.CopyFrom(numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(tensor)), tensor.name))
     onnx.save(model, folder / "model.onnx")
     content = (folder / "model.onnx").read_bytes()
