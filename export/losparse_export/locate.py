@@ -121,7 +121,7 @@ def _run_with_probes(
 ) -> Iterator[tuple[_Probe, int, Array]]:
     """Run the graph and yield layer, call and output, in graph order, for layers called as often on both sides."""
     model = ir.load(folder / "model.onnx")
-    found = _layer_outputs(model.graph)
+    found = _joined(model.graph, _layer_outputs(model.graph), calls)
     counts = {probe.layer: sum(probe.layer == other.layer for other in found) for probe in found}
     probes = [_without_stream(model.graph, p) for p in found if counts[p.layer] == calls.get(p.layer)]
     for probe in probes:
@@ -149,13 +149,31 @@ def _layer_outputs(graph: ir.Graph) -> list[_Probe]:
     """List the values that leave the nodes of a module, with the module, in graph order."""
     found = []
     for node in graph:
-        scope = module_of_path(node.name or "")
-        layer, kind = unmarked(scope)
+        layer, kind = unmarked(module_of_path(node.name or ""))
         for output in node.outputs:
-            inside = any(module_of_path(user.name or "") == scope for user, _ in output.uses())
+            inside = any(unmarked(module_of_path(user.name or ""))[0] == layer for user, _ in output.uses())
             if layer and output.type is not None and not inside:
                 found.append(_Probe(layer, kind, output))
     return found
+
+
+def _joined(graph: ir.Graph, probes: list[_Probe], calls: Mapping[str, int]) -> list[_Probe]:
+    """Put the parts of an output that stayed apart (`passes.segments`) side by side; their order does not matter."""
+    parts: dict[str, list[_Probe]] = defaultdict(list)
+    for probe in probes:
+        parts[probe.layer].append(probe)
+    joined = []
+    for layer, own in parts.items():
+        last = own[-1].value.producer()
+        if len(own) == 1 or calls.get(layer) != 1 or last is None or any(p.kind != REORDERED for p in own):
+            joined += own
+            continue
+        concat = ir.node("Concat", [probe.value for probe in own], {"axis": -1}, name=f"{last.name}/joined")
+        concat.outputs[0].name, concat.outputs[0].type = f"{own[-1].value.name}_joined", own[-1].value.type
+        graph.insert_after(last, concat)
+        joined.append(_Probe(layer, REORDERED, concat.outputs[0]))
+    places = {node: place for place, node in enumerate(graph)}
+    return sorted(joined, key=lambda probe: places.get(probe.value.producer(), 0))  # type: ignore[arg-type]
 
 
 def _without_stream(graph: ir.Graph, probe: _Probe) -> _Probe:

@@ -165,9 +165,9 @@ class Plan:
         layers = {name: _rechoose(name, layer, lowerings.get(name)) for name, layer in self.layers.items()}
         return Plan(layers, self.folds, self.tokens, self.precision)
 
-    def skipped_folds(self) -> tuple[frozenset[str], ...]:
-        """Return the folds that are not to be made, each by the names of all its layers."""
-        return tuple(frozenset((*f.writers, *f.readers)) for f in self.folds if f.refused is not None)
+    def skipped_folds(self) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
+        """Return the folds that are not to be made, each by its writers and its readers."""
+        return tuple((fold.writers, fold.readers) for fold in self.folds if fold.refused is not None)
 
 
 def plan_model(

@@ -25,7 +25,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..layer import REORDERED, SCOPE, Array
-from .constants import add_constant, constant_matrix, constant_vector, derived_name, new_node
+from .constants import add_constant, constant_matrix, constant_vector, derived_name, new_node, replace_value
 from .naming import mark
 
 # Narrower heads must save at least this share of the dimensions, or the extra nodes are not worth it.
@@ -78,6 +78,9 @@ def _read(value: ir.Value | None, heads: int) -> _Folded | None:
     end = value.producer() if value is not None else None
     if end is None or end.op_type != "Reshape" or len(list(end.outputs[0].uses())) != 1:
         return None
+    shape = end.inputs[1].producer() if end.inputs[1] is not None else None
+    if shape is None or shape.op_type != "Concat" or end.outputs[0].shape is None:
+        return None  # not a Reshape that `passes.flatten` wrote
     kept, rest = _parts(end.inputs[0])
     if rest is None or len(list(rest.uses())) != 1:
         return None
@@ -155,8 +158,9 @@ def _reduce_values(graph: ir.Graph, node: ir.Node) -> bool:
     if flat is None or width > (1 - _SAVES) * value.width:
         return False
     readers = list(flat.outputs[0].uses())
-    products = [reader for reader, place in readers if place == 0 and constant_matrix(reader.inputs[1]) is not None]
-    products = [reader for reader in products if reader.op_type == "MatMul"]
+    products = [
+        r for r, place in readers if place == 0 and r.op_type == "MatMul" and constant_matrix(r.inputs[1]) is not None
+    ]
     slices = [found for reader, _ in readers if (found := _kept_slice(reader, value)) is not None]
     if len(products) + len(slices) != len(readers) or flat.outputs[0].is_graph_output():
         return False
@@ -212,7 +216,7 @@ def _absorb(graph: ir.Graph, product: ir.Node, whole: ir.Value, value: _Folded, 
     if constant.any():
         shift = add_constant(graph, f"{name}_shift", constant.astype(matrix.dtype))
         y = new_node(graph, product, "Add", [y, shift], like=out, scope=product)
-    out.replace_all_uses_with(y, replace_graph_outputs=True)
+    replace_value(out, y)
 
 
 def _product(graph: ir.Graph, query: _Folded, weight: Array, bias: Array) -> ir.Value:
@@ -271,5 +275,5 @@ def _three_axes(graph: ir.Graph, end: ir.Node, width: int) -> ir.Value:
 
 
 def _narrow(value: ir.Value, width: int) -> None:
-    assert value.shape is not None
-    value.shape = ir.Shape([*value.shape.dims[:-1], width])
+    if value.shape is not None:
+        value.shape = ir.Shape([*value.shape.dims[:-1], width])

@@ -46,6 +46,14 @@ def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     return value
 
 
+def replace_value(old: ir.Value, new: ir.Value) -> None:
+    """Let everything read another value; an output of the graph keeps its name."""
+    name = old.name if old.is_graph_output() else None
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    if name is not None:
+        old.name, new.name = None, name
+
+
 def new_node(
     graph: ir.Graph,
     before: ir.Node,

@@ -56,12 +56,12 @@ class Fold:
     refused: str | None
 
 
-def fold_model(model: ir.Model, *, skip: Sequence[frozenset[str]] = ()) -> tuple[Fold, ...]:
+def fold_model(model: ir.Model, *, skip: Sequence[tuple[tuple[str, ...], tuple[str, ...]]] = ()) -> tuple[Fold, ...]:
     """Put the features between layers in order, wherever a factored layer gains from it; in place.
 
     Args:
         model: as `prepare_model` leaves it.
-        skip: lists of features to leave alone, each by the names of all layers at them.
+        skip: lists of features to leave alone, each by its writers and its readers.
 
     Returns:
         What was found, in graph order: folds that were made, and those refused with the reason.
@@ -75,7 +75,7 @@ def fold_model(model: ir.Model, *, skip: Sequence[frozenset[str]] = ()) -> tuple
         writers = tuple(name for name, writes in names if writes)
         readers = tuple(name for name, writes in names if not writes)
         refused = region.blocked
-        if refused is None and frozenset((*writers, *readers)) in skip:
+        if refused is None and (writers, readers) in skip:
             refused = "the plan says so"
         if refused is None:
             _apply(model.graph, region, sides)

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..layer import Array
-from .constants import derived_name
+from .constants import derived_name, replace_value
 from .region import Region, Walker
 
 Bounds = tuple[int, int]
@@ -96,7 +96,7 @@ def _split(graph: ir.Graph, region: Region) -> None:
         for sink in sinks:
             source_value = sink.inputs[0]
             assert source_value is not None
-            sink.outputs[0].replace_all_uses_with(mine[source_value], replace_graph_outputs=True)
+            replace_value(sink.outputs[0], mine[source_value])
     for node in [*(sink for sink, _ in region.sinks), *reversed(inside), *region.sources]:
         graph.remove(node, safe=True)
 
@@ -129,6 +129,8 @@ def _part_of(graph: ir.Graph, vector: ir.Value, array: Array, bounds: Bounds) ->
     name = derived_name(vector, f"{bounds[0]}_{bounds[1]}")
     if name not in graph.initializers:
         tensor = ir.tensor(np.ascontiguousarray(array[..., slice(*bounds)]), name=name)
-        value = ir.Value(name=name, type=vector.type, shape=ir.Shape([bounds[1] - bounds[0]]), const_value=tensor)
+        value = ir.Value(
+            name=name, type=vector.type, shape=ir.Shape(array[..., slice(*bounds)].shape), const_value=tensor
+        )
         graph.register_initializer(value)
     return graph.initializers[name]

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from ..layer import SCOPE, Array
 from ..lowerings.base import ELEMENT, NODE, QUANTISE
-from .constants import add_constant, constant_matrix, constant_vector, derived_name, new_node
+from .constants import add_constant, constant_matrix, constant_vector, derived_name, new_node, replace_value
 
 # A product narrower than this takes as long as one of this width: the kernels work on panels of 16 columns.
 _PANEL = 32
@@ -116,4 +116,4 @@ def _stack(graph: ir.Graph, products: list[_Product]) -> None:
     graph.insert_before(first, split)
     for product, part in zip(products, split.outputs, strict=True):
         part.type, part.shape = product.output.type, ir.Shape([*x.shape.dims[:-1], product.width])
-        product.output.replace_all_uses_with(part, replace_graph_outputs=True)
+        replace_value(product.output, part)

@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..layer import SHIFTED, Array
-from .constants import add_constant, constant_matrix, constant_vector, derived_name, new_node
+from .constants import add_constant, constant_matrix, constant_vector, derived_name, new_node, replace_value
 from .naming import mark
 
 # Metadata key of a MatMul that is to be quantised: the precision.
@@ -139,7 +139,7 @@ def _rewrite(graph: ir.Graph, root: ir.Node, terms: _Terms) -> None:
     for value in behind:
         total = add(total, value)
     assert total is not None, "the sum had a product"
-    old.replace_all_uses_with(total, replace_graph_outputs=True)
+    replace_value(old, total)
     last = total.producer()
     if last is not None and terms.others:
         mark(last, SHIFTED)  # more than the layer's own output
@@ -191,6 +191,8 @@ def _move_bias(graph: ir.Graph, terms: _Terms) -> bool:
 
 def _takes_shift(node: ir.Node, stream: ir.Value) -> bool:
     """Tell whether a reader is a product whose own bias can take the shift off; (tokens, features) only."""
+    if node.outputs[0].is_graph_output():
+        return False
     if (node.domain, node.op_type) == ("", "MatMul"):
         return node.inputs[0] is stream and constant_matrix(node.inputs[1]) is not None
     if (node.domain, node.op_type) != ("", "Gemm") or node.inputs[0] is not stream:
