@@ -19,7 +19,7 @@ from .tasks import TaskModel
 
 Feeds = Mapping[str, NDArray[Any]]
 
-# Texts that scales are measured on: beyond it the largest activation hardly grows.
+# Texts that scales are measured on; of a longer file the first ones.
 CALIBRATION_TEXTS = 128
 
 _CALIBRATION_BATCH = 8

@@ -206,6 +206,11 @@ def test_skip():
     assert set(orders(model).values()) == {None}
 
 
+def test_skip_names_writers_and_readers():
+    """The same layers may meet at other features too, the other way round: those are not meant."""
+    assert fold(feed_forward(KEPT, KEPT), skip=((("down",), ("up",)),))[0].refused is None
+
+
 def test_a_dense_model_has_no_folds():
     b = Blocks()
     y = b.op("Relu", b.layer(b.input(6), make_dense(8, 6), "a"))

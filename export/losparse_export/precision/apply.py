@@ -23,8 +23,8 @@ from .quantize import Feeds, quantize_dynamic_int8, quantize_static_int8, quanti
 logger = logging.getLogger(__name__)
 
 _FP16_WARNING = (
-    "fp16 is for GPU providers: onnxruntime's CPU provider has hardly a kernel for it and widens weights and numbers "
-    "back to fp32, so there it saves neither time nor memory; for CPUs take int8"
+    "fp16 is for GPU providers: onnxruntime's CPU provider widens its weights and numbers back to fp32, so there it "
+    "saves neither time nor memory, only the size of the file; for CPUs take int8"
 )
 
 _ACTIVATION_NODES = ("DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear")
@@ -129,15 +129,18 @@ def _finish(result: ir.Model, model: ir.Model) -> None:
     assert result.graph.opset_imports[""] == version, "the quantisers were made for this operator set"
     counts: Counter[str] = Counter()
     for node in result.graph:
-        made_by = (
-            node.inputs[0].producer() if node.op_type in _ACTIVATION_NODES and node.inputs[0] is not None else None
-        )
-        if made_by is not None and any(
-            module_of_path(reader) != module_of_path(node.name or "") for reader in _readers(node)
-        ):
+        if node.op_type in _ACTIVATION_NODES and _is_between_layers(node):
             # Named by the library after the layer that made the activation, whose output would seem to be int8.
             node.name = f"/{node.op_type}_{counts[node.op_type]}"
             counts[node.op_type] += 1
+
+
+def _is_between_layers(node: ir.Node) -> bool:
+    """Tell whether a node quantises an activation, and not a weight, that other layers read than the one it is from."""
+    if node.inputs[0] is None or node.inputs[0].producer() is None:
+        return False
+    layer = module_of_path(node.name or "")
+    return any(module_of_path(reader) != layer for reader in _readers(node))
 
 
 def _readers(node: ir.Node) -> Iterator[str]:

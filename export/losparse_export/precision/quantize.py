@@ -14,11 +14,10 @@ from .files import MODEL, RESULT, drop_repeated, save_graph, show_hidden
 
 Feeds = Mapping[str, NDArray[Any]]
 
-# Weights that share one scale in the weight formats: the finest block that onnxruntime's kernels like on every
-# provider, and the one that its tools take for accuracy.
+# Weights of a column that share one scale in the weight formats. The library's own default, 128, rounds more coarsely.
 BLOCK_SIZE = 32
 
-# Of MatMulNBits: the product is computed on int8 activations, the only level that is fast on CPUs.
+# Of MatMulNBits: the kernel may take the activations in int8.
 _ACCURACY_LEVEL = 4
 
 
