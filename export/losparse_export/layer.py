@@ -29,6 +29,7 @@ SCOPE = "losparse.scope"
 # compares the two knows.
 REORDERED = ".reordered"
 SHIFTED = ".shifted"
+_REORDERED = "losparse.reordered"
 
 Array = NDArray[Any]
 
@@ -127,6 +128,11 @@ class FactoredNode:
         return x
 
     @property
+    def reordered(self) -> bool:
+        """Whether the outputs stand in another order than PyTorch's."""
+        return _REORDERED in self.node.metadata_props
+
+    @property
     def bias_values(self) -> Array | None:
         """The numbers of the bias; (out,) or None."""
         return _array(self.bias)
@@ -184,6 +190,11 @@ def read_factored(node: ir.Node) -> FactoredNode:
         kept=_array(kept),
         bias=bias,
     )
+
+
+def write_reordered(node: ir.Node) -> None:
+    """Note on a layer's node that its outputs stand in another order than the PyTorch module's."""
+    node.metadata_props[_REORDERED] = "1"
 
 
 def write_order(node: ir.Node, order: Order | None) -> None:

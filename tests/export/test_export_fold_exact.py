@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from losparse.layers import FactoredLinear
 from losparse_export import LOWERINGS, lower_model
+from losparse_export.layer import OP_TYPE
 from losparse_export.passes import SharePass, finish_model, fold_model, prepare_model
 
 from .blocks import Blocks, assert_equal_outputs, dense_outputs, every_plan, feeds_for, make_dense
@@ -71,22 +72,32 @@ class Drawn(Blocks):
         value, output = self.pair(heads * value_width, heads)
         kept = {"query": (width, query), "key": (width, key), "value": (value_width, value)}
         parts = [self.any_layer(x, heads * each, name, "out", which) for name, (each, which) in kept.items()]
+        if value_width == width and self.draw(st.booleans()):
+            parts[self.draw(st.integers(0, 1))] = parts[2]  # a query or a key that is the value, too
         scale = self.draw(st.sampled_from([{}, {"scale": 0.8}]))
         return self.any_layer(self.attention(*parts, heads, **scale), int(x.shape[-1]), "output", "in", output)
 
     def feed(self, x: ir.Value) -> ir.Value:
         inner = self.draw(st.integers(1, 16))
         up_kept, gate_kept, down_kept = self.pair(inner, count=3)
-        kind = self.draw(st.sampled_from(["gelu", "relu", "gated", "scaled"]))
+        kind = self.draw(st.sampled_from(["gelu", "relu", "gated", "scaled", "twice"]))
         y = self.any_layer(x, inner, "up", "out", up_kept)
         if kind == "gated":
             gate = self.any_layer(x, inner, "gate", "out", gate_kept)
             y = self.op("Mul", self.gelu(gate), y)
         elif kind == "scaled":  # a vector of one number a feature between the layers
             y = self.op("Mul", self.constant("scale.weight", self.random.normal(size=inner)), self.op("Tanh", y))
+        elif kind == "twice" and y.producer().op_type == OP_TYPE:
+            other = self.call_again(self.op("Tanh", x), y)
+            y = self.op("Add", self.gelu(y), other if self.draw(st.booleans()) else self.op("Softmax", other, axis=-1))
         else:
             y = self.gelu(y) if kind == "gelu" else self.op("Relu", y)
         return self.any_layer(y, int(x.shape[-1]), "down", "in", down_kept)
+
+    def direct(self, x: ir.Value) -> ir.Value:
+        """Add a layer alone: with its input added, it reads the stream that it writes to."""
+        width = int(x.shape[-1])
+        return self.any_layer(x, width, f"direct{len(self.nodes)}", "out", self.kept(width, 1))
 
     def gelu(self, x: ir.Value) -> Any:
         return self.op("Gelu", x) if self.opset >= 20 else self.erf_gelu(x)
@@ -94,19 +105,23 @@ class Drawn(Blocks):
 
 @st.composite
 def blocks(draw: st.DrawFn) -> ir.Model:
-    """Draw normalised embeddings, then attention or a feed-forward part or both, each added to its input or not.
+    """Draw normalised embeddings, then attention, a feed-forward part or a layer alone, with its input added or not.
 
     Behind a product they are on two axes, as everything that follows, so a bias can move into the first normalisation.
     """
     b = Drawn(draw)
     x = b.layer(b.tokens(3), make_dense(draw(st.integers(4, 10)), 3), "project")
     x = b.norm(x, "norm0")
-    parts = draw(st.sampled_from([("feed",), ("attend",), ("attend", "feed")]))
+    parts = draw(
+        st.sampled_from([("feed",), ("attend",), ("attend", "feed"), ("direct", "feed"), ("direct", "direct")])
+    )
     if b.opset < 23:  # attention is then no single node
-        parts = ("feed",)
+        parts = tuple(part for part in parts if part != "attend")
     for number, part in enumerate(parts):
-        y = b.attend(x) if part == "attend" else b.feed(x)
-        x = b.norm(b.op("Add", y, x), f"norm{number + 1}") if draw(st.booleans()) else y
+        y = getattr(b, part)(x)
+        kind = draw(st.sampled_from(["alone", "added", "normalised", "normalised"]))
+        y = y if kind == "alone" else b.op("Add", y, x)
+        x = b.norm(y, f"norm{number + 1}") if kind == "normalised" else y
     return b.model(x)
 
 
@@ -123,12 +138,21 @@ def test_every_plan_of_a_folded_block_computes_its_layers(model, preferred, seed
             assert_equal_outputs(finished, feeds, expected, ATOL)
 
 
-def attention_of(query: FactoredLinear, output: FactoredLinear, rank: int = 1) -> ir.Model:
+def attention_of(query: FactoredLinear, output: FactoredLinear, **attributes: Any) -> ir.Model:
     """Two heads of 5, with keys and values of low rank alone."""
     b = Blocks()
     x = b.tokens(6)
-    key, value = (b.layer(x, make_layer(10, 6, rank=rank, kept=0), name) for name in ("key", "value"))
-    return b.model(b.layer(b.attention(b.layer(x, query, "query"), key, value, 2), output, "output"))
+    key, value = (b.layer(x, make_layer(10, 6, rank=1, kept=0), name) for name in ("key", "value"))
+    return b.model(b.layer(b.attention(b.layer(x, query, "query"), key, value, 2, **attributes), output, "output"))
+
+
+def assert_every_plan(model: ir.Model) -> None:
+    feeds = feeds_for(model)
+    expected = dense_outputs(model, feeds)
+    fold_model(prepare_model(model))
+    for plan in every_plan(model, 4096):
+        finished = finish_model(lower_model(model.clone(), plan), tokens=4096)
+        assert_equal_outputs(finished, feeds, expected, ATOL)
 
 
 @pytest.mark.parametrize(
@@ -145,10 +169,12 @@ def test_attention_before_and_behind_other_forms(query, output):
     """Attention is narrowed by what stands around it, whatever form that has."""
     torch.manual_seed(0)
     layers = [make_layer(out, in_, rank=rank, kept=kept, axis=axis) for out, in_, rank, kept, axis in (query, output)]
-    model = attention_of(*layers)
-    feeds = feeds_for(model)
-    expected = dense_outputs(model, feeds)
-    fold_model(prepare_model(model))
-    for plan in every_plan(model, 4096):
-        finished = finish_model(lower_model(model.clone(), plan), tokens=4096)
-        assert_equal_outputs(finished, feeds, expected, ATOL)
+    assert_every_plan(attention_of(*layers))
+
+
+@pytest.mark.parametrize("attributes", [{"is_causal": 1}, {"scale": 2.0}, {"softcap": 0.5}])
+def test_attention_with_other_attributes(attributes):
+    """A soft cap bends scores before the softmax, which then sees what a key's bias adds to all scores of a query."""
+    torch.manual_seed(0)
+    query, output = make_layer(10, 6, rank=1, kept=0), make_layer(6, 10, rank=2, kept=3, axis="in")
+    assert_every_plan(attention_of(query, output, **attributes))

@@ -16,7 +16,7 @@ from losparse_export.layer import REORDERED, SCOPE, Order, find_factored
 from losparse_export.passes import fold_model
 from losparse_export.passes.fold import choose_pivots
 
-from .blocks import Blocks, make_dense
+from .blocks import Blocks, lowered_to, make_dense
 from .builders import make_layer
 from .test_export_fold import KEPT, down, fold, orders, up
 
@@ -151,6 +151,19 @@ def test_two_layers_in_a_row():
     folds = fold(model)
     made = [(fold.writers, fold.readers) for fold in folds if fold.refused is None]
     assert made == [(("a",), ("b",)), (("b",), ("c",))]
+
+
+@pytest.mark.parametrize("axis", ["in", "out"])
+def test_the_second_of_two_layers_in_a_row_says_that_its_outputs_are_reordered(axis):
+    """Whichever side its kept groups are at: who compares outputs by name must know."""
+    torch.manual_seed(0)
+    b = Blocks()
+    y = b.op("Relu", up(b, b.input(6), "a"))
+    y = b.op("Relu", b.layer(y, make_layer(8, 8, rank=2, kept=KEPT, axis=axis), "b"))
+    model = b.model(down(b, y, "c", [0, 3]))
+    fold_model(model)
+    lowered = lowered_to(model, dict.fromkeys("abc", "dense"))
+    assert {node.metadata_props[SCOPE] for node in lowered.graph} >= {f"a{REORDERED}", f"b{REORDERED}", "c"}
 
 
 def test_a_layer_that_reads_and_writes_the_same_features():

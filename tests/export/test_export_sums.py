@@ -16,11 +16,11 @@ import torch
 from onnx_ir.passes import common
 
 from losparse_export.layer import SCOPE, SHIFTED
-from losparse_export.passes import SumsPass
+from losparse_export.passes import SumsPass, fold_model
 from losparse_export.passes.sums import PRECISION
 
-from .blocks import Blocks, assert_equal_outputs, feeds_for, make_dense
-from .builders import run_graph
+from .blocks import Blocks, assert_equal_outputs, dense_outputs, feeds_for, lowered_to, make_dense
+from .builders import make_layer, run_graph
 
 ATOL = 1e-5
 
@@ -277,6 +277,25 @@ def test_outputs_of_the_model_keep_their_names():
     b = Blocks()
     model = b.model(product(b, b.input(6), "a", bias=True))
     assert rewrite(model) and [value.name for value in model.graph.outputs] == ["y0"]
+
+
+@pytest.mark.parametrize("form", ["dense", "selector", "columns", "sliced", "split"])
+def test_every_form_of_the_last_layer_adds_the_stream_for_nothing(form):
+    """Whatever a layer's last product reads, it is a Gemm that starts from the residual stream."""
+    torch.manual_seed(0)
+    b = Blocks()
+    x = b.norm(b.input(8), "norm")
+    kept = [0, 2]
+    y = b.op("Relu", b.layer(x, make_layer(6, 8, rank=2, kept=kept), "up"))
+    y = b.layer(y, make_layer(8, 6, rank=2, kept=kept, axis="in"), "down")
+    model = behind(b, b.op("Add", y, x))
+    feeds = feeds_for(model)
+    expected = dense_outputs(model, feeds)
+    fold_model(model)
+    lowered = lowered_to(model, {"up": "dense", "down": form})
+    SumsPass()(lowered)
+    assert_equal_outputs(lowered, feeds, expected, ATOL)
+    assert "Add" not in kinds(lowered)
 
 
 @pytest.mark.parametrize("bias", [True, False])

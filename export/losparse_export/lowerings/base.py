@@ -136,9 +136,7 @@ class LayerTape:
 
     def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         """Write one standard node with one output; an optional input that is left out is None."""
-        order = self._layer.shape.order
-        moved = order is not None and order.side == "out"  # the outputs stand in another order than PyTorch's
-        scope = {SCOPE: self._layer.name + (REORDERED if moved else "")}
+        scope = {SCOPE: self._layer.name + (REORDERED if self._layer.reordered else "")}
         return self._tape.op(op_type, inputs, attributes, metadata_props=scope)
 
     def constant(self, name: str, values: Array) -> ir.Value:
@@ -206,6 +204,10 @@ class LayerTape:
         if blocks == 1:
             return self._described(part, stop - start)
         return self._described(self._reshape(part, -1), blocks * (stop - start))
+
+    def pick(self, x: ir.Value, name: str, places: Array) -> ir.Value:
+        """Take features one by one by a Gather on the last axis; (..., in) -> (..., len(places))."""
+        return self._described(self.op("Gather", x, self.constant(name, places), axis=-1), len(places))
 
     def concat(self, parts: Sequence[ir.Value], widths: Sequence[int], *, blocks: int = 1) -> ir.Value:
         """Put tensors side by side, inside every one of `blocks` equal parts of the last axis; the reverse of `slice`.

@@ -42,9 +42,10 @@ def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
-    weight = present(layer.sparse)
-    picked = tape.op("Gather", layer.x, tape.constant("columns", present(layer.kept)), axis=-1)
-    if layer.shape.rank:
-        picked = tape.op("Concat", tape.matmul(layer.x, "v_t", present(layer.v)), picked, axis=-1)
+    shape, weight = layer.shape, present(layer.sparse)
+    picked = tape.pick(layer.x, "columns", present(layer.kept))
+    if shape.rank:
+        hidden = tape.matmul(layer.x, "v_t", present(layer.v))
+        picked = tape.concat([hidden, picked], [shape.rank, shape.kept])
         weight = np.concatenate([present(layer.u), weight], axis=1)
     return tape.add_bias(tape.matmul(picked, "second_t", weight))

@@ -131,6 +131,10 @@ def _features(value: ir.Value) -> int:
 
 def _reduce_scores(graph: ir.Graph, node: ir.Node) -> bool:
     heads = node.attributes["q_num_heads"].as_int()
+    # A soft cap bends every score, so what depends on the query alone no longer drops out of the softmax.
+    cap = node.attributes.get("softcap")
+    if cap is not None and cap.as_float() != 0.0:
+        return False
     query, key = _read(node.inputs[0], heads), _read(node.inputs[1], heads)
     if query is None or key is None or node.attributes["kv_num_heads"].as_int() != heads:
         return False

@@ -31,6 +31,7 @@ from ..layer import (
     read_factored,
     read_order,
     write_order,
+    write_reordered,
 )
 from .constants import add_constant
 from .naming import mark
@@ -165,6 +166,8 @@ def _apply(graph: ir.Graph, region: Region, sides: list[_Side]) -> None:
     split = alike and region.blocks == 1 and all(side.kept is not None for side in sides)
     for side in sides:
         if side.factored is not None:
+            if side.writes:
+                write_reordered(side.node)
             laid = _order_of(side, region.blocks, pivots=side is pivoting, split=split)
             # A layer may have been put in order at its other side: the side of what it keeps is the one that counts.
             if laid.blocks or read_order(side.node) is None:
