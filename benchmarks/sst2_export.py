@@ -81,7 +81,7 @@ def main() -> None:
         print(label, rows[label], flush=True)
     for shape in args.shape:
         batch, length = (int(number) for number in shape.split("x"))
-        for name, latency in measure(sessions, batch=batch, length=length, min_seconds=1.5, memory=False).items():
+        for name, latency in measure(sessions, batch=batch, length=length, min_seconds=3, memory=False).items():
             rows[name]["latency"][shape] = latency.to_dict()
             print(f"{shape} {name}: {latency.median_ms:.2f} ms, {latency.speedup:.2f}x", flush=True)
     result = {"threads": args.threads, "machine": machine(), "versions": versions(), "models": rows}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,23 +117,15 @@ def export_model(
         labelled = None if data is None else read_labelled(data, wrapped)
         prepared = prepare_model(trace_model(wrapped, opset=opset))
         tell(_STEPS[2], 2, len(_STEPS))
-        build = partial(build_graph, prepared, precision=precision, call=call, progress=progress)
-        built = build(plan=plan, tune=tune)
+        built = build_graph(prepared, precision=precision, plan=plan, call=call, tune=tune, progress=progress)
         tell(_STEPS[3], 3, len(_STEPS))
-
-        def write(built: Built, folder: Path) -> tuple[dict[str, Any], ParityReport]:
-            metadata = write_folder(folder, loaded, built.graph, built.plan, external_from=external_from)
-            parity = check_parity(wrapped, folder, progress=progress)
-            if precision == "fp32":
-                return metadata, parity
-            feeds = None if given is None else encode_calibration(given, folder)
-            graph = apply_precision(built.graph, precision, nodes=built.quantise or None, calibration=feeds)
-            metadata = write_folder(folder, loaded, graph, built.plan, external_from=external_from, precision=precision)
-            return metadata, check_parity(wrapped, folder, precision=precision, progress=progress)
-
-        metadata, parity = write(built, folder)
+        writer = _Writer(loaded, wrapped, precision, given, external_from, progress)
+        metadata, parity = writer.write(built, folder)
         if tune and built.plan.layers:
-            metadata, parity, built = _keep_faster(folder, built, metadata, parity, call or Call(), build, write)
+            faster = _dense_if_faster(folder, built, prepared, call or Call(), writer)
+            if faster is not None:
+                built = faster
+                metadata, parity = writer.write(built, folder)
         metadata["parity"] = parity.to_dict()
         accuracy = None if labelled is None else measure_accuracy(wrapped, folder, labelled)
         if accuracy is not None:
@@ -143,28 +135,45 @@ def export_model(
     return ExportReport(out, loaded.task.name, built.plan, parity, accuracy, sizes, metadata)
 
 
-def _keep_faster(
-    folder: Path,
-    built: Built,
-    metadata: dict[str, Any],
-    parity: ParityReport,
-    call: Call,
-    build: Callable[..., Built],
-    write: Callable[[Built, Path], tuple[dict[str, Any], ParityReport]],
-) -> tuple[dict[str, Any], ParityReport, Built]:
-    """Time the whole model against its dense form, and write the dense one where that is faster."""
+@dataclass(frozen=True)
+class _Writer:
+    """Writes finished graphs of one model, each compared with PyTorch: first in fp32, then in its precision."""
+
+    loaded: Loaded
+    wrapped: TaskModel
+    precision: str
+    calibration: Any
+    external_from: int
+    progress: Progress | None
+
+    def write(self, built: Built, folder: Path) -> tuple[dict[str, Any], ParityReport]:
+        """Write a folder; returns its metadata and how far it is from PyTorch."""
+        place = partial(write_folder, folder, self.loaded, external_from=self.external_from)
+        metadata = place(built.graph, built.plan)
+        parity = check_parity(self.wrapped, folder, progress=self.progress)
+        if self.precision == "fp32":
+            return metadata, parity
+        feeds = None if self.calibration is None else encode_calibration(self.calibration, folder)
+        graph = apply_precision(built.graph, self.precision, nodes=built.quantise or None, calibration=feeds)
+        metadata = place(graph, built.plan, precision=self.precision)
+        return metadata, check_parity(self.wrapped, folder, precision=self.precision, progress=self.progress)
+
+
+def _dense_if_faster(folder: Path, built: Built, prepared: ir.Model, call: Call, writer: _Writer) -> Built | None:
+    """Time the whole model against its dense form, and return that where it is faster."""
     with tempfile.TemporaryDirectory(prefix=".dense.", dir=folder.parent) as name:
-        dense = build(plan=dense_plan(built.plan, "", ""))
-        write(dense, Path(name))
+        dense = build_graph(prepared, precision=writer.precision, plan=dense_plan(built.plan, "", ""))
+        writer.write(dense, Path(name))
         sessions = {"dense": Session(name, threads=call.threads), "factored": Session(folder, threads=call.threads)}
         times = measure(sessions, batch=call.batch, length=call.length, memory=False)
-    slow, fast = (times[form].median_ms for form in ("factored", "dense"))
     if times["factored"].speedup >= 1.0:
-        return metadata, parity, built
+        return None
+    slow, fast = (times[form].median_ms for form in ("factored", "dense"))
     where = f"at {call.batch} x {call.length} tokens, threads: {call.threads}"
     refused = f"the factored model takes {slow:.2f} ms {where}, the dense one {fast:.2f} ms"
-    dense = build(plan=dense_plan(built.plan, f"the whole model is faster dense: {fast:.2f} ms {where}", refused))
-    return *write(dense, folder), dense
+    return replace(
+        dense, plan=dense_plan(built.plan, f"the whole model is faster dense: {fast:.2f} ms {where}", refused)
+    )
 
 
 def write_folder(

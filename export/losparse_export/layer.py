@@ -29,6 +29,8 @@ SCOPE = "losparse.scope"
 # compares the two knows.
 REORDERED = ".reordered"
 SHIFTED = ".shifted"
+# Behind the module of a node that computes for several modules at once, so that nobody takes it for one of them.
+SHARED = ".shared"
 _REORDERED = "losparse.reordered"
 
 Array = NDArray[Any]
@@ -137,16 +139,11 @@ class FactoredNode:
         """The numbers of the bias; (out,) or None."""
         return _array(self.bias)
 
-    def full_rows(self, rows: Array) -> Array:
-        """Return rows of the dense weight, in double precision; (len(rows), in)."""
-        return self._dense()[rows]
+    def dense_weight(self) -> Array:
+        """Return the weight the layer stands for; (out, in).
 
-    def full_columns(self, columns: Array) -> Array:
-        """Return columns of the dense weight, in double precision; (out, len(columns))."""
-        return self._dense()[:, columns]
-
-    def _dense(self) -> Array:
-        """Merge in double precision: the result is then the nearest to the product of the stored factors."""
+        In double precision: rounded, it is then the nearest one to the product of the stored factors.
+        """
         weight = np.zeros((self.shape.out_features, self.shape.in_features))
         if self.u is not None and self.v is not None:
             weight += self.u.astype(np.float64) @ self.v.astype(np.float64)

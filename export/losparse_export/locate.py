@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .layer import REORDERED, SHIFTED
+from .layer import REORDERED, SHARED, SHIFTED
 from .passes.naming import module_of_path, unmarked
 from .tasks import TaskModel
 from .tolerances import allowed_difference
@@ -152,7 +152,7 @@ def _layer_outputs(graph: ir.Graph) -> list[_Probe]:
         layer, kind = unmarked(module_of_path(node.name or ""))
         for output in node.outputs:
             inside = any(unmarked(module_of_path(user.name or ""))[0] == layer for user, _ in output.uses())
-            if layer and output.type is not None and not inside:
+            if layer and kind != SHARED and output.type is not None and not inside:
                 found.append(_Probe(layer, kind, output))
     return found
 

@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from losparse.errors import LosparseError
+from losparse.machine import machine
 
 from .layer import DOMAIN, OP_TYPE, SCOPE, LayerShape, write_order
 from .lower import lower_model
@@ -237,8 +238,6 @@ def _random_weights(shape: LayerShape) -> list[ir.Value | None]:
 
 def _key(shape: LayerShape, lowering: str, precision: str, call: Call) -> str:
     import onnxruntime
-
-    from losparse.cli.machine import machine
 
     where = f"{machine()['cpu']}, onnxruntime {onnxruntime.__version__}, threads {call.threads}"
     order = "" if shape.order is None else ", order " + json.dumps(asdict(shape.order), sort_keys=True)

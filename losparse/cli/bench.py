@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LosparseError
-from .machine import machine, versions
+from ..machine import machine, versions
 from .output import Progress, check_json_target, human_bytes, print_table, write_json
 from .parser import positive_int
 from .run import add_session_options

@@ -12,11 +12,11 @@ import torch
 
 from ..data import TASKS, Examples, load_examples, relabel, split_examples
 from ..errors import LosparseError
+from ..machine import versions
 from ..methods import METHODS
 from ..recipe import Recipe, Training
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .folders import check_out, new_folder
-from .machine import versions
 from .output import Progress, check_json_target, human_bytes, print_table, write_json
 from .parser import add_dataclass_flags, given, positive_int
 

@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..machine import machine, versions
 from .bench import bench
 from .check import check, open_reference
 from .checkpoint import read_checkpoint
 from .folders import check_out, new_folder
 from .inspect import read_contents
-from .machine import machine, versions
 from .output import Progress, check_json_target, human_bytes, print_table, write_json
 from .parser import positive_int
 

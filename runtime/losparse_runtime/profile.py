@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +80,10 @@ def time_by(nodes: Iterable[NodeTime], key: Callable[[NodeTime], str]) -> dict[s
     Returns:
         Milliseconds of one run by key, the largest first.
     """
-    total: Counter[str] = Counter()
+    total: dict[str, float] = defaultdict(float)
     for node in nodes:
-        total[key(node)] += node.ms  # type: ignore[assignment]
-    return dict(total.most_common())
+        total[key(node)] += node.ms
+    return dict(sorted(total.items(), key=lambda item: -item[1]))
 
 
 def _nodes(events: list[dict[str, object]], runs: int) -> Iterable[NodeTime]:

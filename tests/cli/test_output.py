@@ -10,9 +10,9 @@ import pytest
 
 from losparse.cli import output
 from losparse.cli.folders import check_out, new_folder
-from losparse.cli.machine import machine, versions
 from losparse.cli.output import Progress, human_bytes, print_table, write_json
 from losparse.errors import LosparseError
+from losparse.machine import machine, versions
 
 
 def test_a_plain_table_is_aligned_and_has_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
     kept, out = present(layer.kept), layer.shape.out_features
     others = np.setdiff1d(np.arange(out), kept)
-    rows = tape.matmul(layer.x, "rows_t", layer.full_rows(kept))
+    rows = tape.matmul(layer.x, "rows_t", layer.dense_weight()[kept])
     low_rank = tape.matmul(layer.x, "v_t", present(layer.v))
     if len(others):
         rest = tape.matmul(low_rank, "u_t", present(layer.u)[others])

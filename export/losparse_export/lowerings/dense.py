@@ -7,7 +7,6 @@ It is exact up to the rounding of the merged weight.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from ..layer import FactoredNode, LayerShape
@@ -28,4 +27,4 @@ def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
-    return tape.add_bias(tape.matmul(layer.x, "weight_t", layer.full_rows(np.arange(layer.shape.out_features))))
+    return tape.add_bias(tape.matmul(layer.x, "weight_t", layer.dense_weight()))

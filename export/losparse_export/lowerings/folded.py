@@ -53,7 +53,7 @@ def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     kept = present(layer.kept)
     others = np.setdiff1d(np.arange(shape.out_features), kept)
     bias = layer.bias_values
-    rows = tape.affine(layer.x, "rows_t", layer.full_rows(kept), None if bias is None else bias[kept])
+    rows = tape.affine(layer.x, "rows_t", layer.dense_weight()[kept], None if bias is None else bias[kept])
     if not len(others):
         return rows
     if shape.rank:

@@ -53,5 +53,5 @@ def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     weight = u @ v[:, kept:first]  # A, (out, rank)
     if kept:
         hidden = tape.concat([hidden, tape.slice(layer.x, 0, kept, width=width)], [shape.rank, kept])
-        weight = np.concatenate([weight, layer.full_columns(np.arange(kept))], axis=1)
+        weight = np.concatenate([weight, layer.dense_weight()[:, :kept]], axis=1)
     return tape.add_bias(tape.matmul(hidden, "second_t", weight))

@@ -49,7 +49,7 @@ def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     u = present(layer.u).astype(np.float64)
     # C, (out - first, rank); by least squares, since factors may hold less than their rank.
     combine = np.linalg.lstsq(u[kept:first].T, u[first:].T, rcond=None)[0].T
-    z = tape.affine(layer.x, "first_t", layer.full_rows(np.arange(first)), None if bias is None else bias[:first])
+    z = tape.affine(layer.x, "first_t", layer.dense_weight()[:first], None if bias is None else bias[:first])
     # The pivots carry their bias already: what C makes of it is taken off again.
     rest_bias = None if bias is None else bias[first:] - combine @ bias[kept:first]
     pivots = tape.slice(z, kept, first, width=first)

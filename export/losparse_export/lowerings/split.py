@@ -10,7 +10,6 @@ parts flow through the activation on their own.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from ..layer import FactoredNode, LayerShape
@@ -40,9 +39,7 @@ def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
     shape, kept = layer.shape, layer.shape.kept
-    y = tape.matmul(
-        tape.slice(layer.x, 0, kept, width=shape.in_features), "columns_t", layer.full_columns(np.arange(kept))
-    )
+    y = tape.matmul(tape.slice(layer.x, 0, kept, width=shape.in_features), "columns_t", layer.dense_weight()[:, :kept])
     if shape.rank and kept < shape.in_features:
         others = tape.slice(layer.x, kept, shape.in_features, width=shape.in_features)
         hidden = tape.matmul(others, "v_t", present(layer.v)[:, kept:])

@@ -168,9 +168,6 @@ def _reduce_values(graph: ir.Graph, node: ir.Node) -> bool:
     slices = [found for reader, _ in readers if (found := _kept_slice(reader, value)) is not None]
     if len(products) + len(slices) != len(readers) or flat.outputs[0].is_graph_output():
         return False
-    if "scale" not in node.attributes:  # of the query's width
-        query_width = _features(node.inputs[0]) // heads if node.inputs[0] is not None else 0
-        node.attributes["scale"] = ir.AttrFloat32("scale", query_width**-0.5)
     node.replace_input_with(2, _join(graph, value, _repeat(graph, value, heads), heads, value.rank))
     _narrow(node.outputs[0], heads * width)
     mark(node, REORDERED)

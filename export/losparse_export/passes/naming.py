@@ -16,7 +16,7 @@ from collections import Counter
 
 import onnx_ir as ir
 
-from ..layer import REORDERED, SCOPE, SHIFTED
+from ..layer import REORDERED, SCOPE, SHARED, SHIFTED
 
 
 def mark(node: ir.Node, kind: str) -> None:
@@ -28,7 +28,7 @@ def mark(node: ir.Node, kind: str) -> None:
 
 def unmarked(scope: str) -> tuple[str, str]:
     """Return a module's qualified name without its mark, and the mark; "" for none."""
-    for kind in (REORDERED, SHIFTED):
+    for kind in (REORDERED, SHIFTED, SHARED):
         if scope.endswith(kind):
             return scope.removesuffix(kind), kind
     return scope, ""

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..layer import SCOPE, Array
+from ..layer import SCOPE, SHARED, Array
 from ..lowerings.base import ELEMENT, NODE, QUANTISE
 from .constants import add_constant, constant_matrix, constant_vector, derived_name, new_node, replace_value
+from .naming import unmarked
 
 # A product narrower than this takes as long as one of this width: the kernels work on panels of 16 columns.
 _PANEL = 32
@@ -100,10 +101,12 @@ def _stack(graph: ir.Graph, products: list[_Product]) -> None:
     weight = add_constant(graph, name, np.concatenate([product.weight for product in products], axis=1))
     total = new_node(graph, first, "MatMul", [x, weight], like=like, scope=first)
     total.shape = ir.Shape([*x.shape.dims[:-1], sum(widths)])
+    shared = [total.producer()]
     if any(product.bias is not None for product in products):
         parts = [p.bias if p.bias is not None else np.zeros(p.width, p.weight.dtype) for p in products]
         bias = add_constant(graph, f"{name}_bias", np.concatenate(parts))
         total = new_node(graph, first, "Add", [total, bias], like=total, scope=first)
+        shared.append(total.producer())
     sizes = add_constant(graph, f"{name}_widths", np.array(widths, np.int64))
     split = ir.Node(
         "",
@@ -111,9 +114,11 @@ def _stack(graph: ir.Graph, products: list[_Product]) -> None:
         [total, sizes],
         [ir.AttrInt64("axis", -1)],
         num_outputs=len(widths),
-        metadata_props={SCOPE: first.metadata_props.get(SCOPE, "")},
     )
     graph.insert_before(first, split)
+    scope = unmarked(first.metadata_props.get(SCOPE, ""))[0]
+    for node in (split, *(node for node in shared if node is not None)):
+        node.metadata_props[SCOPE] = scope + SHARED if scope else ""
     for product, part in zip(products, split.outputs, strict=True):
         part.type, part.shape = product.output.type, ir.Shape([*x.shape.dims[:-1], product.width])
         replace_value(product.output, part)

@@ -7,7 +7,7 @@ import os
 import platform
 from pathlib import Path
 
-from .. import __version__
+from . import __version__
 
 _CPUINFO = Path("/proc/cpuinfo")
 
