@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,7 +192,7 @@ def _random_model(config: PretrainedConfig) -> Any:
 
     torch.manual_seed(0)
     try:
-        return AutoModel.from_config(config).eval()
+        return AutoModel.from_config(deepcopy(config)).eval()  # the compressed model writes into its configuration
     except (ValueError, KeyError, TypeError) as error:
         raise LosparseError(f"no model can be built from the configuration: {str(error).splitlines()[0]}") from error
 

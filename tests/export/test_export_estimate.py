@@ -76,3 +76,7 @@ def test_verdict_worth_it_and_a_better_split():
 def test_refuses_precisions_it_cannot_measure():
     with pytest.raises(LosparseError, match="precision must be one of fp32, int8 for an estimate, got 'fp16'"):
         estimate_model(CONFIG, LoSparse(), precisions=["fp16"])
+
+
+def test_the_configuration_is_left_as_it_was(found):
+    assert not hasattr(CONFIG, "quantization_config")
