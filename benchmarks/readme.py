@@ -95,7 +95,10 @@ def encoders() -> str:
     if not data:
         return ""
     names = list(dict.fromkeys(row["variant"] for row in data["rows"]))
-    calls = list(dict.fromkeys((row["shape"], row["batch"], row["length"]) for row in data["rows"]))
+    calls = sorted(
+        {(row["shape"], row["batch"], row["length"]) for row in data["rows"]},
+        key=lambda call: (int(call[0].partition("x")[0]), *call[1:]),
+    )
     rows = []
     for shape, batch, length in calls:
         own = {
