@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -15,21 +16,26 @@ from transformers import (
     AutoModelForSequenceClassification,
     BartConfig,
     BartModel,
+    DebertaV2Config,
     DistilBertConfig,
     DistilBertModel,
+    ElectraConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
     ModernBertConfig,
     ModernBertModel,
+    MPNetConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
+    RobertaConfig,
 )
 
 from losparse import SVD, compress_, drop_layers
 from losparse.depth import block_importance, even_layers, find_blocks
 from losparse.errors import LosparseError
 
-from .conftest import build_bert
+from .conftest import TINY, build_bert
 
 IDS = torch.arange(10, 22).reshape(2, 6)
 
@@ -146,6 +152,27 @@ def test_a_decoder_goes_on_with_its_cache(tmp_path):
     cached = model.generate(IDS, use_cache=True, **options)
     assert torch.equal(cached, model.generate(IDS, use_cache=False, **options))
     assert torch.equal(cached, again.generate(IDS, use_cache=True, **options))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        RobertaConfig(**TINY),
+        ElectraConfig(**TINY, embedding_size=16),
+        MPNetConfig(**TINY),
+        DebertaV2Config(**TINY, relative_attention=True, pos_att_type=["p2c", "c2p"], conv_kernel_size=3),
+        LlamaConfig(**TINY),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_other_models_open_again(tmp_path, config):
+    torch.manual_seed(0)
+    model = AutoModel.from_config(copy.deepcopy(config)).eval()
+    whole = model(IDS)[0]
+    assert drop_layers(model, 1) == (1,)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(AutoModel.from_pretrained(tmp_path)(IDS)[0], model(IDS)[0])
+    assert not torch.equal(model(IDS)[0], whole)
 
 
 def test_distilbert_calls_its_depth_otherwise(tmp_path):
