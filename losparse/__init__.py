@@ -14,6 +14,7 @@ from .errors import LosparseError
 
 if TYPE_CHECKING:
     from .compress import CompressionReport, LayerReport, compact_, compress_
+    from .depth import drop_layers
     from .finetune import FineTuneResult, fine_tune
     from .layers import FactoredLinear, FactoredLinearTraining
     from .methods import METHODS, SVD, LoSparse, StructuredPruning
@@ -38,6 +39,7 @@ _HOMES = {
     "Training": "recipe",
     "compact_": "compress",
     "compress_": "compress",
+    "drop_layers": "depth",
     "find_targets": "targets",
     "fine_tune": "finetune",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "Training",
     "compact_",
     "compress_",
+    "drop_layers",
     "find_targets",
     "fine_tune",
 ]

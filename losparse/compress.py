@@ -62,8 +62,8 @@ class CompressionReport:
 
     @property
     def share(self) -> float:
-        """Kept share of the factored layers: the paper's remaining ratio."""
-        return self.parameters / self.dense_parameters
+        """Kept share of the factored layers, the paper's remaining ratio; 1 where no layer is factored."""
+        return self.parameters / self.dense_parameters if self.layers else 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for a JSON report."""
@@ -143,6 +143,12 @@ def compact_(model: nn.Module, method: Method | None = None) -> CompressionRepor
 def training_layers(model: nn.Module) -> dict[str, FactoredLinearTraining]:
     """Return the layers in training form by qualified name, in the model's order."""
     return {name: m for name, m in model.named_modules() if isinstance(m, FactoredLinearTraining)}
+
+
+def dense_report(model: nn.Module) -> CompressionReport:
+    """Count what a model stores of which no layer is factored."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return CompressionReport(layers=(), model_parameters=parameters, model_dense_parameters=parameters)
 
 
 def report(model: nn.Module) -> CompressionReport:

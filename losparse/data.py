@@ -7,6 +7,8 @@ Columns, unless they are named by option (the first that exists is taken):
     text-classification    text: text, sentence, sentence1, premise, question1, content, review
                            pair: sentence2 beside sentence1, hypothesis beside premise, question2 beside question1
                            label: label, labels, category, class, target      (text, or an integer class id)
+    regression             the same; label, or score: a number
+    causal-lm              text: as above; no label                                             (also txt)
     token-classification   tokens or words: list of words; tags, ner_tags, labels: one label per word   (jsonl)
     question-answering     question; context; answers: {"text": [..], "answer_start": [..]}             (jsonl)
 
@@ -15,6 +17,7 @@ Everything is deterministic: class ids follow the sorted label names (integers b
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -39,10 +42,11 @@ __all__ = [
     "tokenize",
 ]
 
-TASKS = ("text-classification", "token-classification", "question-answering")
+TASKS = ("text-classification", "token-classification", "question-answering", "regression", "causal-lm")
 TEXT_COLUMNS = ("text", "sentence", "sentence1", "premise", "question1", "content", "review")
 PAIR_OF = {"sentence1": "sentence2", "premise": "hypothesis", "question1": "question2"}
 LABEL_COLUMNS = ("label", "labels", "category", "class", "target")
+VALUE_COLUMNS = ("label", "labels", "score", "target")
 WORDS_COLUMNS = ("tokens", "words")
 TAGS_COLUMNS = ("tags", "ner_tags", "labels")
 
@@ -61,8 +65,8 @@ class Examples:
     Attributes:
         texts: a text, the list of words (token-classification), or the question, for each example.
         pairs: second text or context of each example; None where the task has none.
-        labels: class id, class id of each word, or `Answer`, for each example.
-        label_names: by class id; empty for question-answering.
+        labels: class id, class id of each word, `Answer`, or number, for each example; None for causal-lm.
+        label_names: by class id; empty where labels are no classes.
     """
 
     texts: list[Any]
@@ -93,11 +97,11 @@ def load_examples(
     """Read labelled texts.
 
     Args:
-        source: csv, tsv or jsonl file, or a hub data set (see `losparse.tables`).
+        source: csv, tsv or jsonl file, or a hub data set (see `losparse.tables`); for causal-lm also a txt file.
         task: one of `TASKS`.
         text_column: column of texts, words or questions; default: see the module.
         pair_column: column of second texts or contexts; default: see the module.
-        label_column: column of labels, tags or answers; default: see the module.
+        label_column: column of labels, tags, answers or numbers; default: see the module.
         label_names: classes by id, as training has them; any other label is refused. Default: those in the file.
         split: split of a hub data set whose name gives none.
 
@@ -106,12 +110,18 @@ def load_examples(
     """
     if task not in TASKS:
         raise LosparseError(f"task must be one of {', '.join(TASKS)}, got '{task}'")
-    table = read_table(source, split=split)
+    table = read_table(source, split=split, plain=task == "causal-lm")
     if task == "question-answering":
         return _load_questions(table, text_column, pair_column, label_column)
     if task == "token-classification":
         return _load_words(table, text_column, label_column, label_names)
+    if task == "causal-lm":
+        return _load_plain(table, text_column, pair_column, label_column)
     texts, pairs = _load_texts(table, text_column, pair_column)
+    if task == "regression":
+        column = _column(table, label_column, VALUE_COLUMNS, "label")
+        numbers = [_number(table, row, column, value) for row, value in enumerate(_values(table, column))]
+        return Examples(texts, pairs, numbers, ())
     column = _column(table, label_column, LABEL_COLUMNS, "label")
     values = [_label(table, row, column, value) for row, value in enumerate(_values(table, column))]
     names = _label_names(table, column, values, label_names)
@@ -233,6 +243,15 @@ def _load_questions(table: Table, question: str | None, context: str | None, ans
     return Examples(texts, pairs, labels, ())
 
 
+def _load_plain(table: Table, text: str | None, pair: str | None, label: str | None) -> Examples:
+    for option, value in (("pair", pair), ("label", label)):
+        if value is not None:
+            raise LosparseError(f"causal-lm learns from texts alone; leave out --{option}-column, got '{value}'")
+    column = _column(table, text, TEXT_COLUMNS, "text")
+    texts = [_text(table, row, column, value) for row, value in enumerate(_values(table, column))]
+    return Examples(texts, None, [None] * len(texts), ())
+
+
 def _column(table: Table, named: str | None, defaults: Sequence[str], option: str) -> str:
     """Return the column to read: the named one, or the first default that exists."""
     wanted = (named,) if named is not None else defaults
@@ -265,6 +284,16 @@ def _label(table: Table, row: int, column: str, value: Any) -> str:
             f"{table.where(row)}: '{column}' must be a label (a text or an integer), got {_show(value)}"
         )
     return text
+
+
+def _number(table: Table, row: int, column: str, value: Any) -> float:
+    text = value.strip() if isinstance(value, str) else ""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number or re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text):
+        number = float(str(value))  # not float(value), which overflows for an integer of 400 digits
+        if math.isfinite(number):
+            return number
+    raise LosparseError(f"{table.where(row)}: '{column}' must be a finite number, got {_show(value)}")
 
 
 def _answer(table: Table, row: int, column: str, value: Any, context: str) -> Answer:

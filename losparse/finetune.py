@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 from transformers import (
     DataCollatorForTokenClassification,
@@ -27,13 +24,18 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    default_data_collator,
     set_seed,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import get_last_checkpoint
 
 from .compress import CompressionReport, compact_, compress_, report
+from .distill import DistillingTrainer, MeanLossTrainer
 from .errors import LosparseError
+from .lora import attach_adapters, merge_adapters, require_lora
 from .methods import LoSparse, Method
+from .metrics import metrics_of, perplexity
 from .recipe import Training
 from .training import LoSparseCallback, freeze_embeddings
 
@@ -45,7 +47,7 @@ class FineTuneResult:
     """What a fine-tuning gave.
 
     Attributes:
-        metrics: of the validation examples, by name ("accuracy", "loss"); no unit, in 0..1, and nats.
+        metrics: of the validation examples, by name: "loss" in nats, and those of the task (see `losparse.metrics`).
         steps: optimizer steps.
         seconds: wall time of training, evaluation not counted.
         compression: what is stored now, when a method was given.
@@ -55,78 +57,6 @@ class FineTuneResult:
     steps: int
     seconds: float
     compression: CompressionReport | None
-
-
-class MeanLossTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer whose loss is the mean of one batch, whatever the number of processes and accumulated batches.
-
-    The Trainer hands models that accept it the number of items of all accumulated batches and then takes their loss
-    for a sum over those items. Classifiers such as BERT's ignore it and return a mean, so their loss and gradients
-    would grow with the number of processes and of accumulated batches, and clipping would cut them.
-    """
-
-    loss_is_scaled_for_ga = False  # the Trainer divides it by the number of accumulated batches
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Return the model's own mean loss."""
-        return super().compute_loss(model, inputs, return_outputs=return_outputs)
-
-
-class DistillingTrainer(MeanLossTrainer):
-    """A Trainer whose loss is a mixture of the task's and of imitating a teacher's logits.
-
-    References:
-        Hinton et al., arXiv:1503.02531: KL at temperature T, times T^2 to keep the gradient's size.
-    """
-
-    def __init__(self, *, teacher: nn.Module, weight: float, temperature: float, **kwargs: Any) -> None:
-        """Remember the teacher, which is put into evaluation mode and never trained."""
-        super().__init__(**kwargs)
-        self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
-        self.weight, self.temperature = weight, temperature
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Return (1 - weight) * task loss + weight * T^2 * KL(teacher || student)."""
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
-        if model.training:  # evaluation reports the task's loss alone
-            with torch.no_grad():
-                targets = self.teacher(**{key: value for key, value in inputs.items() if "label" not in key})
-            imitation = torch.stack(
-                [
-                    distillation_loss(outputs[name], targets[name], inputs.get("labels"), self.temperature)
-                    for name in ("logits", "start_logits", "end_logits")
-                    if name in outputs
-                ]
-            ).mean()
-            loss = (1.0 - self.weight) * loss + self.weight * imitation
-        return (loss, outputs) if return_outputs else loss
-
-
-def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float) -> Tensor:
-    """Return T^2 * KL(teacher || student) of softened distributions, averaged over rows.
-
-    Args:
-        student: logits; (..., classes).
-        teacher: logits; (..., classes).
-        labels: rows labelled -100 are left out when it has one label per row; (...).
-        temperature: T, above 0.
-
-    Returns:
-        In nats; ().
-    """
-    rows = F.kl_div(
-        F.log_softmax(student.float() / temperature, dim=-1),
-        F.log_softmax(teacher.float() / temperature, dim=-1),
-        reduction="none",
-        log_target=True,
-    ).sum(-1)
-    if labels is not None and labels.shape == rows.shape and rows.dim() > 1:
-        rows = rows[labels != -100]
-    return rows.mean() * temperature**2
 
 
 def fine_tune(
@@ -150,12 +80,12 @@ def fine_tune(
     Args:
         model: changed in place; afterwards in evaluation mode and, with a method, compact.
         tokenizer: pads the batches.
-        train: items of unpadded token ids and labels.
+        train: items of unpadded token ids and labels; of one length for a causal model.
         validation: the same; evaluated once, at the end.
         training: the recipe's training part.
         output_dir: where checkpoints go when `training.save_steps` asks for them.
         method: compress before training and compact after it.
-        teacher: model to imitate; needed when `training.distill_weight` is above 0.
+        teacher: model to imitate; needed when `training.distill_weight` or `distill_hidden` is above 0.
         targets: patterns of layers to compress.
         ignore: patterns of layers to leave dense.
         resume: go on from the last checkpoint in `output_dir`; without one, start.
@@ -163,15 +93,19 @@ def fine_tune(
         callbacks: more callbacks for the Trainer.
 
     Raises:
-        LosparseError: a layer cannot be compressed, the schedule does not fit, or distillation has no teacher.
+        LosparseError: a layer cannot be compressed, the schedule does not fit, distillation has no teacher or one
+            that does not fit, or adapters have nothing to stand on.
     """
-    if training.distill_weight > 0 and teacher is None:
-        raise LosparseError("distill_weight is above 0, which needs a teacher model; pass teacher=, or set it to 0")
+    for name in ("distill_weight", "distill_hidden"):
+        if getattr(training, name) > 0 and teacher is None:
+            raise LosparseError(f"{name} is above 0, which needs a teacher model; pass teacher=, or set it to 0")
+    require_lora(training, method)
     set_seed(training.seed)
     if method is not None:
         compress_(model, method, targets=targets, ignore=ignore)
     if training.freeze_embeddings:
         freeze_embeddings(model)
+    adapted = attach_adapters(model, training) if training.lora_rank > 0 else None
     pruning = (LoSparseCallback(method),) if isinstance(method, LoSparse) else ()
     trainer = _trainer(model, tokenizer, train, validation, training, output_dir, teacher, quiet)
     for callback in (*pruning, *callbacks):
@@ -182,11 +116,15 @@ def fine_tune(
     started = time.perf_counter()
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
+    if adapted is not None:
+        merge_adapters(adapted)
     compression = None
     if method is not None:
         compact_(model, method)
         compression = report(model)
     metrics = {key.removeprefix("eval_"): float(value) for key, value in trainer.evaluate().items()}
+    if task_of(model) == "causal-lm":
+        metrics["perplexity"] = perplexity(metrics["loss"])
     model.eval().requires_grad_(True)
     return FineTuneResult(metrics=metrics, steps=trained.global_step, seconds=seconds, compression=compression)
 
@@ -227,35 +165,36 @@ def _trainer(
         logging_strategy="no",
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    token_level = type(model).__name__.endswith("ForTokenClassification")
-    collate = DataCollatorForTokenClassification if token_level else DataCollatorWithPadding
     options: dict[str, Any] = {
         "model": model,
         "args": arguments,
         "train_dataset": train,
         "eval_dataset": validation,
         "processing_class": tokenizer,
-        "data_collator": collate(tokenizer),
-        "compute_metrics": accuracy,
+        "data_collator": collator(model, tokenizer),
+        "compute_metrics": metrics_of(task_of(model)),
     }
-    if training.distill_weight > 0 and teacher is not None:
-        weight, temperature = training.distill_weight, training.distill_temperature
-        return DistillingTrainer(teacher=teacher, weight=weight, temperature=temperature, **options)
+    if teacher is not None and max(training.distill_weight, training.distill_hidden) > 0:
+        return DistillingTrainer(teacher=teacher, recipe=training, **options)
     return MeanLossTrainer(**options)
 
 
-def accuracy(prediction: Any) -> dict[str, float]:
-    """Return the share of right answers: of texts, of labelled tokens, or of exact answer spans."""
-    logits, labels = prediction.predictions, prediction.label_ids
-    if isinstance(logits, tuple) and isinstance(labels, tuple):  # question answering: start and end
-        right = np.stack([_right(one, truth) for one, truth in zip(logits, labels, strict=False)])
-        return {"accuracy": float(np.all(right, axis=0).mean())}
-    if isinstance(logits, tuple):
-        logits = logits[0]
-    counted = labels != -100
-    return {"accuracy": float(_right(logits, labels)[counted].mean())}
+def task_of(model: nn.Module) -> str:
+    """Return the task that a model's head is for, by the names of `losparse.data.TASKS`."""
+    name, config = type(model).__name__, getattr(model, "config", None)
+    if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        return "causal-lm"
+    if name.endswith("ForTokenClassification"):
+        return "token-classification"
+    if name.endswith("ForQuestionAnswering"):
+        return "question-answering"
+    return "regression" if getattr(config, "problem_type", None) == "regression" else "text-classification"
 
 
-def _right(logits: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.bool_]:
-    result: NDArray[np.bool_] = logits.argmax(-1) == labels
-    return result
+def collator(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Return what makes batches of a model's rows: it pads them, but for causal models, whose rows are full."""
+    task = task_of(model)
+    if task == "causal-lm":
+        return default_data_collator
+    token_level = task == "token-classification"
+    return DataCollatorForTokenClassification(tokenizer) if token_level else DataCollatorWithPadding(tokenizer)

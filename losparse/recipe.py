@@ -9,11 +9,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from .data import TASKS
 from .errors import LosparseError
 from .methods import LoSparse, Method, method_from_dict, method_to_dict
+
+LoraAlso = Literal["nothing", "head", "small"]
+KeepLayersBy = Literal["even", "importance"]
+
+NO_METHOD = "none"
+"""Name of the method of a recipe that compresses no layer."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,12 @@ class Training:
         seed: of everything random.
         distill_weight: share of the loss that is distillation from the teacher; [0, 1].
         distill_temperature: softens both distributions of the distillation loss.
+        distill_hidden: weight of the mean squared difference from the teacher's hidden states after every block,
+            added to the loss; 0 or more.
+        lora_rank: rank of the adapters that are trained in place of the factors of a one-shot method, and merged
+            afterwards; 0 trains the factors themselves.
+        lora_also: what is trained beside adapters: "nothing", the task's "head", or all that is "small": head,
+            biases and norms.
         save_steps: optimizer steps between checkpoints; None writes none.
     """
 
@@ -50,6 +62,9 @@ class Training:
     seed: int = 0
     distill_weight: float = 0.0
     distill_temperature: float = 2.0
+    distill_hidden: float = 0.0
+    lora_rank: int = 0
+    lora_also: LoraAlso = "head"
     save_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -59,12 +74,14 @@ class Training:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float)) and value > 0):
                 raise LosparseError(f"{name} must be above 0, got {value!r}")
-        for name in ("weight_decay", "max_grad_norm", "seed"):
+        for name in ("weight_decay", "max_grad_norm", "seed", "distill_hidden", "lora_rank"):
             if not getattr(self, name) >= 0:
                 raise LosparseError(f"{name} must be 0 or more, got {getattr(self, name)!r}")
         for name in ("warmup_share", "distill_weight"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise LosparseError(f"{name} must be in [0, 1], got {getattr(self, name)!r}")
+        if self.lora_also not in get_args(LoraAlso):
+            raise LosparseError(f"lora_also must be one of {', '.join(get_args(LoraAlso))}, got {self.lora_also!r}")
 
 
 @dataclass(frozen=True)
@@ -73,31 +90,46 @@ class Recipe:
 
     Attributes:
         task: one of `TASKS`.
-        method: a value from `losparse.methods`.
+        method: a value from `losparse.methods`; None, "none" in a file, leaves every layer dense.
         training: the fine-tuning.
         targets: patterns of layers to compress; None takes the linear layers of transformer blocks.
         ignore: patterns of layers to leave dense.
+        keep_layers: how many transformer blocks to keep, or which ones by number; None keeps all.
+        keep_layers_by: how a number of blocks is chosen; see `losparse.depth`.
     """
 
     task: str = "text-classification"
-    method: Method = field(default_factory=LoSparse)
+    method: Method | None = field(default_factory=LoSparse)
     training: Training = field(default_factory=Training)
     targets: tuple[str, ...] | None = None
     ignore: tuple[str, ...] = ()
+    keep_layers: int | tuple[int, ...] | None = None
+    keep_layers_by: KeepLayersBy = "even"
 
     def __post_init__(self) -> None:
-        """Check the task."""
+        """Check what does not depend on a model."""
         if self.task not in TASKS:
             raise LosparseError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
+        if self.method is None and (self.targets is not None or self.ignore):
+            raise LosparseError(f"method '{NO_METHOD}' compresses no layer; leave out targets and ignore")
+        if self.keep_layers_by not in get_args(KeepLayersBy):
+            allowed = ", ".join(get_args(KeepLayersBy))
+            raise LosparseError(f"keep_layers_by must be one of {allowed}, got {self.keep_layers_by!r}")
+        if self.keep_layers_by == "importance" and not isinstance(self.keep_layers, int):
+            given = "none" if self.keep_layers is None else "a list of blocks"
+            raise LosparseError(f"keep_layers_by 'importance' needs the number of blocks as keep_layers, got {given}")
+        check_lora(self.training, self.method)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that `from_dict` accepts."""
         return {
             "task": self.task,
-            "method": method_to_dict(self.method),
+            "method": {"name": NO_METHOD} if self.method is None else method_to_dict(self.method),
             "training": asdict(self.training),
             "targets": None if self.targets is None else list(self.targets),
             "ignore": list(self.ignore),
+            "keep_layers": list(self.keep_layers) if isinstance(self.keep_layers, tuple) else self.keep_layers,
+            "keep_layers_by": self.keep_layers_by,
         }
 
     @classmethod
@@ -108,11 +140,9 @@ class Recipe:
             LosparseError: an unknown key, or a value out of range.
         """
         _refuse_unknown("recipe", data, [f.name for f in fields(cls)])
-        values: dict[str, Any] = {}
-        if "task" in data:
-            values["task"] = data["task"]
+        values: dict[str, Any] = {key: data[key] for key in ("task", "keep_layers_by") if key in data}
         if "method" in data:
-            values["method"] = method_from_dict(_mapping("method", data["method"]))
+            values["method"] = _method(_mapping("method", data["method"]))
         if "training" in data:
             training = _mapping("training", data["training"])
             _refuse_unknown("training", training, [f.name for f in fields(Training)])
@@ -121,6 +151,8 @@ class Recipe:
             values["targets"] = _patterns("targets", data["targets"])
         if data.get("ignore") is not None:
             values["ignore"] = _patterns("ignore", data["ignore"])
+        if data.get("keep_layers") is not None:
+            values["keep_layers"] = _blocks(data["keep_layers"])
         return cls(**values)
 
     @classmethod
@@ -144,6 +176,35 @@ class Recipe:
             reason = str(error).splitlines()[0]
             raise LosparseError(f"recipe file {str(path)!r} cannot be read: {reason}") from error
         return cls.from_dict(_mapping("recipe", data))
+
+
+def check_lora(training: Training, method: Method | None) -> None:
+    """Refuse adapters where they have nothing to stand on.
+
+    Raises:
+        LosparseError: `lora_rank` is above 0, and the method prunes while it trains, or there is none.
+    """
+    if training.lora_rank > 0 and (method is None or method.trains):
+        got = "no method" if method is None else type(method).__name__
+        raise LosparseError(
+            f"lora_rank needs a one-shot method such as svd, whose factors can carry adapters, got {got}; set it to 0"
+        )
+
+
+def _method(data: Mapping[str, Any]) -> Method | None:
+    if data.get("name") != NO_METHOD:
+        return method_from_dict(data)
+    extra = [key for key in data if key != "name"]
+    if extra:
+        raise LosparseError(f"method '{NO_METHOD}' has no settings, got {', '.join(extra)}; leave them out")
+    return None
+
+
+def _blocks(value: Any) -> int | tuple[int, ...]:
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if not numbers or not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+        raise LosparseError(f"keep_layers must be a number of blocks, or a list of their numbers, got {value!r}")
+    return numbers[0] if isinstance(value, int) else tuple(numbers)
 
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
     .csv      comma separated, quoted with ", first line = column names
     .tsv      tab separated, no quoting (a tab or a line break cannot be in a value), first line = column names
     .jsonl    one JSON object per line
+    .txt      texts between blank lines, under the column name `text`; only where no label is needed
     owner/name[@config][:split]    a data set of the Hugging Face hub; needs the package `datasets`
 
 Files are utf-8. What cannot be read is refused with the line it is in; nothing is skipped or repaired in silence.
@@ -22,6 +23,7 @@ from typing import Any
 from .errors import LosparseError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
+PLAIN = ".txt"
 
 _HUB_NAME = re.compile(r"(?P<name>[\w-][\w.-]*/[\w.-]+)(@(?P<config>[\w.-]+))?(:(?P<split>[\w.\[\]%+-]+))?")
 
@@ -49,35 +51,40 @@ class Table:
         return f"{self.name}, line {self.lines[row]}"
 
 
-def read_table(source: str | Path, *, split: str = "train") -> Table:
+def read_table(source: str | Path, *, split: str = "train", plain: bool = False) -> Table:
     """Read a file by its suffix, or a hub data set if no such file exists and the name has the form of one.
 
     Args:
         source: path, or `owner/name[@config][:split]`.
         split: split of a hub data set whose name gives none.
+        plain: whether plain text (.txt) will do.
 
     Raises:
         LosparseError: there is no such file or data set, it is empty, or a line of it cannot be read.
     """
     path = Path(source)
+    suffixes = (*SUFFIXES, PLAIN) if plain else SUFFIXES
     if path.is_file():
-        table = _read_file(path)
+        table = _read_file(path, suffixes)
     elif path.is_dir():
-        raise LosparseError(f"data must be a {_one_of(SUFFIXES)} file, got the folder '{path}'")
+        raise LosparseError(f"data must be a {_one_of(suffixes)} file, got the folder '{path}'")
     else:
-        table = _read_hub(str(source), split)
+        table = _read_hub(str(source), split, suffixes)
     if not table.rows:
         raise LosparseError(f"{table.name} has no rows; it needs at least one under its column names")
     return table
 
 
-def _read_file(path: Path) -> Table:
+def _read_file(path: Path, suffixes: tuple[str, ...]) -> Table:
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise LosparseError(f"data must be a {_one_of(SUFFIXES)} file, got '{path}'")
+    if suffix not in suffixes:
+        raise LosparseError(f"data must be a {_one_of(suffixes)} file, got '{path}'")
     text = _decode(path)
     if not text.strip():
-        raise LosparseError(f"{path} is empty; it needs column names and at least one row")
+        needed = "at least one text" if suffix == PLAIN else "column names and at least one row"
+        raise LosparseError(f"{path} is empty; it needs {needed}")
+    if suffix == PLAIN:
+        return _read_plain(path, text)
     return _read_jsonl(path, text) if suffix == ".jsonl" else _read_separated(path, text, tabs=suffix == ".tsv")
 
 
@@ -90,6 +97,21 @@ def _decode(path: Path) -> str:
         raise LosparseError(
             f"{path}, line {line}: byte 0x{data[error.start]:02x} is not utf-8; save the file as utf-8"
         ) from None
+
+
+def _read_plain(path: Path, text: str) -> Table:
+    """Read the texts between blank lines; the line breaks inside them stay."""
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    part: list[str] = []
+    for line, content in enumerate([*text.replace("\r\n", "\n").split("\n"), ""]):
+        if content.strip():
+            part.append(content)
+        elif part:
+            rows.append({"text": "\n".join(part)})
+            lines.append(line)  # counted from 0, so this is the number of the line before
+            part = []
+    return Table(str(path), ("text",), rows, lines)
 
 
 def _read_separated(path: Path, text: str, *, tabs: bool) -> Table:
@@ -142,11 +164,11 @@ def _read_jsonl(path: Path, text: str) -> Table:
     return Table(str(path), tuple(dict.fromkeys(name for row in rows for name in row)), rows, lines)
 
 
-def _read_hub(name: str, split: str) -> Table:
+def _read_hub(name: str, split: str, suffixes: tuple[str, ...]) -> Table:
     match = _HUB_NAME.fullmatch(name)
-    if match is None or Path(name).suffix.lower() in {*SUFFIXES, ".json", ".txt", ".parquet"}:
+    if match is None or Path(name).suffix.lower() in {*SUFFIXES, PLAIN, ".json", ".parquet"}:
         raise LosparseError(
-            f"no data file '{name}'; give a {_one_of(SUFFIXES)} file or a hub data set as owner/name[@config][:split]"
+            f"no data file '{name}'; give a {_one_of(suffixes)} file or a hub data set as owner/name[@config][:split]"
         )
     try:
         import datasets

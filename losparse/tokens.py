@@ -1,9 +1,13 @@
 """Labelled texts to what a trainer takes: token ids, and labels aligned with the tokens.
 
     text-classification    labels = class id
+    regression             labels = number
     token-classification   labels = class id at the first token of each word, `IGNORED` at every other token
     question-answering     start_positions, end_positions = first and last token of the answer, 0 and 0 where the
                            answer is not in the window; a context that is too long gives several overlapping windows
+    causal-lm              labels = token ids of the row; all texts, each with the token that ends a text, are one
+                           long row that is cut into rows of the maximum length. The rest at its end is left out: so
+                           all rows are full, need no padding, and the mean over rows is the mean over tokens
 
 Rows are not padded: a padding collator pads each batch to its longest row.
 """
@@ -68,17 +72,21 @@ def tokenize(
         examples: what `losparse.data.load_examples` returns.
         tokenizer: a fast tokenizer of transformers.
         task: one of `losparse.data.TASKS`.
-        max_length: in tokens; longer texts are cut, longer contexts give several windows.
+        max_length: in tokens; longer texts are cut, longer contexts give several windows; for causal-lm the length
+            of every row.
         progress: called with the number of texts done since the last call.
 
     Raises:
-        LosparseError: a slow tokenizer, or a length that leaves no room for a text.
+        LosparseError: a slow tokenizer, a length that leaves no room for a text, or (causal-lm) a tokenizer that
+            cannot end a text, or less text than one row needs.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise LosparseError(f"the tokenizer must be a fast one (tokenizer.json), got {type(tokenizer).__name__}")
     special = tokenizer.num_special_tokens_to_add(pair=examples.pairs is not None)
     if max_length <= special:
         raise LosparseError(f"max_length must be above the {special} special tokens of every text, got {max_length}")
+    if task == "causal-lm":
+        return _blocks(examples, tokenizer, max_length, progress)
     encode = {"question-answering": _questions, "token-classification": _words}.get(task, _texts)
     rows: list[dict[str, Any]] = []
     truncated = 0
@@ -90,6 +98,29 @@ def tokenize(
         if progress is not None:
             progress(len(part))
     return Tokenized(rows, truncated)
+
+
+def _blocks(examples: Examples, tokenizer: Any, length: int, progress: Callable[[int], None] | None) -> Tokenized:
+    """Cut all texts, one after another, into rows of the same length."""
+    end = tokenizer.eos_token_id
+    if end is None:
+        raise LosparseError("the tokenizer has no token that ends a text; set eos_token in tokenizer_config.json")
+    if length < 2:
+        raise LosparseError(f"max_length must be 2 tokens or more, so that one can be predicted, got {length}")
+    stream: list[int] = []
+    for first in range(0, len(examples), CHUNK):
+        texts = examples.texts[first : first + CHUNK]
+        for ids in tokenizer(texts, verbose=False)["input_ids"]:  # it would warn of texts longer than the model takes
+            stream += ids if ids and ids[-1] == end else [*ids, end]
+        if progress is not None:
+            progress(len(texts))
+    if len(stream) < length:
+        raise LosparseError(
+            f"max_length must be at most the {len(stream)} tokens of all texts together, got {length}; "
+            "lower it (--max-length), or give more text"
+        )
+    blocks = (stream[start : start + length] for start in range(0, len(stream) - length + 1, length))
+    return Tokenized([{"input_ids": ids, "attention_mask": [1] * length, "labels": list(ids)} for ids in blocks])
 
 
 def _texts(examples: Examples, tokenizer: Any, max_length: int) -> tuple[list[dict[str, Any]], int]:

@@ -47,6 +47,8 @@ _ALL = (
 )
 TASKS = {task.name: task for task in _ALL}
 
+_CAUSAL = ("ForCausalLM", "LMHeadModel")
+
 
 def choose_task(name: str | None, architecture: str | None, source: str) -> Task:
     """Find the task of a model.
@@ -57,8 +59,12 @@ def choose_task(name: str | None, architecture: str | None, source: str) -> Task
         source: what to call the model in messages.
 
     Raises:
-        LosparseError: there is no such task, or the architecture does not say which.
+        LosparseError: there is no such task, or the architecture does not say which, or it is a causal model's.
     """
+    if name == "causal-lm" or (name is None and architecture is not None and architecture.endswith(_CAUSAL)):
+        raise LosparseError(
+            f"{source}: causal language models are not exported yet; the tasks that are: {', '.join(TASKS)}"
+        )
     if name is not None:
         if name not in TASKS:
             raise LosparseError(f"task must be one of {', '.join(TASKS)}, got {name!r}")

@@ -1,4 +1,7 @@
-"""`losparse compress MODEL OUT`: fine-tune a model while compressing it, and save the small checkpoint."""
+"""`losparse compress MODEL OUT`: fine-tune a model while compressing it, and save the small checkpoint.
+
+MODEL --drop blocks (--keep-layers)--> shallower --compress (--method) and fine-tune--> compact --save--> OUT
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import argparse
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
@@ -14,7 +17,7 @@ from ..data import TASKS, Examples, load_examples, relabel, split_examples
 from ..errors import LosparseError
 from ..machine import versions
 from ..methods import METHODS
-from ..recipe import Recipe, Training
+from ..recipe import NO_METHOD, KeepLayersBy, Recipe, Training
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .folders import check_out, new_folder
 from .output import Progress, check_json_target, human_bytes, print_table, write_json
@@ -41,6 +44,7 @@ class _Job:
     tokenizer: PreTrainedTokenizerBase
     parts: tuple[Tokenized, Tokenized]
     max_length: int
+    source_parameters: int
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -51,16 +55,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--recipe", type=Path, metavar="FILE", help="JSON or YAML with any of the keys below; flags win"
     )
     parser.add_argument("--task", choices=TASKS, help="what the model is to do (default text-classification)")
-    parser.add_argument("--method", choices=list(METHODS), help="how to compress (default losparse)")
+    parser.add_argument(
+        "--method",
+        choices=[*METHODS, NO_METHOD],
+        help="how to compress (default losparse); none only fine-tunes, with fewer blocks say",
+    )
     parser.add_argument("--targets", nargs="+", metavar="PATTERN", help="layers to compress (default: those in blocks)")
     parser.add_argument("--ignore", nargs="+", metavar="PATTERN", help="layers to leave dense")
-    parser.add_argument("--teacher", metavar="MODEL", help="fine-tuned model to imitate; needs --distill-weight")
+    parser.add_argument(
+        "--keep-layers",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="how many transformer blocks to keep (3), or which ones by number from 0 (0 2 5); default all",
+    )
+    parser.add_argument(
+        "--keep-layers-by",
+        choices=get_args(KeepLayersBy),
+        help="how a number of blocks is chosen: evenly spaced, or by importance on texts of --train (default even)",
+    )
+    parser.add_argument(
+        "--teacher", metavar="MODEL", help="fine-tuned model to imitate; needs --distill-weight or --distill-hidden"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with OUT.partial, where a training was cut off")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if losparse wrote it")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help=f"also write the report ({REPORT} in OUT) to this file"
     )
-    data = parser.add_argument_group("data (csv, tsv or jsonl files, or hub data sets as owner/name[@config][:split])")
+    data = parser.add_argument_group(
+        "data (csv, tsv, jsonl or, for causal-lm, txt files; or hub data sets as owner/name[@config][:split])"
+    )
     data.add_argument("--train", required=True, metavar="F", help="labelled texts to train on")
     data.add_argument("--validation", metavar="F", help="labelled texts to measure on (default: a part of --train)")
     data.add_argument(
@@ -131,7 +155,6 @@ def _train(job: _Job, work: Path, progress: Progress, *, resume: bool) -> FineTu
         job.recipe,
         work,
         progress,
-        compress=True,
         teacher=job.teacher,
         resume=resume,
     )
@@ -148,12 +171,16 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
         data["method"] = {"name": options.method}
     data["method"] |= given(options, "method")
     data["training"] |= given(options, "training")
-    data |= {key: value for key in ("task", "targets", "ignore") if (value := getattr(options, key)) is not None}
+    keys = ("task", "targets", "ignore", "keep_layers_by")
+    data |= {key: value for key in keys if (value := getattr(options, key)) is not None}
+    if options.keep_layers is not None:
+        data["keep_layers"] = options.keep_layers[0] if len(options.keep_layers) == 1 else options.keep_layers
     recipe = Recipe.from_dict(data)
-    if (recipe.training.distill_weight > 0) != (options.teacher is not None):
+    weight, hidden = recipe.training.distill_weight, recipe.training.distill_hidden
+    if (max(weight, hidden) > 0) != (options.teacher is not None):
         raise LosparseError(
-            "distillation needs both --teacher MODEL and --distill-weight above 0, got "
-            f"{'no teacher' if options.teacher is None else 'a teacher'} and weight {recipe.training.distill_weight:g}"
+            "distillation needs both --teacher MODEL and --distill-weight or --distill-hidden above 0, got "
+            f"{'no teacher' if options.teacher is None else 'a teacher'} and weights {weight:g} and {hidden:g}"
         )
     return recipe
 
@@ -174,9 +201,13 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress: Progress) -> _Job:
     """Open and check everything: the cheap first, the model before the data is tokenised, all before training."""
+    from ..depth import drop_layers
+    from ..distill import pair_blocks
+    from ..lora import require_lora
     from . import models
     from .training import check_schedule, default_save_steps, tokenize_parts
 
+    require_lora(recipe.training, recipe.method)
     checkpoint = read_checkpoint(source)
     refuse_compressed(checkpoint)
     known = models.labels_of(checkpoint, recipe.task)
@@ -185,16 +216,27 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
     train, validation = _load_data(options, recipe, known)
     models.quiet_transformers()
     with progress.stage("opening the model"):
-        tokenizer = models.load_tokenizer(source)
+        tokenizer = models.load_tokenizer(source, recipe.task)
         model = models.load_model(checkpoint, recipe.task, train.label_names, recipe.training.seed)
+        source_parameters = sum(parameter.numel() for parameter in model.parameters())
+        if recipe.keep_layers is not None and recipe.keep_layers_by != "importance":
+            drop_layers(model, recipe.keep_layers)
         models.check_compressible(model, recipe)
         teacher = _open_teacher(options.teacher, recipe, train, tokenizer)
     length = models.max_length(model, tokenizer, options.max_length)
     parts = tokenize_parts(train, validation, tokenizer, recipe.task, length, progress)
+    if recipe.keep_layers is not None and recipe.keep_layers_by == "importance":
+        with progress.stage("measuring blocks"):
+            drop_layers(
+                model, recipe.keep_layers, by="importance", batches=models.batches_of(parts[0], model, tokenizer)
+            )
+        models.check_compressible(model, recipe)
+    if teacher is not None and recipe.training.distill_hidden > 0:
+        pair_blocks(model, teacher)
     steps = check_schedule(recipe, len(parts[0]))
     if recipe.training.save_steps is None:
         recipe = replace(recipe, training=replace(recipe.training, save_steps=default_save_steps(steps)))
-    return _Job(checkpoint, recipe, model, teacher, tokenizer, parts, length)
+    return _Job(checkpoint, recipe, model, teacher, tokenizer, parts, length, source_parameters)
 
 
 def _load_data(options: argparse.Namespace, recipe: Recipe, known: tuple[str, ...] | None) -> tuple[Examples, Examples]:
@@ -234,9 +276,10 @@ def _open_teacher(
 
 def _save(options: argparse.Namespace, job: _Job, result: FineTuneResult) -> dict[str, Any]:
     """Write checkpoint and report; returns the report."""
+    from ..compress import dense_report
     from .training import save_model
 
-    assert result.compression is not None  # fine_tune was given a method
+    compression = result.compression or dense_report(job.model)
     with new_folder(options.out, overwrite=options.overwrite) as folder:
         save_model(job.model, job.tokenizer, folder)
         report = {
@@ -249,7 +292,9 @@ def _save(options: argparse.Namespace, job: _Job, result: FineTuneResult) -> dic
             "steps": result.steps,
             "seconds": result.seconds,
             "metrics": result.metrics,
-            "compression": result.compression.to_dict(),
+            "compression": compression.to_dict(),
+            "source_parameters": job.source_parameters,
+            "kept_layers": getattr(job.model.config, "losparse_kept_layers", None),
             "file_bytes": read_checkpoint(folder).file_bytes,
             "dense_file_bytes": job.checkpoint.file_bytes,
             "versions": versions("torch", "transformers"),
@@ -261,14 +306,17 @@ def _save(options: argparse.Namespace, job: _Job, result: FineTuneResult) -> dic
 def _print(out: Path, report: dict[str, Any]) -> None:
     counts = report["compression"]
     rows = [
-        _row("layers, parameters", counts["dense_parameters"], counts["parameters"], "{:,}".format),
-        _row("model, parameters", counts["model_dense_parameters"], counts["model_parameters"], "{:,}".format),
+        _row("model, parameters", report["source_parameters"], counts["model_parameters"], "{:,}".format),
         _row("weights on disk", report["dense_file_bytes"], report["file_bytes"], human_bytes),
     ]
+    if counts["layers"]:
+        rows.insert(0, _row("layers, parameters", counts["dense_parameters"], counts["parameters"], "{:,}".format))
     print_table(
         f"{out}: {report['steps']} steps in {report['seconds']:.0f} s", ["", "dense", "compressed", "share"], rows
     )
-    for name in ("accuracy", "loss"):
+    if report["recipe"]["keep_layers"] is not None:
+        print(f"blocks kept: {', '.join(map(str, report['kept_layers']))}")
+    for name in ("accuracy", "matthews", "pearson", "spearman", "mse", "perplexity", "loss"):
         if name in report["metrics"]:
             print(f"validation {name}: {report['metrics'][name]:.4f}")
     if any(report["truncated"].values()):

@@ -96,7 +96,7 @@ def make_recipes(steps: int | None) -> dict[str, Recipe]:
     dense = Training(max_steps=steps or DENSE_STEPS, learning_rate=2e-4)
     compressed = Training(max_steps=steps or COMPRESSED_STEPS, learning_rate=3e-4, distill_weight=0.5)
     return {
-        "dense": Recipe(training=dense),
+        "dense": Recipe(training=dense, method=None),
         "compressed": Recipe(training=compressed, method=LoSparse(keep=0.2, low_rank=0.05)),
     }
 
@@ -112,14 +112,10 @@ def train_both(source: Path, data: DocstringData, recipes: dict[str, Recipe], fo
         tokenizer = models.load_tokenizer(source)
     parts = tokenize_parts(data.train, data.validation, tokenizer, "text-classification", MAX_LENGTH, progress)
     with tempfile.TemporaryDirectory() as work:
-        train_model(
-            model, tokenizer, parts, recipes["dense"], Path(work), progress, compress=False, title="fine-tuning (dense)"
-        )
+        train_model(model, tokenizer, parts, recipes["dense"], Path(work), progress, title="fine-tuning (dense)")
         save_model(model, tokenizer, folder / "dense")
         teacher = copy.deepcopy(model)
-        train_model(
-            model, tokenizer, parts, recipes["compressed"], Path(work), progress, compress=True, teacher=teacher
-        )
+        train_model(model, tokenizer, parts, recipes["compressed"], Path(work), progress, teacher=teacher)
         save_model(model, tokenizer, folder / "compressed")
 
 

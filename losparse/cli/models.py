@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,21 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from ..errors import LosparseError
 from ..recipe import Recipe
 from ..targets import find_targets, weight_of
+from ..tokens import Tokenized
 from .checkpoint import Checkpoint
 
 AUTO_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
     "question-answering": "AutoModelForQuestionAnswering",
+    "regression": "AutoModelForSequenceClassification",
+    "causal-lm": "AutoModelForCausalLM",
 }
 
 _HEAD_OF = {"text-classification": "ForSequenceClassification", "token-classification": "ForTokenClassification"}
+_IMPORTANCE_ROWS, _IMPORTANCE_BATCH = 128, 16
+"""Rows of training, evenly taken, on which the importance of blocks is measured."""
+
 _NO_LIMIT = 512
 """Maximum length in tokens where neither the model nor its tokenizer has one."""
 
@@ -49,12 +55,17 @@ def load_model(checkpoint: Checkpoint, task: str, labels: Sequence[str], seed: i
     """Open a dense model in fp32 for a task; a head it does not have is made from `seed`.
 
     Raises:
-        LosparseError: the model cannot be opened, lacks weights of its blocks, or has weights that are not finite.
+        LosparseError: the model cannot be opened, lacks weights of its blocks, has weights that are not finite, or
+            (causal-lm) sees the tokens that it is to predict.
     """
     options: dict[str, Any] = {}
+    if task == "regression":
+        labels = ("LABEL_0",)
     if labels:
         options["id2label"] = dict(enumerate(labels))
         options["label2id"] = {name: number for number, name in enumerate(labels)}
+    if "SequenceClassification" in AUTO_CLASSES[task]:
+        options["problem_type"] = "regression" if task == "regression" else "single_label_classification"
     set_seed(seed)
     try:
         model, info = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(
@@ -71,6 +82,8 @@ def load_model(checkpoint: Checkpoint, task: str, labels: Sequence[str], seed: i
             f"model '{checkpoint.folder}' cannot be opened for {task}: {_first_sentence(error)}"
         ) from error
     _check_complete(checkpoint, model, info)
+    if task == "causal-lm":
+        _check_causal(checkpoint.folder, model)
     return check_finite(checkpoint.folder, model)
 
 
@@ -83,6 +96,19 @@ def _check_complete(checkpoint: Checkpoint, model: PreTrainedModel, info: dict[s
         raise LosparseError(
             f"model '{checkpoint.folder}' lacks {len(encoder)} weights of its {model.config.model_type} architecture, "
             f"or has them in another shape, the first is '{encoder[0]}'; config.json and weights do not fit"
+        )
+
+
+@torch.no_grad()
+def _check_causal(folder: Path, model: PreTrainedModel) -> None:
+    """Refuse a model whose first logits change with the last token, as BERT's do."""
+    ids = torch.tensor([[0, 1, 2, 0], [0, 1, 2, 1]]).clamp(max=model.config.vocab_size - 1)
+    first, second = model.eval()(input_ids=ids).logits[:, :3]
+    # One batch, the same sums in both rows: a causal model gives the same numbers up to rounding.
+    if not torch.allclose(first, second, rtol=1e-4, atol=1e-4):
+        raise LosparseError(
+            f"model '{folder}' ({type(model).__name__}) sees the tokens that causal-lm has it predict; give a decoder, "
+            "such as GPT-2 or Llama"
         )
 
 
@@ -104,17 +130,29 @@ def check_compressible(model: nn.Module, recipe: Recipe) -> None:
     Raises:
         LosparseError: the model has no layer to compress, or the budget cannot be met in one of them.
     """
+    if recipe.method is None:
+        return
     for name, module in find_targets(model, recipe.targets, recipe.ignore).items():
         bias = getattr(module, "bias", None)
         weight = torch.empty(weight_of(module).shape, device="meta")
         recipe.method.start(name, weight, None if bias is None else torch.empty(bias.shape, device="meta"))
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def batches_of(rows: Tokenized, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[Any]:
+    """Yield batches of rows on which the importance of blocks is measured."""
+    from ..finetune import collator
+
+    collate = collator(model, tokenizer)
+    chosen = [rows[row] for row in range(0, len(rows), -(-len(rows) // _IMPORTANCE_ROWS))]
+    for first in range(0, len(chosen), _IMPORTANCE_BATCH):
+        yield collate(chosen[first : first + _IMPORTANCE_BATCH])
+
+
+def load_tokenizer(folder: Path, task: str = "text-classification") -> PreTrainedTokenizerBase:
     """Open a folder's tokenizer.
 
     Raises:
-        LosparseError: there is none, or it has no fast form or no padding token.
+        LosparseError: there is none, or it has no fast form or, where batches are padded, no padding token.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
@@ -126,7 +164,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise LosparseError(f"the tokenizer of '{folder}' has no words; it needs tokenizer.json, or vocabulary files")
     if not tokenizer.is_fast:
         raise LosparseError(f"the tokenizer of '{folder}' has no fast form; it needs tokenizer.json")
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token is None and task != "causal-lm":
         raise LosparseError(f"the tokenizer of '{folder}' has no padding token; set pad_token in tokenizer_config.json")
     return tokenizer
 

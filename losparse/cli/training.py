@@ -106,21 +106,19 @@ def train_model(
     work: Path,
     progress: Progress,
     *,
-    compress: bool,
     teacher: nn.Module | None = None,
     resume: bool = False,
     title: str = "compressing",
 ) -> FineTuneResult:
-    """Fine-tune a model in place, and compress it while training if asked to.
+    """Fine-tune a model in place, and compress it if the recipe has a method.
 
     Args:
-        model: dense; afterwards in its compact form if `compress`.
+        model: dense; afterwards in its compact form, with a method.
         tokenizer: pads the batches.
         parts: training and validation rows.
         recipe: method, training and layers.
         work: folder for checkpoints.
         progress: shows one bar over the optimizer steps.
-        compress: False trains the dense model and ignores the method.
         teacher: model to imitate, where the recipe distils.
         resume: go on from the last checkpoint in `work`.
         title: of the bar.
@@ -133,10 +131,10 @@ def train_model(
             *parts,  # type: ignore[arg-type]  # a Sequence is a map-style data set
             recipe.training,
             output_dir=work,
-            method=recipe.method if compress else None,
+            method=recipe.method,
             teacher=teacher,
-            targets=recipe.targets if compress else None,
-            ignore=recipe.ignore if compress else (),
+            targets=recipe.targets,
+            ignore=recipe.ignore,
             resume=resume,
             quiet=True,
             callbacks=(_StepCallback(advance),),

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 TINY = {
     "hidden_size": 32,
@@ -29,6 +32,15 @@ def build_bert(seed: int = 0, **overrides: Any) -> BertForSequenceClassification
 @pytest.fixture
 def tiny_bert() -> Callable[..., BertForSequenceClassification]:
     return build_bert
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Words are the numbers 2 to 99, and each is its own id; 99 ends a text."""
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, **{str(i): i for i in range(2, 100)}}
+    inner = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    inner.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", eos_token="99")
 
 
 def toy_items(count: int, seed: int = 0) -> list[dict[str, Any]]:

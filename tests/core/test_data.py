@@ -167,7 +167,7 @@ def test_files_that_are_not_there_or_not_data(write: Write, tmp_path: Path) -> N
     with pytest.raises(LosparseError, match="got the folder"):
         classify(tmp_path)
     with pytest.raises(LosparseError, match="task must be one of"):
-        load_examples(write("a.csv", "text,label\na,x\n"), task="regression")
+        load_examples(write("a.csv", "text,label\na,x\n"), task="poetry")
 
 
 # Labels

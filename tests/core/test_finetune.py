@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import BertModel, PreTrainedTokenizerFast, TrainerCallback
+from transformers import BertModel, TrainerCallback
 
 from losparse import SVD, LoSparse, Training, fine_tune
 from losparse.errors import LosparseError
-from losparse.finetune import accuracy, distillation_loss
 from losparse.layers import FactoredLinear
 from losparse.training import freeze_embeddings
 
 from .conftest import build_bert, toy_items
 
 TRAINING = Training(max_steps=30, learning_rate=3e-3, batch_size=8, freeze_embeddings=False)
-
-
-@pytest.fixture
-def tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {"[PAD]": 0, "[UNK]": 1, **{str(i): i for i in range(2, 100)}}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="[UNK]")), pad_token="[PAD]", unk_token="[UNK]"
-    )
 
 
 def run(tokenizer, tmp_path, training=TRAINING, **kwargs):
@@ -86,34 +73,8 @@ def test_distillation_follows_the_teacher(tokenizer, tmp_path):
         run(tokenizer, tmp_path, training)
 
 
-def test_distillation_loss_by_hand():
-    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
-    p = F.softmax(teacher / 2, -1)
-    expected = 4 * (p * (p / 0.5).log()).sum()  # T = 2: KL against the uniform student, times T^2
-    torch.testing.assert_close(distillation_loss(student, teacher, torch.tensor([0]), 2.0), expected)
-    assert distillation_loss(teacher, teacher, None, 2.0) == 0
-    # token level: the row labelled -100 is left out
-    rows = distillation_loss(
-        student.expand(1, 2, 2), torch.stack([teacher[0], student[0]])[None], torch.tensor([[0, -100]]), 2.0
-    )
-    torch.testing.assert_close(rows, expected)
-
-
 def test_embeddings_are_frozen_by_name():
     model = BertModel(build_bert().config)
     frozen = freeze_embeddings(model)
     assert frozen == sum(p.numel() for p in model.embeddings.parameters())
     assert all(p.requires_grad for p in model.encoder.parameters())
-
-
-class Prediction:
-    def __init__(self, predictions, label_ids):
-        self.predictions, self.label_ids = predictions, label_ids
-
-
-def test_accuracy_of_texts_tokens_and_spans():
-    logits = np.array([[1.0, 0.0], [0.0, 1.0]])
-    assert accuracy(Prediction(logits, np.array([0, 0]))) == {"accuracy": 0.5}
-    assert accuracy(Prediction(np.stack([logits, logits]), np.array([[0, -100], [0, 1]]))) == {"accuracy": 1.0}
-    # one span right in both ends, the other only in its start
-    assert accuracy(Prediction((logits, logits), (np.array([0, 1]), np.array([0, 0])))) == {"accuracy": 0.5}

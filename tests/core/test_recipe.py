@@ -17,7 +17,14 @@ def test_round_trip():
         training=Training(epochs=2, distill_weight=0.5),
         targets=("re:.*query",),
         ignore=("*.layer.0.*",),
+        keep_layers=(0, 2),
     )
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_no_method_and_a_number_of_blocks_round_trip():
+    recipe = Recipe(task="regression", method=None, keep_layers=3, keep_layers_by="importance")
+    assert recipe.to_dict()["method"] == {"name": "none"}
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
@@ -46,6 +53,17 @@ def test_reads_files(tmp_path, suffix):
         ({"training": {"epochs": 0}}, "epochs must be above 0, got 0"),
         ({"training": {"warmup_share": 2}}, r"warmup_share must be in \[0, 1\], got 2"),
         ({"training": {"seed": -1}}, "seed must be 0 or more, got -1"),
+        ({"training": {"distill_hidden": -1}}, "distill_hidden must be 0 or more, got -1"),
+        ({"training": {"lora_also": "all"}}, "lora_also must be one of nothing, head, small, got 'all'"),
+        ({"training": {"lora_rank": 8}}, "lora_rank needs a one-shot method such as svd.*got LoSparse"),
+        ({"method": {"name": "none", "keep": 0.5}}, "method 'none' has no settings, got keep"),
+        ({"method": {"name": "none"}, "ignore": ["a"]}, "compresses no layer; leave out targets and ignore"),
+        ({"keep_layers": "3"}, "keep_layers must be a number of blocks, or a list of their numbers, got '3'"),
+        ({"keep_layers": [True]}, "keep_layers must be a number"),
+        ({"keep_layers": []}, "keep_layers must be a number"),
+        ({"keep_layers_by": "luck"}, "keep_layers_by must be one of even, importance, got 'luck'"),
+        ({"keep_layers_by": "importance"}, "needs the number of blocks as keep_layers, got none"),
+        ({"keep_layers_by": "importance", "keep_layers": [0]}, "as keep_layers, got a list of blocks"),
     ],
 )
 def test_refuses(data, message):

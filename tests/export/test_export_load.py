@@ -97,6 +97,9 @@ def test_task_of_an_architecture(architecture, task):
     [
         (None, "BertForMaskedLM", "m: architecture 'BertForMaskedLM' does not say the task; name one of text-class"),
         (None, None, "architecture None does not say the task"),
+        (None, "GPT2LMHeadModel", "m: causal language models are not exported yet; the tasks that are: text-class"),
+        (None, "LlamaForCausalLM", "m: causal language models are not exported yet"),
+        ("causal-lm", "LlamaForCausalLM", "m: causal language models are not exported yet"),
         ("translation", "BertModel", "task must be one of text-classification, .*, got 'translation'"),
     ],
 )

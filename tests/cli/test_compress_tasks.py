@@ -1,0 +1,167 @@
+"""`losparse compress`: other tasks, fewer blocks, no method, adapters, hidden states."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
+
+from losparse.cli import training
+
+from .conftest import FEW, Command, Sources, make_model, make_texts, make_tokenizer, nothing_written
+from .test_compress import interrupt_at
+
+STEPS = ("--max-steps", 4, "--no-freeze-embeddings")
+
+
+def report_of(tmp_path: Path) -> Any:
+    return json.loads((tmp_path / "out" / "losparse_report.json").read_text())
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Path:
+    """A model of four blocks; the third adds nothing, since a normalised state stays as it is when normalised again."""
+    model = make_model(num_hidden_layers=4)
+    for name, parameter in model.bert.encoder.layer[2].named_parameters():
+        if "output.dense" in name:
+            torch.nn.init.zeros_(parameter)
+    model.save_pretrained(tmp_path / "deep")
+    make_tokenizer().save_pretrained(tmp_path / "deep")
+    return tmp_path / "deep"
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> Path:
+    """A tiny Llama whose tokenizer, as Llama's, has no padding token."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    ids = {"vocab_size": 24, "bos_token_id": 2, "eos_token_id": 3}
+    LlamaForCausalLM(LlamaConfig(**sizes, **ids, max_position_embeddings=16)).save_pretrained(tmp_path / "decoder")
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+    tokenizer.save_pretrained(tmp_path / "decoder")
+    return tmp_path / "decoder"
+
+
+# Tasks
+
+
+def test_regression(compress_into: Any, tmp_path: Path, losparse: Command) -> None:
+    file = tmp_path / "scores.csv"
+    rows = (f"{text},{4.5 if label == 'good' else -0.5}\n" for text, label in make_texts(64, 0))
+    file.write_text("text,score\n" + "".join(rows))
+    done = compress_into("--task", "regression", *FEW, train=file, validation=file)
+    assert done.code == 0, done.err
+    names = [line.split()[1] for line in done.out.splitlines() if line.startswith("validation ")]
+    assert names == ["pearson:", "spearman:", "mse:", "loss:"]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["problem_type"], config["id2label"]) == ("regression", {"0": "LABEL_0"})
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model(torch.tensor([[2, 5, 3]])).logits.shape == (1, 1)
+
+
+def test_a_classifier_may_start_from_a_regression(compress_into: Any, tmp_path: Path) -> None:
+    make_model(num_labels=1, problem_type="regression").save_pretrained(tmp_path / "scores")
+    make_tokenizer().save_pretrained(tmp_path / "scores")
+    done = compress_into(*FEW, model=tmp_path / "scores")
+    assert done.code == 0, done.err
+    assert "validation matthews" in done.out
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["problem_type"] == "single_label_classification"
+
+
+def test_a_causal_model_learns_from_plain_text(compress_into: Any, tmp_path: Path, decoder: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("\n\n".join(text for text, _ in make_texts(128, 0)))
+    flags = ("--task", "causal-lm", *FEW, "--keep-layers", 2, "--max-length", 8)
+    done = compress_into(*flags, model=decoder, train=file, validation=None)
+    assert done.code == 0, done.err
+    report = report_of(tmp_path)
+    assert report["metrics"]["perplexity"] == pytest.approx(math.exp(report["metrics"]["loss"]))
+    assert "validation perplexity" in done.out and "accuracy" not in done.out
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert (model.config.num_hidden_layers, model.config.losparse_kept_layers) == (2, [1, 2])
+    assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=3, pad_token_id=0).shape[1] >= 3
+
+
+def test_what_a_causal_model_cannot_learn_from_is_refused(
+    compress_into: Any, tmp_path: Path, decoder: Path, sources: Sources
+) -> None:
+    flags = ("--task", "causal-lm", *STEPS, "--method", "none")
+    compress_into(*flags, "--label-column", "label", model=decoder).refused("--label-column", "causal-lm")
+    file = tmp_path / "short.txt"
+    file.write_text("the film\n\na plot")
+    compress_into(*flags, model=decoder, train=file, validation=file).refused("max_length", "8 tokens", "got 16")
+    # BERT looks at both sides, so it would learn to copy
+    compress_into(*flags, model=sources.model).refused("sees the tokens", "decoder")
+    assert nothing_written(tmp_path)
+
+
+# Depth and no method
+
+
+def test_fewer_blocks_without_a_method(compress_into: Any, tmp_path: Path, deep: Path) -> None:
+    done = compress_into(*STEPS, "--method", "none", "--keep-layers", 2, model=deep)
+    assert done.code == 0, done.err
+    report = report_of(tmp_path)
+    assert report["recipe"]["method"] == {"name": "none"} and report["recipe"]["keep_layers"] == 2
+    assert (report["compression"]["share"], report["compression"]["layers"]) == (1.0, [])
+    assert report["kept_layers"] == [1, 3]
+    assert report["compression"]["model_parameters"] < report["source_parameters"]
+    lines = done.out.splitlines()
+    assert "blocks kept: 1, 3" in lines
+    assert not any(line.startswith("layers, parameters") for line in lines)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["num_hidden_layers"] == 2 and "quantization_config" not in config
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert sum(parameter.numel() for parameter in model.parameters()) == report["compression"]["model_parameters"]
+
+
+def test_blocks_by_number_and_by_importance(compress_into: Any, tmp_path: Path, deep: Path) -> None:
+    assert compress_into(*FEW, "--keep-layers", 0, 3, model=deep).code == 0
+    report = report_of(tmp_path)
+    assert report["kept_layers"] == [0, 3] and len(report["compression"]["layers"]) == 12
+    done = compress_into(*FEW, "--keep-layers", 3, "--keep-layers-by", "importance", "--overwrite", model=deep)
+    assert done.code == 0, done.err
+    assert report_of(tmp_path)["kept_layers"] == [0, 1, 3]
+
+
+def test_targets_are_looked_for_in_the_blocks_that_stay(compress_into: Any, tmp_path: Path, deep: Path) -> None:
+    compress_into(*FEW, "--keep-layers", 2, "--targets", "*.layer.3.*", model=deep).refused("'*.layer.3.*'", "matches")
+    assert nothing_written(tmp_path)
+
+
+def test_a_shallow_student_imitates_the_hidden_states(compress_into: Any, tmp_path: Path, deep: Path) -> None:
+    flags = (*FEW, "--keep-layers", 2, "--teacher", deep, "--distill-hidden", 2)
+    assert compress_into(*flags, model=deep).code == 0
+    make_model(hidden_size=16).save_pretrained(tmp_path / "thin")
+    compress_into(*FEW, "--overwrite", "--teacher", tmp_path / "thin", "--distill-hidden", 2).refused(
+        "hidden states of 32 elements", "got 16"
+    )
+
+
+# Adapters
+
+
+def test_a_resumed_training_of_adapters_gives_the_same_weights(
+    compress_into: Any, losparse: Command, monkeypatch: pytest.MonkeyPatch, sources: Sources, tmp_path: Path
+) -> None:
+    flags = ("--method", "svd", "--keep", 0.5, "--lora-rank", 2, "--max-steps", 12, "--save-steps", 5)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 8)
+        assert compress_into(*flags).code == 130
+    done = compress_into(*flags, "--resume")
+    assert done.code == 0, done.err
+    files = ("--train", sources.train, "--validation", sources.validation)
+    assert losparse("compress", sources.model, tmp_path / "straight", *files, *flags).code == 0
+    resumed, straight = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "straight"))
+    assert not any("lora" in name or "base_layer" in name for name in straight)
+    assert resumed.keys() == straight.keys()
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    assert training.work_path(tmp_path / "out").exists() is False

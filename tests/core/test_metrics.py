@@ -1,0 +1,71 @@
+"""Metrics against values worked by hand."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from losparse.metrics import classification, matthews, metrics_of, pearson, perplexity, regression, spans, spearman
+
+
+def test_matthews_of_two_classes_by_hand():
+    # 3 true and 2 false positives, 4 true and 1 false negatives: (3*4 - 2*1) / sqrt(5 * 4 * 6 * 5)
+    truth = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 0])
+    predicted = np.array([1, 1, 1, 0, 1, 1, 0, 0, 0, 0])
+    assert matthews(predicted, truth) == pytest.approx(10 / math.sqrt(600))
+    assert matthews(1 - predicted, truth) == pytest.approx(-10 / math.sqrt(600))
+
+
+def test_matthews_of_three_classes_by_hand():
+    # 4 of 6 right; predicted 2, 3, 1 of each class, true 2, 2, 2: (4*6 - 12) / sqrt((36 - 14)(36 - 12))
+    assert matthews(np.array([0, 1, 1, 1, 2, 0]), np.array([0, 0, 1, 1, 2, 2])) == pytest.approx(12 / math.sqrt(528))
+
+
+def test_matthews_at_its_ends():
+    truth = np.array([5, 0, 2, 2])
+    assert matthews(truth, truth) == 1.0
+    assert matthews(np.full(4, 2), truth) == 0.0, "one class for all tells nothing"
+
+
+def test_correlations_by_hand():
+    one, other = np.array([1.0, 2.0, 2.0, 3.0]), np.array([1.0, 2.0, 3.0, 40.0])
+    # ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4: 4.5 / sqrt(4.5 * 5)
+    assert spearman(one, other) == pytest.approx(4.5 / math.sqrt(22.5))
+    # deviations -1, 0, 0, 1 and -10.5, -9.5, -8.5, 28.5
+    assert pearson(one, other) == pytest.approx(39 / math.sqrt(2 * (10.5**2 + 9.5**2 + 8.5**2 + 28.5**2)))
+    assert pearson(one, -one) == pytest.approx(-1.0)
+    assert pearson(one, np.ones(4)) == spearman(np.ones(4), one) == 0.0
+
+
+def prediction(predictions, label_ids):
+    return SimpleNamespace(predictions=predictions, label_ids=label_ids)
+
+
+LOGITS = np.array([[1.0, 0.0], [0.0, 1.0]])
+
+
+def test_classification_of_texts_and_tokens():
+    assert classification(prediction(LOGITS, np.array([0, 0]))) == {"accuracy": 0.5, "matthews": 0.0}
+    assert classification(prediction((LOGITS, "hidden states"), np.array([0, 1]))) == {"accuracy": 1.0, "matthews": 1.0}
+    tokens = prediction(np.stack([LOGITS, LOGITS]), np.array([[0, -100], [0, 1]]))
+    assert classification(tokens) == {"accuracy": 1.0, "matthews": 1.0}
+
+
+def test_spans_need_both_ends():
+    # one span right in both ends, the other only in its start
+    assert spans(prediction((LOGITS, LOGITS), (np.array([0, 1]), np.array([0, 0])))) == {"accuracy": 0.5}
+
+
+def test_regression_takes_logits_of_one_column():
+    found = regression(prediction(np.array([[1.0], [2.0], [4.0]], np.float32), np.array([2.0, 3.0, 5.0], np.float32)))
+    assert found == {"pearson": pytest.approx(1.0), "spearman": pytest.approx(1.0), "mse": 1.0}
+
+
+def test_perplexity():
+    assert perplexity(math.log(50)) == pytest.approx(50)
+    assert math.isfinite(perplexity(1e6))
+    assert metrics_of("causal-lm") is None
+    assert metrics_of("token-classification") is classification
