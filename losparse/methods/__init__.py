@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
@@ -13,6 +13,9 @@ from ..layers import FactoredLinear
 from .losparse import LoSparse
 from .pruning import StructuredPruning
 from .svd import SVD
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 __all__ = ["METHODS", "SVD", "LoSparse", "Method", "StructuredPruning", "method_from_dict", "method_to_dict"]
 
@@ -30,6 +33,9 @@ class Method(Protocol):
 
     def start(self, name: str, weight: Tensor, bias: Tensor | None) -> FactoredLinear:
         """Return the layer that replaces the dense one; weight (out, in), bias (out,) or None."""
+
+    def callbacks(self) -> tuple[TrainerCallback, ...]:
+        """Return what a Trainer needs to train the method's layers; nothing for a method that does not train."""
 
 
 METHODS: dict[str, type[LoSparse | SVD]] = {
