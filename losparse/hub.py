@@ -28,10 +28,13 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .errors import LosparseError
 from .layers import FactoredLinear, FactoredLinearTraining, TrainingForm
+from .mixed_rank import MixedRankLinear
 from .targets import is_linear, replace_module, weight_of
 
 FORMAT = 1
-TRAINING_FORMS: dict[str, type[TrainingForm]] = {kind.trainer: kind for kind in (FactoredLinearTraining,)}
+TRAINING_FORMS: dict[str, type[TrainingForm]] = {
+    kind.trainer: kind for kind in (FactoredLinearTraining, MixedRankLinear)
+}
 
 
 @register_quantization_config("losparse")

@@ -11,13 +11,14 @@ from torch import Tensor
 from ..errors import LosparseError
 from ..layers import FactoredLinear
 from .losparse import LoSparse
+from .lpaf import LPAF
 from .pruning import StructuredPruning
 from .svd import SVD
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-__all__ = ["METHODS", "SVD", "LoSparse", "Method", "StructuredPruning", "method_from_dict", "method_to_dict"]
+__all__ = ["LPAF", "METHODS", "SVD", "LoSparse", "Method", "StructuredPruning", "method_from_dict", "method_to_dict"]
 
 
 class Method(Protocol):
@@ -38,8 +39,9 @@ class Method(Protocol):
         """Return what a Trainer needs to train the method's layers; nothing for a method that does not train."""
 
 
-METHODS: dict[str, type[LoSparse | SVD]] = {
+METHODS: dict[str, type[LoSparse | SVD | LPAF]] = {
     "losparse": LoSparse,
+    "lpaf": LPAF,
     "svd": SVD,
     "pruning": StructuredPruning,
 }
