@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from .depth import drop_layers
     from .finetune import FineTuneResult, fine_tune
     from .layers import FactoredLinear, FactoredLinearTraining
-    from .methods import METHODS, SVD, LoSparse, StructuredPruning
+    from .methods import LPAF, METHODS, SVD, LoSparse, StructuredPruning
     from .recipe import Recipe, Training
     from .targets import find_targets
     from .training import LoSparseCallback
+    from .training_lpaf import LPAFCallback
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,8 @@ _HOMES = {
     "FactoredLinear": "layers",
     "FactoredLinearTraining": "layers",
     "FineTuneResult": "finetune",
+    "LPAF": "methods",
+    "LPAFCallback": "training_lpaf",
     "LayerReport": "compress",
     "LoSparse": "methods",
     "LoSparseCallback": "training",
@@ -45,12 +48,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "LPAF",
     "METHODS",
     "SVD",
     "CompressionReport",
     "FactoredLinear",
     "FactoredLinearTraining",
     "FineTuneResult",
+    "LPAFCallback",
     "LayerReport",
     "LoSparse",
     "LoSparseCallback",

@@ -1,7 +1,7 @@
 """One verb: `compress_(model, method)` puts factored layers in place, `compact_(model)` makes them small.
 
 compress_(model, LoSparse(keep=0.2))     dense layers -> training form (or, for one-shot methods, compact form)
-... any HF Trainer with LoSparseCallback(method) ...
+... any HF Trainer with method.callbacks() ...
 compact_(model)                          training form -> compact form
 model.save_pretrained(folder)            opens again with AutoModelFor...from_pretrained after `import losparse`
 """
@@ -17,7 +17,7 @@ from torch import nn
 
 from .errors import LosparseError
 from .hub import describe, mark_compressed
-from .layers import FactoredLinear, FactoredLinearTraining
+from .layers import FactoredLinear, TrainingForm
 from .methods import Method, method_to_dict
 from .targets import find_targets, replace_module, weight_of
 
@@ -116,18 +116,18 @@ def compact_(model: nn.Module, method: Method | None = None) -> CompressionRepor
 
     Args:
         model: a model after training.
-        method: when given, the masks must meet its budget.
+        method: when given, the layers must meet its budget.
 
     Returns:
         The report of what is stored now.
 
     Raises:
-        LosparseError: the model has no factored layer, or training stopped before the masks met the budget.
+        LosparseError: the model has no factored layer, or training stopped before its layers met the budget.
     """
     training = training_layers(model)
     current = report(model)
     # Ranks are rounded up, so a model of which no group is left may sit just above its budget.
-    droppable = any(layer.mask.any() for layer in training.values())
+    droppable = any(layer.kept_groups for layer in training.values())
     if method is not None and droppable and current.share > method.keep * (1 + 1e-9):
         raise LosparseError(
             f"the layers hold {current.share:.3f} of their parameters, the budget is {method.keep:g}: training "
@@ -140,9 +140,9 @@ def compact_(model: nn.Module, method: Method | None = None) -> CompressionRepor
     return report(model)
 
 
-def training_layers(model: nn.Module) -> dict[str, FactoredLinearTraining]:
+def training_layers(model: nn.Module) -> dict[str, TrainingForm]:
     """Return the layers in training form by qualified name, in the model's order."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, FactoredLinearTraining)}
+    return {name: m for name, m in model.named_modules() if isinstance(m, TrainingForm)}
 
 
 def dense_report(model: nn.Module) -> CompressionReport:
@@ -162,7 +162,7 @@ def report(model: nn.Module) -> CompressionReport:
         module = model.get_submodule(name)
         assert isinstance(module, FactoredLinear)
         dense = module.in_features * module.out_features
-        kept = entry["kept"] if not isinstance(module, FactoredLinearTraining) else int(module.mask.sum())
+        kept = module.kept_groups if isinstance(module, TrainingForm) else entry["kept"]
         layers.append(
             LayerReport(
                 name=name,

@@ -1,7 +1,7 @@
 """Fine-tuning with the Hugging Face Trainer, with or without compression.
 
 `fine_tune` is a thin user of the Trainer: whoever has a Trainer of his own needs only `compress_`,
-`LoSparseCallback` and `compact_`.
+`method.callbacks()` and `compact_`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from .compress import CompressionReport, compact_, compress_, report
 from .distill import DistillingTrainer, MeanLossTrainer
 from .errors import LosparseError
 from .lora import attach_adapters, merge_adapters, require_lora
-from .methods import LoSparse, Method
+from .methods import Method
 from .metrics import metrics_of, perplexity
 from .recipe import Training
-from .training import LoSparseCallback, freeze_embeddings
+from .training import freeze_embeddings
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def fine_tune(
     if training.freeze_embeddings:
         freeze_embeddings(model)
     adapted = attach_adapters(model, training) if training.lora_rank > 0 else None
-    pruning = (LoSparseCallback(method),) if isinstance(method, LoSparse) else ()
+    pruning = () if method is None else method.callbacks()
     trainer = _trainer(model, tokenizer, train, validation, training, output_dir, teacher, quiet)
     for callback in (*pruning, *callbacks):
         trainer.add_callback(callback)
@@ -160,6 +160,7 @@ def _trainer(
         save_strategy="steps" if saving else "no",
         save_steps=training.save_steps if saving else 500,
         save_total_limit=1,
+        ddp_broadcast_buffers=False,  # scores and masks follow from reduced gradients: every process has them already
         report_to="none",
         disable_tqdm=quiet,
         logging_strategy="no",

@@ -11,11 +11,14 @@ every factored layer, and safetensors with only their compact tensors. After `im
       "layers": {"bert.encoder.layer.0.attention.self.query":
                  {"in": 384, "out": 384, "rank": 10, "kept": 52, "axis": "out", "bias": true}, ...}
     }
+
+In form "training" an entry also names its `trainer`, one of `TRAINING_FORMS`, and that form's settings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -24,10 +27,14 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .errors import LosparseError
-from .layers import FactoredLinear, FactoredLinearTraining
+from .layers import FactoredLinear, FactoredLinearTraining, TrainingForm
+from .mixed_rank import MixedRankLinear
 from .targets import is_linear, replace_module, weight_of
 
 FORMAT = 1
+TRAINING_FORMS: dict[str, type[TrainingForm]] = {
+    kind.trainer: kind for kind in (FactoredLinearTraining, MixedRankLinear)
+}
 
 
 @register_quantization_config("losparse")
@@ -121,14 +128,22 @@ def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], for
             f"quantization_config says {name!r} is {out_features}x{in_features}, the model has "
             f"{weight.shape[0]}x{weight.shape[1]}; config.json does not fit its own architecture"
         )
-    options: dict[str, Any] = {"rank": rank, "axis": axis, "bias": bias, "device": weight.device, "dtype": weight.dtype}
+    options: dict[str, Any] = {"rank": rank, "bias": bias, "device": weight.device, "dtype": weight.dtype}
     if form == "training":
-        layer: FactoredLinear = FactoredLinearTraining(
-            in_features, out_features, elementwise=bool(entry.get("elementwise", False)), **options
-        )
+        layer = _training_form(name, entry)(in_features, out_features, **options)
     else:
-        layer = FactoredLinear(in_features, out_features, kept=kept, **options)
+        layer = FactoredLinear(in_features, out_features, kept=kept, axis=axis, **options)
     replace_module(model, old, layer)
+
+
+def _training_form(name: str, entry: Mapping[str, Any]) -> Callable[..., FactoredLinear]:
+    """Return the constructor of the entry's training form, with the form's settings."""
+    trainer = entry.get("trainer", FactoredLinearTraining.trainer)  # older checkpoints do not say
+    if trainer not in TRAINING_FORMS:
+        allowed = ", ".join(sorted(TRAINING_FORMS))
+        raise LosparseError(f"quantization_config trainer of {name!r} must be one of {allowed}, got {trainer!r}")
+    kind = TRAINING_FORMS[trainer]
+    return partial(kind, **{key: entry[key] for key in kind.settings if key in entry})
 
 
 def _local_name(model: nn.Module, name: str) -> str | None:
@@ -153,8 +168,9 @@ def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
             "axis": module.axis,
             "bias": module.bias is not None,
         }
-        if isinstance(module, FactoredLinearTraining):
-            entry["elementwise"] = module.elementwise
+        if isinstance(module, TrainingForm):
+            entry["trainer"] = module.trainer
+            entry |= {key: getattr(module, key) for key in module.settings}
         layers[name] = entry
     return layers
 
@@ -170,7 +186,7 @@ def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
     if config is None:
         return
     layers = describe(model)
-    training = any(isinstance(module, FactoredLinearTraining) for module in model.modules())
+    training = any(isinstance(module, TrainingForm) for module in model.modules())
     if method is None:
         recorded = getattr(config, "quantization_config", None)
         method = recorded.method if isinstance(recorded, LosparseConfig) else None

@@ -11,8 +11,9 @@ r"""The layer every method yields: a low-rank part plus a structured sparse part
       y (.., out) <--- add at outputs `kept`    y (.., out) <------ add
       + bias                                    + bias
 
-`FactoredLinear` is the small form: it is what is saved, exported and served. `FactoredLinearTraining` is the form
-during training: it holds the whole residual and a mask over it, and `compact()` turns it into the small form.
+`FactoredLinear` is the small form: it is what is saved, exported and served. A `TrainingForm` is what a method
+trains, and `compact()` turns it into the small form. `FactoredLinearTraining` is LoSparse's: it holds the whole
+residual and a mask over it.
 
 References:
     LoSparse, arXiv:2306.11222, eq. 2 (W ~ U V + S).
@@ -21,7 +22,8 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Literal
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -172,7 +174,34 @@ class FactoredLinear(nn.Module):
         )
 
 
-class FactoredLinearTraining(FactoredLinear):
+class TrainingForm(FactoredLinear, ABC):
+    """A layer while a method trains it; `compact()` gives the small layer it has become.
+
+    Attributes:
+        trainer: name of the form in config.json, by which a Trainer's checkpoint is built again.
+        settings: what the constructor takes beside sizes, rank and bias; attributes of the same names, of JSON types.
+        sparse: the matrix that is pruned; (out, in).
+    """
+
+    trainer: ClassVar[str]
+    settings: ClassVar[tuple[str, ...]] = ()
+    sparse: nn.Parameter
+
+    @property
+    @abstractmethod
+    def kept_groups(self) -> int:
+        """Groups of `sparse` that `compact()` would keep now."""
+
+    @abstractmethod
+    def compact(self) -> FactoredLinear:
+        """Return the small layer.
+
+        Raises:
+            LosparseError: training has not come so far that there is one.
+        """
+
+
+class FactoredLinearTraining(TrainingForm):
     """The layer while it is trained: factors, the whole residual, and the mask of what is kept of it.
 
     The forward pass multiplies the dense weight `u v + sparse` once, so a training step costs about what a step of
@@ -191,7 +220,8 @@ class FactoredLinearTraining(FactoredLinear):
     it had not stopped.
     """
 
-    sparse: nn.Parameter
+    trainer = "losparse"
+    settings = ("axis", "elementwise")
     mask: Tensor
     score_avg: Tensor
     score_sum: Tensor
@@ -255,7 +285,12 @@ class FactoredLinearTraining(FactoredLinear):
 
     def parameter_count(self) -> int:
         """Count what the compact form of the present mask would store."""
-        return self.rank * (self.in_features + self.out_features) + int(self.mask.sum()) * self.group_size
+        return self.rank * (self.in_features + self.out_features) + self.kept_groups * self.group_size
+
+    @property
+    def kept_groups(self) -> int:
+        """Groups inside the mask."""
+        return int(self.mask.sum())
 
     @torch.no_grad()
     def compact(self) -> FactoredLinear:

@@ -11,7 +11,8 @@ resumed training reads it back with the weights. All ranks see the same gradient
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from .compress import training_layers
 from .coupling import Family
 from .errors import LosparseError
-from .layers import FactoredLinearTraining
+from .layers import FactoredLinearTraining, TrainingForm
 from .methods.losparse import CubicSchedule, LoSparse, accumulate_sensitivity, close_window, update_masks
 
 logger = logging.getLogger(__name__)
+
+Form = TypeVar("Form", bound=TrainingForm)
 
 
 class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
@@ -46,13 +49,8 @@ class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
             LosparseError: no layer in training form, a schedule longer than training, or a Trainer setting under
                 which gradients are not whole at the optimizer step.
         """
-        _refuse_unsupported(args)
-        self.layers = training_layers(kwargs["model"])
-        if not self.layers:
-            raise LosparseError("the model has no layer to prune; call compress_(model, method) before training")
-        frozen = [name for name, layer in self.layers.items() if not layer.sparse.requires_grad]
-        if frozen:
-            raise LosparseError(f"layer {frozen[0]!r} is frozen, so it has no sensitivity; unfreeze it or ignore= it")
+        refuse_unsupported(args)
+        self.layers = layers_to_prune(kwargs["model"], FactoredLinearTraining)
         self.schedule = self.method.schedule(state.max_steps)
         self.families = self.method.families(self.layers, getattr(kwargs["model"], "config", None))
         self.budget = self.method.sparse_budget(list(self.layers.values()))
@@ -67,12 +65,8 @@ class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
         """
         if self.schedule.is_final(state.global_step):
             return
-        gradients = [self._gradient(name, layer) for name, layer in self.layers.items()]
-        scale = _loss_scale(args, kwargs.get("optimizer"))
-        if scale != 1.0:
-            gradients = [gradient / scale for gradient in gradients]
-        # An overflowed fp16 step is skipped by the optimizer and must not poison the averages.
-        if not all(bool(torch.isfinite(gradient.sum())) for gradient in gradients):
+        gradients = whole_gradients(self.layers, args, kwargs.get("optimizer"))
+        if gradients is None:
             return
         for layer, gradient in zip(self.layers.values(), gradients, strict=True):
             accumulate_sensitivity(layer, gradient)
@@ -109,12 +103,6 @@ class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
         total: int = sum(layer.sparse.numel() for layer in self.layers.values())
         return round(self.schedule.kept_share(step, self.budget / total) * total)
 
-    def _gradient(self, name: str, layer: FactoredLinearTraining) -> Tensor:
-        gradient = layer.sparse.grad
-        if gradient is None:
-            raise LosparseError(f"layer {name!r} got no gradient in this step; is it unused? leave it out with ignore=")
-        return gradient
-
     @torch.no_grad()
     def _forget_momentum(self, optimizer: Any) -> None:
         """Zero the optimizer's moments of dropped groups: they would only fight the mask from here on."""
@@ -127,12 +115,51 @@ class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
                     value.masked_fill_(where, 0.0)
 
 
-def _refuse_unsupported(args: TrainingArguments) -> None:
-    """Refuse Trainer settings under which this callback would prune by wrong scores."""
+def layers_to_prune(model: nn.Module, kind: type[Form]) -> dict[str, Form]:
+    """Return the layers of one training form by qualified name, in the model's order.
+
+    Raises:
+        LosparseError: there is none, or one is frozen.
+    """
+    layers = {name: layer for name, layer in training_layers(model).items() if isinstance(layer, kind)}
+    if not layers:
+        raise LosparseError("the model has no layer to prune; call compress_(model, method) before training")
+    frozen = [name for name, layer in layers.items() if not layer.sparse.requires_grad]
+    if frozen:
+        raise LosparseError(f"layer {frozen[0]!r} is frozen, so it has no sensitivity; unfreeze it or ignore= it")
+    return layers
+
+
+def whole_gradients(layers: Mapping[str, TrainingForm], args: TrainingArguments, optimizer: Any) -> list[Tensor] | None:
+    """Return the gradients of the layers' `sparse` before the optimizer step, without the fp16 loss scale.
+
+    Returns:
+        One per layer, (out, in) each; None when one overflowed: the optimizer skips that step, and scores must too.
+
+    Raises:
+        LosparseError: a layer got no gradient.
+    """
+    gradients = []
+    for name, layer in layers.items():
+        if layer.sparse.grad is None:
+            raise LosparseError(f"layer {name!r} got no gradient in this step; is it unused? leave it out with ignore=")
+        gradients.append(layer.sparse.grad)
+    scale = _loss_scale(args, optimizer)
+    if scale != 1.0:
+        gradients = [gradient / scale for gradient in gradients]
+    return gradients if all(bool(torch.isfinite(gradient.sum())) for gradient in gradients) else None
+
+
+def refuse_unsupported(args: TrainingArguments) -> None:
+    """Refuse Trainer settings under which layers would be pruned by wrong scores.
+
+    Raises:
+        LosparseError: DeepSpeed, FSDP, or load_best_model_at_end.
+    """
     if getattr(args, "deepspeed", None):
         raise LosparseError("DeepSpeed steps inside backward, so sensitivity cannot be read; train with DDP instead")
     if getattr(args, "fsdp", None):
-        raise LosparseError("FSDP shards the residual, which is not supported; train with DDP instead")
+        raise LosparseError("FSDP shards the weights, which is not supported; train with DDP instead")
     if args.load_best_model_at_end:
         raise LosparseError(
             "load_best_model_at_end may bring back a checkpoint from before pruning ended; set it to False"

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from losparse.errors import LosparseError
-from losparse.layers import FactoredLinear, FactoredLinearTraining
+from losparse.layers import FactoredLinear, TrainingForm
 
 from .tasks import Task, choose_task
 
@@ -195,7 +195,7 @@ def _check_loading(info: Mapping[str, Any], folder: Path, task: Task) -> None:
 
 def _check_model(loaded: Loaded) -> None:
     for name, module in loaded.model.named_modules():
-        if isinstance(module, FactoredLinearTraining):
+        if isinstance(module, TrainingForm):
             raise LosparseError(f"layer {name!r} is still in its training form; call losparse.compact_(model) first")
     for name, tensor in (*loaded.model.named_parameters(), *loaded.model.named_buffers()):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from ..errors import LosparseError
 from ..layers import FactoredLinear
 from .losparse import LoSparse
+from .lpaf import LPAF
 from .pruning import StructuredPruning
 from .svd import SVD
 
-__all__ = ["METHODS", "SVD", "LoSparse", "Method", "StructuredPruning", "method_from_dict", "method_to_dict"]
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+__all__ = ["LPAF", "METHODS", "SVD", "LoSparse", "Method", "StructuredPruning", "method_from_dict", "method_to_dict"]
 
 
 class Method(Protocol):
@@ -31,9 +35,13 @@ class Method(Protocol):
     def start(self, name: str, weight: Tensor, bias: Tensor | None) -> FactoredLinear:
         """Return the layer that replaces the dense one; weight (out, in), bias (out,) or None."""
 
+    def callbacks(self) -> tuple[TrainerCallback, ...]:
+        """Return what a Trainer needs to train the method's layers; nothing for a method that does not train."""
 
-METHODS: dict[str, type[LoSparse | SVD]] = {
+
+METHODS: dict[str, type[LoSparse | SVD | LPAF]] = {
     "losparse": LoSparse,
+    "lpaf": LPAF,
     "svd": SVD,
     "pruning": StructuredPruning,
 }

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ from ..coupling import Family, choose_groups, couple, separate
 from ..errors import LosparseError
 from ..layers import Axis, FactoredLinear, FactoredLinearTraining
 from ..targets import writes_residual
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,12 @@ class LoSparse:
                 f"training has {total_steps}; train longer, or lower initial_steps/final_steps"
             )
         return CubicSchedule(initial=initial, final=final, total=total_steps)
+
+    def callbacks(self) -> tuple[TrainerCallback, ...]:
+        """Return the callback that scores and prunes."""
+        from ..training import LoSparseCallback  # training imports the methods
+
+        return (LoSparseCallback(self),)
 
     def sparse_budget(self, layers: Sequence[FactoredLinearTraining]) -> int:
         """Return how many residual parameters fit into `keep` beside the factors that are stored."""

@@ -7,7 +7,7 @@ tells what the sparse part of LoSparse is worth, and the plainest method there i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from torch import Tensor
 from ..budget import check_share, rank_for
 from ..layers import FactoredLinear
 from .losparse import balanced_svd
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,7 @@ class SVD:
         )
         u, v = balanced_svd(weight, rank)
         return layer.copy_(u=u, v=v, bias=bias)
+
+    def callbacks(self) -> tuple[TrainerCallback, ...]:
+        """Return nothing: training after the factoring is ordinary."""
+        return ()

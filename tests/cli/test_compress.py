@@ -80,7 +80,7 @@ def test_the_progress_bar_counts_steps_then_batches() -> None:
     assert seen == [(3, 5), (1, None), (1, None), (-5, 2), (1, None), (1, None)]
 
 
-@pytest.mark.parametrize("method", ["svd", "pruning"])
+@pytest.mark.parametrize("method", ["svd", "pruning", "lpaf"])
 def test_other_methods(compress_into: Any, tmp_path: Path, method: str) -> None:
     done = compress_into("--method", method, "--keep", 0.5, "--max-steps", 4)
     assert done.code == 0, done.err

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertModel, TrainerCallback
 
-from losparse import SVD, LoSparse, Training, fine_tune
+from losparse import LPAF, SVD, LoSparse, Training, fine_tune
 from losparse.errors import LosparseError
 from losparse.layers import FactoredLinear
 from losparse.training import freeze_embeddings
@@ -24,8 +24,11 @@ def run(tokenizer, tmp_path, training=TRAINING, **kwargs):
     return model, result
 
 
-def test_learns_while_it_compresses(tokenizer, tmp_path):
-    model, result = run(tokenizer, tmp_path, method=LoSparse(keep=0.4, low_rank=0.1, window=2))
+@pytest.mark.parametrize(
+    "method", [LoSparse(keep=0.4, low_rank=0.1, window=2), LPAF(keep=0.4, window=2)], ids=["losparse", "lpaf"]
+)
+def test_learns_while_it_compresses(tokenizer, tmp_path, method):
+    model, result = run(tokenizer, tmp_path, method=method)
     assert result.metrics["accuracy"] > 0.9, "the toy task is easy"
     assert result.compression.share <= 0.4
     assert result.steps == 30

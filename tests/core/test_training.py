@@ -54,7 +54,7 @@ def train(
         train_dataset=toy_items(64),
         eval_dataset=toy_items(8, seed=9),
         data_collator=collate,
-        callbacks=[LoSparseCallback(method), *callbacks],
+        callbacks=[*method.callbacks(), *callbacks],
     )
     trainer.train(resume_from_checkpoint=resume)
     return model, trainer
