@@ -56,6 +56,27 @@ def rank_for(share: float, out_features: int, in_features: int, *, name: str, ro
     return rank
 
 
+def pivot_rank(share: float, out_features: int, in_features: int) -> int:
+    """Return the largest rank whose pivot form holds at most `share` of a dense weight, but not below 1.
+
+    Pivots hold rank * (in + out - rank) parameters: fewer than the dense weight at every rank below min(out, in), and
+    as many at that rank, so there is no break-even.
+
+    Args:
+        share: share of the dense parameters, in (0, 1].
+        out_features: rows of the weight.
+        in_features: columns of the weight.
+
+    References:
+        PIFA (Zhao et al., ICML 2025), for the form; the rank is the smaller root of r^2 - r (in + out) + share in out.
+    """
+    total, allowed = in_features + out_features, share * in_features * out_features
+    rank = int((total - math.sqrt(total * total - 4.0 * allowed)) / 2.0) + 1
+    while rank > 1 and rank * (total - rank) > allowed:  # the root is rounded, the count is not
+        rank -= 1
+    return max(1, min(rank, in_features, out_features))
+
+
 def select_groups(scores: Sequence[Tensor], group_sizes: Sequence[int | Tensor], budget: int) -> list[Tensor]:
     """Choose the groups with the highest scores over all layers whose parameters fit into the budget.
 

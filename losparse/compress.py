@@ -24,7 +24,7 @@ from .targets import find_targets, replace_module, weight_of
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What became of one layer; all counts in parameters."""
+    """What became of one layer; all counts in parameters. `pivots`: their side, "out" or "in", or None."""
 
     name: str
     out_features: int
@@ -32,6 +32,7 @@ class LayerReport:
     rank: int
     kept: int
     axis: str
+    pivots: str | None
     parameters: int
     dense_parameters: int
 
@@ -171,6 +172,7 @@ def report(model: nn.Module) -> CompressionReport:
                 rank=module.rank,
                 kept=kept,
                 axis=module.axis,
+                pivots=module.pivot_side,
                 parameters=module.parameter_count(),
                 dense_parameters=dense,
             )

@@ -5,13 +5,16 @@ every factored layer, and safetensors with only their compact tensors. After `im
 `AutoModelFor...from_pretrained(folder)` puts empty factored layers in place and loads the tensors into them.
 
     quantization_config = {
-      "quant_method": "losparse", "format": 1,
+      "quant_method": "losparse",
+      "format": 1,                           2 when a layer has pivots
       "form": "compact",                     "training" in checkpoints written while the masks still move
       "method": {"name": "losparse", "keep": 0.2, ...},
       "layers": {"bert.encoder.layer.0.attention.self.query":
-                 {"in": 384, "out": 384, "rank": 10, "kept": 52, "axis": "out", "bias": true}, ...}
+                 {"in": 384, "out": 384, "rank": 10, "kept": 52, "axis": "out", "bias": true, "pivots": null}, ...}
     }
 
+`pivots` is "out" or "in" for a low-rank part stored by pivot outputs or inputs (`layers`), null or absent for plain
+factors.
 In form "training" an entry also names its `trainer`, one of `TRAINING_FORMS`, and that form's settings.
 """
 
@@ -31,7 +34,8 @@ from .layers import FactoredLinear, FactoredLinearTraining, TrainingForm
 from .mixed_rank import MixedRankLinear
 from .targets import is_linear, replace_module, weight_of
 
-FORMAT = 1
+# Without pivots a folder is what losparse wrote before it had them, and older versions go on reading it.
+FORMAT, PIVOT_FORMAT = 1, 2
 TRAINING_FORMS: dict[str, type[TrainingForm]] = {
     kind.trainer: kind for kind in (FactoredLinearTraining, MixedRankLinear)
 }
@@ -57,8 +61,10 @@ class LosparseConfig(QuantizationConfigMixin):  # type: ignore[misc]
         unknown.pop("quant_method", None)
         if unknown:
             raise LosparseError(f"quantization_config has unknown keys {sorted(unknown)}; written by a newer losparse?")
-        if format != FORMAT:
-            raise LosparseError(f"quantization_config has format {format}, this losparse reads {FORMAT}; upgrade it")
+        if format not in (FORMAT, PIVOT_FORMAT):
+            raise LosparseError(
+                f"quantization_config has format {format}, this losparse reads {FORMAT} and {PIVOT_FORMAT}; upgrade it"
+            )
         if form not in ("compact", "training"):
             raise LosparseError(f"quantization_config form must be 'compact' or 'training', got {form!r}")
         if not layers:
@@ -132,7 +138,7 @@ def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], for
     if form == "training":
         layer = _training_form(name, entry)(in_features, out_features, **options)
     else:
-        layer = FactoredLinear(in_features, out_features, kept=kept, axis=axis, **options)
+        layer = FactoredLinear(in_features, out_features, kept=kept, axis=axis, pivots=entry.get("pivots"), **options)
     replace_module(model, old, layer)
 
 
@@ -167,6 +173,7 @@ def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
             "kept": module.kept_count,
             "axis": module.axis,
             "bias": module.bias is not None,
+            "pivots": module.pivot_side,
         }
         if isinstance(module, TrainingForm):
             entry["trainer"] = module.trainer
@@ -191,5 +198,8 @@ def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
         recorded = getattr(config, "quantization_config", None)
         method = recorded.method if isinstance(recorded, LosparseConfig) else None
     config.quantization_config = LosparseConfig(
-        layers=layers, form="training" if training else "compact", method=method, format=FORMAT
+        layers=layers,
+        form="training" if training else "compact",
+        method=method,
+        format=PIVOT_FORMAT if any(entry["pivots"] for entry in layers.values()) else FORMAT,
     )

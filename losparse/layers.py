@@ -11,12 +11,19 @@ r"""The layer every method yields: a low-rank part plus a structured sparse part
       y (.., out) <--- add at outputs `kept`    y (.., out) <------ add
       + bias                                    + bias
 
+*Pivots* are a second stored form of the same low-rank part, with rank^2 parameters fewer: `rank` of its own outputs, or
+of its inputs, span it, and the full `u`, or `v`, is the identity there:
+
+    pivots="out"                                              pivots="in"
+      y_P = x v^T         v (rank, in)                          h = x_P + x_rest v^T   v (rank, in - rank)
+      y_rest = y_P u^T    u (out - rank, rank)                  y = h u^T              u (out, rank)
+
 `FactoredLinear` is the small form: it is what is saved, exported and served. A `TrainingForm` is what a method
 trains, and `compact()` turns it into the small form. `FactoredLinearTraining` is LoSparse's: it holds the whole
 residual and a mask over it.
 
 References:
-    LoSparse, arXiv:2306.11222, eq. 2 (W ~ U V + S).
+    LoSparse, arXiv:2306.11222, eq. 2 (W ~ U V + S). PIFA (Zhao et al., ICML 2025), for pivots.
 """
 
 from __future__ import annotations
@@ -32,14 +39,17 @@ from torch import Tensor, nn
 from .errors import LosparseError
 
 Axis = Literal["out", "in"]
+PivotSide = Literal["out", "in"]
 
 
 class FactoredLinear(nn.Module):
     """A linear layer `y = (x v^T) u^T + scatter(x sparse^T) + bias` of compact tensors.
 
     Attributes:
-        u: second factor, None at rank 0; (out, rank).
-        v: first factor, None at rank 0; (rank, in).
+        u: second factor, None where it would be empty; (out, rank), with pivot outputs their rows left out.
+        v: first factor, None where it would be empty; (rank, in), with pivot inputs their columns left out.
+        pivot_side: whether `pivots` are outputs ("out") or inputs ("in"); None for plain factors.
+        pivots: sorted outputs (or inputs) at which the full `u` (or `v`) is the identity; int64 (rank,), or None.
         sparse: kept part of the residual, None when nothing is kept; (kept, in) or (out, kept).
         kept: sorted output neurons (`axis="out"`) or input features (`axis="in"`) of `sparse`; int64 (kept,).
         bias: (out,) or None.
@@ -50,6 +60,7 @@ class FactoredLinear(nn.Module):
     sparse: nn.Parameter | None
     bias: nn.Parameter | None
     kept: Tensor | None
+    pivots: Tensor | None
 
     def __init__(
         self,
@@ -60,28 +71,31 @@ class FactoredLinear(nn.Module):
         kept: int,
         axis: Axis = "out",
         bias: bool = True,
+        pivots: PivotSide | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         """Allocate an empty layer; fill it with `copy_` or by loading a state dict.
 
         Raises:
-            LosparseError: a size is out of range, or the axis is unknown.
+            LosparseError: a size is out of range, or the axis or the side of the pivots is unknown.
         """
         super().__init__()
         _check_sizes(in_features, out_features, rank, kept, axis)
+        if pivots not in (None, "out", "in"):
+            raise LosparseError(f"pivots must be 'out' (outputs), 'in' (inputs) or None, got {pivots!r}")
         self.in_features, self.out_features = in_features, out_features
         self.rank, self.kept_count, self.axis = rank, kept, axis
+        self.pivot_side = pivots if rank else None
 
         def parameter(*shape: int) -> nn.Parameter | None:
-            if 0 in shape:
-                return None
-            return nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))
+            return None if 0 in shape else nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))
 
-        self.register_parameter("u", parameter(out_features, rank))
-        self.register_parameter("v", parameter(rank, in_features))
+        self.register_parameter("u", parameter(out_features - (rank if self.pivot_side == "out" else 0), rank))
+        self.register_parameter("v", parameter(rank, in_features - (rank if self.pivot_side == "in" else 0)))
         self.register_parameter("sparse", parameter(*self._sparse_shape()))
         self.register_buffer("kept", torch.arange(kept, device=device, dtype=torch.int64) if kept else None)
+        self.register_buffer("pivots", torch.arange(rank, device=device) if self.pivot_side else None)
         self.register_parameter("bias", parameter(out_features) if bias else None)
 
     def _sparse_shape(self) -> tuple[int, int]:
@@ -99,9 +113,7 @@ class FactoredLinear(nn.Module):
         """
         if torch.onnx.is_in_onnx_export():
             return self._symbolic(x)
-        low_rank = None
-        if self.u is not None and self.v is not None:
-            low_rank = F.linear(F.linear(x, self.v), self.u, self.bias)
+        low_rank = self._low_rank(x)
         if self.sparse is None or self.kept is None:
             return low_rank if low_rank is not None else self._constant(x)
         if self.axis == "in":
@@ -110,6 +122,22 @@ class FactoredLinear(nn.Module):
         rows = F.linear(x, self.sparse)  # (..., kept)
         base = low_rank if low_rank is not None else self._constant(x).to(rows.dtype)
         return base.index_add(-1, self.kept, rows)
+
+    def _low_rank(self, x: Tensor) -> Tensor | None:
+        """Return the low-rank part with the bias added, None at rank 0; (..., out)."""
+        if self.pivot_side == "out" and self.v is not None:
+            pivots = F.linear(x, self.v)  # (..., rank)
+            y = _pivots_in_place(pivots, None if self.u is None else F.linear(pivots, self.u), -1, self.pivots)
+            return y if self.bias is None else y + self.bias.to(y.dtype)
+        if self.pivot_side == "in" and self.u is not None and self.pivots is not None:
+            x = x.index_select(-1, _pivots_first(self.pivots, self.in_features))
+            hidden = x[..., : self.rank]
+            if self.v is not None:
+                hidden = hidden + F.linear(x[..., self.rank :], self.v)
+            return F.linear(hidden, self.u, self.bias)
+        if self.u is None or self.v is None:
+            return None
+        return F.linear(F.linear(x, self.v), self.u, self.bias)
 
     def _constant(self, x: Tensor) -> Tensor:
         """Return the output of a layer of which nothing was kept: the bias, or zeros; (..., out)."""
@@ -120,13 +148,14 @@ class FactoredLinear(nn.Module):
         """Leave one opaque node in the graph, so that the exporter can choose how to lower the layer."""
         result: Tensor = torch.onnx.ops.symbolic(
             "losparse::FactoredLinear",
-            (x, self.u, self.v, self.sparse, self.kept, self.bias),
+            (x, self.u, self.v, self.sparse, self.kept, self.bias, self.pivots),
             attrs={
                 "axis": self.axis,
                 "rank": self.rank,
                 "kept_count": self.kept_count,
                 "in_features": self.in_features,
                 "out_features": self.out_features,
+                **({} if self.pivot_side is None else {"pivot_side": self.pivot_side}),
             },
             dtype=x.dtype,
             shape=(*x.shape[:-1], self.out_features),
@@ -134,13 +163,30 @@ class FactoredLinear(nn.Module):
         )
         return result
 
+    def factors(self) -> tuple[Tensor, Tensor] | None:
+        """Return the full factors u (out, rank), v (rank, in), the pivots' identity in its place; None at rank 0."""
+        u: Tensor | None = self.u
+        v: Tensor | None = self.v
+        one = u if u is not None else v
+        if one is None:
+            return None
+        if self.pivots is not None:
+            identity = torch.eye(self.rank, device=one.device, dtype=one.dtype)
+            if self.pivot_side == "out":
+                u = _pivots_in_place(identity, u, 0, self.pivots)
+            else:
+                v = _pivots_in_place(identity, v, 1, self.pivots)
+        assert u is not None and v is not None, "only the factor at the pivots' side can be empty"
+        return u, v
+
     @torch.no_grad()
     def dense_weight(self) -> Tensor:
         """Return the dense weight this layer stands for; (out, in)."""
-        reference = next(t for t in (self.u, self.sparse, self.bias, torch.zeros(())) if t is not None)
+        reference = next(t for t in (self.u, self.v, self.sparse, self.bias, torch.zeros(())) if t is not None)
         weight = reference.new_zeros((self.out_features, self.in_features))
-        if self.u is not None and self.v is not None:
-            weight += self.u @ self.v
+        factors = self.factors()
+        if factors is not None:
+            weight += factors[0] @ factors[1]
         if self.sparse is not None and self.kept is not None:
             weight.index_add_(0 if self.axis == "out" else 1, self.kept, self.sparse)
         return weight
@@ -154,9 +200,11 @@ class FactoredLinear(nn.Module):
         sparse: Tensor | None = None,
         kept: Tensor | None = None,
         bias: Tensor | None = None,
+        pivots: Tensor | None = None,
     ) -> FactoredLinear:
         """Copy values into the tensors of this layer; absent ones stay as they are."""
-        for name, value in {"u": u, "v": v, "sparse": sparse, "kept": kept, "bias": bias}.items():
+        values = {"u": u, "v": v, "sparse": sparse, "kept": kept, "bias": bias, "pivots": pivots}
+        for name, value in values.items():
             mine = getattr(self, name)
             if value is not None and mine is not None:
                 mine.copy_(value)
@@ -164,13 +212,15 @@ class FactoredLinear(nn.Module):
 
     def parameter_count(self) -> int:
         """Count the parameters the budget counts: u, v and sparse as stored; neither indices nor bias."""
-        return self.rank * (self.in_features + self.out_features) + math.prod(self._sparse_shape())
+        saved = self.rank if self.pivot_side else 0
+        return self.rank * (self.in_features + self.out_features - saved) + math.prod(self._sparse_shape())
 
     def extra_repr(self) -> str:
         """Return the sizes shown by `print(model)`."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, "
             f"kept={self.kept_count}, axis={self.axis!r}, bias={self.bias is not None}"
+            + (f", pivots={self.pivot_side!r}" if self.pivot_side else "")
         )
 
 
@@ -308,6 +358,21 @@ class FactoredLinearTraining(TrainingForm):
         )
         sparse = self.sparse.index_select(0 if self.axis == "out" else 1, kept)
         return layer.copy_(u=self.u, v=self.v, sparse=sparse, kept=kept, bias=self.bias)
+
+
+def _pivots_first(pivots: Tensor, size: int) -> Tensor:
+    """Return the numbers 0..size with the pivots in front and the others behind, both sorted; int64 (size,)."""
+    # By sorting flags: a list of the others would make a GPU wait, because its length depends on values.
+    others = torch.ones(size, dtype=torch.uint8, device=pivots.device).index_fill_(0, pivots, 0)
+    return others.argsort(stable=True)
+
+
+def _pivots_in_place(pivots: Tensor, others: Tensor | None, dim: int, places: Tensor | None) -> Tensor:
+    """Join what belongs to the pivots and what belongs to the others along `dim`, in the features' own order."""
+    if others is None or places is None:  # every feature is a pivot
+        return pivots
+    joined = torch.cat([pivots, others], dim)
+    return joined.index_select(dim, _pivots_first(places, joined.shape[dim]).argsort())
 
 
 def _check_sizes(in_features: int, out_features: int, rank: int, kept: int, axis: str) -> None:

@@ -28,7 +28,7 @@ from losparse_runtime import NodeTime, Session, measure, profile_nodes, time_by
 
 from .build import build_graph, dense_plan
 from .export import evaluation, write_folder
-from .layer import find_factored
+from .layer import INPUTS, find_factored
 from .load import Loaded
 from .passes import prepare_model
 from .passes.constants import add_constant
@@ -228,8 +228,13 @@ def replace_factors(model: ir.Model, layers: Mapping[str, FactoredLinear]) -> ir
         node.attributes["rank"] = ir.AttrInt64("rank", layer.rank)
         node.attributes["kept_count"] = ir.AttrInt64("kept_count", layer.kept_count)
         node.attributes["axis"] = ir.AttrString("axis", layer.axis)
-        node.resize_inputs(6)
-        for place, name in enumerate(("u", "v", "sparse", "kept"), 1):
+        node.attributes.pop("pivot_side", None)
+        if layer.pivot_side is not None:
+            node.attributes["pivot_side"] = ir.AttrString("pivot_side", layer.pivot_side)
+        node.resize_inputs(len(INPUTS))
+        for place, name in enumerate(INPUTS):
+            if name in ("x", "bias"):
+                continue
             tensor = getattr(layer, name)
             value = None
             if tensor is not None:

@@ -2,9 +2,11 @@
 
 The trace leaves one node per layer (and per call of the layer), of domain `losparse` and type `FactoredLinear`:
 
-    y = FactoredLinear(x, u, v, sparse, kept, bias) {axis, rank, kept_count, in_features, out_features}
+    y = FactoredLinear(x, u, v, sparse, kept, bias, pivots)
+            {axis, rank, kept_count, in_features, out_features, pivot_side}
 
-with the weights as initialisers and absent ones left out.
+with the weights as initialisers and absent ones left out; `pivots` and `pivot_side` ("out" or "in") are there when the
+low-rank part is stored by pivots. What is read from a node are full factors all the same, so no form has to know.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 
 DOMAIN = "losparse"
 OP_TYPE = "FactoredLinear"
+INPUTS = ("x", "u", "v", "sparse", "kept", "bias", "pivots")
 
 # Metadata key of a node: the qualified name of the PyTorch module it came from. Dropped before the model is written.
 SCOPE = "losparse.scope"
@@ -68,6 +71,8 @@ class LayerShape:
         kept: kept rows (`axis="out"`) or columns (`axis="in"`) of the sparse part; 0 for none.
         axis: "out" or "in".
         order: how one side was put in order, or None where the kept groups lie anywhere.
+        pivots: the side whose pivots the model stores, "out" or "in"; None for plain factors. Forms do not depend on
+            it: they are made from full factors.
     """
 
     out_features: int
@@ -76,10 +81,11 @@ class LayerShape:
     kept: int
     axis: str
     order: Order | None = None
+    pivots: str | None = None
 
     @property
     def sizes(self) -> str:
-        """The sizes in words, without the order."""
+        """The sizes in words, without the order and how the low-rank part is stored."""
         return f"{self.out_features}x{self.in_features}, rank {self.rank}, kept {self.kept}, axis {self.axis!r}"
 
     @property
@@ -89,7 +95,7 @@ class LayerShape:
 
     @property
     def low_rank_parameters(self) -> int:
-        """Parameters of `u` and `v`, and multiply-adds per token of the two products with them."""
+        """Parameters of the full `u` and `v`, and multiply-adds per token of the two products with them."""
         return self.rank * (self.in_features + self.out_features)
 
     @property
@@ -106,11 +112,12 @@ class FactoredNode:
         name: qualified name of the PyTorch module.
         shape: its sizes.
         node: the node of the traced graph.
-        u: (out, rank) or None.
-        v: (rank, in) or None.
+        u: (out, rank) or None; of a layer stored by pivot outputs the identity at those.
+        v: (rank, in) or None; of a layer stored by pivot inputs the identity at those.
         sparse: (kept, in), (out, kept) or None.
         kept: which rows or columns; int64 (kept,) or None.
         bias: the initialiser that holds it, (out,), or None.
+        pivots: sorted outputs or inputs, as `shape.pivots` says; int64 (rank,) or None.
     """
 
     name: str
@@ -121,6 +128,7 @@ class FactoredNode:
     sparse: Array | None
     kept: Array | None
     bias: ir.Value | None
+    pivots: Array | None
 
     @property
     def x(self) -> ir.Value:
@@ -167,8 +175,9 @@ def find_factored(model: ir.Model) -> Iterator[FactoredNode]:
 def read_factored(node: ir.Node) -> FactoredNode:
     """Read one factored layer's node."""
     # Absent weights are None, and trailing ones may be cut off.
-    inputs: list[ir.Value | None] = [*node.inputs, None, None, None, None, None]
-    u, v, sparse, kept, bias = inputs[1:6]
+    inputs = dict.fromkeys(INPUTS) | dict(zip(INPUTS, node.inputs, strict=False))
+    arrays = {name: _array(value) for name, value in inputs.items() if name not in ("x", "bias")}
+    side = node.attributes["pivot_side"].as_string() if "pivot_side" in node.attributes else None
     shape = LayerShape(
         out_features=node.attributes["out_features"].as_int(),
         in_features=node.attributes["in_features"].as_int(),
@@ -176,17 +185,34 @@ def read_factored(node: ir.Node) -> FactoredNode:
         kept=node.attributes["kept_count"].as_int(),
         axis=node.attributes["axis"].as_string(),
         order=read_order(node),
+        pivots=side,
     )
+    u, v = _whole_factors(shape, arrays.pop("u"), arrays.pop("v"), arrays["pivots"])
     return FactoredNode(
-        name=node.metadata_props[SCOPE],
-        shape=shape,
-        node=node,
-        u=_array(u),
-        v=_array(v),
-        sparse=_array(sparse),
-        kept=_array(kept),
-        bias=bias,
+        name=node.metadata_props[SCOPE], shape=shape, node=node, u=u, v=v, bias=inputs["bias"], **arrays
     )
+
+
+def _whole_factors(
+    shape: LayerShape, u: Array | None, v: Array | None, pivots: Array | None
+) -> tuple[Array | None, Array | None]:
+    """Put the identity of pivots in its place: numbers are copied, so this is exact."""
+    if pivots is None:
+        return u, v
+    if shape.pivots == "out":
+        assert v is not None, "the pivot rows are always there"
+        return _with_identity(u, pivots, shape.out_features, v.dtype), v
+    assert u is not None, "the product with the pivot inputs is always there"
+    return u, _with_identity(None if v is None else v.T, pivots, shape.in_features, u.dtype).T
+
+
+def _with_identity(others: Array | None, pivots: Array, size: int, dtype: Any) -> Array:
+    """Return a factor with its rows at the pivots put in, (size, rank), from the other rows, (size - rank, rank)."""
+    factor = np.zeros((size, len(pivots)), dtype)
+    factor[pivots] = np.eye(len(pivots), dtype=dtype)
+    if others is not None:
+        factor[np.delete(np.arange(size), pivots)] = others
+    return factor
 
 
 def write_reordered(node: ir.Node) -> None:

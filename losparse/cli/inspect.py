@@ -14,12 +14,16 @@ from ..errors import LosparseError
 from .checkpoint import Checkpoint, read_checkpoint, read_json_object
 from .output import check_json_target, human_bytes, print_table, write_json
 
+_PIVOTS = {None: "", "out": " (pivot outputs)", "in": " (pivot inputs)"}
 _IN_BLOCK = re.compile(r"\.\d+\..*\.weight$")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer as stored; counts are parameters, biases and indices not counted."""
+    """One layer as stored; counts are parameters, biases and indices not counted.
+
+    `pivots` is the side whose pivots store the low-rank part, "out" or "in"; None for plain factors.
+    """
 
     name: str
     out_features: int
@@ -31,6 +35,7 @@ class Layer:
     lowering: str | None = None
     reason: str | None = None
     refused: Mapping[str, str] | None = None
+    pivots: str | None = None
 
     @property
     def dense_parameters(self) -> int:
@@ -103,7 +108,9 @@ def read_contents(folder: Path) -> Contents:
     checkpoint = read_checkpoint(folder)
     layers = compressed_layers(checkpoint) if checkpoint.compressed else _dense_layers(checkpoint)
     kind = "compressed checkpoint" if checkpoint.compressed else "dense checkpoint"
-    total = sum(math.prod(shape) for name, shape in checkpoint.shapes.items() if not name.endswith(".kept"))
+    total = sum(
+        math.prod(shape) for name, shape in checkpoint.shapes.items() if not name.endswith((".kept", ".pivots"))
+    )
     return Contents(kind, layers, total, checkpoint.file_bytes)
 
 
@@ -122,21 +129,22 @@ def compressed_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
 def _compressed_layer(checkpoint: Checkpoint, name: str, entry: Any) -> Layer:
     try:
         out, into, rank, kept = (int(entry[key]) for key in ("out", "in", "rank", "kept"))
-        axis = str(entry["axis"])
+        axis, pivots = str(entry["axis"]), _pivot_side(entry)
         _check_sizes(out, into)
     except (TypeError, KeyError, ValueError):
         raise LosparseError(f"'{checkpoint.folder}': the entry of layer '{name}' in config.json is malformed") from None
+    saved_out, saved_in = (rank if pivots == side else 0 for side in ("out", "in"))
     sparse = (kept, into) if axis == "out" else (out, kept)
-    expected = {"u": (out, rank), "v": (rank, into), "sparse": sparse}
-    for part, shape in expected.items():
+    expected = {"u": (out - saved_out, rank), "v": (rank, into - saved_in), "sparse": sparse}
+    parameters = sum(math.prod(shape) for shape in expected.values())
+    for part, shape in {**expected, "pivots": (rank if pivots else 0,)}.items():
         stored = checkpoint.shapes.get(f"{name}.{part}")
         if 0 not in shape and stored != shape:
             raise LosparseError(
                 f"'{checkpoint.folder}': config.json says '{name}.{part}' is {_shape(shape)}, the weights have "
                 f"{'none' if stored is None else _shape(stored)}; config.json and weights are from different models"
             )
-    parameters = sum(math.prod(shape) for shape in expected.values())
-    return Layer(name, out, into, rank, kept, axis, parameters)
+    return Layer(name, out, into, rank, kept, axis, parameters, pivots=pivots)
 
 
 def _dense_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
@@ -172,9 +180,19 @@ def _planned_layer(name: str, entry: dict[str, Any]) -> Layer:
     out, into = (int(size) for size in entry["shape"])
     rank, kept, axis = int(entry["rank"]), int(entry["kept"]), str(entry["axis"])
     _check_sizes(out, into)
-    parameters = rank * (out + into) + kept * (into if axis == "out" else out)
+    pivots = _pivot_side(entry)
+    parameters = rank * (out + into - (rank if pivots else 0)) + kept * (into if axis == "out" else out)
     refused = {str(form): str(why) for form, why in entry["refused"].items()}
-    return Layer(name, out, into, rank, kept, axis, parameters, str(entry["lowering"]), str(entry["reason"]), refused)
+    reasons = str(entry["lowering"]), str(entry["reason"]), refused
+    return Layer(name, out, into, rank, kept, axis, parameters, *reasons, pivots)
+
+
+def _pivot_side(entry: Mapping[str, Any]) -> str | None:
+    """Read where an entry says its pivots are; folders from before there were pivots say nothing."""
+    side = entry.get("pivots")
+    if side not in (None, "out", "in"):
+        raise ValueError(f"pivots cannot be {side!r}")
+    return side
 
 
 def _check_sizes(out: int, into: int) -> None:
@@ -212,7 +230,7 @@ def _row(layer: Layer) -> list[str]:
     return [
         layer.name,
         _shape((layer.out_features, layer.in_features)),
-        "-" if layer.rank is None else str(layer.rank),
+        "-" if layer.rank is None else f"{layer.rank}{_PIVOTS[layer.pivots]}",
         kept,
         f"{layer.parameters:,}",
         f"{layer.parameters / layer.dense_parameters:.1%}",

@@ -10,9 +10,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
+from losparse import SVD, compress_
 from losparse.cli.checkpoint import read_header
+from losparse.compress import report
+from losparse.pivots import store_pivots_
 
-from .conftest import Command, Pass, Sources, edit_json, loaded_by
+from .conftest import Command, Pass, Sources, edit_json, loaded_by, make_model
 
 
 def test_inspect_agrees_with_the_report(losparse: Command, whole_pass: Pass, tmp_path: Path) -> None:
@@ -70,6 +73,26 @@ def test_inspect_finds_a_configuration_that_does_not_fit(
     edit_json(onnx_copy / "plan.json", layers={"a": {"shape": [0, 1]}})
     losparse("inspect", onnx_copy).refused("plan.json", "malformed")
     losparse("inspect", tmp_path).refused("has no config.json")
+
+
+def test_inspect_shows_pivots(losparse: Command, tmp_path: Path) -> None:
+    model = make_model()
+    compress_(model, SVD(keep=0.5))
+    store_pivots_(model)
+    model.save_pretrained(tmp_path / "pivots")
+    done = losparse("inspect", tmp_path / "pivots", "--json", tmp_path / "inspect.json")
+    contents = json.loads((tmp_path / "inspect.json").read_text())
+    expected = {layer.name: (layer.pivots, layer.parameters) for layer in report(model).layers}
+    assert {layer["name"]: (layer["pivots"], layer["parameters"]) for layer in contents["layers"]} == expected
+    assert contents["model_parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert done.out.count("(pivot outputs)") == 8 and done.out.count("(pivot inputs)") == 4
+    config = json.loads((tmp_path / "pivots" / "config.json").read_text())
+    layers = config["quantization_config"]["layers"]
+    name = next(iter(layers))
+    for side, words in (("out", (f"'{name}.u' is", "different models")), ("rows", (name, "malformed"))):
+        layers[name]["pivots"] = side
+        (tmp_path / "pivots" / "config.json").write_text(json.dumps(config))
+        losparse("inspect", tmp_path / "pivots").refused(*words)
 
 
 def test_headers_are_read_as_safetensors_reads_them(sources: Sources) -> None:

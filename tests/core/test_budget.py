@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from losparse.budget import rank_for, select_groups
+from losparse.budget import pivot_rank, rank_for, select_groups
 from losparse.errors import LosparseError
 
 
@@ -23,6 +23,28 @@ from losparse.errors import LosparseError
 )
 def test_rank_for(share, out, in_, up, rank):
     assert rank_for(share, out, in_, name="layer", round_up=up) == rank
+
+
+@pytest.mark.parametrize(
+    ("share", "out", "in_", "rank"),
+    [
+        (0.8, 576, 576, 318),  # 318 * 834 = 265,212 of 265,420.8; 319 * 833 = 265,727
+        (0.8, 192, 576, 141),  # 141 * 627 = 88,407 and 142 * 626 = 88,892, of 88,473.6
+        (0.5, 8, 4, 1),  # 1 * 11 = 11 of 16; 2 * 10 = 20
+        (1.0, 8, 4, 4),  # 4 * 8 = 32: all of it
+        (0.001, 16, 16, 1),  # never below 1
+    ],
+)
+def test_pivot_rank(share, out, in_, rank):
+    assert pivot_rank(share, out, in_) == rank
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.floats(0.001, 1.0))
+def test_pivot_rank_is_the_largest_that_fits(out, in_, share):
+    rank, allowed = pivot_rank(share, out, in_), share * in_ * out
+    assert 1 <= rank <= min(out, in_)
+    assert rank == 1 or rank * (out + in_ - rank) <= allowed
+    assert rank == min(out, in_) or (rank + 1) * (out + in_ - rank - 1) > allowed
 
 
 def test_refuses_break_even():

@@ -117,13 +117,14 @@ def test_a_loaded_model_can_be_fine_tuned(saved, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda q: q.update(format=2), "format 2, this losparse reads 1"),
+        (lambda q: q.update(format=3), "format 3, this losparse reads 1 and 2"),
         (lambda q: q.update(form="zip"), "form must be 'compact' or 'training'"),
         (lambda q: q.update(layers={}), "lists no layers"),
         (lambda q: q.update(colour="red"), r"unknown keys \['colour'\]"),
         (lambda q: q["layers"].update(ghost=next(iter(q["layers"].values()))), "'ghost', which is no linear layer"),
         (lambda q: next(iter(q["layers"].values())).update(out=99), "does not fit its own architecture"),
         (lambda q: next(iter(q["layers"].values())).pop("rank"), "is malformed"),
+        (lambda q: next(iter(q["layers"].values())).update(pivots="rows"), "pivots must be 'out'"),
     ],
 )
 def test_refuses_a_damaged_config(saved, tmp_path, change, message):

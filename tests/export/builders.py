@@ -13,7 +13,7 @@ import transformers
 from torch import nn
 
 from losparse.layers import FactoredLinear
-from losparse_export.layer import DOMAIN, OP_TYPE, SCOPE
+from losparse_export.layer import DOMAIN, INPUTS, OP_TYPE, SCOPE
 
 LAYER = "encoder.layer.0.output.dense"
 
@@ -108,7 +108,7 @@ def layer_graph(layer: FactoredLinear, *, axes: int | None = 3, opset: int = 23)
 def factored_node(x: ir.Value, layer: FactoredLinear, name: str) -> tuple[ir.Node, list[ir.Value]]:
     """Return the node the trace would leave for a layer, and its weights."""
     weights: list[ir.Value | None] = []
-    for weight in ("u", "v", "sparse", "kept", "bias"):
+    for weight in INPUTS[1:]:
         tensor = getattr(layer, weight)
         weights.append(None if tensor is None else initializer(f"{name}.{weight}", tensor.detach().numpy()))
     while weights and weights[-1] is None:  # torch's exporter cuts trailing absent inputs off
@@ -120,6 +120,8 @@ def factored_node(x: ir.Value, layer: FactoredLinear, name: str) -> tuple[ir.Nod
         "in_features": layer.in_features,
         "out_features": layer.out_features,
     }
+    if layer.pivot_side is not None:
+        attributes["pivot_side"] = layer.pivot_side
     node = ir.node(OP_TYPE, [x, *weights], attributes, domain=DOMAIN, version=1, metadata_props={SCOPE: name})
     return node, [value for value in weights if value is not None]
 

@@ -20,6 +20,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from losparse.spanning_rows import spanning_rows
+
 from ..layer import (
     DOMAIN,
     OP_TYPE,
@@ -110,6 +112,13 @@ class _Side:
             return None
         return self.factored.u if self.writes else self.factored.v.T
 
+    @property
+    def pivots(self) -> Places | None:
+        """The pivots that the layer is stored by, where they are features of this side."""
+        if self.factored is None or (self.factored.shape.pivots == "out") != self.writes:
+            return None
+        return self.factored.pivots
+
 
 def _regions(graph: ir.Graph) -> list[Region]:
     walker = Walker(_is_layer, lambda node, index: _is_layer(node) and index == 0, through_attention=True)
@@ -194,29 +203,13 @@ def _pivots_first(places: Places, kept: int, side: _Side) -> Places:
     factor = side.factor
     assert factor is not None, "only layers with a low-rank part pivot"
     rest = places[kept:]
-    pivots = choose_pivots(factor[rest])
+    stored = side.pivots
+    # The layer's own pivots, if none of them is a kept feature: those stand in front of the pivots.
+    if stored is not None and np.isin(stored, rest).all():
+        pivots = np.flatnonzero(np.isin(rest, stored))
+    else:
+        pivots = spanning_rows(factor[rest])[0]
     return np.concatenate([places[:kept], rest[pivots], np.delete(rest, pivots)])
-
-
-def choose_pivots(factor: Array) -> Places:
-    """Choose rows of which all others are well-conditioned combinations.
-
-    Args:
-        factor: (rows, rank), rank <= rows.
-
-    Returns:
-        `rank` row numbers, sorted: those that QR with row pivoting takes on an orthonormal basis of the columns.
-    """
-    basis = np.linalg.qr(factor.astype(np.float64))[0]
-    taken: list[int] = []
-    for _ in range(basis.shape[1]):
-        lengths = np.einsum("ij,ij->i", basis, basis)
-        lengths[taken] = -1.0
-        row = int(lengths.argmax())
-        taken.append(row)
-        direction = basis[row] / max(np.sqrt(lengths[row]), np.finfo(np.float64).tiny)
-        basis = basis - np.outer(basis @ direction, direction)
-    return np.sort(np.array(taken, np.int64))
 
 
 def _reorder(graph: ir.Graph, side: _Side, places: Places) -> None:
@@ -230,10 +223,16 @@ def _reorder(graph: ir.Graph, side: _Side, places: Places) -> None:
         return
     # Read anew: a layer on both sides of the same features has been reordered once already.
     layer, new = read_factored(node), dict[int, Array]()
+    u, v = layer.u, layer.v
     if side.writes:
-        new |= {1: _take(layer.u, places, 0), 5: _take(layer.bias_values, places, 0)}
+        u = _take(u, places, 0)
+        new |= {1: u, 5: _take(layer.bias_values, places, 0)}
     else:
-        new |= {2: _take(layer.v, places, 1)}
+        v = _take(v, places, 1)
+        new |= {2: v}
+    if layer.pivots is not None and u is not None and v is not None:
+        own = (layer.shape.pivots == "out") == side.writes
+        new |= _pivot_inputs(u, v, np.argsort(places)[layer.pivots] if own else layer.pivots, layer.shape.pivots)
     if layer.sparse is not None and layer.kept is not None:
         axis = 0 if side.writes else 1
         if (layer.shape.axis == "out") == side.writes:
@@ -246,6 +245,17 @@ def _reorder(graph: ir.Graph, side: _Side, places: Places) -> None:
         old = node.inputs[place] if place < len(node.inputs) else None
         if old is not None and array is not None:
             node.replace_input_with(place, _stored(graph, old, array))
+
+
+def _pivot_inputs(u: Array, v: Array, pivots: Places, side: str | None) -> dict[int, Array]:
+    """Return the inputs u, v and pivots of a node: the pivots sorted, and the identity left out."""
+    order = np.argsort(pivots)  # inner dimension i belongs to pivot i
+    u, v = u[:, order], v[order]
+    if side == "out":
+        u = np.delete(u, pivots, 0)
+    else:
+        v = np.delete(v, pivots, 1)
+    return {1: u, 2: v, 6: pivots[order]}
 
 
 def _take(array: Array | None, places: Places, axis: int) -> Any:

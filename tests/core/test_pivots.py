@@ -1,0 +1,361 @@
+"""Low-rank parts stored by pivots against plain factors: the same layer, rank^2 parameters fewer."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForSequenceClassification
+
+from losparse import SVD, LoSparse, compress_
+from losparse.compress import report
+from losparse.errors import LosparseError
+from losparse.layers import FactoredLinear, FactoredLinearTraining
+from losparse.pivots import default_side, store_pivots_, to_pivots
+from losparse.random_factors import random_factors_
+from losparse.spanning_rows import MAX_COEFFICIENT, _exchange, _pivoted_qr, spanning_rows
+
+from .conftest import build_bert
+from .test_layers import SHAPES, random_layer
+
+IDS = torch.arange(14).reshape(2, 7) + 5
+SIDES = st.sampled_from(["out", "in"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(SHAPES, st.data(), SIDES, SIDES, st.booleans(), st.sampled_from([(), (1,), (3,), (2, 5), (0,)]))
+def test_the_same_layer(shape, data, side, axis, bias, leading):
+    out, in_ = shape
+    rank = data.draw(st.integers(1, min(out, in_)))
+    kept = data.draw(st.integers(0, out if axis == "out" else in_))
+    plain = random_layer(out, in_, rank, kept, axis, bias)
+    layer = to_pivots(plain, side)
+    stored = sum(p.numel() for name, p in layer.named_parameters() if name != "bias")
+    assert layer.parameter_count() == stored == plain.parameter_count() - rank**2
+    # fp32, sums of at most 12 products of O(1) numbers: 3e-6, and a row combines 12 pivots at most 1.5 times
+    torch.testing.assert_close(layer.dense_weight(), plain.dense_weight(), atol=5e-5, rtol=1e-5)
+    x = torch.randn(*leading, in_, generator=torch.Generator().manual_seed(0))
+    assert layer(x).shape == (*leading, out)
+    torch.testing.assert_close(layer(x), plain(x), atol=2e-4, rtol=1e-5)  # and 12 inputs
+    pivots = layer.pivots.tolist()
+    assert pivots == sorted(set(pivots)) and len(pivots) == rank
+    assert all(0 <= pivot < (out if side == "out" else in_) for pivot in pivots)
+
+
+@pytest.mark.parametrize(
+    ("out", "in_", "rank", "side", "u", "v"),
+    [
+        (8, 6, 1, "out", (7, 1), (1, 6)),
+        (8, 6, 5, "out", (3, 5), (5, 6)),
+        (8, 6, 6, "out", (2, 6), (6, 6)),
+        (6, 8, 6, "out", None, (6, 8)),  # every output is a pivot
+        (8, 6, 1, "in", (8, 1), (1, 5)),
+        (8, 6, 5, "in", (8, 5), (5, 1)),
+        (6, 8, 6, "in", (6, 6), (6, 2)),
+        (8, 6, 6, "in", (8, 6), None),  # every input is a pivot
+    ],
+)
+def test_shapes(out, in_, rank, side, u, v):
+    plain = random_layer(out, in_, rank, 2, "out", True)
+    layer = to_pivots(plain, side)
+    expected = {"u": u, "v": v, "pivots": (rank,), "sparse": (2, in_), "kept": (2,), "bias": (out,)}
+    found = {name: tuple(tensor.shape) for name, tensor in layer.state_dict().items()}
+    assert found == {name: shape for name, shape in expected.items() if shape is not None}
+    assert layer.pivots.dtype == torch.int64
+    full_u, full_v = layer.factors()
+    assert (full_u.shape, full_v.shape) == ((out, rank), (rank, in_))
+    identity = full_u[layer.pivots] if side == "out" else full_v[:, layer.pivots]
+    assert torch.equal(identity, torch.eye(rank))
+    torch.testing.assert_close(full_u @ full_v, plain.u @ plain.v, atol=2e-5, rtol=1e-5)  # as in test_the_same_layer
+    x = torch.randn(3, in_, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(layer(x), plain(x), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["out", "in"])
+@pytest.mark.parametrize(("rank", "axis"), [(1, "out"), (3, "out"), (3, "in"), (6, "out")])
+def test_gradients_are_those_of_the_dense_weight(side, rank, axis):
+    layer = to_pivots(random_layer(8, 6, rank, 2, axis, True, torch.float64), side)
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    parameters = dict(layer.named_parameters())
+    found = torch.autograd.grad(layer(x).square().sum(), [x, *parameters.values()])
+    u, v = layer.factors()
+    weight = (u @ v).index_add(0 if axis == "out" else 1, layer.kept, layer.sparse)
+    expected = torch.autograd.grad(F.linear(x, weight, layer.bias).square().sum(), [x, *parameters.values()])
+    for name, one, other in zip(["x", *parameters], found, expected, strict=True):
+        torch.testing.assert_close(one, other, msg=lambda text, name=name: f"{name}: {text}")  # float64's default, 1e-7
+
+
+@pytest.mark.parametrize("side", ["out", "in"])
+def test_a_layer_with_pivots_learns(side):
+    """Fitting a target of the same rank takes the loss to a hundredth: every stored tensor gets its gradient."""
+    target = random_layer(8, 6, 2, 0, "out", True).dense_weight()
+    layer = to_pivots(random_layer(8, 6, 2, 1, "out", True), side)
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.05)
+    losses = []
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss = F.mse_loss(layer(x), x @ target.T + 1.0)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.01 * losses[0]
+
+
+@pytest.mark.parametrize("side", ["out", "in"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(side, dtype):
+    plain = random_layer(48, 32, 9, 3, "out", True, dtype)
+    layer = to_pivots(plain, side)
+    assert {tensor.dtype for tensor in layer.parameters()} == {dtype} and layer.pivots.dtype == torch.int64
+    exact = (plain.u.double() @ plain.v.double()).detach()
+    u, v = layer.factors()
+    error = torch.linalg.matrix_norm(u.double() @ v.double() - exact) / torch.linalg.matrix_norm(exact)
+    assert error <= torch.finfo(dtype).eps  # each number is rounded to half of that, and sums of 9 average it out
+    assert layer(torch.ones(2, 32, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("side", ["out", "in"])
+def test_autocast_gives_bfloat16(side):
+    layer = to_pivots(random_layer(8, 6, 2, 3, "out", True), side)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.ones(2, 6)).dtype == torch.bfloat16
+
+
+def degenerate(kind: str) -> FactoredLinear:
+    layer = random_layer(10, 8, 4, 2, "out", True)
+    u, v = layer.u.data, layer.v.data
+    if kind == "zero":
+        u.zero_()
+    elif kind == "zero factors":
+        u.zero_(), v.zero_()
+    elif kind == "rank 2 in u":
+        u[:, 2:] = u[:, :2]
+    elif kind == "rank 1 in v":
+        v[1:] = v[0]
+    elif kind == "equal rows":
+        u[1:6] = u[0]
+    elif kind == "equal columns":
+        v[:, 1:6] = v[:, :1]
+    elif kind == "graded":  # columns of lengths from 1 to 1e-9
+        u *= 10.0 ** -torch.arange(0, 12, 3)
+    else:
+        u[3] *= 1e6
+    return layer
+
+
+KINDS = ["zero", "zero factors", "rank 2 in u", "rank 1 in v", "equal rows", "equal columns", "graded", "one large row"]
+
+
+@pytest.mark.parametrize("side", ["out", "in"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_degenerate_factors(kind, side):
+    plain = degenerate(kind)
+    layer = to_pivots(plain, side)
+    assert len(set(layer.pivots.tolist())) == 4
+    combine = layer.u if side == "out" else layer.v
+    assert combine.abs().max() <= MAX_COEFFICIENT * (1 + 1e-6)  # rounded to fp32
+    # fp32, as above: small rows keep their digits beside large ones
+    torch.testing.assert_close(layer.dense_weight(), plain.dense_weight(), atol=2e-5, rtol=1e-5)
+
+
+def test_from_one_side_to_the_other():
+    plain = random_layer(9, 7, 3, 2, "in", True)
+    layer = to_pivots(to_pivots(plain, "out"), "in")
+    assert layer.pivot_side == "in" and layer.v.shape == (3, 4)
+    torch.testing.assert_close(layer.dense_weight(), plain.dense_weight(), atol=2e-5, rtol=1e-5)
+
+
+def test_the_choice_is_repeatable_and_the_layer_unchanged():
+    plain = random_layer(40, 30, 12, 0, "out", True).eval()
+    before = copy.deepcopy(plain.state_dict())
+    one, other = to_pivots(plain, "out"), to_pivots(plain, "out")
+    assert all(torch.equal(one.state_dict()[name], tensor) for name, tensor in other.state_dict().items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in plain.state_dict().items())
+    assert one.training is False
+
+
+def test_refuses():
+    with pytest.raises(LosparseError, match="rank 0 has no low-rank part"):
+        to_pivots(random_layer(4, 4, 0, 2, "out", True), "out")
+    with pytest.raises(LosparseError, match=r"training form; call compact_\(model\) first"):
+        to_pivots(FactoredLinearTraining(4, 4, rank=2), "out")
+    with pytest.raises(LosparseError, match=r"must be 'out' .* or 'in' .*, got 'rows'"):
+        to_pivots(random_layer(4, 4, 2, 0, "out", True), "rows")
+    with pytest.raises(LosparseError, match=r"pivots must be 'out' .* got 'rows'"):
+        FactoredLinear(4, 4, rank=2, kept=0, pivots="rows")
+    broken = random_layer(4, 4, 2, 0, "out", True)
+    broken.v.data[0, 0] = float("nan")
+    with pytest.raises(LosparseError, match="NaN or infinity"):
+        to_pivots(broken, "in")
+
+
+@pytest.mark.parametrize("scale", [1e-4, 300.0])
+def test_refuses_a_product_outside_half_precision(scale):
+    """Products of 1e-8 are below fp16's smallest number, those of 90,000 above its largest."""
+    layer = random_layer(8, 6, 2, 0, "out", True)
+    layer.u.data *= scale
+    layer.v.data *= scale
+    to_pivots(layer, "out")
+    with pytest.raises(LosparseError, match=r"stored in float16: its relative error may be 3\.9e-03, got"):
+        to_pivots(layer.half(), "out")
+
+
+def test_extra_repr_and_rank_zero():
+    assert "pivots='in'" in repr(to_pivots(random_layer(4, 4, 2, 0, "out", True), "in"))
+    layer = FactoredLinear(4, 3, rank=0, kept=1, pivots="out")
+    assert layer.pivot_side is None and "pivots" not in repr(layer) and layer.factors() is None
+
+
+@pytest.mark.parametrize(("rows", "rank"), [(1, 1), (5, 1), (8, 8), (40, 6), (300, 100)])
+def test_spanning_rows(rows, rank):
+    for seed in range(5):
+        factor = np.random.default_rng(seed).normal(size=(rows, rank))
+        places, combine = spanning_rows(factor)
+        assert places.tolist() == sorted(set(places.tolist())) and len(places) == rank
+        assert np.array_equal(combine[places], np.eye(rank))
+        assert np.abs(combine).max() <= MAX_COEFFICIENT * (1 + 1e-9)
+        np.testing.assert_allclose(combine @ factor[places], factor, rtol=0, atol=1e-11)  # conditioned below 1e4
+
+
+def test_rows_are_exchanged_where_pivoting_leaves_a_large_coefficient():
+    """A long row (a, 0), then (-b, c) and (b, c), which is 2 b / a times the first plus once the second; the rest of
+    the second column is spread over rows shorter than c."""
+    a, c, others = 0.6, 0.15, 60
+    b = ((1 - a**2) / 2) ** 0.5  # both columns have length 1
+    short = np.full((others, 1), ((1 - 2 * c**2) / others) ** 0.5)
+    basis = np.concatenate([[[a, 0], [-b, c], [b, c]], np.hstack([0 * short, short])])
+    taken = _pivoted_qr(basis)
+    combine = np.linalg.solve(basis[taken].T, basis.T).T
+    assert sorted(taken.tolist())[0] == 0 and np.abs(combine).max() == pytest.approx(2 * b / a) and 2 * b / a > 1.8
+    places, combine = spanning_rows(basis)
+    assert np.abs(combine).max() <= MAX_COEFFICIENT
+    np.testing.assert_allclose(combine @ basis[places], basis, rtol=0, atol=1e-14)
+
+
+def test_exchange_mends_bad_rows():
+    """From rows that nearly depend on each other, whose coefficients are in the thousands."""
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(50, 10)))[0]
+    basis[1] = basis[0] + 1e-4 * basis[20]
+    rows = np.arange(10)
+    combine = np.linalg.solve(basis[rows].T, basis.T).T
+    assert np.abs(combine).max() > 1000
+    rows = _exchange(combine, rows)
+    assert len(set(rows.tolist())) == 10
+    assert np.abs(np.linalg.solve(basis[rows].T, basis.T)).max() <= MAX_COEFFICIENT * (1 + 1e-9)
+
+
+def test_the_size_of_a_real_layer_takes_seconds():
+    """1536x500 in about a second; the bound is for a busy machine."""
+    factor = np.random.default_rng(0).normal(size=(1536, 500))
+    start = time.perf_counter()
+    places, combine = spanning_rows(factor)
+    assert time.perf_counter() - start < 30
+    np.testing.assert_allclose(combine @ factor[places], factor, rtol=0, atol=1e-9)
+
+
+def compressed_bert():
+    model = build_bert()
+    random_factors_(model, LoSparse(keep=0.5, low_rank=0.2, structure="foldable"))
+    return model
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A BERT of rank + kept with pivots, the plain one it came from, and its folder."""
+    plain, model = compressed_bert(), compressed_bert()
+    assert store_pivots_(model) == {}
+    folder = tmp_path_factory.mktemp("pivots")
+    model.save_pretrained(folder)
+    return plain, model, folder
+
+
+def test_a_model_stays_the_same(stored):
+    plain, model, _ = stored
+    before, after = report(plain), report(model)
+    assert [layer.pivots for layer in before.layers] == [None] * 12
+    sides = {layer.name.rpartition("layer.")[2][2:]: layer.pivots for layer in after.layers}
+    assert sides == {
+        "attention.self.query": "out",
+        "attention.self.key": "out",
+        "attention.self.value": "out",
+        "attention.output.dense": "in",
+        "intermediate.dense": "out",
+        "output.dense": "in",
+    }
+    assert before.parameters - after.parameters == sum(layer.rank**2 for layer in before.layers)
+    assert before.model_parameters - after.model_parameters == before.parameters - after.parameters
+    assert after.model_parameters == sum(parameter.numel() for parameter in model.parameters())
+    # fp32: two blocks of layers that differ by their rounding, logits of O(0.1)
+    torch.testing.assert_close(model(IDS).logits, plain(IDS).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_save_and_load(stored, tmp_path):
+    _, model, folder = stored
+    again = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert torch.equal(again(IDS).logits, model(IDS).logits)
+    for (name, one), (_, other) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+        assert torch.equal(one, other), name
+    again.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    entry = json.loads((folder / "config.json").read_text())["quantization_config"]
+    assert entry["format"] == 2 and entry["method"]["name"] == "losparse"
+    assert entry["layers"]["bert.encoder.layer.0.output.dense"]["pivots"] == "in"
+    half = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16)
+    assert half.bert.encoder.layer[0].output.dense.pivots.dtype == torch.int64
+
+
+def test_folders_without_pivots_stay_readable_by_older_versions(stored, tmp_path):
+    plain, _, _ = stored
+    plain.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["quantization_config"]["format"] == 1
+    for layer in config["quantization_config"]["layers"].values():
+        assert layer.pop("pivots") is None
+    (tmp_path / "config.json").write_text(json.dumps(config))  # as they wrote it
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(again(IDS).logits, plain(IDS).logits)
+
+
+def test_one_shot_models_and_other_sides():
+    model, sides = build_bert(), {}
+    compress_(model, SVD(keep=0.5))
+    expected = model(IDS).logits
+
+    def always_in(name):
+        sides[name] = "in"
+        return "in"
+
+    assert store_pivots_(model, always_in) == {}
+    assert {layer.name: layer.pivots for layer in report(model).layers} == sides and len(sides) == 12
+    torch.testing.assert_close(model(IDS).logits, expected, atol=1e-5, rtol=1e-5)
+    layers = [module for module in model.modules() if isinstance(module, FactoredLinear)]
+    store_pivots_(model, default_side)  # they have pivots: nothing to do
+    assert layers == [module for module in model.modules() if isinstance(module, FactoredLinear)]
+
+
+def test_layers_that_cannot_be_stored_stay_as_they_are():
+    model = compressed_bert()
+    name = "bert.encoder.layer.1.intermediate.dense"
+    layer = model.get_submodule(name)
+    layer.u.data *= 1e-4
+    layer.v.data *= 1e-4
+    model.half()
+    left = store_pivots_(model)
+    assert list(left) == [name] and "cannot be stored in float16" in left[name]
+    assert model.get_submodule(name) is layer
+    assert sum(found.pivots is not None for found in report(model).layers) == 11
+
+
+def test_refuses_models_in_training_form():
+    model = build_bert()
+    compress_(model, LoSparse(keep=0.3, low_rank=0.1))
+    with pytest.raises(LosparseError, match=r"layer 'bert.encoder.layer.0.attention.self.query': .* training form"):
+        store_pivots_(model)
