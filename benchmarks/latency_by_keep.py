@@ -53,7 +53,9 @@ def draw(data: dict[str, Any]) -> None:
         axes.annotate(f"dense {precision}", (0.705, dense - 0.01), color=colour, va="top", ha="right", fontsize=8)
         points = sorted((row["asked_keep"], 1 / row["speedup"]) for row in rows if row["form"] == "factored")
         axes.plot(*zip(*points, strict=True), marker="o", color=colour, label=f"factored {precision}")
-    axes.set(xlabel="keep: kept share of the blocks' parameters", ylabel="time, as a share of dense fp32", ylim=(0, 1.05))
+    axes.set(
+        xlabel="keep: kept share of the blocks' parameters", ylabel="time, as a share of dense fp32", ylim=(0, 1.05)
+    )
     axes.set_title("12 x 768 encoder, 1 x 128 tokens, one thread", fontsize=10)
     axes.legend(loc="upper left", fontsize=8, bbox_to_anchor=(0.0, 0.93))
     axes.grid(alpha=0.25)

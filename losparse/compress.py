@@ -8,18 +8,23 @@ model.save_pretrained(folder)            opens again with AutoModelFor...from_pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from .calibrate import Batch
 from .errors import LosparseError
+from .fit import fit_
 from .hub import describe, mark_compressed
 from .layers import FactoredLinear, TrainingForm
-from .methods import Method, method_to_dict
+from .methods import Method, OneShot, TrainedMethod, method_to_dict
+from .pivots import store_pivots_
 from .targets import find_targets, replace_module, weight_of
+from .visit import Progress, quiet
+from .walk import stack_of
 
 
 @dataclass(frozen=True)
@@ -79,37 +84,64 @@ class CompressionReport:
 
 
 def compress_(
-    model: nn.Module, method: Method, *, targets: Sequence[str] | None = None, ignore: Sequence[str] = ()
+    model: nn.Module,
+    method: Method,
+    batches: Iterable[Batch] = (),
+    *,
+    targets: Sequence[str] | None = None,
+    ignore: Sequence[str] = (),
+    sequential: bool | None = None,
+    to_train: bool = False,
+    progress: Progress = quiet,
 ) -> CompressionReport:
     """Replace the model's linear layers by factored ones, in place.
 
-    Nothing is replaced unless every layer can be: the new layers are all built first.
+    If a layer cannot be replaced, none is.
 
     Args:
         model: a dense model; a transformers model also gets the entry in its config that `save_pretrained` writes.
         method: what to do, as a value: `LoSparse(keep=0.2)`, `SVD(keep=0.3)`.
+        batches: of calibration data, as the model takes them (with labels for methods that use gradients); for
+            methods without training that need some.
         targets: patterns of layers to take; default: all linear layers in transformer blocks.
         ignore: patterns of layers to leave dense.
+        sequential: let later layers see the outputs of compressed ones while calibrating; None does so where the
+            model's blocks form one stack.
+        to_train: the model will be trained on, and `compact_` called afterwards: low-rank parts are left as two
+            plain factors, which train better than pivots, and take their final form then.
+        progress: told a stage's title and how many batches of it are done since the last call.
 
     Returns:
         The report; for a method that trains it counts the layers before anything is dropped.
 
     Raises:
-        LosparseError: no layer to take, a weight that is not finite, or a budget that a layer cannot meet.
+        LosparseError: no layer to take, a weight that is not finite, calibration data that does not do, or a budget
+            that a layer cannot meet.
     """
     chosen = find_targets(model, targets, ignore)
+    for name, module in chosen.items():
+        if not torch.isfinite(weight_of(module)).all():
+            raise LosparseError(f"the weight of {name!r} holds NaN or infinity; mend the model before compressing it")
+    if isinstance(method, OneShot):
+        in_order = bool(stack_of(model, chosen)) if sequential is None else sequential
+        fit_(model, method, chosen, list(batches), sequential=in_order, progress=progress)
+    else:
+        _start_training_(model, method, chosen)
+    mark_compressed(model, method_to_dict(method))
+    if isinstance(method, OneShot) and method.pivots and not to_train:
+        store_pivots_(model)
+    return report(model)
+
+
+def _start_training_(model: nn.Module, method: TrainedMethod, chosen: Mapping[str, nn.Module]) -> None:
+    """Put the training forms in place; all are built before the first is placed."""
     new: dict[str, FactoredLinear] = {}
     for name, module in chosen.items():
-        weight = weight_of(module).detach()
-        if not torch.isfinite(weight).all():
-            raise LosparseError(f"the weight of {name!r} holds NaN or infinity; mend the model before compressing it")
         bias: torch.Tensor | None = module.bias  # type: ignore[assignment]
-        new[name] = method.start(name, weight, None if bias is None else bias.detach())
+        new[name] = method.start(name, weight_of(module).detach(), None if bias is None else bias.detach())
     for name, module in chosen.items():
         new[name].train(module.training)
         replace_module(model, module, new[name])
-    mark_compressed(model, method_to_dict(method))
-    return report(model)
 
 
 def compact_(model: nn.Module, method: Method | None = None) -> CompressionReport:
@@ -138,6 +170,8 @@ def compact_(model: nn.Module, method: Method | None = None) -> CompressionRepor
         replace_module(model, layer, layer.compact())
     if training:
         mark_compressed(model, None)
+    if isinstance(method, OneShot) and method.pivots:
+        store_pivots_(model)
     return report(model)
 
 

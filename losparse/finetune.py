@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -34,7 +35,7 @@ from .compress import CompressionReport, compact_, compress_, report
 from .distill import DistillingTrainer, MeanLossTrainer
 from .errors import LosparseError
 from .lora import attach_adapters, merge_adapters, require_lora
-from .methods import Method
+from .methods import Method, OneShot
 from .metrics import metrics_of, perplexity
 from .recipe import Training
 from .training import freeze_embeddings
@@ -102,7 +103,8 @@ def fine_tune(
     require_lora(training, method)
     set_seed(training.seed)
     if method is not None:
-        compress_(model, method, targets=targets, ignore=ignore)
+        batches = calibration(model, tokenizer, train, training) if needs_data(method) else ()
+        compress_(model, method, batches, targets=targets, ignore=ignore, to_train=True)
     if training.freeze_embeddings:
         freeze_embeddings(model)
     adapted = attach_adapters(model, training) if training.lora_rank > 0 else None
@@ -127,6 +129,22 @@ def fine_tune(
         metrics["perplexity"] = perplexity(metrics["loss"])
     model.eval().requires_grad_(True)
     return FineTuneResult(metrics=metrics, steps=trained.global_step, seconds=seconds, compression=compression)
+
+
+def needs_data(method: Method) -> bool:
+    """Tell whether a method looks at data before training begins."""
+    return isinstance(method, OneShot) and bool(method.statistics)
+
+
+def calibration(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Dataset[dict[str, Any]], training: Training
+) -> list[dict[str, Any]]:
+    """Return batches of training examples on which a one-shot method is calibrated: spread over the data, seeded."""
+    count = min(training.calibration_examples, len(train))  # type: ignore[arg-type]
+    chosen = np.random.default_rng(training.seed).permutation(len(train))[:count]  # type: ignore[arg-type]
+    rows = sorted((train[int(place)] for place in chosen), key=lambda row: len(row["input_ids"]))
+    collate, size = collator(model, tokenizer), training.batch_size
+    return [dict(collate(rows[start : start + size])) for start in range(0, count, size)]
 
 
 def _trainer(

@@ -38,6 +38,7 @@ class Training:
         bf16: forward and backward under bf16 autocast.
         freeze_embeddings: leave the embedding tables as they are.
         seed: of everything random.
+        calibration_examples: training examples that a one-shot method looks at, if it needs any.
         distill_weight: share of the loss that is distillation from the teacher; [0, 1].
         distill_temperature: softens both distributions of the distillation loss.
         distill_hidden: weight of the mean squared difference from the teacher's hidden states after every block,
@@ -60,6 +61,7 @@ class Training:
     bf16: bool = False
     freeze_embeddings: bool = True
     seed: int = 0
+    calibration_examples: int = 1024
     distill_weight: float = 0.0
     distill_temperature: float = 2.0
     distill_hidden: float = 0.0
@@ -70,7 +72,7 @@ class Training:
     def __post_init__(self) -> None:
         """Check every field."""
         positive = ("epochs", "max_steps", "learning_rate", "batch_size", "gradient_accumulation", "save_steps")
-        for name in (*positive, "distill_temperature"):
+        for name in (*positive, "calibration_examples", "distill_temperature"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (int, float)) and value > 0):
                 raise LosparseError(f"{name} must be above 0, got {value!r}")

@@ -28,6 +28,7 @@ COMMANDS = {
     "check": "compare an ONNX folder with the model it came from",
     "bench": "time an ONNX folder, alone or against another one",
     "run": "run an ONNX folder on texts",
+    "methods": "list the methods, what each needs and where it comes from",
     "inspect": "show what the layers of a folder store",
     "demo": "all of it, on a model and texts that need no files of yours",
 }

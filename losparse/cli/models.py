@@ -13,9 +13,11 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..errors import LosparseError
+from ..methods import OneShot
 from ..recipe import Recipe
 from ..targets import find_targets, weight_of
 from ..tokens import Tokenized
+from ..walk import block_numbers
 from .checkpoint import Checkpoint
 
 AUTO_CLASSES = {
@@ -130,12 +132,19 @@ def check_compressible(model: nn.Module, recipe: Recipe) -> None:
     Raises:
         LosparseError: the model has no layer to compress, or the budget cannot be met in one of them.
     """
-    if recipe.method is None:
+    method = recipe.method
+    if method is None:
         return
-    for name, module in find_targets(model, recipe.targets, recipe.ignore).items():
+    layers = find_targets(model, recipe.targets, recipe.ignore)
+    shapes = {name: (int(weight_of(m).shape[0]), int(weight_of(m).shape[1])) for name, m in layers.items()}
+    if isinstance(method, OneShot):
+        if method.allocation != "global":
+            method.sizes(shapes, block_numbers(model, layers))
+        return
+    for name, module in layers.items():
         bias = getattr(module, "bias", None)
-        weight = torch.empty(weight_of(module).shape, device="meta")
-        recipe.method.start(name, weight, None if bias is None else torch.empty(bias.shape, device="meta"))
+        weight = torch.empty(shapes[name], device="meta")
+        method.start(name, weight, None if bias is None else torch.empty(bias.shape, device="meta"))
 
 
 def batches_of(rows: Tokenized, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[Any]:

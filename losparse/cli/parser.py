@@ -40,15 +40,31 @@ def add_dataclass_flags(parser: argparse.ArgumentParser, title: str, *kinds: typ
         kinds: dataclasses; their docstrings' `Attributes` sections are the help.
     """
     group = parser.add_argument_group(f"{title} (keys of `{title}` in a recipe file)")
-    for name, (field, kind, help_text) in _fields(kinds).items():
+    for name, (kind, help_text) in _fields(kinds).items():
         options: dict[str, Any] = {"dest": f"{title}.{name}", "default": argparse.SUPPRESS, "help": help_text}
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
             options |= _value_options(kind, name)
-        if field.default is not None and field.default is not dataclasses.MISSING:
-            options["help"] += f" (default {field.default})"
+        if (default := _default(name, kinds)) is not None:
+            options["help"] += f" (default {default})"
         group.add_argument(f"--{name.replace('_', '-')}", **options)
+
+
+def _default(name: str, kinds: Iterable[type]) -> str | None:
+    """Return the default of a field in words; of each dataclass where they differ."""
+    own = {
+        getattr(kind, "__name__", ""): field.default
+        for kind in kinds
+        for field in dataclasses.fields(kind)
+        if field.name == name and field.init and field.default is not dataclasses.MISSING
+    }
+    values = set(own.values())
+    if len(values) > 1:
+        common = max(values, key=list(own.values()).count)
+        others = ", ".join(f"{value} for {kind}" for kind, value in own.items() if value != common)
+        return f"{common}; {others}"
+    return next((str(value) for value in values if value is not None), None)
 
 
 def given(options: argparse.Namespace, title: str) -> dict[str, Any]:
@@ -57,14 +73,14 @@ def given(options: argparse.Namespace, title: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in vars(options).items() if name.startswith(prefix)}
 
 
-def _fields(kinds: Iterable[type]) -> dict[str, tuple[dataclasses.Field[Any], Any, str]]:
-    found: dict[str, tuple[dataclasses.Field[Any], Any, str]] = {}
+def _fields(kinds: Iterable[type]) -> dict[str, tuple[Any, str]]:
+    found: dict[str, tuple[Any, str]] = {}
     for kind in kinds:
         hints = typing.get_type_hints(kind)
         help_texts = _attribute_docs(kind)
         for field in dataclasses.fields(kind):
             if field.init and field.name not in found:
-                found[field.name] = (field, hints[field.name], help_texts.get(field.name, ""))
+                found[field.name] = (hints[field.name], help_texts.get(field.name, ""))
     return found
 
 

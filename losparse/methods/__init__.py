@@ -4,46 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from ..errors import LosparseError
 from ..layers import FactoredLinear
+from .about import About
+from .asvd import ASVD
+from .fwsvd import FWSVD
 from .losparse import LoSparse
 from .lpaf import LPAF
+from .one_shot import OneShot
+from .one_shot_losparse import OneShotLoSparse
 from .pruning import StructuredPruning
+from .rom import ROM
 from .svd import SVD
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-__all__ = ["LPAF", "METHODS", "SVD", "LoSparse", "Method", "StructuredPruning", "method_from_dict", "method_to_dict"]
+__all__ = [
+    "ASVD",
+    "FWSVD",
+    "LPAF",
+    "METHODS",
+    "ROM",
+    "SVD",
+    "LoSparse",
+    "Method",
+    "OneShot",
+    "OneShotLoSparse",
+    "StructuredPruning",
+    "TrainedMethod",
+    "method_from_dict",
+    "method_to_dict",
+]
 
 
-class Method(Protocol):
-    """What every method is: a frozen dataclass that turns a dense weight into a factored layer."""
+class TrainedMethod(Protocol):
+    """A method that works during training: a frozen dataclass that turns a dense weight into a layer to train."""
+
+    trains: ClassVar[bool]
+    about: ClassVar[About]
 
     @property
     def keep(self) -> float:
         """Kept share of the parameters of the compressed layers; (0, 1]."""
 
-    @property
-    def trains(self) -> bool:
-        """Whether the method works during training: its layers start in the training form."""
-
     def start(self, name: str, weight: Tensor, bias: Tensor | None) -> FactoredLinear:
         """Return the layer that replaces the dense one; weight (out, in), bias (out,) or None."""
 
     def callbacks(self) -> tuple[TrainerCallback, ...]:
-        """Return what a Trainer needs to train the method's layers; nothing for a method that does not train."""
+        """Return what a Trainer needs to train the method's layers."""
 
 
-METHODS: dict[str, type[LoSparse | SVD | LPAF]] = {
+Method = OneShot | TrainedMethod
+
+METHODS: dict[str, type[Any]] = {
     "losparse": LoSparse,
     "lpaf": LPAF,
-    "svd": SVD,
     "pruning": StructuredPruning,
+    "svd": SVD,
+    "fwsvd": FWSVD,
+    "asvd": ASVD,
+    "rom": ROM,
+    "losparse-one-shot": OneShotLoSparse,
 }
 
 
@@ -51,7 +77,7 @@ def method_to_dict(method: Method) -> dict[str, Any]:
     """Return a method as plain data, with its name."""
     name = next(name for name, kind in METHODS.items() if kind is type(method))
     settable = {field.name for field in fields(METHODS[name]) if field.init}
-    values = {key: value for key, value in asdict(method).items() if key in settable}  # type: ignore[call-overload]
+    values = {key: value for key, value in asdict(method).items() if key in settable}  # type: ignore[arg-type]
     return {"name": name, **values}
 
 
@@ -71,6 +97,7 @@ def method_from_dict(data: Mapping[str, Any]) -> Method:
         if key not in allowed:
             raise LosparseError(f"unknown key {key!r} for method {name!r}; allowed: {', '.join(allowed)}")
     try:
-        return kind(**values)
+        method: Method = kind(**values)
     except TypeError as error:
         raise LosparseError(f"method {name!r} does not accept these values: {error}") from error
+    return method

@@ -31,6 +31,7 @@ from ..coupling import Family, choose_groups, couple, separate
 from ..errors import LosparseError
 from ..layers import Axis, FactoredLinear, FactoredLinearTraining
 from ..targets import writes_residual
+from .about import About
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -70,6 +71,12 @@ class LoSparse:
     final_steps: int | None = None
 
     trains: ClassVar[bool] = True
+    about: ClassVar[About] = About(
+        summary="low rank plus structured sparse, trained together",
+        needs=("labels", "gradients", "training"),
+        cost="a fine-tuning",
+        reference="LoSparse, arXiv:2306.11222",
+    )
 
     def __post_init__(self) -> None:
         """Check every field."""

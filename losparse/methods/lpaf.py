@@ -38,6 +38,7 @@ from torch import Tensor
 from ..budget import break_even_rank, check_share, rank_for
 from ..errors import LosparseError
 from ..mixed_rank import MixedRankLinear
+from .about import About
 from .losparse import CubicSchedule, balanced_svd
 
 if TYPE_CHECKING:
@@ -75,6 +76,12 @@ class LPAF:
     mixed_start: float = 0.5
 
     trains: ClassVar[bool] = True
+    about: ClassVar[About] = About(
+        summary="low rank of a matrix that was pruned first, both trained mixed",
+        needs=("labels", "gradients", "training"),
+        cost="a fine-tuning",
+        reference="LPAF, arXiv:2306.14152",
+    )
 
     def __post_init__(self) -> None:
         """Check every field."""

@@ -19,6 +19,7 @@ from losparse.methods.losparse import (
     group_importance,
     update_masks,
 )
+from losparse.statistics import LayerStatistics
 
 
 def random_weight(out: int = 24, in_: int = 16) -> torch.Tensor:
@@ -27,7 +28,8 @@ def random_weight(out: int = 24, in_: int = 16) -> torch.Tensor:
 
 def test_svd_is_the_best_approximation_and_keeps_its_budget():
     weight = random_weight()
-    layer = SVD(keep=0.5).start("layer", weight, None)
+    method = SVD(keep=0.5, pivots=False)
+    layer = method.factor("layer", weight, None, LayerStatistics(), method.at_share("layer", 0.5, *weight.shape))
     sigma = torch.linalg.svdvals(weight)
     # Eckart-Young: the squared error is the energy of the singular values left out
     error = (weight - layer.dense_weight()).square().sum()

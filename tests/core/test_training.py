@@ -36,7 +36,8 @@ def train(
 ):
     set_seed(0)
     model = build_bert()
-    compress_(model, method)
+    data = [collate(toy_items(8, seed)) for seed in range(4)]
+    compress_(model, method, data, to_train=True)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(

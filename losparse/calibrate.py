@@ -1,0 +1,170 @@
+"""Calibration: batches in, statistics of every layer out.
+
+    observe(layers, gram=True)     hooks as one context manager: inputs of the layers, masked tokens left out
+    whole_pass(...)                one pass over the whole model; later layers see what the dense model gives them
+    BlockWalk                      one block after another: a block's inputs are what the compressed blocks before it
+                                   gave, and the statistics of one block are held at a time
+    squared_gradients(...)         empirical Fisher information, per example or per batch
+
+What is held: `whole_pass` a Gram matrix of 8 in^2 bytes for every tensor that layers read (layers that read the same
+tensor share one); `BlockWalk` those of one block, and the hidden states of all tokens, 4 bytes each, twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .errors import LosparseError
+from .statistics import InputMoments, LayerStatistics
+
+Batch = Mapping[str, Any]
+Advance = Callable[[int], None]
+"""Told how many batches are done since the last call."""
+
+
+def silent(done: int) -> None:
+    """Report to nobody."""
+
+
+class Mask:
+    """Which tokens of the present batch are real; bool (batch, length), or None where all are."""
+
+    def __init__(self) -> None:
+        self.real: Tensor | None = None
+
+    def set(self, batch: Batch) -> None:
+        """Read the mask of a batch."""
+        mask = batch.get("attention_mask")
+        self.real = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
+    def tokens(self, x: Tensor) -> Tensor | None:
+        """Return the real tokens of a layer's input; (tokens, in), or None for a call that is not about tokens.
+
+        DeBERTa's query and key are also applied to its table of relative positions: such calls have another leading
+        shape than the batch, and are left out.
+        """
+        if self.real is None:
+            return x.reshape(-1, x.shape[-1])
+        if x.shape[:-1] == self.real.shape:
+            return x[self.real]
+        flat = self.real.flatten()
+        return x[flat] if x.dim() == 2 and len(x) == len(flat) else None
+
+
+@contextmanager
+def observe(layers: Mapping[str, nn.Module], mask: Mask, *, gram: bool) -> Iterator[dict[str, InputMoments]]:
+    """Add up the inputs of some layers while the model runs.
+
+    Layers that read the very same tensor share one object, so that q, k and v cost one Gram matrix.
+
+    Args:
+        layers: by qualified name; anything that is called with (..., in).
+        mask: which tokens count; set it before every batch.
+        gram: also collect the Gram matrix.
+
+    Yields:
+        Moments by layer; a layer that is not called has none.
+    """
+    moments: dict[str, InputMoments] = {}
+    last: list[tuple[Tensor, InputMoments]] = []  # the tensor read last, held so that its identity means something
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def read(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            x: Tensor = arguments[0]
+            if last and last[0][0] is x:
+                shared = last[0][1]
+                if moments.setdefault(name, shared) is shared:
+                    return
+            tokens = mask.tokens(x)
+            if tokens is None:
+                return
+            own = moments.get(name)
+            if own is None:
+                own = moments[name] = InputMoments.empty(x.shape[-1], gram=gram)
+            own.add(tokens)
+            last[:] = [(x, own)]
+
+        return read
+
+    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    try:
+        yield moments
+    finally:
+        _remove(handles)
+
+
+def whole_pass(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    batches: Iterable[Batch],
+    *,
+    gram: bool,
+    advance: Advance = silent,
+) -> dict[str, LayerStatistics]:
+    """Collect the moments of the inputs of all layers in one pass over the model.
+
+    Raises:
+        LosparseError: no batch, no token, or a value that is not finite.
+    """
+    mask, seen = Mask(), False
+    with inference(model), observe(layers, mask, gram=gram) as moments:
+        for batch in batches:
+            seen = True
+            mask.set(batch)
+            backbone(model)(**inputs_of(batch))
+            advance(1)
+    if not seen:
+        raise no_batch()
+    return {name: _checked(name, moments) for name in layers}
+
+
+def _checked(name: str, moments: Mapping[str, InputMoments]) -> LayerStatistics:
+    found = moments.get(name)
+    if found is None:
+        raise LosparseError(f"layer {name!r} was never called on the calibration data; leave it out with ignore=")
+    found.check(name)
+    return LayerStatistics(inputs=found)
+
+
+def no_batch() -> LosparseError:
+    """Return the error of a calibration set that is empty."""
+    return LosparseError("the calibration data holds no batch; give at least one text")
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Run a model without gradients, dropout and key-value cache, and leave it as it was."""
+    training, config = model.training, getattr(model, "config", None)
+    cache = getattr(config, "use_cache", None)
+    model.eval()
+    if cache is not None and config is not None:
+        config.use_cache = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+        if cache is not None and config is not None:
+            config.use_cache = cache
+
+
+def backbone(model: nn.Module) -> nn.Module:
+    """Return the part of a transformers model below its head, whose logits calibration does not need."""
+    base = getattr(model, "base_model", model)
+    return base if isinstance(base, nn.Module) else model
+
+
+def inputs_of(batch: Batch) -> dict[str, Any]:
+    """Return what the backbone takes of a batch: everything but labels."""
+    return {key: value for key, value in batch.items() if "label" not in key and not key.endswith("_positions")}
+
+
+def _remove(handles: Sequence[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()

@@ -1,0 +1,41 @@
+"""`losparse methods`: what there is, what each needs, and where it comes from."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..methods import METHODS
+from .output import check_json_target, print_table, write_json
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table to this file")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the table."""
+    check_json_target(options.json)
+    rows = [_row(name, kind) for name, kind in METHODS.items()]
+    print_table(
+        "methods of `losparse compress --method`",
+        ["method", "what it does", "needs", "cost", "reference"],
+        [list(row.values()) for row in rows],
+        left=(0, 1, 2, 3, 4),
+    )
+    if options.json is not None:
+        write_json(options.json, {"methods": rows})
+    return 0
+
+
+def _row(name: str, kind: Any) -> dict[str, str]:
+    return {
+        "name": name,
+        "summary": kind.about.summary,
+        "needs": ", ".join(kind.about.needs) or "nothing",
+        "cost": kind.about.cost,
+        "reference": kind.about.reference,
+    }

@@ -1,0 +1,119 @@
+"""From calibration batches to factored layers, for the methods that need no training.
+
+statistics   gradients of the dense model, where a method asks for them; moments of the inputs, group by group
+sizes        what every layer keeps: by share, or by the error that each size leaves
+layers       replaced as they are visited, so that later ones see what the compressed ones before them give
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from .allocate import Candidates, spend_globally
+from .calibrate import Batch
+from .errors import LosparseError
+from .gradients import output_sensitivity, squared_gradients
+from .layers import FactoredLinear
+from .methods.one_shot import OneShot
+from .statistics import LayerStatistics
+from .targets import replace_module, weight_of
+from .visit import Progress, quiet, visitor
+from .walk import block_numbers
+
+
+def fit_(
+    model: nn.Module,
+    method: OneShot,
+    layers: Mapping[str, nn.Module],
+    batches: Sequence[Batch] = (),
+    *,
+    sequential: bool = True,
+    progress: Progress = quiet,
+) -> dict[str, FactoredLinear]:
+    """Replace dense layers by the factored ones of a one-shot method, in place.
+
+    If anything goes wrong, the model is as it was.
+
+    Args:
+        model: to change.
+        method: what to do.
+        layers: to replace, by qualified name, in the model's order.
+        batches: of calibration data, as the model takes them; they are passed over several times.
+        sequential: let later layers see the outputs of compressed ones; needs a model whose blocks run one by one.
+        progress: told a stage's title and how many batches of it are done since the last call.
+
+    Returns:
+        The new layers by name.
+
+    Raises:
+        LosparseError: no calibration data where the method needs some, data that does not do, or a budget that a
+            layer cannot meet.
+    """
+    if method.statistics and not batches:
+        raise LosparseError(
+            f"method {type(method).__name__} needs calibration data, got none; pass batches of texts"
+            + (" with labels" if method.statistics & {"fisher", "sensitivity"} else "")
+        )
+    known = _gradients(model, method, layers, batches, progress)
+    visit = visitor(model, layers, batches, method.statistics, sequential=sequential, progress=progress)
+
+    def with_gradients(group: Mapping[str, LayerStatistics]) -> dict[str, LayerStatistics]:
+        return {name: _merge(statistics, known.get(name)) for name, statistics in group.items()}
+
+    if method.allocation == "global":
+        candidates: dict[str, Candidates] = {}
+        for group in visit(sequential=False):
+            for name, statistics in with_gradients(group).items():
+                candidates[name] = method.candidates(name, _weight(layers[name]), statistics)
+        dense = sum(_weight(layer).numel() for layer in layers.values())
+        ordered = {name: candidates[name] for name in layers}
+        sizes = spend_globally(ordered, int(method.keep * dense + 1e-6))
+    else:
+        shapes = {name: (len(_weight(layer)), _weight(layer).shape[1]) for name, layer in layers.items()}
+        sizes = method.sizes(shapes, block_numbers(model, layers))
+    placed: dict[str, FactoredLinear] = {}
+    try:
+        for group in visit(sequential=sequential):
+            for name, statistics in with_gradients(group).items():
+                old = layers[name]
+                bias: Any = old.bias
+                new = method.factor(
+                    name, _weight(old), None if bias is None else bias.detach(), statistics, sizes[name]
+                )
+                new.train(old.training)
+                replace_module(model, old, new)
+                placed[name] = new
+    except BaseException:
+        for name, layer in placed.items():
+            replace_module(model, layer, layers[name])
+        raise
+    return {name: placed[name] for name in layers}
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    return weight_of(layer).detach()
+
+
+def _gradients(
+    model: nn.Module, method: OneShot, layers: Mapping[str, nn.Module], batches: Sequence[Batch], progress: Progress
+) -> dict[str, LayerStatistics]:
+    """Collect what a method wants to know of gradients; of the dense model, whatever comes later."""
+    if "fisher" in method.statistics:
+        return squared_gradients(
+            model,
+            layers,
+            batches,
+            getattr(method, "fisher", "exact"),
+            lambda done: progress("squaring gradients", done),
+        )
+    if "sensitivity" in method.statistics:
+        return output_sensitivity(model, layers, batches, lambda done: progress("weighing outputs", done))
+    return {}
+
+
+def _merge(statistics: LayerStatistics, gradients: LayerStatistics | None) -> LayerStatistics:
+    return statistics if gradients is None else replace(gradients, inputs=statistics.inputs)

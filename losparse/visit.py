@@ -1,0 +1,144 @@
+"""The order in which layers are compressed, and what is known of each when its turn comes.
+
+A visit yields groups of layers with their statistics; whoever visits may replace the layers of a group before he asks
+for the next one. In a sequential visit later groups then see the outputs of compressed layers, as LLM-ROM does; in
+any other they see those of the dense model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from torch import nn
+
+from .calibrate import Advance, Batch, Mask, observe, whole_pass
+from .errors import LosparseError
+from .statistics import InputMoments, LayerStatistics, Statistic
+from .walk import BlockWalk, layers_by_block, stack_of
+
+Progress = Callable[[str, int], None]
+"""Told a stage's title and how many batches of it are done since the last call."""
+
+
+def quiet(title: str, done: int) -> None:
+    """Report to nobody."""
+
+
+class Visit(Protocol):
+    """Visits every layer once."""
+
+    def __call__(self, *, sequential: bool) -> Iterator[dict[str, LayerStatistics]]:
+        """Yield groups of layers, with the statistics of each."""
+
+
+def visitor(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    batches: Sequence[Batch],
+    statistics: Collection[Statistic],
+    *,
+    sequential: bool,
+    progress: Progress = quiet,
+) -> Visit:
+    """Choose how a model is visited.
+
+    Raises:
+        LosparseError: the visit is to be sequential, and the layers are in no single stack of blocks.
+    """
+    if not set(statistics) & {"gram", "square"}:
+        return _Blind(layers)
+    gram = "gram" in statistics
+    blocks = stack_of(model, layers)
+    if not blocks:
+        if sequential:
+            raise LosparseError(
+                f"the layers of {type(model).__name__} are not in one stack of blocks, so they cannot be compressed "
+                "one after another; set sequential=False"
+            )
+        return _AtOnce(model, layers, batches, gram, progress)
+    return _ByBlock(model, layers, batches, blocks, gram, progress)
+
+
+class _Blind:
+    """Nothing is known of the inputs, and nothing needs to be."""
+
+    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+        self.layers = layers
+
+    def __call__(self, *, sequential: bool) -> Iterator[dict[str, LayerStatistics]]:
+        for name in self.layers:
+            yield {name: LayerStatistics()}
+
+
+class _AtOnce:
+    """One pass over the whole model; all statistics are held together."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, nn.Module],
+        batches: Sequence[Batch],
+        gram: bool,
+        progress: Progress,
+    ) -> None:
+        self.model, self.layers, self.batches, self.gram = model, layers, batches, gram
+        self.advance: Advance = lambda done: progress("running the model", done)
+
+    def __call__(self, *, sequential: bool) -> Iterator[dict[str, LayerStatistics]]:
+        if self.layers:
+            yield whole_pass(self.model, self.layers, self.batches, gram=self.gram, advance=self.advance)
+
+
+class _ByBlock:
+    """One block after another; layers outside the blocks come last."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, nn.Module],
+        batches: Sequence[Batch],
+        blocks: Sequence[str],
+        gram: bool,
+        progress: Progress,
+    ) -> None:
+        self.gram, self.progress = gram, progress
+        self.walk = BlockWalk(model, blocks, batches, lambda done: progress("running the model", done))
+        self.groups = layers_by_block(model, layers, blocks)
+        inside = {name for group in self.groups for name in group}
+        outside = {name: layer for name, layer in layers.items() if name not in inside}
+        self.rest = _AtOnce(model, outside, batches, gram, progress)
+
+    def __call__(self, *, sequential: bool) -> Iterator[dict[str, LayerStatistics]]:
+        self.walk.restart()
+        title = "compressing block by block" if sequential else "measuring block by block"
+        for place, layers in enumerate(self.groups):
+            tell: Advance = lambda done: self.progress(title, done)  # noqa: E731
+            if sequential:
+                for names in self.walk.stages(place, layers):
+                    yield self._moments(place, {name: layers[name] for name in names})
+                self.walk.step(place, tell)
+            elif layers:
+                mask = Mask()
+                with observe(layers, mask, gram=self.gram) as moments:
+                    self.walk.step(place, tell, mask=mask)
+                yield _statistics(layers, moments)
+            else:
+                self.walk.step(place, tell)
+        yield from self.rest(sequential=sequential)
+
+    def _moments(self, place: int, layers: Mapping[str, nn.Module]) -> dict[str, LayerStatistics]:
+        mask = Mask()
+        with observe(layers, mask, gram=self.gram) as moments:
+            self.walk.look(place, mask, until=list(layers.values())[-1])
+        return _statistics(layers, moments)
+
+
+def _statistics(layers: Mapping[str, nn.Module], moments: Mapping[str, InputMoments]) -> dict[str, LayerStatistics]:
+    found: dict[str, LayerStatistics] = {}
+    for name in layers:
+        if name not in moments:
+            raise LosparseError(f"layer {name!r} was never called on the calibration data; leave it out with ignore=")
+        moments[name].check(name)
+        found[name] = LayerStatistics(inputs=moments[name])
+    return found

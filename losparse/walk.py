@@ -1,0 +1,215 @@
+"""Walking through a model block by block, so that later layers see what the compressed blocks before them give.
+
+The model is run once as it is, and what every block is called with is noted. A block can then be run again on other
+hidden states, on its own: everything else it takes (masks, positions) does not change. Whether that is really so is
+checked on the first batch: a model whose blocks talk to each other some other way is refused.
+
+Held at a time: the hidden states of all tokens (4 bytes each number in fp32), and the statistics of one block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .calibrate import Advance, Batch, Mask, backbone, inference, inputs_of, no_batch, silent
+from .errors import LosparseError
+
+_HIDDEN = "hidden_states"
+
+
+@dataclass
+class _Call:
+    """What one block is called with, its hidden states left out."""
+
+    rest: tuple[Any, ...]
+    keywords: dict[str, Any]
+    by_keyword: bool
+
+
+def block_of(model: nn.Module, name: str) -> str | None:
+    """Return the qualified name of the transformer block a layer is in: the first numbered entry of a ModuleList."""
+    parts = name.split(".")
+    for place, part in enumerate(parts):
+        parent = ".".join(parts[:place])
+        if part.isdigit() and isinstance(model.get_submodule(parent), nn.ModuleList):
+            return f"{parent}.{part}"
+    return None
+
+
+def stack_of(model: nn.Module, layers: Iterable[str]) -> list[str]:
+    """Return the names of all blocks of the one stack that some layers are in; none if there are several stacks."""
+    stacks = {block.rpartition(".")[0] for name in layers if (block := block_of(model, name)) is not None}
+    if len(stacks) != 1:
+        return []
+    (stack,) = stacks
+    module = model.get_submodule(stack)
+    assert isinstance(module, nn.ModuleList)
+    return [f"{stack}.{place}" for place in range(len(module))]
+
+
+def block_numbers(model: nn.Module, layers: Iterable[str]) -> dict[str, int]:
+    """Return the number of the block each layer is in, counted through all stacks; layers outside blocks have none."""
+    found = {name: block for name in layers if (block := block_of(model, name)) is not None}
+    order = {block: number for number, block in enumerate(dict.fromkeys(found.values()))}
+    return {name: order[block] for name, block in found.items()}
+
+
+class _EnoughError(Exception):
+    """Ends the run of a block early; never leaves this file."""
+
+
+class BlockWalk:
+    """The hidden states of all calibration tokens in front of one block after another."""
+
+    def __init__(self, model: nn.Module, blocks: Sequence[str], batches: Iterable[Batch], advance: Advance = silent):
+        """Run the model once, and note what its blocks are called with.
+
+        Raises:
+            LosparseError: no batch, or blocks that cannot be run on their own.
+        """
+        self.model, self.names = model, list(blocks)
+        self.blocks = [model.get_submodule(name) for name in blocks]
+        self.masks: list[Tensor | None] = []
+        self._calls: list[list[_Call]] = [[] for _ in blocks]
+        self._first: list[Tensor] = []
+        self._check: Tensor | None = None
+        self._capture(batches, advance)
+        self.restart()
+        self._refuse_talkers()
+
+    def restart(self) -> None:
+        """Go back in front of the first block."""
+        self.states = list(self._first)
+
+    def step(self, place: int, advance: Advance = silent, *, mask: Mask | None = None) -> None:
+        """Run one block on all tokens, and stand behind it.
+
+        Args:
+            place: of the block.
+            advance: told after every batch.
+            mask: set to that of every batch, for hooks that look at the block's layers meanwhile.
+        """
+        for number in range(len(self.states)):
+            self.states[number] = self._run(place, number, mask)
+            advance(1)
+
+    def look(self, place: int, mask: Mask, *, until: nn.Module) -> None:
+        """Run one block up to the call of one of its layers, for what hooks see of it, and stay in front of it."""
+
+        def stop(module: nn.Module, arguments: Any) -> None:
+            raise _EnoughError
+
+        # Registered last, so it stops the block when all others have looked.
+        handle = until.register_forward_pre_hook(stop)
+        try:
+            for number in range(len(self.states)):
+                with contextlib.suppress(_EnoughError):
+                    self._run(place, number, mask)
+        finally:
+            handle.remove()
+
+    def stages(self, place: int, layers: Mapping[str, nn.Module]) -> list[list[str]]:
+        """Sort the layers of a block by when they are called; those that read the same tensor stand together."""
+        calls: dict[str, Tensor] = {}
+
+        def note(name: str) -> Any:
+            return lambda module, arguments: calls.setdefault(name, arguments[0])
+
+        handles = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]
+        try:
+            self._run(place, 0, None)
+        finally:
+            for handle in handles:
+                handle.remove()
+        stages: list[list[str]] = []
+        for name, x in calls.items():
+            if stages and calls[stages[-1][0]] is x:
+                stages[-1].append(name)
+            else:
+                stages.append([name])
+        uncalled = [name for name in layers if name not in calls]
+        return [*stages, uncalled] if uncalled else stages
+
+    def _run(self, place: int, number: int, mask: Mask | None) -> Tensor:
+        if mask is not None:
+            mask.real = self.masks[number]
+        with inference(self.model):
+            return _call(self.blocks[place], self._calls[place][number], self.states[number])
+
+    def _capture(self, batches: Iterable[Batch], advance: Advance) -> None:
+        handles = [
+            block.register_forward_pre_hook(self._noter(place), with_kwargs=True)
+            for place, block in enumerate(self.blocks)
+        ]
+        mask = Mask()
+        try:
+            with inference(self.model):
+                for batch in batches:
+                    mask.set(batch)
+                    self.masks.append(mask.real)
+                    backbone(self.model)(**inputs_of(batch))
+                    advance(1)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not self.masks:
+            raise no_batch()
+        if any(len(calls) != len(self.masks) for calls in self._calls):
+            raise self._refusal("a block was not called exactly once per batch")
+
+    def _noter(self, place: int) -> Any:
+        def note(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+            by_keyword = _HIDDEN in keywords
+            state = keywords[_HIDDEN] if by_keyword else arguments[0]
+            if place == 0:
+                self._first.append(state)
+            if place == 1 and self._check is None:
+                self._check = state
+            rest = {key: value for key, value in keywords.items() if key != _HIDDEN}
+            self._calls[place].append(_Call(arguments if by_keyword else arguments[1:], rest, by_keyword))
+
+        return note
+
+    def _refuse_talkers(self) -> None:
+        """Run the first block on its own, and compare with what the second one was given."""
+        if self._check is None:
+            return
+        with inference(self.model):
+            again = _call(self.blocks[0], self._calls[0][0], self.states[0])
+        # The very same operations on the very same numbers: only threads may add in another order.
+        if again.shape != self._check.shape or not torch.allclose(again, self._check, rtol=1e-4, atol=1e-5):
+            raise self._refusal("what the second block reads is not what the first one returns")
+        self._check = None
+
+    def _refusal(self, why: str) -> LosparseError:
+        return LosparseError(
+            f"the blocks of {type(self.model).__name__} cannot be run one by one ({why}); calibrate with "
+            "sequential=False"
+        )
+
+
+def _call(block: nn.Module, call: _Call, state: Tensor) -> Tensor:
+    if call.by_keyword:
+        output = block(*call.rest, **{**call.keywords, _HIDDEN: state})
+    else:
+        output = block(state, *call.rest, **call.keywords)
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def layers_by_block(
+    model: nn.Module, layers: Mapping[str, nn.Module], blocks: Sequence[str]
+) -> list[dict[str, nn.Module]]:
+    """Sort layers by the block they are in; those in no block are left out."""
+    by_block: dict[str, dict[str, nn.Module]] = {name: {} for name in blocks}
+    for name, layer in layers.items():
+        block = block_of(model, name)
+        if block in by_block:
+            by_block[block][name] = layer
+    return list(by_block.values())

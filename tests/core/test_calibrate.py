@@ -1,0 +1,207 @@
+"""Calibration against statistics computed the slow way."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from losparse.calibrate import whole_pass
+from losparse.errors import LosparseError
+from losparse.gradients import examples_of, output_sensitivity, squared_gradients
+from losparse.targets import find_targets
+from losparse.visit import visitor
+from losparse.walk import BlockWalk, stack_of
+
+from .conftest import build_bert, collate, toy_items
+
+
+def batches(count: int = 3) -> list[dict[str, torch.Tensor]]:
+    return [collate(toy_items(4, seed)) for seed in range(count)]
+
+
+def build_llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=100,
+        max_position_embeddings=64,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def inputs_by_hand(model: nn.Module, name: str) -> torch.Tensor:
+    """Return what a layer reads of real tokens, batch after batch."""
+    read: list[torch.Tensor] = []
+    handle = model.get_submodule(name).register_forward_pre_hook(lambda _module, arguments: read.append(arguments[0]))
+    found = []
+    for batch in batches():
+        read.clear()
+        with torch.no_grad():
+            model(**batch)
+        found.append(read[0][batch["attention_mask"].bool()])
+    handle.remove()
+    return torch.cat(found).double()
+
+
+@pytest.mark.parametrize("name", ["bert.encoder.layer.1.attention.self.key", "bert.encoder.layer.0.output.dense"])
+def test_moments_leave_padding_out(name):
+    model = build_bert()
+    statistics = whole_pass(model, find_targets(model), batches(), gram=True)[name].inputs
+    x = inputs_by_hand(model, name)
+    assert statistics.tokens == len(x) == sum(int(batch["attention_mask"].sum()) for batch in batches())
+    # Products of fp32 numbers of size 1, added up over some hundred tokens.
+    torch.testing.assert_close(statistics.gram, x.T @ x, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(statistics.mean, x.mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(statistics.absolute, x.abs().sum(0), rtol=1e-5, atol=1e-4)
+    centred = statistics.second_moment(centred=True)
+    torch.testing.assert_close(centred, torch.cov(x.T, correction=0), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_read_one_tensor_share_their_moments():
+    model = build_bert()
+    found = whole_pass(model, find_targets(model), batches(), gram=True)
+    attention = "bert.encoder.layer.0.attention"
+    query, key, output = (found[f"{attention}.{name}"].inputs for name in ("self.query", "self.key", "output.dense"))
+    assert query is key and query is not output
+    assert query.tokens == output.tokens
+
+
+@pytest.mark.parametrize("build", [build_bert, build_llama])
+def test_the_walk_sees_what_the_model_sees(build):
+    model = build()
+    layers = find_targets(model)
+    dense = whole_pass(model, layers, batches(), gram=True)
+    for sequential in (False, True):  # nothing is replaced, so both are the dense model
+        visit = visitor(model, layers, batches(), {"gram"}, sequential=sequential)
+        found = {name: own for group in visit(sequential=sequential) for name, own in group.items()}
+        assert list(found) == list(layers) if not sequential else set(found) == set(layers)
+        for name in layers:
+            torch.testing.assert_close(found[name].inputs.gram, dense[name].inputs.gram, rtol=1e-4, atol=1e-4)
+            assert found[name].inputs.tokens == dense[name].inputs.tokens
+
+
+def test_a_sequential_visit_sees_replaced_layers():
+    model = build_bert()
+    layers = find_targets(model)
+    last = "bert.encoder.layer.1.attention.self.query"
+    dense = whole_pass(model, layers, batches(), gram=True)[last].inputs.mean
+    visit = visitor(model, layers, batches(), {"gram"}, sequential=True)
+    seen = {}
+    with torch.no_grad():
+        for group in visit(sequential=True):
+            for name, own in group.items():
+                seen[name] = own.inputs.mean
+                layers[name].weight.zero_()
+                layers[name].bias.zero_()
+    assert not torch.allclose(seen[last], dense, rtol=1e-2)
+    # With every layer before it zero, the block reads the embeddings' norms alone.
+    again = whole_pass(model, layers, batches(), gram=True)[last].inputs.mean
+    torch.testing.assert_close(seen[last], again)
+
+
+def test_stages_are_in_the_order_of_calls():
+    model = build_llama()
+    layers = {name: m for name, m in find_targets(model).items() if name.startswith("model.layers.1.")}
+    walk = BlockWalk(model, stack_of(model, layers), batches())
+    stages = [[name.rpartition(".")[2] for name in names] for names in walk.stages(1, layers)]
+    assert stages == [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
+
+
+def test_calibration_leaves_the_model_as_it_was():
+    model = build_llama().train()
+    model.config.use_cache = True
+    for parameter in model.model.embed_tokens.parameters():
+        parameter.requires_grad_(False)
+    layers = find_targets(model)
+    wanted = {name: p.requires_grad for name, p in model.named_parameters()}
+    labelled = [{**batch, "labels": batch["input_ids"]} for batch in batches()]
+    whole_pass(model, layers, labelled, gram=False)
+    squared_gradients(model, layers, labelled, "fast")
+    output_sensitivity(model, layers, labelled)
+    assert model.training and model.config.use_cache
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == wanted
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
+
+
+def test_squared_gradients_by_hand():
+    model = build_bert()
+    name = "bert.encoder.layer.1.intermediate.dense"
+    weight = model.get_submodule(name).weight
+    exact, fast = torch.zeros_like(weight), torch.zeros_like(weight)
+    for batch in batches():
+        for example in examples_of(batch):
+            exact += torch.autograd.grad(model(**example).loss, weight)[0].square()
+        fast += torch.autograd.grad(model(**batch).loss, weight)[0].square()
+    for fisher, expected, steps in (("exact", exact, 12), ("fast", fast, 3)):
+        found = squared_gradients(model, find_targets(model), batches(), fisher)[name]
+        assert found.examples == steps
+        torch.testing.assert_close(found.fisher_in, expected.double().sum(0), rtol=1e-4, atol=1e-12)
+        torch.testing.assert_close(found.fisher_out, expected.double().sum(1), rtol=1e-4, atol=1e-12)
+
+
+def test_examples_lose_their_padding():
+    (batch,) = batches(1)
+    lengths = batch["attention_mask"].sum(1).tolist()
+    assert [example["input_ids"].shape[1] for example in examples_of(batch)] == lengths
+    with torch.no_grad():
+        model = build_bert()
+        whole = model(**batch).logits
+        single = torch.cat([model(**example).logits for example in examples_of(batch)])
+    torch.testing.assert_close(whole, single, rtol=1e-4, atol=1e-5)
+
+
+def test_sensitivity_predicts_the_loss_of_a_small_error():
+    """Noise on a layer's output costs half its moment in the metric, which is what makes layers comparable."""
+    model = build_llama()
+    name = "model.layers.1.mlp.down_proj"
+    labelled = [
+        {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)} for batch in batches()
+    ]
+    found = output_sensitivity(model, find_targets(model), labelled)[name]
+    assert found.tokens == sum(int(batch["attention_mask"].sum()) for batch in labelled)
+    assert found.sensitivity.shape == (32, 32)
+    values = torch.linalg.eigvalsh(found.sensitivity)
+    assert values[0] > -1e-9 * values[-1]
+    output = model.get_submodule(name)
+    direction = torch.linalg.eigh(found.sensitivity)[1]
+    with torch.no_grad():
+        losses = {}
+        for label, vector in (("strong", direction[:, -1]), ("weak", direction[:, 0])):
+            bias = nn.Parameter(0.05 * vector.float())
+            output.bias = bias
+            losses[label] = sum(float(model(**batch).loss) for batch in labelled)
+        output.bias = None
+        base = sum(float(model(**batch).loss) for batch in labelled)
+    assert abs(losses["strong"] - base) > abs(losses["weak"] - base)
+
+
+def test_refusals():
+    model = build_bert()
+    layers = find_targets(model)
+    with pytest.raises(LosparseError, match="holds no batch"):
+        whole_pass(model, layers, [], gram=True)
+    masked = [{**batch, "attention_mask": torch.zeros_like(batch["attention_mask"])} for batch in batches()]
+    with pytest.raises(LosparseError, match=r"layer 'bert\.encoder\.layer\.0\.attention\.self\.query' read no token"):
+        whole_pass(model, layers, masked, gram=True)
+    with pytest.raises(LosparseError, match="has no labels"):
+        squared_gradients(model, layers, [{k: v for k, v in batches()[0].items() if k != "labels"}], "fast")
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight.fill_(torch.nan)
+    with pytest.raises(LosparseError, match="hold NaN or infinity on the calibration data"):
+        whole_pass(model, layers, batches(), gram=True)
+    with pytest.raises(LosparseError, match="the loss is nan"):
+        squared_gradients(model, layers, batches(), "exact")
+
+
+def test_a_layer_that_is_never_called():
+    model = build_bert()
+    layers = {**find_targets(model), "idle": nn.Linear(3, 3)}
+    with pytest.raises(LosparseError, match="'idle' was never called"):
+        whole_pass(model, layers, batches(), gram=True)

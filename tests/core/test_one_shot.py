@@ -1,0 +1,215 @@
+"""Methods without training: what all of them promise, and hard input."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from losparse import compact_, compress_
+from losparse.errors import LosparseError
+from losparse.layers import FactoredLinear
+from losparse.methods import METHODS, ROM, SVD, OneShot
+from losparse.methods.one_shot import dense_size
+from losparse.targets import find_targets
+
+from .conftest import build_bert, collate, toy_items
+from .test_calibrate import batches, build_llama
+
+ONE_SHOT = [name for name, kind in METHODS.items() if issubclass(kind, OneShot)]
+
+
+def outputs(model: nn.Module, which: list[dict[str, torch.Tensor]] | None = None) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([model(**batch).logits.flatten() for batch in which or batches()])
+
+
+@pytest.mark.parametrize("name", ONE_SHOT)
+@pytest.mark.parametrize("options", [{}, {"pivots": False}, {"allocation": "global"}, {"allocation": "uniform-rank"}])
+def test_contract_the_budget_is_met_and_reported(name, options):
+    model = build_bert()
+    report = compress_(model, METHODS[name](keep=0.5, **options), batches())
+    assert report.share <= 0.5 + 1e-9
+    # Ranks are whole numbers and layers are tiny: what is left over is at most a rank a layer.
+    assert report.share >= 0.4
+    stored = sum(
+        parameter.numel()
+        for module in model.modules()
+        if isinstance(module, FactoredLinear)
+        for key, parameter in module.named_parameters()
+        if key != "bias"
+    )
+    assert stored == report.parameters
+    assert torch.isfinite(outputs(model)).all()
+
+
+@pytest.mark.parametrize("name", ONE_SHOT)
+def test_contract_keeping_everything_changes_nothing(name):
+    model, dense = build_bert(), build_bert()
+    compress_(model, METHODS[name](keep=1.0), batches())
+    torch.testing.assert_close(outputs(model), outputs(dense), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ONE_SHOT)
+def test_contract_saved_and_opened_again(name, tmp_path):
+    model = build_bert()
+    compress_(model, METHODS[name](keep=0.5), batches())
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    assert torch.equal(outputs(again), outputs(model))
+
+
+@pytest.mark.parametrize("name", ONE_SHOT)
+def test_contract_the_same_twice(name):
+    first, second = build_bert(), build_bert()
+    for model in (first, second):
+        compress_(model, METHODS[name](keep=0.4), batches())
+    assert torch.equal(outputs(first), outputs(second))
+
+
+@pytest.mark.parametrize("name", [name for name in ONE_SHOT if METHODS[name].statistics])
+def test_contract_needs_data(name):
+    with pytest.raises(LosparseError, match="needs calibration data, got none"):
+        compress_(build_bert(), METHODS[name](keep=0.5), [])
+
+
+def test_plain_factors_to_train_and_pivots_at_the_end():
+    model = build_bert()
+    before = compress_(model, ROM(keep=0.5), batches(), to_train=True)
+    assert not any(m.pivot_side for m in model.modules() if isinstance(m, FactoredLinear))
+    trained = outputs(model)
+    after = compact_(model, ROM(keep=0.5))
+    assert after.share <= 0.5 < before.share
+    torch.testing.assert_close(outputs(model), trained, rtol=1e-4, atol=1e-5)
+
+
+def output_error(method: OneShot, name: str) -> float:
+    """Return the mean squared change of one layer's outputs over the calibration tokens."""
+    model, found = build_llama(), {}
+    layer = model.get_submodule(name)
+
+    def record(_module: nn.Module, _arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        found.setdefault("outputs", []).append(output)
+
+    def run(target: nn.Module) -> torch.Tensor:
+        found.clear()
+        handle = target.register_forward_hook(record)
+        with torch.no_grad():
+            for batch in batches():
+                model(**batch)
+        handle.remove()
+        masks = [batch["attention_mask"].bool() for batch in batches()]
+        return torch.cat([output[mask] for output, mask in zip(found["outputs"], masks, strict=True)])
+
+    before = run(layer)
+    compress_(model, method, batches(), targets=[name])
+    return float((run(model.get_submodule(name)) - before).square().mean())
+
+
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj", "model.layers.2.self_attn.o_proj"])
+def test_rom_loses_less_of_the_output_than_svd(name):
+    errors = [output_error(kind(keep=0.4, pivots=False), name) for kind in (SVD, ROM)]
+    assert errors[1] < errors[0]
+    # The mean goes into the bias: at the same rank it can only help.
+    assert errors[1] <= output_error(ROM(keep=0.4, pivots=False, mean=False), name) + 1e-9
+    # And pivots buy a higher rank.
+    assert output_error(ROM(keep=0.4), name) < errors[1]
+
+
+def test_later_layers_see_compressed_ones():
+    """Of two settings that differ in nothing else, the sequential one is fitted to what it will read."""
+    models = {sequential: build_llama() for sequential in (False, True)}
+    for sequential, model in models.items():
+        compress_(model, ROM(keep=0.4), batches(), sequential=sequential)
+    first = "model.layers.0.self_attn.q_proj"
+    last = "model.layers.2.mlp.down_proj"
+    same, other = ([model.get_submodule(name).dense_weight() for model in models.values()] for name in (first, last))
+    torch.testing.assert_close(*same)
+    assert not torch.allclose(*other, rtol=1e-2)
+
+
+def test_global_allocation_leaves_a_layer_dense_where_it_must():
+    """A layer whose outputs are one direction needs rank 1; the budget goes to the others."""
+    model = build_bert()
+    flat = model.get_submodule("bert.encoder.layer.0.intermediate.dense")
+    with torch.no_grad():
+        flat.weight.copy_(torch.outer(torch.linspace(-1, 1, 64), torch.linspace(1, 2, 32)))
+    compress_(model, SVD(keep=0.9, allocation="global"))
+    sizes = {name: m for name, m in model.named_modules() if isinstance(m, FactoredLinear)}
+    assert sizes["bert.encoder.layer.0.intermediate.dense"].rank == 1
+    assert any((layer.rank, layer.kept_count) == dense_size(layer.out_features) for layer in sizes.values())
+
+
+def test_last_k_leaves_the_first_blocks_dense():
+    model = build_llama()
+    report = compress_(model, ROM(keep=0.8, allocation="last-k"), batches())
+    dense = {layer.name for layer in report.layers if layer.parameters == layer.dense_parameters}
+    assert dense == {name for name in find_targets(build_llama()) if not name.startswith("model.layers.2.")}
+    assert report.share <= 0.8
+
+
+def test_ranks_are_multiples():
+    model = build_bert()
+    compress_(model, SVD(keep=0.6, multiple=4, pivots=False))
+    assert {m.rank % 4 for m in model.modules() if isinstance(m, FactoredLinear)} == {0}
+
+
+def test_nothing_is_replaced_when_a_layer_fails(monkeypatch):
+    model = build_bert()
+    names = list(find_targets(model))
+    calls = iter(range(100))
+    factor = ROM.factor
+
+    def fail(self, name, *arguments):
+        if next(calls) == 7:
+            raise LosparseError("the eighth layer fails")
+        return factor(self, name, *arguments)
+
+    monkeypatch.setattr(ROM, "factor", fail)
+    with pytest.raises(LosparseError, match="eighth"):
+        compress_(model, ROM(keep=0.5), batches())
+    assert list(find_targets(model)) == names
+    assert torch.equal(outputs(model), outputs(build_bert()))
+
+
+@pytest.mark.parametrize("name", ONE_SHOT)
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_hard_scales(name, scale):
+    model = build_bert()
+    layer = model.get_submodule("bert.encoder.layer.0.intermediate.dense")
+    with torch.no_grad():
+        layer.weight.mul_(scale)
+    dense = layer.weight.double().clone()
+    compress_(model, METHODS[name](keep=0.9, pivots=False), batches())
+    small = model.get_submodule("bert.encoder.layer.0.intermediate.dense").dense_weight().double()
+    assert float((small - dense).norm() / dense.norm()) < 0.9
+
+
+@pytest.mark.parametrize("name", ONE_SHOT)
+@pytest.mark.parametrize("kind", ["zero layer", "dead inputs", "duplicated rows", "one token", "half precision"])
+def test_hard_layers(name, kind):
+    model = build_bert()
+    layer = model.get_submodule("bert.encoder.layer.0.output.dense")
+    data = batches()
+    with torch.no_grad():
+        if kind == "zero layer":
+            layer.weight.zero_()
+        if kind == "dead inputs":
+            model.get_submodule("bert.encoder.layer.0.intermediate.dense").weight[:32] = 0
+            model.get_submodule("bert.encoder.layer.0.intermediate.dense").bias[:32] = -10  # gelu: nothing comes out
+        if kind == "duplicated rows":
+            layer.weight[:] = layer.weight[0].clone()
+    if kind == "one token":
+        data = [{key: value[:1, :1] if value.dim() > 1 else value[:1] for key, value in data[0].items()}]
+    if kind == "half precision":
+        model = model.to(torch.float16)
+    report = compress_(model, METHODS[name](keep=0.5), data)
+    assert report.share <= 0.5
+    assert torch.isfinite(outputs(model, data)).all()
+    assert {m.v.dtype for m in model.modules() if isinstance(m, FactoredLinear) and m.v is not None} == {model.dtype}
+
+
+def test_two_stacks_are_not_walked():
+    model = nn.ModuleDict({"a": nn.ModuleList([nn.Linear(4, 4)]), "b": nn.ModuleList([nn.Linear(4, 4)])})
+    with pytest.raises(LosparseError, match="not in one stack of blocks"):
+        compress_(model, ROM(keep=0.5), [collate(toy_items(2))], sequential=True)
