@@ -30,7 +30,7 @@ class MixedRankLinear(TrainingForm):
         v: first factor, zero until the layer is factored; (rank, in).
         sparse: the whole weight, zero outside the mask after every masking step; (out, in).
         mask: which weights are kept; bool (out, in).
-        score: accumulated movement, in nats; (out, in).
+        score: accumulated first-order score, in nats; (out, in).
         factored: whether the factors have been filled; bool ().
         high_rank: whether the forward pass in training uses `sparse`; bool ().
 

@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from .errors import LosparseError
 from .methods.losparse import CubicSchedule
-from .methods.lpaf import LPAF, Stages, accumulate_movement, draw_high_rank, factor, prune
+from .methods.lpaf import LPAF, Stages, accumulate_score, draw_high_rank, factor, prune
 from .mixed_rank import MixedRankLinear
 from .training import layers_to_prune, refuse_unsupported, whole_gradients
 
@@ -106,7 +106,7 @@ class LPAFCallback(TrainerCallback):  # type: ignore[misc]
         gradients = whole_gradients(self.layers, args, optimizer)
         if gradients is not None:
             for layer, gradient in zip(self.layers.values(), gradients, strict=True):
-                accumulate_movement(layer, gradient)
+                accumulate_score(layer, gradient, self.method.score)
 
     def _factor(self, optimizer: Any) -> None:
         """Fill all factors, the same on all ranks, and let the optimizer begin anew with them."""

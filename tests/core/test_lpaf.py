@@ -14,12 +14,12 @@ from losparse import LPAF, compact_, compress_
 from losparse.errors import LosparseError
 from losparse.methods.losparse import balanced_svd
 from losparse.methods.lpaf import (
-    accumulate_movement,
-    column_weights,
+    accumulate_score,
     draw_high_rank,
     factor,
     highest,
     prune,
+    row_weights,
     sparsity_aware_svd,
 )
 from losparse.mixed_rank import MixedRankLinear
@@ -32,23 +32,28 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def sparse_weight(out: int = 20, in_: int = 14, share: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a weight and its mask; the first columns keep more than the last, column 3 keeps nothing."""
-    odds = torch.linspace(2 * share, 0.1 * share, in_)
-    mask = torch.rand(out, in_, generator=torch.Generator().manual_seed(1)) < odds
-    mask[:, 3] = False
-    return normal(out, in_) * mask, mask
+    """Return a pruned weight and weights of its rows; the first rows keep more than the last, row 3 keeps nothing."""
+    odds = torch.linspace(2 * share, 0.1 * share, out)
+    mask = torch.rand(out, in_, generator=torch.Generator().manual_seed(1)) < odds[:, None]
+    mask[3] = False
+    score = torch.rand(out, in_, generator=torch.Generator().manual_seed(2))
+    return normal(out, in_) * mask, row_weights(score, mask)
 
 
 # Stage 1
 
 
-def test_movement_by_hand():
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    # -W g: -3 and 1; 2 and 2; -1 and -1; a zero weight moves nowhere by this score
+    [("movement", [[-2.0, 4.0], [-2.0, 0.0]]), ("sensitivity", [[4.0, 4.0], [2.0, 0.0]])],
+)
+def test_scores_by_hand(score, expected):
     layer = MixedRankLinear(2, 2, rank=1, bias=False)
     layer.sparse.data = torch.tensor([[1.0, -2.0], [0.5, 0.0]])
-    accumulate_movement(layer, torch.tensor([[3.0, 1.0], [2.0, 9.0]]))
-    accumulate_movement(layer, torch.tensor([[-1.0, 1.0], [2.0, 9.0]]))
-    # -W g: -3 and 1; 2 and 2; -1 and -1; a zero weight moves nowhere by this score
-    assert layer.score.tolist() == [[-2.0, 4.0], [-2.0, 0.0]]
+    accumulate_score(layer, torch.tensor([[3.0, 1.0], [2.0, 9.0]]), score)
+    accumulate_score(layer, torch.tensor([[-1.0, 1.0], [2.0, 9.0]]), score)
+    assert layer.score.tolist() == expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -116,6 +121,7 @@ def test_a_stage_without_a_step_is_refused(method, steps, message):
     [
         ({"density": 0.0}, r"density must be in \(0, 1\], got 0.0"),
         ({"uniform_rank": 0}, "uniform_rank must be at least 1, got 0"),
+        ({"score": "magnitude"}, "score must be 'movement' or 'sensitivity', got 'magnitude'"),
         ({"window": 0}, "window must be at least 1 optimizer step, got 0"),
         ({"initial_share": -0.1}, r"initial_share must be in \[0, 1\)"),
         ({"settle_share": 1.0}, r"settle_share must be in \[0, 1\)"),
@@ -140,82 +146,71 @@ def test_rank_follows_keep_or_is_the_same_everywhere():
 # Stage 2
 
 
-def test_column_weights_by_hand():
-    mask = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]]).bool()
-    # shares 1, 1/4, 0; their mean 5/12, of which a hundredth is the floor
-    expected = torch.tensor([1.0, 0.25, 0.01 * 5 / 12]).sqrt()
-    torch.testing.assert_close(column_weights(mask), expected)
-
-
-def test_column_weights_are_the_closest_to_the_mask():
-    _, mask = sparse_weight()
-    squares = column_weights(mask).square()
-    kept = mask.any(dim=0)
-    best = (mask.float() - squares).square().sum(dim=0)
-    for change in (-0.01, 0.01):
-        assert ((mask.float() - squares - change).square().sum(dim=0) > best)[kept].all()
+def test_row_weights_by_hand():
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]]).bool()
+    score = torch.tensor([[4.0, 2.0, 1.0, -8.0], [1.0, 9.0, 9.0, 9.0], [9.0, 9.0, 9.0, 9.0]])
+    # (4 + 2 + 1) / 4; 1 / 4; nothing survived: a hundredth of the mean (7 + 1) / 12
+    torch.testing.assert_close(row_weights(score, mask), torch.tensor([1.75, 0.25, 0.01 * 8 / 12]).sqrt())
+    assert row_weights(-score.abs(), mask).tolist() == [1.0, 1.0, 1.0], "no importance at all: a plain SVD"
 
 
 # In fp64, so that the best can be told from its neighbours
 
 
-def weighted_error(weight: torch.Tensor, mask: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
-    return ((weight - product) * column_weights(mask)).square().sum()
+def weighted_error(weight: torch.Tensor, d: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
+    return (d[:, None] * (weight - product)).square().sum()
 
 
 @pytest.mark.parametrize("rank", [1, 4, 9])
 def test_factors_are_the_best_in_the_weighted_norm(rank):
-    weight, mask = sparse_weight()
-    weight = weight.double()
-    u, v = sparsity_aware_svd(weight, mask, rank)
-    best = weighted_error(weight, mask, u @ v)
+    weight, d = (tensor.double() for tensor in sparse_weight())
+    u, v = sparsity_aware_svd(weight, d, rank)
+    best = weighted_error(weight, d, u @ v)
     # Eckart-Young: what is left is the energy of the singular values that were left out
-    sigma = torch.linalg.svdvals(weight * column_weights(mask))
+    sigma = torch.linalg.svdvals(d[:, None] * weight)
     torch.testing.assert_close(best, sigma[rank:].square().sum(), rtol=1e-9, atol=0)  # fp64, rounding alone
     plain = balanced_svd(weight, rank)
-    assert weighted_error(weight, mask, plain[0] @ plain[1]) > best * 1.001, "the weights matter"
+    assert weighted_error(weight, d, plain[0] @ plain[1]) > best * 1.001, "the weights matter"
     for seed in range(50):
         for size in (1e-3, 1e-2, 0.3):
             du, dv = normal(*u.shape, seed=seed) * size, normal(*v.shape, seed=seed + 99) * size
-            assert weighted_error(weight, mask, (u + du) @ (v + dv)) > best
+            assert weighted_error(weight, d, (u + du) @ (v + dv)) > best
 
 
 def test_a_slow_solver_of_the_weighted_problem_finds_nothing_better():
-    weight, mask = sparse_weight()
-    W = weight.double()
-    u, v = sparsity_aware_svd(W, mask, 3)
-    best = weighted_error(W, mask, u @ v)
-    d2 = column_weights(mask).double().square()
+    weight, d = (tensor.double() for tensor in sparse_weight())
+    u, v = sparsity_aware_svd(weight, d, 3)
+    best = weighted_error(weight, d, u @ v)
     for seed in range(3):
-        A = normal(20, 3, seed=seed).double()
-        for _ in range(400):  # alternating least squares: B of every column, then A with the columns' weights
-            B = torch.linalg.lstsq(A, W).solution
-            A = torch.linalg.solve(B * d2 @ B.T, B * d2 @ W.T).T
-        found = weighted_error(W, mask, A @ B)
+        B = normal(3, 14, seed=seed).double()
+        for _ in range(400):  # alternating least squares: A of every row, then B with the rows' weights
+            A = torch.linalg.lstsq(B.T, weight.T).solution.T
+            B = torch.linalg.lstsq(d[:, None] * A, d[:, None] * weight).solution
+        found = weighted_error(weight, d, A @ B)
         assert found >= best * (1 - 1e-9)  # fp64, rounding alone
         torch.testing.assert_close(found, best, rtol=1e-3, atol=0)  # and it does converge to the same
 
 
 def test_dead_rows_and_columns_stay_finite_and_zero():
-    weight, mask = sparse_weight()
-    weight[5], mask[5] = 0.0, False
-    u, v = sparsity_aware_svd(weight, mask, 6)
+    weight, d = sparse_weight()
+    weight[:, 5] = 0.0
+    u, v = sparsity_aware_svd(weight, d, 6)
     assert torch.isfinite(u).all() and torch.isfinite(v).all()
     # fp32 zeros of an SVD of O(1) numbers, divided by d of at least a tenth of its mean
-    assert (u @ v)[5].abs().max() < 1e-5
-    assert (u @ v)[:, 3].abs().max() < 1e-5
+    assert (u @ v)[3].abs().max() < 1e-5
+    assert (u @ v)[:, 5].abs().max() < 1e-5
 
 
 def test_a_matrix_of_lower_rank_than_asked_is_met():
     weight = torch.zeros(8, 6)
     weight[2, 1] = 3.0
-    u, v = sparsity_aware_svd(weight, weight != 0, 4)
+    u, v = sparsity_aware_svd(weight, row_weights(weight.abs(), weight != 0), 4)
     torch.testing.assert_close(u @ v, weight)
 
 
 def test_half_precision_is_factored_in_fp32():
-    weight, mask = sparse_weight()
-    u, v = sparsity_aware_svd(weight.bfloat16(), mask, 14)
+    weight, d = sparse_weight()
+    u, v = sparsity_aware_svd(weight.bfloat16(), d, 14)
     assert u.dtype == v.dtype == torch.float32
     # full rank: all that is lost is the bf16 rounding of the weight, which the comparison shares
     torch.testing.assert_close(u @ v, weight.bfloat16().float(), atol=1e-4, rtol=1e-4)
@@ -295,10 +290,11 @@ def test_autocast_computes_both_ways_in_bfloat16():
 
 def test_factoring_fills_the_factors_and_switches_evaluation():
     layer = filled(factored=False).eval()
+    layer.score.copy_(normal(8, 6, seed=5).abs())
     prune(layer, 0.5)
     assert layer.parameter_count() == 48 and layer.kept_groups == 8
     factor(layer)
-    u, v = sparsity_aware_svd(layer.sparse.data, layer.mask, 2)
+    u, v = sparsity_aware_svd(layer.sparse.data, row_weights(layer.score, layer.mask), 2)
     assert torch.equal(layer.u, u) and torch.equal(layer.v, v)
     assert layer.parameter_count() == 2 * (8 + 6) and layer.kept_groups == 0
     small = layer.compact()

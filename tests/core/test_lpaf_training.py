@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from losparse import LPAF, LoSparse, LPAFCallback, compact_, compress_
 from losparse.compress import training_layers
 from losparse.errors import LosparseError
-from losparse.methods.lpaf import draw_high_rank, sparsity_aware_svd
+from losparse.methods.lpaf import draw_high_rank, row_weights, sparsity_aware_svd
 from losparse.mixed_rank import MixedRankLinear
 from losparse.training import whole_gradients
 
@@ -27,16 +27,16 @@ BOUNDARY, MIXED = 10, 16
 
 
 class Watch(TrainerCallback):
-    """Records every layer after every step, and adds up movement by itself."""
+    """Records every layer after every step, and adds up scores by itself."""
 
     def __init__(self) -> None:
         self.steps: dict[int, dict[str, dict[str, Any]]] = {}
-        self.movement: dict[str, torch.Tensor] = {}
+        self.scores: dict[str, torch.Tensor] = {}
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if state.global_step < 8:
             for name, layer in training_layers(model).items():
-                self.movement[name] = self.movement.get(name, 0) - layer.sparse.detach() * layer.sparse.grad
+                self.scores[name] = self.scores.get(name, 0) + (layer.sparse.detach() * layer.sparse.grad).abs()
 
     def on_step_end(self, args, state, control, model=None, optimizer=None, **kwargs):
         self.steps[state.global_step] = {
@@ -60,9 +60,9 @@ def layers_at(watch: Watch, *steps: int):
     return [(name, *[watch.steps[step][name] for step in steps]) for name in watch.steps[steps[0]]]
 
 
-def test_stage_1_adds_up_movement_over_the_steps(watch):
+def test_stage_1_adds_up_scores_over_the_steps(watch):
     for name, layer in layers_at(watch, BOUNDARY):
-        torch.testing.assert_close(layer["score"], watch.movement[name], rtol=0, atol=0)
+        torch.testing.assert_close(layer["score"], watch.scores[name], rtol=0, atol=0)
         assert layer["score"].abs().max() > 0
 
 
@@ -90,7 +90,7 @@ def test_stage_1_leaves_the_factors_alone(watch):
 
 def test_stage_2_factors_the_pruned_matrix_and_forgets_moments(watch):
     for _, layer in layers_at(watch, BOUNDARY):
-        u, v = sparsity_aware_svd(layer["sparse"], layer["mask"], layer["u"].shape[1])
+        u, v = sparsity_aware_svd(layer["sparse"], row_weights(layer["score"], layer["mask"]), layer["u"].shape[1])
         assert torch.equal(layer["u"], u) and torch.equal(layer["v"], v)
         assert layer["factored"] and layer["moments"] == []
 

@@ -140,6 +140,11 @@ def test_a_checkpoint_of_training_opens_in_the_same_form(name, tmp_path):
     ]
     assert_same_state(again, model)
     assert torch.equal(again(IDS).logits, model(IDS).logits)
+    config = (tmp_path / "config.json").read_text()
+    assert f'"trainer": "{next(iter(training_layers(model).values())).trainer}"' in config
+    (tmp_path / "config.json").write_text(config.replace('"trainer": "', '"trainer": "x'))
+    with pytest.raises(LosparseError, match=r"trainer of .* must be one of losparse, lpaf, got 'x"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", TRAINED)
