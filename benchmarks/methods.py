@@ -26,7 +26,7 @@ import _lm
 import torch
 from _results import has_row, locked, machine, versions
 
-from losparse.methods import ASVD, FWSVD, ROM, SVD, Method, method_to_dict
+from losparse.methods import ASVD, FWSVD, ROM, SVD, Method, OneShotLoSparse, method_to_dict
 
 RESULTS = Path(__file__).parent / "results" / "methods.json"
 TABLES = {"oneshot-lm": _lm.run, "oneshot-embed": _embed.run}
@@ -45,6 +45,8 @@ def methods(table: str, keep: float) -> dict[str, Method]:
         "rom + pivots": ROM(keep=keep, mean=False),
         "rom + pivots + mean": ROM(keep=keep),
         "rom + pivots + mean + global": ROM(keep=keep, allocation="global"),
+        "losparse one-shot": OneShotLoSparse(keep=keep),
+        "losparse one-shot without rows": OneShotLoSparse(keep=keep, rows=False),
     }
     if table == "oneshot-lm":
         rows["fwsvd"] = FWSVD(**plain, fisher="fast")

@@ -54,7 +54,7 @@ class Candidates:
         for place in order:
             if hull and self.errors[place] >= self.errors[hull[-1]]:
                 continue
-            while len(hull) > 1 and self._slope(hull[-2], hull[-1]) <= self._slope(hull[-2], place):
+            while len(hull) > 1 and self._slope(hull[-2], hull[-1]) < self._slope(hull[-2], place):
                 hull.pop()
             hull.append(int(place))
         return hull

@@ -1,7 +1,7 @@
 """Calibration with gradients: how much the loss depends on weights and on outputs.
 
     squared_gradients    empirical Fisher information of every weight, summed over rows and over columns
-    output_sensitivity   second moments of the loss's gradient by a layer's output, token by token
+    output_sensitivity   squares of the likelihood's gradient by a layer's outputs, token by token
 
 Neither needs an optimizer, and no gradient of a weight is held longer than it takes to square it.
 """
@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .calibrate import Advance, Batch, Mask, inference, no_batch, silent
+from .calibrate import Advance, Batch, Mask, inference, inputs_of, no_batch, silent
 from .errors import LosparseError
 from .statistics import LayerStatistics
 
@@ -85,19 +86,39 @@ def squared_gradients(
 
 
 def output_sensitivity(
-    model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[Batch], advance: Advance = silent
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    batches: Iterable[Batch],
+    advance: Advance = silent,
+    *,
+    length: int = 256,
+    seed: int = 0,
 ) -> dict[str, LayerStatistics]:
-    """Add up g^T g over tokens, g the gradient by a layer's output of the loss summed over tokens.
+    """Add up g^2 over tokens, g the gradient by a layer's outputs of the model's log-likelihood.
 
-    It is the output side of the Kronecker-factored Fisher information: with it, the error of a layer's outputs is
-    measured in what it costs the loss, so that layers can be compared.
+    An error of a layer's outputs is then measured in what it costs the loss, so that outputs, and layers, can be
+    compared. No labels are needed: classes and tokens are drawn from the model's own distribution, which makes it the
+    Fisher information itself; where a model has no distribution, its hidden states get random directions, which
+    makes it the Gauss-Newton matrix of their squared error.
+
+    Args:
+        model: any transformers model.
+        layers: by qualified name.
+        batches: labels in them are not looked at.
+        advance: told after every batch.
+        length: tokens of a row that are used, from its beginning; what backward has to hold grows with it.
+        seed: of what is drawn.
+
+    Returns:
+        `sensitivity` of every layer, and over how many tokens it is a sum.
 
     Raises:
-        LosparseError: no batch, no labels, or a loss that is not finite.
+        LosparseError: no batch, or a gradient that is not finite.
 
     References:
-        Martens and Grosse, arXiv:1503.05671 (K-FAC); GFWSVD, arXiv:2505.17974, for low-rank factors.
+        Martens and Grosse, arXiv:1503.05671 (K-FAC): the diagonal of its output factor.
     """
+    generator = torch.Generator().manual_seed(seed)
     mask = Mask()
     found = {name: LayerStatistics() for name in layers}
 
@@ -113,34 +134,66 @@ def output_sensitivity(
     with gradients(model, []):
         handles = [layer.register_forward_hook(observe(name)) for name, layer in layers.items()]
         handles.append(embeddings.register_forward_hook(lambda _m, _a, output: output.requires_grad_(True)))
-        seen = False
         try:
             for batch in batches:
-                seen = True
-                mask.set(batch)
-                loss = loss_of(model, batch)
-                (loss * labelled(batch)).backward()  # type: ignore[no-untyped-call]
+                for row in rows_of(inputs_of(batch), length):
+                    mask.set(row)
+                    _drawn_likelihood(model(**row), mask, generator).backward()  # type: ignore[no-untyped-call]
                 advance(1)
         finally:
             for handle in handles:
                 handle.remove()
-    if not seen:
-        raise no_batch()
     for name, statistics in found.items():
         if statistics.sensitivity is None or not torch.isfinite(statistics.sensitivity).all():
             raise LosparseError(
-                f"layer {name!r} has no finite gradient on the calibration data; leave it out with ignore="
+                f"layer {name!r} has no finite gradient on the calibration data; give texts, or leave the layer out "
+                "with ignore="
             )
     return found
+
+
+def _drawn_likelihood(output: Any, mask: Mask, generator: torch.Generator) -> Tensor:
+    """Return the log-likelihood of labels drawn from the model's own distribution, summed over tokens."""
+    total: Tensor | None = None
+    for name in ("logits", "start_logits", "end_logits"):
+        logits = getattr(output, name, None)
+        if isinstance(logits, Tensor) and logits.shape[-1] > 1:
+            scores = F.log_softmax(_real(logits, mask).float(), dim=-1)
+            drawn = torch.multinomial(scores.detach().exp().cpu(), 1, generator=generator).to(scores.device)
+            term = scores.gather(-1, drawn).sum()
+            total = term if total is None else total + term
+    if total is not None:
+        return total
+    values = getattr(output, "logits", None)
+    states = _real(values if isinstance(values, Tensor) else output[0], mask).float()
+    directions = torch.randn(states.shape, generator=generator).to(states.device)
+    return (states * directions).sum()
+
+
+def _real(values: Tensor, mask: Mask) -> Tensor:
+    """Return what a model says of real tokens, or of the text as a whole; (tokens, ...)."""
+    if values.dim() < 3:
+        return values
+    tokens = mask.tokens(values)
+    return values.flatten(0, 1) if tokens is None else tokens
+
+
+def rows_of(batch: Batch, length: int) -> Iterator[dict[str, Any]]:
+    """Take a batch apart into single rows without padding, cut to a length."""
+    for example in examples_of(batch):
+        width = len(next(iter(example.values()))[0])
+        yield {
+            key: value[:, :length] if isinstance(value, Tensor) and value.shape[1:2] == (width,) else value
+            for key, value in example.items()
+        }
 
 
 def _add_sensitivity(statistics: LayerStatistics, gradient: Tensor | None) -> None:
     if gradient is None:
         return
-    wide = gradient.to(torch.float32)
-    moment = (wide.T @ wide).double().cpu()
-    statistics.sensitivity = moment if statistics.sensitivity is None else statistics.sensitivity + moment
-    statistics.tokens += len(wide)
+    total = gradient.to(torch.float32).square().sum(0).double().cpu()
+    statistics.sensitivity = total if statistics.sensitivity is None else statistics.sensitivity + total
+    statistics.tokens += len(gradient)
 
 
 @contextmanager
@@ -178,14 +231,6 @@ def loss_of(model: nn.Module, batch: Batch) -> Tensor:
     if not torch.isfinite(loss):
         raise LosparseError(f"the loss is {float(loss.detach())} on the calibration data; mend the model or the labels")
     return loss
-
-
-def labelled(batch: Batch) -> int:
-    """Return how many labels the mean loss of a batch is a mean over."""
-    labels = batch.get("labels")
-    if not isinstance(labels, Tensor):
-        return len(next(iter(batch.values())))
-    return int((labels != -100).sum()) if labels.dim() > 1 else len(labels)
 
 
 def examples_of(batch: Batch) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from .errors import LosparseError
 
 Statistic = Literal["gram", "square", "fisher", "sensitivity"]
 """What a method may ask for: the inputs' Gram matrix; their squares and absolute values; squared gradients of the
-weight; second moments of the output's gradient."""
+weight; squared gradients of the outputs."""
 
 _BLOCK = 4096
 """Tokens whose products are summed in fp32 before they go to fp64."""
@@ -106,8 +106,8 @@ class LayerStatistics:
         examples: how many examples (or batches) the squared gradients are sums over.
         fisher_in: squared gradients of the weight, summed over examples and output neurons; fp64 (in,) or None.
         fisher_out: the same, summed over examples and input features; fp64 (out,) or None.
-        sensitivity: sum over tokens of g^T g, g the gradient of the loss (summed over tokens) by the layer's output;
-            fp64 (out, out) or None.
+        sensitivity: sum over tokens of g^2, g the gradient of the log-likelihood by the layer's outputs; fp64 (out,)
+            or None.
         tokens: how many tokens `sensitivity` is a sum over.
     """
 

@@ -11,7 +11,7 @@ With U the leading left singular vectors of L W R, the answer is u = L^-1 U, v =
     ASVD                      1                         diag of (mean |x|)^(2 alpha)
     AWSVD (LoRAP), OATS       1                         diag of mean x^2
     LLM-ROM, SVD-LLM, DRONE   1                         E[x^T x], or the covariance where the bias takes the mean
-    one-shot LoSparse         root of E[g^T g], or 1    the same
+    one-shot LoSparse         diag of (E g^2)^1/2       the same
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Metric:
 
     Attributes:
         inputs: R R^T: a vector for a diagonal (in,), a symmetric positive semidefinite matrix (in, in), None for 1.
-        outputs: L^T L, likewise; (out,), (out, out) or None.
+        outputs: L^2, what an error of each output costs: a vector (out,), or None for 1.
     """
 
     inputs: Tensor | None = None
@@ -42,19 +42,21 @@ class Projection:
     """The principal outputs of a layer in a metric.
 
     Attributes:
-        basis: u at full rank: orthonormal in the metric of the outputs, the most important first; fp64 (out, n).
-        test: what picks the coordinates out of an output: v = test[:, :r]^T W; fp64 (out, n).
-        energy: what every coordinate contributes to || L W R ||^2, falling; fp64 (n,).
+        left: left singular vectors of L W R, the most important first; orthonormal, fp64 (out, n).
+        energy: squared singular values, falling; fp64 (n,).
+        level: diagonal of L; fp64 (out,), or None for 1.
     """
 
-    basis: Tensor
-    test: Tensor
+    left: Tensor
     energy: Tensor
+    level: Tensor | None = None
 
     def factors(self, weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         """Return u (out, rank) and v (rank, in) in fp64, with equal norms in every component."""
-        u, v = self.basis[:, :rank], self.test[:, :rank].T @ weight.double()
-        return balance(u, v)
+        left, wide = self.left[:, :rank], weight.double()
+        if self.level is None:
+            return balance(left, left.T @ wide)
+        return balance(left / self.level[:, None], (left * self.level[:, None]).T @ wide)
 
     def lost(self) -> Tensor:
         """Return the squared error at every rank 0..n; (n + 1,)."""
@@ -62,8 +64,8 @@ class Projection:
         return torch.cat([tail, tail.new_zeros(1)])
 
     def row_errors(self) -> Tensor:
-        """Return the squared error of every output at every rank 0..n, outputs weighted alike; (out, n + 1)."""
-        share = self.basis.square() * self.energy
+        """Return what every output contributes to the squared error at every rank 0..n; (out, n + 1)."""
+        share = self.left.square() * self.energy
         tail = torch.flip(torch.cumsum(torch.flip(share, [1]), 1), [1])
         return torch.cat([tail, tail.new_zeros(len(tail), 1)], dim=1)
 
@@ -91,30 +93,17 @@ def project(weight: Tensor, metric: Metric, name: str = "weight") -> Projection:
         is the same without its Cholesky factor.
     """
     wide = weight.detach().double()
-    scaled, undo = _weigh_outputs(wide, metric.outputs)
-    for what, value in (("weight", scaled), ("metric", metric.inputs)):
+    level = None
+    if metric.outputs is not None:
+        # Outputs that the loss hardly sees still count a little: the estimate of a small number is poor.
+        floor = _FLOOR * float(metric.outputs.mean()) + torch.finfo(torch.float64).tiny
+        level = metric.outputs.double().clamp(min=floor).sqrt()
+        wide = level[:, None] * wide
+    for what, value in (("weight", wide), ("metric", metric.inputs)):
         if value is not None and not torch.isfinite(value).all():
             raise LosparseError(f"the {what} of layer {name!r} holds NaN or infinity; mend the model or the data")
-    inputs = None if metric.inputs is None else metric.inputs.double()
-    left, energy = _principal(scaled, inputs.clamp(min=0) if inputs is not None and inputs.dim() == 1 else inputs)
-    if undo is None:
-        return Projection(basis=left, test=left, energy=energy)
-    root, inverse = undo
-    return Projection(basis=inverse @ left, test=root @ left, energy=energy)
-
-
-def _weigh_outputs(weight: Tensor, outputs: Tensor | None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Return L W, and L with its inverse."""
-    if outputs is None:
-        return weight, None
-    # Directions that the loss hardly sees still count a little: the estimate of a small number is poor.
-    if outputs.dim() == 1:
-        level = outputs.double().clamp(min=_FLOOR * float(outputs.mean()) + 1e-300).sqrt()
-        return level[:, None] * weight, (torch.diag(level), torch.diag(1.0 / level))
-    values, vectors = torch.linalg.eigh(outputs.double())
-    level = values.clamp(min=_FLOOR * float(values.mean()) + 1e-300).sqrt()
-    root, inverse = (vectors * level) @ vectors.T, (vectors / level) @ vectors.T
-    return root @ weight, (root, inverse)
+    left, energy = _principal(wide, None if metric.inputs is None else metric.inputs.double())
+    return Projection(left=left, energy=energy, level=level)
 
 
 _FLOOR = 1e-2
@@ -124,14 +113,14 @@ def _principal(weight: Tensor, inputs: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the left singular vectors of W R and its squared singular values, largest first."""
     out_features, in_features = weight.shape
     if out_features <= in_features:
-        weighed = weight if inputs is None else weight * inputs if inputs.dim() == 1 else weight @ inputs
+        weighed = weight if inputs is None else weight * inputs.clamp(min=0) if inputs.dim() == 1 else weight @ inputs
         values, vectors = torch.linalg.eigh(weighed @ weight.T)
         return vectors.flip(1), values.flip(0).clamp(min=0)
     # The small side is that of the inputs: its eigenvectors, carried over to the outputs, which are orthogonal already
     # but for rounding where nothing is left; QR mends that.
     product = weight
     if inputs is not None and inputs.dim() == 1:
-        product = weight * inputs.sqrt()
+        product = weight * inputs.clamp(min=0).sqrt()
     elif inputs is not None:
         values, vectors = torch.linalg.eigh(inputs)
         product = weight @ (vectors * values.clamp(min=0).sqrt())

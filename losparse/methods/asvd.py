@@ -32,7 +32,7 @@ class ASVD(OneShot):
     scale: Literal["absolute", "square"] = "absolute"
     alpha: float = 0.5
 
-    statistics: ClassVar[frozenset[Statistic]] = frozenset({"square"})
+    looks_at: ClassVar[frozenset[Statistic]] = frozenset({"square"})
     about: ClassVar[About] = About(
         summary="SVD with inputs weighted by their size",
         needs=("texts",),

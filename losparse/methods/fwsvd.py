@@ -39,7 +39,7 @@ class FWSVD(OneShot):
     floor: float = 1e-3
     two_sided: bool = False
 
-    statistics: ClassVar[frozenset[Statistic]] = frozenset({"fisher"})
+    looks_at: ClassVar[frozenset[Statistic]] = frozenset({"fisher"})
     about: ClassVar[About] = About(
         summary="SVD with input features weighted by Fisher information",
         needs=("labels", "gradients"),

@@ -26,6 +26,9 @@ from .about import About
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+_ROUNDING = 1e-12
+"""Share of a layer's energy below which an error is rounding, and not worth a parameter."""
+
 
 @dataclass(frozen=True)
 class OneShot:
@@ -35,7 +38,8 @@ class OneShot:
         keep: kept share of the parameters of the compressed layers; (0, 1].
         allocation: how it is spent: "uniform" gives every layer the same share; "uniform-rank" the same rank;
             "last-k" compresses only the last blocks, to the same share; "global" takes what removes most error per
-            stored parameter, and leaves a layer dense where that is best.
+            stored parameter, and leaves a layer dense where that is best (methods that see inputs weigh the error
+            of every layer by the loss, which takes a backward pass over the texts).
         last: blocks that "last-k" compresses; None takes the smallest number that leaves each of them a third.
         multiple: ranks are rounded down to a multiple of this, where that leaves any.
         pivots: store the low-rank part by pivot rows: rank^2 parameters fewer, exactly, which the budget counts.
@@ -48,7 +52,7 @@ class OneShot:
     pivots: bool = True
 
     trains: ClassVar[bool] = False
-    statistics: ClassVar[frozenset[Statistic]] = frozenset()
+    looks_at: ClassVar[frozenset[Statistic]] = frozenset()
     about: ClassVar[About]
 
     def __post_init__(self) -> None:
@@ -68,6 +72,12 @@ class OneShot:
     def callbacks(self) -> tuple[TrainerCallback, ...]:
         """Return nothing: training after the factoring is ordinary."""
         return ()
+
+    @property
+    def statistics(self) -> frozenset[Statistic]:
+        """What is collected of every layer."""
+        weighs = self.allocation == "global" and "gram" in self.looks_at
+        return self.looks_at | {"sensitivity"} if weighs else self.looks_at
 
     @property
     def compensates(self) -> bool:
@@ -133,18 +143,24 @@ class OneShot:
     def candidates(self, name: str, weight: Tensor, statistics: LayerStatistics) -> Candidates:
         """Return the sizes a layer could have and the error each leaves, for the global allocation.
 
-        The error is the squared one in the method's metric, as a share of what the layer's outputs hold in it:
-        without gradients nothing says how much one layer's outputs matter beside another's.
+        The error is the squared one in the method's metric: of the outputs, weighed by the mean sensitivity of the
+        loss to them; or, where nothing says how much a layer's outputs matter beside another's, as a share of the
+        whole.
         """
         out_features, in_features = weight.shape
         lost = self.project(name, weight, statistics).lost().numpy()
+        lost[lost < _ROUNDING * lost[0]] = 0.0
+        sensitivity = statistics.sensitivity
+        unit = (
+            1.0 / max(float(lost[0]), 1e-300) if sensitivity is None else float(sensitivity.mean()) / statistics.tokens
+        )
         ranks = sorted({self.round(rank) if rank else 0 for rank in range(len(lost))})
         sizes = [Size(rank) for rank in ranks if self._at_most(Size(rank), out_features, in_features) == Size(rank)]
         dense = dense_size(out_features)
         return Candidates(
             sizes=[*sizes, dense],
             costs=np.array([*(self.cost(size, out_features, in_features) for size in sizes), weight.numel()], float),
-            errors=np.array([*(lost[size.rank] for size in sizes), 0.0]) / max(float(lost[0]), 1e-300),
+            errors=np.array([*(lost[size.rank] for size in sizes), 0.0]) * unit,
         )
 
     @torch.no_grad()

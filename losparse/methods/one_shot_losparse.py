@@ -1,7 +1,7 @@
 """One-shot LoSparse: low rank plus kept rows without training, in closed form.
 
-    S = W - u v,  e_i = s_i G s_i^T          keeping row i of the residual removes exactly this error of the outputs;
-                                             G the inputs' second moment                  (methods: one-shot analogue)
+    S = W - u v,  e_i = g_i s_i G s_i^T      keeping row i of the residual removes exactly this error of the outputs;
+                                             G the inputs' second moment, g_i what an error of output i costs the loss
     rank and rows together                   one more rank costs in + out - 2 rank - 1 parameters, one more row costs
                                              in: what removes most error per stored parameter is taken, in a layer and
                                              over all layers
@@ -9,7 +9,8 @@
 
 With principal outputs U and their energies, e_i at every rank is a sum of energy_j U_ij^2 over the ranks left out, so
 that all sizes of a layer are known from one eigendecomposition. An allocation that is free to choose takes no rows
-at all where low rank does more, and leaves a layer dense where everything else costs too much.
+at all where low rank does more, and leaves a layer dense where everything else costs too much. The weights g are
+what makes the errors of different layers one currency; they take a backward pass over the texts, but no labels.
 
 References:
     LoSparse, arXiv:2306.11222, for the form; the closed-form scores are ours. OATS, arXiv:2409.13652, alternates the
@@ -29,7 +30,7 @@ from ..allocate import Candidates, Size
 from ..errors import LosparseError
 from ..layers import FactoredLinear
 from ..statistics import LayerStatistics, Statistic
-from ..weighted import Metric
+from ..weighted import Metric, project
 from .about import About
 from .one_shot import OneShot, compensated, dense_size, empty_like
 
@@ -39,10 +40,10 @@ _ROWS = 24
 
 @dataclass(frozen=True)
 class OneShotLoSparse(OneShot):
-    """Low rank plus kept rows, chosen by the error they remove; needs texts, no labels and no gradients.
+    """Low rank plus kept rows, chosen by the error they remove; needs texts, and a backward pass over them.
 
     Attributes:
-        rows: whether output neurons may be kept beside the low-rank part.
+        rows: whether output neurons may be kept beside the low-rank part; for "global" only, which chooses how many.
         alternations: how often the low-rank part and the kept rows are fitted to each other.
     """
 
@@ -50,10 +51,10 @@ class OneShotLoSparse(OneShot):
     rows: bool = True
     alternations: int = 3
 
-    statistics: ClassVar[frozenset[Statistic]] = frozenset({"gram"})
+    looks_at: ClassVar[frozenset[Statistic]] = frozenset({"gram", "sensitivity"})
     about: ClassVar[About] = About(
         summary="low rank plus kept rows by the error they remove",
-        needs=("texts",),
+        needs=("texts", "gradients"),
         cost="minutes on a CPU; a few passes over some texts",
         reference="losparse; form of LoSparse, arXiv:2306.11222",
     )
@@ -70,9 +71,11 @@ class OneShotLoSparse(OneShot):
         return True
 
     def metric(self, statistics: LayerStatistics) -> Metric:
-        """Return the inputs' covariance; (in, in)."""
-        assert statistics.inputs is not None, "the driver collects what a method asks for"
-        return Metric(inputs=statistics.inputs.second_moment(centred=True))
+        """Return the inputs' covariance, (in, in), and what an error of each output costs, (out,)."""
+        assert statistics.inputs is not None and statistics.sensitivity is not None, "the driver collects them"
+        return Metric(
+            inputs=statistics.inputs.second_moment(centred=True), outputs=statistics.sensitivity / statistics.tokens
+        )
 
     def candidates(self, name: str, weight: Tensor, statistics: LayerStatistics) -> Candidates:
         """Return the sizes a layer could have: a grid of ranks and kept rows, and dense."""
@@ -92,11 +95,10 @@ class OneShotLoSparse(OneShot):
                     sizes.append(size)
                     costs.append(float(cost))
                     remaining.append(float(left[line, column]))
-        total = max(float(errors[:, 0].sum()), 1e-300)
         return Candidates(
             [*sizes, dense_size(out_features)],
             np.array([*costs, float(weight.numel())]),
-            np.array([*remaining, 0.0]) / total,
+            np.array([*remaining, 0.0]),
         )
 
     def _ranks(self, largest: int) -> list[int]:
@@ -110,32 +112,31 @@ class OneShotLoSparse(OneShot):
         """Return the small layer of a given size: rows and low-rank part fitted to each other."""
         if not size.kept or size == dense_size(len(weight)):
             return super().factor(name, weight, bias, statistics, size)
-        wide, moment = weight.double(), self.metric(statistics).inputs
-        assert moment is not None
-        kept = _largest(self.project(name, weight, statistics).row_errors()[:, size.rank], size.kept)
-        u, v = self._fit_others(name, wide, statistics, kept, size.rank)
+        wide, metric = weight.double(), self.metric(statistics)
+        kept = _largest(project(wide, metric, name).row_errors()[:, size.rank], size.kept)
+        u, v = _fit_others(name, wide, metric, kept, size.rank)
         for _ in range(self.alternations):
-            again = _largest(_row_errors(wide, v, moment), size.kept)
+            again = _largest(_row_errors(wide, v, metric), size.kept)
             if torch.equal(again, kept):
                 break
             kept = again
-            u, v = self._fit_others(name, wide, statistics, kept, size.rank)
+            u, v = _fit_others(name, wide, metric, kept, size.rank)
         small = u @ v
         small[kept] = wide[kept]
         bias = compensated(weight, small, bias, statistics)
         return empty_like(weight, bias, size).copy_(u=u, v=v, sparse=wide[kept], kept=kept, bias=bias)
 
-    def _fit_others(
-        self, name: str, wide: Tensor, statistics: LayerStatistics, kept: Tensor, rank: int
-    ) -> tuple[Tensor, Tensor]:
-        """Return the best low-rank part of the rows that are not kept; those are stored whole."""
-        others = torch.ones(len(wide), dtype=torch.bool)
-        others[kept] = False
-        rank_left = min(rank, int(others.sum()))
-        part, v = self.project(name, wide[others], statistics).factors(wide[others], rank_left)
-        u = wide.new_zeros((len(wide), rank))
-        u[others, :rank_left] = part
-        return u, torch.cat([v, v.new_zeros((rank - rank_left, v.shape[1]))])
+
+def _fit_others(name: str, wide: Tensor, metric: Metric, kept: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the best low-rank part of the rows that are not kept; those are stored whole."""
+    others = torch.ones(len(wide), dtype=torch.bool)
+    others[kept] = False
+    own = Metric(inputs=metric.inputs, outputs=None if metric.outputs is None else metric.outputs[others])
+    rank_left = min(rank, int(others.sum()))
+    part, v = project(wide[others], own, name).factors(wide[others], rank_left)
+    u = wide.new_zeros((len(wide), rank))
+    u[others, :rank_left] = part
+    return u, torch.cat([v, v.new_zeros((rank - rank_left, v.shape[1]))])
 
 
 def _largest(errors: Tensor, count: int) -> Tensor:
@@ -145,9 +146,12 @@ def _largest(errors: Tensor, count: int) -> Tensor:
     return rows
 
 
-def _row_errors(weight: Tensor, v: Tensor, moment: Tensor) -> Tensor:
-    """Return what of each row's output no combination of v's outputs gives; (out,)."""
+def _row_errors(weight: Tensor, v: Tensor, metric: Metric) -> Tensor:
+    """Return what of each row's output no combination of v's outputs gives, weighed by what it costs; (out,)."""
+    moment, outputs = metric.inputs, metric.outputs
+    assert moment is not None and outputs is not None, "the metric of this method has both"
     cross = weight @ moment @ v.T
     inner = torch.linalg.pinv(v @ moment @ v.T, hermitian=True)
     whole = ((weight @ moment) * weight).sum(1)
-    return (whole - ((cross @ inner) * cross).sum(1)).clamp(min=0)
+    errors: Tensor = (whole - ((cross @ inner) * cross).sum(1)).clamp(min=0) * outputs
+    return errors

@@ -36,7 +36,7 @@ class ROM(OneShot):
 
     mean: bool = True
 
-    statistics: ClassVar[frozenset[Statistic]] = frozenset({"gram"})
+    looks_at: ClassVar[frozenset[Statistic]] = frozenset({"gram"})
     about: ClassVar[About] = About(
         summary="outputs projected on their principal subspace",
         needs=("texts",),

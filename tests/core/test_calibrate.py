@@ -157,29 +157,45 @@ def test_examples_lose_their_padding():
     torch.testing.assert_close(whole, single, rtol=1e-4, atol=1e-5)
 
 
-def test_sensitivity_predicts_the_loss_of_a_small_error():
-    """Noise on a layer's output costs half its moment in the metric, which is what makes layers comparable."""
-    model = build_llama()
-    name = "model.layers.1.mlp.down_proj"
-    labelled = [
-        {**batch, "labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)} for batch in batches()
-    ]
-    found = output_sensitivity(model, find_targets(model), labelled)[name]
-    assert found.tokens == sum(int(batch["attention_mask"].sum()) for batch in labelled)
-    assert found.sensitivity.shape == (32, 32)
-    values = torch.linalg.eigvalsh(found.sensitivity)
-    assert values[0] > -1e-9 * values[-1]
-    output = model.get_submodule(name)
-    direction = torch.linalg.eigh(found.sensitivity)[1]
-    with torch.no_grad():
-        losses = {}
-        for label, vector in (("strong", direction[:, -1]), ("weak", direction[:, 0])):
-            bias = nn.Parameter(0.05 * vector.float())
-            output.bias = bias
-            losses[label] = sum(float(model(**batch).loss) for batch in labelled)
-        output.bias = None
-        base = sum(float(model(**batch).loss) for batch in labelled)
-    assert abs(losses["strong"] - base) > abs(losses["weak"] - base)
+def probed(model: nn.Module, name: str, batch: dict[str, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of the log-likelihood of these labels by a layer's output, by hand."""
+    found: list[torch.Tensor] = []
+    handle = model.get_submodule(name).register_forward_hook(lambda _m, _a, output: found.append(output))
+    scores = torch.log_softmax(model(**{k: v for k, v in batch.items() if k != "labels"}).logits, -1)
+    handle.remove()
+    (gradient,) = torch.autograd.grad(scores.gather(-1, labels[..., None]).sum(), found)
+    return gradient
+
+
+def test_sensitivity_is_the_fisher_information():
+    """The mean of many draws against the expectation over both classes."""
+    model = build_bert()
+    name = "bert.encoder.layer.1.intermediate.dense"
+    data = batches(1)
+    expected = torch.zeros(64, dtype=torch.float64)
+    for row in examples_of(data[0]):
+        chances = torch.softmax(model(**row).logits, -1)[0].detach().double()
+        for label in (0, 1):
+            gradient = probed(model, name, row, torch.tensor([label]))
+            expected += chances[label] * gradient.double().square().sum((0, 1))
+    draws = [output_sensitivity(model, find_targets(model), data, seed=seed)[name].sensitivity for seed in range(60)]
+    mean = torch.stack(draws).mean(0)
+    # 60 draws of 4 texts: a standard error of a tenth or so of each number.
+    torch.testing.assert_close(mean, expected, rtol=0.5, atol=float(expected.mean()) * 0.1)
+    assert float((mean / expected).mean()) == pytest.approx(1.0, abs=0.15)
+
+
+def test_sensitivity_needs_no_labels_and_no_padding():
+    for build in (build_bert, build_llama, lambda: build_bert().bert):
+        model = build()
+        name = next(iter(find_targets(model)))
+        found = output_sensitivity(model, find_targets(model), batches())[name]
+        again = output_sensitivity(model, find_targets(model), batches())[name]
+        assert torch.equal(found.sensitivity, again.sensitivity)
+        assert found.tokens == sum(int(batch["attention_mask"].sum()) for batch in batches())
+        assert (found.sensitivity > 0).any()
+    cut = output_sensitivity(model, find_targets(model), batches(), length=3)[name]
+    assert cut.tokens == 3 * 12
 
 
 def test_refusals():

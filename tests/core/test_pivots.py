@@ -326,7 +326,7 @@ def test_folders_without_pivots_stay_readable_by_older_versions(stored, tmp_path
 
 def test_one_shot_models_and_other_sides():
     model, sides = build_bert(), {}
-    compress_(model, SVD(keep=0.5))
+    compress_(model, SVD(keep=0.5), to_train=True)
     expected = model(IDS).logits
 
     def always_in(name):

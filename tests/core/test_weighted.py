@@ -21,12 +21,6 @@ def weight(out_features: int, in_features: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(out_features, in_features, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def mild(features: int) -> torch.Tensor:
-    """Return a positive definite matrix whose values lie within a factor of 20, above the solver's floor."""
-    vectors = torch.linalg.qr(weight(features, features, 5)).Q
-    return (vectors * torch.linspace(1.0, 20.0, features, dtype=torch.float64)) @ vectors.T
-
-
 def error(difference: torch.Tensor, metric: Metric) -> float:
     """Return || L D R ||^2, the slow way."""
     inputs = torch.eye(difference.shape[1], dtype=torch.float64) if metric.inputs is None else metric.inputs
@@ -41,8 +35,7 @@ METRICS = {
     "diagonal": lambda out, width: Metric(inputs=torch.linspace(0.1, 9.0, width, dtype=torch.float64)),
     "gram": lambda out, width: Metric(inputs=gram(width, 4 * width, 1)),
     "few tokens": lambda out, width: Metric(inputs=gram(width, max(1, width // 3), 1)),
-    "both": lambda out, width: Metric(inputs=gram(width, 4 * width, 1), outputs=mild(out)),
-    "diagonal outputs": lambda out, width: Metric(
+    "both": lambda out, width: Metric(
         inputs=gram(width, 4 * width, 1), outputs=torch.linspace(1.0, 5.0, out, dtype=torch.float64)
     ),
 }
