@@ -129,9 +129,67 @@ def profile_table(profiles: dict[str, dict[str, float]]) -> str:
     return table(["operator", *names], [*rows, ["everything else", *(f"{ms:.1f}" for ms in rest)]])
 
 
+def by_method(name: str, show: str, better: str) -> str:
+    """A table without training: methods down, keeps across."""
+    rows = [row for row in load("methods.json").get("rows", []) if row["table"] == name]
+    if not rows:
+        return ""
+    keeps = sorted({row["keep"] for row in rows if row["method"] != "dense"}, reverse=True)
+    dense = next((row for row in rows if row["method"] == "dense"), None)
+    lines = [["dense", *[format(dense["value"], show)] * len(keeps), "", ""]] if dense else []
+    for method in dict.fromkeys(row["method"] for row in rows if row["method"] != "dense"):
+        own = {row["keep"]: row for row in rows if row["method"] == method}
+        cells = [format(own[keep]["value"], show) if keep in own else "" for keep in keeps]
+        slowest = max(own.values(), key=lambda row: row["compress_seconds"])
+        memory = max(row["peak_bytes"] / row["weights_bytes"] for row in own.values())
+        lines.append([method, *cells, f"{slowest['compress_seconds']:.0f} s", f"{memory:.1f}x"])
+    first = rows[0]
+    head = [f"{first['metric']}, {better}", *(f"keep {keep:g}" for keep in keeps), "at most", "peak memory / weights"]
+    return f"{first['model']}, {first['data']}, no training:\n\n" + table(head, lines)
+
+
+def oneshot_lm() -> str:
+    """Perplexity of a language model after compression without training."""
+    return by_method("oneshot-lm", ",.1f", "lower is better")
+
+
+def oneshot_embed() -> str:
+    """How well similarities of sentence embeddings survive compression without training."""
+    return by_method("oneshot-embed", ".3f", "higher is better")
+
+
+def finetuned() -> str:
+    """Every method at the same training budget."""
+    rows = [row for row in load("methods.json").get("rows", []) if row["table"] == "finetuned"]
+    if not rows:
+        return ""
+    rows.sort(key=lambda row: (row["data"], -row["keep"], -row["value"], row["seed"]))
+    lines = [
+        [
+            row["data"],
+            f"{row['keep']:.2g}",
+            row["method"],
+            str(row["seed"]),
+            f"{row['dev_value']:.1%}",
+            f"{row['value']:.1%}",
+            f"{row['file_bytes'] / 1e6:.1f} MB",
+        ]
+        for row in rows
+    ]
+    return table(["data", "keep", "method", "seed", "dev", "test", "file"], lines)
+
+
 def render(text: str) -> str:
     """Return the README with its blocks filled in."""
-    for name, block in (("sst2", sst2), ("latency", latency), ("encoders", encoders)):
+    blocks = {
+        "sst2": sst2,
+        "latency": latency,
+        "encoders": encoders,
+        "finetuned": finetuned,
+        "oneshot-lm": oneshot_lm,
+        "oneshot-embed": oneshot_embed,
+    }
+    for name, block in blocks.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         filled = block()
         text = pattern.sub(lambda m, body=filled: m[1] + (body + "\n" if body else "") + m[2], text)
