@@ -18,7 +18,7 @@ from losparse.methods import Method
 
 WINDOW = 512
 TEST_WINDOWS = 64
-CALIBRATION_WINDOWS = 64  # 32,768 tokens
+CALIBRATION_WINDOWS = 32  # 16,384 tokens
 
 
 def windows(model: Path, text: Path, count: int) -> Tensor:

@@ -66,7 +66,7 @@ def fit_(
 
     if method.allocation == "global":
         candidates: dict[str, Candidates] = {}
-        for group in visit(sequential=False):
+        for group in visit(sequential=False, batches=_enough(batches)):
             for name, statistics in with_gradients(group).items():
                 candidates[name] = method.candidates(name, _weight(layers[name]), statistics)
         dense = sum(_weight(layer).numel() for layer in layers.values())
@@ -92,6 +92,21 @@ def fit_(
             replace_module(model, layer, layers[name])
         raise
     return {name: placed[name] for name in layers}
+
+
+ALLOCATION_TOKENS = 8192
+"""Real tokens on which sizes are chosen: how much each layer may hold needs less data than what it holds."""
+
+
+def _enough(batches: Sequence[Batch]) -> int:
+    """Return how many batches hold the tokens that sizes are chosen on."""
+    tokens = 0
+    for number, batch in enumerate(batches, start=1):
+        mask, ids = batch.get("attention_mask"), batch.get("input_ids")
+        tokens += int(mask.sum()) if mask is not None else ids.numel() if ids is not None else 0
+        if tokens >= ALLOCATION_TOKENS:
+            return number
+    return len(batches)
 
 
 def _weight(layer: nn.Module) -> Tensor:

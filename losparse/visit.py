@@ -28,8 +28,8 @@ def quiet(title: str, done: int) -> None:
 class Visit(Protocol):
     """Visits every layer once."""
 
-    def __call__(self, *, sequential: bool) -> Iterator[dict[str, LayerStatistics]]:
-        """Yield groups of layers, with the statistics of each."""
+    def __call__(self, *, sequential: bool, batches: int | None = None) -> Iterator[dict[str, LayerStatistics]]:
+        """Yield groups of layers, with the statistics of each, on all batches or the first ones alone."""
 
 
 def visitor(
@@ -66,7 +66,7 @@ class _Blind:
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         self.layers = layers
 
-    def __call__(self, *, sequential: bool) -> Iterator[dict[str, LayerStatistics]]:
+    def __call__(self, *, sequential: bool, batches: int | None = None) -> Iterator[dict[str, LayerStatistics]]:
         for name in self.layers:
             yield {name: LayerStatistics()}
 
@@ -85,9 +85,9 @@ class _AtOnce:
         self.model, self.layers, self.batches, self.gram = model, layers, batches, gram
         self.advance: Advance = lambda done: progress("running the model", done)
 
-    def __call__(self, *, sequential: bool) -> Iterator[dict[str, LayerStatistics]]:
+    def __call__(self, *, sequential: bool, batches: int | None = None) -> Iterator[dict[str, LayerStatistics]]:
         if self.layers:
-            yield whole_pass(self.model, self.layers, self.batches, gram=self.gram, advance=self.advance)
+            yield whole_pass(self.model, self.layers, self.batches[:batches], gram=self.gram, advance=self.advance)
 
 
 class _ByBlock:
@@ -109,8 +109,8 @@ class _ByBlock:
         outside = {name: layer for name, layer in layers.items() if name not in inside}
         self.rest = _AtOnce(model, outside, batches, gram, progress)
 
-    def __call__(self, *, sequential: bool) -> Iterator[dict[str, LayerStatistics]]:
-        self.walk.restart()
+    def __call__(self, *, sequential: bool, batches: int | None = None) -> Iterator[dict[str, LayerStatistics]]:
+        self.walk.restart(batches)
         title = "compressing block by block" if sequential else "measuring block by block"
         for place, layers in enumerate(self.groups):
             tell: Advance = lambda done: self.progress(title, done)  # noqa: E731
@@ -125,7 +125,7 @@ class _ByBlock:
                 yield _statistics(layers, moments)
             else:
                 self.walk.step(place, tell)
-        yield from self.rest(sequential=sequential)
+        yield from self.rest(sequential=sequential, batches=batches)
 
     def _moments(self, place: int, layers: Mapping[str, nn.Module]) -> dict[str, LayerStatistics]:
         mask = Mask()

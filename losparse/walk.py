@@ -83,9 +83,9 @@ class BlockWalk:
         self.restart()
         self._refuse_talkers()
 
-    def restart(self) -> None:
-        """Go back in front of the first block."""
-        self.states = list(self._first)
+    def restart(self, batches: int | None = None) -> None:
+        """Go back in front of the first block, with all batches or the first ones alone."""
+        self.states = list(self._first[:batches])
 
     def step(self, place: int, advance: Advance = silent, *, mask: Mask | None = None) -> None:
         """Run one block on all tokens, and stand behind it.
