@@ -124,12 +124,11 @@ def compress_(
             raise LosparseError(f"the weight of {name!r} holds NaN or infinity; mend the model before compressing it")
     if isinstance(method, OneShot):
         in_order = bool(stack_of(model, chosen)) if sequential is None else sequential
-        fit_(model, method, chosen, list(batches), sequential=in_order, progress=progress)
+        pivots = method.pivots and not to_train
+        fit_(model, method, chosen, list(batches), sequential=in_order, pivots=pivots, progress=progress)
     else:
         _start_training_(model, method, chosen)
     mark_compressed(model, method_to_dict(method))
-    if isinstance(method, OneShot) and method.pivots and not to_train:
-        store_pivots_(model)
     return report(model)
 
 

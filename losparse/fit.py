@@ -19,6 +19,7 @@ from .errors import LosparseError
 from .gradients import output_sensitivity, squared_gradients
 from .layers import FactoredLinear
 from .methods.one_shot import OneShot
+from .pivots import default_side, pivots_where_possible
 from .statistics import LayerStatistics
 from .targets import replace_module, weight_of
 from .visit import Progress, quiet, visitor
@@ -32,6 +33,7 @@ def fit_(
     batches: Sequence[Batch] = (),
     *,
     sequential: bool = True,
+    pivots: bool = False,
     progress: Progress = quiet,
 ) -> dict[str, FactoredLinear]:
     """Replace dense layers by the factored ones of a one-shot method, in place.
@@ -44,6 +46,8 @@ def fit_(
         layers: to replace, by qualified name, in the model's order.
         batches: of calibration data, as the model takes them; they are passed over several times.
         sequential: let later layers see the outputs of compressed ones; needs a model whose blocks run one by one.
+        pivots: store low-rank parts by pivots as soon as they are there, which also makes the passes that follow
+            cheaper: at high ranks two plain factors cost more than the dense weight.
         progress: told a stage's title and how many batches of it are done since the last call.
 
     Returns:
@@ -84,6 +88,8 @@ def fit_(
                 new = method.factor(
                     name, _weight(old), None if bias is None else bias.detach(), statistics, sizes[name]
                 )
+                if pivots:
+                    new = pivots_where_possible(new, default_side(name))
                 new.train(old.training)
                 replace_module(model, old, new)
                 placed[name] = new

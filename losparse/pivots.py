@@ -50,6 +50,14 @@ def to_pivots(layer: FactoredLinear, side: PivotSide) -> FactoredLinear:
     return new
 
 
+def pivots_where_possible(layer: FactoredLinear, side: PivotSide) -> FactoredLinear:
+    """Return the layer with its low-rank part stored by pivots, or as it is where there is none or that cannot be."""
+    if not layer.rank or layer.pivot_side is not None:
+        return layer
+    new, error = _convert(layer, side)
+    return new if _refusal(error, new) is None else layer
+
+
 def default_side(name: str) -> PivotSide:
     """Choose the side that folds away in a graph: inputs for layers that write to the residual stream, else outputs."""
     return "in" if writes_residual(name) else "out"
