@@ -49,7 +49,7 @@ def one_shot_methods(table: str, keep: float) -> dict[str, Method]:
         "rom + pivots + mean": ROM(keep=keep),
         "rom + pivots + mean + global": ROM(keep=keep, allocation="global"),
         "losparse one-shot": OneShotLoSparse(keep=keep),
-        "losparse one-shot without rows": OneShotLoSparse(keep=keep, rows=False),
+        "losparse one-shot without rows": OneShotLoSparse(keep=keep, row_share=0.0),
     }
     if table == "oneshot-lm":
         rows["fwsvd"] = FWSVD(**plain, fisher="fast")

@@ -3,7 +3,9 @@
     uniform        every layer the same share of its parameters
     uniform-rank   every layer the same rank (LPAF)
     last-k         the last blocks the same share, the first ones dense (LLM-ROM)
+    by-type        shares in given proportions by the layers' names (LoRAP)
     global         where it removes most error per stored parameter
+    search         the same, with the error measured at the model's outputs (SFSD)
 
 A method describes each layer by `Candidates`: sizes it could have, what each stores, and the error that is left.
 """
@@ -18,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import LosparseError
+from .targets import matches
 
 Array = NDArray[np.float64]
 
@@ -149,3 +152,58 @@ def last_blocks(
         f"the last {count or len(numbers)} blocks hold {held / total:.0%} of the layers' parameters, too little to "
         f"leave {keep:.0%} of them all; raise keep, or compress more blocks"
     )
+
+
+def parse_weights(text: str) -> tuple[tuple[str, float], ...]:
+    """Read proportions: patterns of layers with numbers, as in "*.q_proj=1 *.k_proj=1 *.v_proj=3".
+
+    Raises:
+        LosparseError: an entry is not PATTERN=NUMBER, or a number is not above 0.
+    """
+    found = []
+    for entry in text.replace(",", " ").split():
+        pattern, _, number = entry.rpartition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = 0.0
+        if not pattern or not 0.0 < weight < float("inf"):
+            raise LosparseError(f"weights must be PATTERN=NUMBER with numbers above 0, got {entry!r}")
+        found.append((pattern, weight))
+    if not found:
+        raise LosparseError("weights must name at least one PATTERN=NUMBER, got none")
+    return tuple(found)
+
+
+def proportional_shares(
+    parameters: Mapping[str, int], weights: Sequence[tuple[str, float]], keep: float
+) -> dict[str, float]:
+    """Return shares in given proportions that keep `keep` of all parameters together; no layer keeps more than all.
+
+    Args:
+        parameters: of every layer, dense.
+        weights: the first pattern that matches a layer gives its weight; others have 1.
+        keep: share of all layers together.
+
+    Raises:
+        LosparseError: a pattern matches no layer.
+
+    References:
+        LoRAP, arXiv:2404.09695: ranks of value and output against query and key as 3 to 1.
+    """
+    for pattern, _ in weights:
+        if not any(matches(name, pattern) for name in parameters):
+            raise LosparseError(f"weights pattern {pattern!r} matches none of the {len(parameters)} layers")
+    own = {name: next((w for pattern, w in weights if matches(name, pattern)), 1.0) for name in parameters}
+    shares: dict[str, float] = {}
+    left, open_layers = keep * sum(parameters.values()), dict(parameters)
+    while open_layers:  # layers that would keep more than all are closed, and the rest shared out again
+        unit = left / sum(own[name] * size for name, size in open_layers.items())
+        full = [name for name in open_layers if unit * own[name] >= 1.0]
+        if not full:
+            shares |= {name: unit * own[name] for name in open_layers}
+            break
+        for name in full:
+            shares[name] = 1.0
+            left -= open_layers.pop(name)
+    return {name: shares[name] for name in parameters}

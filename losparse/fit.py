@@ -20,6 +20,7 @@ from .gradients import output_sensitivity, squared_gradients
 from .layers import FactoredLinear
 from .methods.one_shot import OneShot
 from .pivots import default_side, pivots_where_possible
+from .search import OutputError
 from .statistics import LayerStatistics
 from .targets import replace_module, weight_of
 from .visit import Progress, quiet, visitor
@@ -68,11 +69,16 @@ def fit_(
     def with_gradients(group: Mapping[str, LayerStatistics]) -> dict[str, LayerStatistics]:
         return {name: _merge(statistics, known.get(name)) for name, statistics in group.items()}
 
-    if method.allocation == "global":
+    if method.measured:
         candidates: dict[str, Candidates] = {}
+        measure = OutputError(model, batches, progress) if method.allocation == "search" else None
         for group in visit(sequential=False, batches=_enough(batches)):
             for name, statistics in with_gradients(group).items():
-                candidates[name] = method.candidates(name, _weight(layers[name]), statistics)
+                candidates[name] = (
+                    method.candidates(name, _weight(layers[name]), statistics)
+                    if measure is None
+                    else measure.candidates(method, name, layers[name], statistics)
+                )
         dense = sum(_weight(layer).numel() for layer in layers.values())
         ordered = {name: candidates[name] for name in layers}
         sizes = spend_globally(ordered, int(method.keep * dense + 1e-6))

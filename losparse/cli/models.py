@@ -138,7 +138,7 @@ def check_compressible(model: nn.Module, recipe: Recipe) -> None:
     layers = find_targets(model, recipe.targets, recipe.ignore)
     shapes = {name: (int(weight_of(m).shape[0]), int(weight_of(m).shape[1])) for name, m in layers.items()}
     if isinstance(method, OneShot):
-        if method.allocation != "global":
+        if not method.measured:
             method.sizes(shapes, block_numbers(model, layers))
         return
     for name, module in layers.items():

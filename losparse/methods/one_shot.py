@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..allocate import Candidates, Size, last_blocks, uniform_rank
+from ..allocate import Candidates, Size, last_blocks, parse_weights, proportional_shares, uniform_rank
 from ..budget import check_share, pivot_rank, rank_for
 from ..errors import LosparseError
 from ..layers import FactoredLinear
@@ -26,8 +26,13 @@ from .about import About
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+Allocation = Literal["uniform", "uniform-rank", "last-k", "by-type", "global", "search"]
+
 _ROUNDING = 1e-12
 """Share of a layer's energy below which an error is rounding, and not worth a parameter."""
+
+_TRIED = (0.1, 0.25, 0.4, 0.6, 0.8)
+"""Shares that a search tries for every layer."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +42,20 @@ class OneShot:
     Attributes:
         keep: kept share of the parameters of the compressed layers; (0, 1].
         allocation: how it is spent: "uniform" gives every layer the same share; "uniform-rank" the same rank;
-            "last-k" compresses only the last blocks, to the same share; "global" takes what removes most error per
-            stored parameter, and leaves a layer dense where that is best (methods that see inputs weigh the error
-            of every layer by the loss, which takes a backward pass over the texts).
+            "last-k" compresses only the last blocks, to the same share; "by-type" shares in the proportions of
+            `weights`; "global" takes what removes most error per stored parameter, and leaves a layer dense where
+            that is best (methods that see inputs weigh the error of every layer by the loss, which takes a backward
+            pass over the texts); "search" does so too, and measures the error at the model's outputs, size by size
+            and layer by layer, on some of the texts.
+        weights: proportions of "by-type", as PATTERN=NUMBER in a row; layers that no pattern matches have 1.
         last: blocks that "last-k" compresses; None takes the smallest number that leaves each of them a third.
         multiple: ranks are rounded down to a multiple of this, where that leaves any.
         pivots: store the low-rank part by pivot rows: rank^2 parameters fewer, exactly, which the budget counts.
     """
 
     keep: float = 0.2
-    allocation: Literal["uniform", "uniform-rank", "last-k", "global"] = "uniform"
+    allocation: Allocation = "uniform"
+    weights: str | None = None
     last: int | None = None
     multiple: int = 1
     pivots: bool = True
@@ -58,10 +67,16 @@ class OneShot:
     def __post_init__(self) -> None:
         """Check every field."""
         check_share("keep", self.keep)
-        if self.allocation not in ("uniform", "uniform-rank", "last-k", "global"):
+        if self.allocation not in get_args(Allocation):
+            allowed = ", ".join(map(repr, get_args(Allocation)))
+            raise LosparseError(f"allocation must be one of {allowed}, got {self.allocation!r}")
+        if (self.weights is not None) != (self.allocation == "by-type"):
             raise LosparseError(
-                f"allocation must be 'uniform', 'uniform-rank', 'last-k' or 'global', got {self.allocation!r}"
+                f"weights are for allocation='by-type', which needs them; got allocation={self.allocation!r} and "
+                f"weights={self.weights!r}"
             )
+        if self.weights is not None:
+            parse_weights(self.weights)
         for name in ("multiple", "last"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -72,6 +87,17 @@ class OneShot:
     def callbacks(self) -> tuple[TrainerCallback, ...]:
         """Return nothing: training after the factoring is ordinary."""
         return ()
+
+    @property
+    def measured(self) -> bool:
+        """Whether sizes are chosen by the error they leave, and not by shares."""
+        return self.allocation in ("global", "search")
+
+    def trials(self, name: str, out_features: int, in_features: int, *, fine: bool = False) -> list[Size]:
+        """Return the sizes of a layer that a search tries, or may end at; rising in cost, dense is not among them."""
+        shares = np.arange(_TRIED[0], 1.0, 0.02) if fine else np.array(_TRIED)
+        sizes = {self.at_share(name, float(share), out_features, in_features) for share in shares}
+        return sorted(sizes - {dense_size(out_features)}, key=lambda size: self.cost(size, out_features, in_features))
 
     @property
     def statistics(self) -> frozenset[Statistic]:
@@ -107,10 +133,11 @@ class OneShot:
             rank = uniform_rank(list(shapes.values()), self.keep, self.cost)
             return {name: self._at_most(Size(self.round(rank)), *shape) for name, shape in shapes.items()}
         shares = dict.fromkeys(shapes, self.keep)
+        parameters = {name: out * width for name, (out, width) in shapes.items()}
         if self.allocation == "last-k":
-            shares = last_blocks(
-                {name: out * width for name, (out, width) in shapes.items()}, blocks, self.keep, self.last
-            )
+            shares = last_blocks(parameters, blocks, self.keep, self.last)
+        elif self.weights is not None:
+            shares = proportional_shares(parameters, parse_weights(self.weights), self.keep)
         return {name: self.at_share(name, shares[name], *shape) for name, shape in shapes.items()}
 
     def at_share(self, name: str, share: float, out_features: int, in_features: int) -> Size:

@@ -20,7 +20,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from ..layers import FactoredLinear
 from ..statistics import LayerStatistics, Statistic
 from ..weighted import Metric, project
 from .about import About
-from .one_shot import OneShot, compensated, dense_size, empty_like
+from .one_shot import Allocation, OneShot, compensated, dense_size, empty_like
 
 _RANKS = 48
 _ROWS = 24
@@ -43,12 +43,13 @@ class OneShotLoSparse(OneShot):
     """Low rank plus kept rows, chosen by the error they remove; needs texts, and a backward pass over them.
 
     Attributes:
-        rows: whether output neurons may be kept beside the low-rank part; for "global" only, which chooses how many.
+        row_share: share of a layer's budget that goes to kept rows: [0, 1), 0 is low rank alone. None lets "global"
+            choose, layer by layer, and is 0 for other allocations. With "uniform" it is hybrid matrix factorisation.
         alternations: how often the low-rank part and the kept rows are fitted to each other.
     """
 
-    allocation: Literal["uniform", "uniform-rank", "last-k", "global"] = "global"
-    rows: bool = True
+    allocation: Allocation = "global"
+    row_share: float | None = None
     alternations: int = 3
 
     looks_at: ClassVar[frozenset[Statistic]] = frozenset({"gram", "sensitivity"})
@@ -62,6 +63,8 @@ class OneShotLoSparse(OneShot):
     def __post_init__(self) -> None:
         """Check every field."""
         super().__post_init__()
+        if self.row_share is not None and not 0.0 <= self.row_share < 1.0:
+            raise LosparseError(f"row_share must be in [0, 1), got {self.row_share!r}")
         if self.alternations < 0:
             raise LosparseError(f"alternations must be 0 or more, got {self.alternations}")
 
@@ -77,33 +80,40 @@ class OneShotLoSparse(OneShot):
             inputs=statistics.inputs.second_moment(centred=True), outputs=statistics.sensitivity / statistics.tokens
         )
 
+    def at_share(self, name: str, share: float, out_features: int, in_features: int) -> Size:
+        """Return the size that stores a share of the dense weight, rows and low rank together."""
+        if share >= 1.0 or not self.row_share:
+            return super().at_share(name, share, out_features, in_features)
+        rows = int(share * self.row_share * out_features)
+        rest = share - rows / out_features
+        return Size(super().at_share(name, rest, out_features, in_features).rank, rows)
+
     def candidates(self, name: str, weight: Tensor, statistics: LayerStatistics) -> Candidates:
-        """Return the sizes a layer could have: a grid of ranks and kept rows, and dense."""
+        """Return the sizes a layer could have, and dense."""
         out_features, in_features = weight.shape
         errors = self.project(name, weight, statistics).row_errors()  # (out, n + 1)
-        ranks = self._ranks(errors.shape[1] - 1)
-        kept = np.unique(np.linspace(0, out_features, _ROWS).round().astype(int))[:-1] if self.rows else np.array([0])
+        sizes = self._grid(out_features, in_features, errors.shape[1] - 1)
+        ranks = sorted({size.rank for size in sizes})
         by_row = errors[:, ranks].sort(dim=0, descending=True).values
-        removed = torch.cat([by_row.new_zeros(1, len(ranks)), by_row.cumsum(0)])  # of the k rows with most error
-        left = (by_row.sum(0) - removed)[kept].clamp(min=0)  # (kept, ranks)
-        sizes, costs, remaining = [], [], []
-        for column, rank in enumerate(ranks):
-            for line, rows in enumerate(kept):
-                size = Size(int(rank), int(rows))
-                cost = self.cost(size, out_features, in_features)
-                if cost < weight.numel():
-                    sizes.append(size)
-                    costs.append(float(cost))
-                    remaining.append(float(left[line, column]))
+        removed = torch.cat([by_row.new_zeros(1, len(ranks)), by_row.cumsum(0)])  # by the k rows with most error
+        left = (removed[-1] - removed).clamp(min=0).numpy()  # (out + 1, ranks)
+        column = {rank: place for place, rank in enumerate(ranks)}
         return Candidates(
             [*sizes, dense_size(out_features)],
-            np.array([*costs, float(weight.numel())]),
-            np.array([*remaining, 0.0]),
+            np.array([*(self.cost(size, out_features, in_features) for size in sizes), weight.numel()], float),
+            np.array([*(left[size.kept, column[size.rank]] for size in sizes), 0.0]),
         )
 
-    def _ranks(self, largest: int) -> list[int]:
-        grid = {round(rank) for rank in np.linspace(0, largest, min(_RANKS, largest + 1))}
-        return sorted({self.round(rank) if rank else 0 for rank in grid})
+    def _grid(self, out_features: int, in_features: int, largest: int) -> list[Size]:
+        """Return the sizes to choose from that store less than the dense weight."""
+        if self.row_share is not None:
+            shares = np.linspace(0.0, 1.0, _RANKS + 2)[1:-1]
+            found = {self.at_share("", share, out_features, in_features) for share in shares} | {Size(0)}
+        else:
+            ranks = {round(rank) for rank in np.linspace(0, largest, min(_RANKS, largest + 1))}
+            rows = {round(kept) for kept in np.linspace(0, out_features, _ROWS)}
+            found = {Size(self.round(rank) if rank else 0, kept) for rank in ranks for kept in rows}
+        return sorted(size for size in found if self.cost(size, out_features, in_features) < out_features * in_features)
 
     @torch.no_grad()
     def factor(

@@ -9,7 +9,7 @@ from torch import nn
 from losparse import compact_, compress_
 from losparse.errors import LosparseError
 from losparse.layers import FactoredLinear
-from losparse.methods import METHODS, ROM, SVD, OneShot
+from losparse.methods import METHODS, ROM, SVD, OneShot, OneShotLoSparse
 from losparse.methods.one_shot import dense_size
 from losparse.targets import find_targets
 
@@ -25,7 +25,18 @@ def outputs(model: nn.Module, which: list[dict[str, torch.Tensor]] | None = None
 
 
 @pytest.mark.parametrize("name", ONE_SHOT)
-@pytest.mark.parametrize("options", [{}, {"pivots": False}, {"allocation": "global"}, {"allocation": "uniform-rank"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pivots": False},
+        {"allocation": "global"},
+        {"allocation": "uniform-rank"},
+        {"allocation": "by-type", "weights": "*.value=3 *.attention.output.dense=3"},
+        {"allocation": "search"},
+    ],
+    ids=lambda options: " ".join(map(str, options.values())) or "default",
+)
 def test_contract_the_budget_is_met_and_reported(name, options):
     model = build_bert()
     report = compress_(model, METHODS[name](keep=0.5, **options), batches())
@@ -215,3 +226,94 @@ def test_two_stacks_are_not_walked():
     model = nn.ModuleDict({"a": nn.ModuleList([nn.Linear(4, 4)]), "b": nn.ModuleList([nn.Linear(4, 4)])})
     with pytest.raises(LosparseError, match="not in one stack of blocks"):
         compress_(model, ROM(keep=0.5), [collate(toy_items(2))], sequential=True)
+
+
+def sizes_of(model: nn.Module) -> dict[str, FactoredLinear]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, FactoredLinear)}
+
+
+def test_shares_by_type():
+    model = build_bert()
+    compress_(model, SVD(keep=0.3, allocation="by-type", weights="*.value=2, *.key=0.5"))
+    layers = sizes_of(model)
+    share = {
+        kind: layers[f"bert.encoder.layer.0.attention.self.{kind}"].parameter_count() / 32**2
+        for kind in ("query", "key", "value")
+    }
+    # Ranks are whole numbers: one of them is 6 % of these layers.
+    assert share["value"] == pytest.approx(2 * share["query"], abs=0.08)
+    assert share["key"] == pytest.approx(0.5 * share["query"], abs=0.08)
+
+
+@pytest.mark.parametrize("kind", [SVD, ROM])
+def test_a_search_protects_the_layer_that_matters(kind):
+    """A layer whose outputs are blown up decides what comes out; the search sees that in the outputs alone."""
+    model = build_bert()
+    loud = "bert.encoder.layer.1.attention.output.dense"
+    with torch.no_grad():
+        model.get_submodule(loud).weight.mul_(30)
+    compress_(model, kind(keep=0.4, allocation="search"), batches())
+    layers = sizes_of(model)
+    shares = {
+        name: layer.parameter_count() / (layer.in_features * layer.out_features) for name, layer in layers.items()
+    }
+    others = [share for name, share in shares.items() if name.endswith("attention.output.dense") and name != loud]
+    assert shares[loud] > max(others)
+
+
+def test_a_search_puts_dense_layers_back_when_it_fails(monkeypatch):
+    model = build_bert()
+    monkeypatch.setattr("losparse.search.OutputError._error", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        compress_(model, SVD(keep=0.4, allocation="search"), batches())
+    assert not sizes_of(model)
+    assert torch.equal(outputs(model), outputs(build_bert()))
+
+
+def test_rows_of_a_given_share_are_hybrid_factorisation():
+    model = build_bert()
+    method = OneShotLoSparse(keep=0.5, allocation="uniform", row_share=0.5)
+    report = compress_(model, method, batches())
+    assert report.share <= 0.5
+    for layer in sizes_of(model).values():
+        rows = layer.kept_count * layer.in_features
+        assert rows == pytest.approx(0.25 * layer.in_features * layer.out_features, abs=layer.in_features)
+
+
+def test_kept_rows_are_those_that_lose_most():
+    """Rows that nothing else resembles are kept; the others fit into a low rank."""
+    model = build_bert()
+    layer = model.get_submodule("bert.encoder.layer.0.intermediate.dense")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(64, 2, generator=generator) @ torch.randn(2, 32, generator=generator) * 0.05)
+        layer.weight[[3, 17, 40]] = torch.randn(3, 32, generator=generator)
+    dense = layer.weight.detach().clone()
+    name = "bert.encoder.layer.0.intermediate.dense"
+    method = OneShotLoSparse(keep=0.18, allocation="uniform", row_share=0.45, pivots=False)
+    compress_(model, method, batches(), targets=[name])
+    small = sizes_of(model)[name]
+    assert {3, 17, 40} <= set(small.kept.tolist())
+    torch.testing.assert_close(small.dense_weight(), dense, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"allocation": "fair"}, "allocation must be one of 'uniform', .* got 'fair'"),
+        ({"allocation": "by-type"}, "weights are for allocation='by-type', which needs them"),
+        ({"weights": "*.q=1"}, "weights are for allocation='by-type'"),
+        ({"allocation": "by-type", "weights": "*.q"}, r"weights must be PATTERN=NUMBER .* got '\*\.q'"),
+        ({"allocation": "by-type", "weights": "*.q=-1"}, "numbers above 0"),
+        ({"last": 2}, "last is for allocation='last-k'"),
+        ({"multiple": 0}, "multiple must be 1 or more"),
+    ],
+)
+def test_refuses_options(options, message):
+    with pytest.raises(LosparseError, match=message):
+        SVD(keep=0.5, **options)
+
+
+def test_refuses_weights_of_no_layer():
+    with pytest.raises(LosparseError, match="weights pattern 'nothing' matches none of the 12 layers"):
+        compress_(build_bert(), SVD(keep=0.5, allocation="by-type", weights="nothing=2"))

@@ -1,0 +1,103 @@
+"""Sizes by measurement: what each size of each layer does to the outputs of the whole model.
+
+Every layer is compressed alone, to a few sizes, with all others dense, and the model run on some of the texts. The
+errors of single layers are taken to add up, so that the budget can be spent as with any other error (`allocate`).
+
+References:
+    Surgical Feature-Space Decomposition (ACL 2024), the rank search of LLM-ROM's authors, goes from the last layer to
+    the first and takes the smallest rank whose loss is within a bound; ours meets a budget instead, and needs no
+    labels: the error is that of the outputs' distributions, or of hidden states where there are none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .allocate import Candidates
+from .calibrate import Batch, inference, inputs_of
+from .errors import LosparseError
+from .methods.one_shot import OneShot, dense_size
+from .statistics import LayerStatistics
+from .targets import replace_module, weight_of
+from .visit import Progress
+
+SEARCH_TOKENS = 2048
+"""Tokens of the texts on which every size of every layer is tried."""
+
+
+class OutputError:
+    """The error of a model's outputs against those of the dense model."""
+
+    def __init__(self, model: nn.Module, batches: Sequence[Batch], progress: Progress) -> None:
+        """Run the dense model.
+
+        Raises:
+            LosparseError: no batch.
+        """
+        if not batches:
+            raise LosparseError("allocation='search' runs the model on texts, got none; pass batches")
+        self.model, self.progress = model, progress
+        self.batches: list[Batch] = []
+        self.distribution = False
+        tokens = 0
+        for batch in batches:
+            if tokens >= SEARCH_TOKENS:
+                break
+            self.batches.append(batch)
+            tokens += next(value for key, value in batch.items() if "label" not in key).numel()
+        self.dense = [self._run(batch) for batch in self.batches]
+
+    def candidates(self, method: OneShot, name: str, layer: nn.Module, statistics: LayerStatistics) -> Candidates:
+        """Try the sizes of one layer, and put the dense one back."""
+        weight = weight_of(layer).detach()
+        out_features, in_features = weight.shape
+        bias: Any = None if layer.bias is None else layer.bias.detach()  # type: ignore[operator]
+        sizes = method.trials(name, out_features, in_features)
+        errors = []
+        for size in sizes:
+            small = method.factor(name, weight, bias, statistics, size)
+            replace_module(self.model, layer, small)
+            try:
+                errors.append(self._error())
+            finally:
+                replace_module(self.model, small, layer)
+            self.progress("trying sizes", len(self.batches))
+        tried = [method.cost(size, out_features, in_features) for size in sizes]
+        # Between two sizes that were tried the error is taken to fall evenly, so that a budget can be used up.
+        between = [size for size in method.trials(name, out_features, in_features, fine=True) if size >= sizes[0]]
+        costs = [*(method.cost(size, out_features, in_features) for size in between), weight.numel()]
+        return Candidates(
+            [*between, dense_size(out_features)],
+            np.array(costs, float),
+            np.interp(costs, [*tried, weight.numel()], [*errors, 0.0]),
+        )
+
+    def _error(self) -> float:
+        """Return the mean error over batches: KL divergence in nats, or squared difference of hidden states."""
+        pairs = zip((self._run(batch) for batch in self.batches), self.dense, strict=True)
+        return sum(self._distance(values, dense) for values, dense in pairs) / len(self.batches)
+
+    def _distance(self, values: Tensor, dense: Tensor) -> float:
+        if self.distribution:
+            return float(F.kl_div(values, dense, reduction="none", log_target=True).sum(-1).mean())
+        return float((values.float() - dense.float()).square().mean())
+
+    def _run(self, batch: Batch) -> Tensor:
+        """Return log-probabilities, or hidden states where the model has no distribution; of real tokens."""
+        with inference(self.model):
+            output = self.model(**inputs_of(batch))
+        logits = getattr(output, "logits", None)
+        if logits is None and getattr(output, "start_logits", None) is not None:
+            logits = torch.stack([output.start_logits, output.end_logits], dim=1)
+        values: Tensor = output[0] if logits is None else logits
+        self.distribution = logits is not None and logits.shape[-1] > 1
+        mask = batch.get("attention_mask")
+        if isinstance(mask, Tensor) and values.dim() == 3 and values.shape[:2] == mask.shape:
+            values = values[mask.bool()]
+        return F.log_softmax(values.float(), dim=-1) if self.distribution else values
