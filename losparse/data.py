@@ -137,13 +137,22 @@ def load_texts(
     text_column: str | None = None,
     pair_column: str | None = None,
     split: str = "validation",
+    plain: bool = False,
 ) -> tuple[list[str], list[str] | None]:
     """Read texts (and second texts, if there are any) without their labels; words are joined by spaces.
+
+    Args:
+        source: see `load_examples`.
+        task: one of `TASKS`; says which columns are texts.
+        text_column: column of texts, words or questions; default: see the module.
+        pair_column: column of second texts or contexts; default: see the module.
+        split: split of a hub data set whose name gives none.
+        plain: whether a txt file will do.
 
     Raises:
         LosparseError: a column is not there, or a text is missing or empty.
     """
-    table = read_table(source, split=split)
+    table = read_table(source, split=split, plain=plain)
     if task == "token-classification":
         column = _column(table, text_column, (*WORDS_COLUMNS, *TEXT_COLUMNS), "text")
         words = [" ".join(value) if isinstance(value, list) else value for value in _values(table, column)]
