@@ -139,15 +139,7 @@ def load_texts(
     split: str = "validation",
     plain: bool = False,
 ) -> tuple[list[str], list[str] | None]:
-    """Read texts (and second texts, if there are any) without their labels; words are joined by spaces.
-
-    Args:
-        source: see `load_examples`.
-        task: one of `TASKS`; says which columns are texts.
-        text_column: column of texts, words or questions; default: see the module.
-        pair_column: column of second texts or contexts; default: see the module.
-        split: split of a hub data set whose name gives none.
-        plain: whether a txt file will do.
+    """Read texts, and second texts if there are any, without labels; words are joined by spaces; `plain`: also txt.
 
     Raises:
         LosparseError: a column is not there, or a text is missing or empty.

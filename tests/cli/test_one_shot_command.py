@@ -21,7 +21,6 @@ from transformers import (
 from losparse import finetune
 from losparse.cli import one_shot
 from losparse.layers import FactoredLinear
-from losparse.methods import METHODS
 
 from .conftest import Command, Sources, edit_json, make_texts, make_tokenizer, nothing_written
 
@@ -359,19 +358,3 @@ def test_one_of_several_processes_writes(squeeze: Any, monkeypatch: pytest.Monke
     monkeypatch.setenv("RANK", "1")
     assert squeeze("--method", "svd").code == 0
     assert list(tmp_path.iterdir()) == []
-
-
-# The table of methods
-
-
-def test_methods_are_listed_in_lines_that_fit(losparse: Command, tmp_path: Path) -> None:
-    done = losparse("methods", "--json", tmp_path / "methods.json")
-    assert (done.code, done.err) == (0, "")
-    lines = done.out.splitlines()
-    assert max(map(len, lines)) <= 120
-    assert all(sum(line.split()[0] == name for line in lines) == 2 for name in METHODS)
-    listed = {row["name"]: row for row in json.loads((tmp_path / "methods.json").read_text())["methods"]}
-    assert list(listed) == list(METHODS)
-    assert (listed["svd"]["needs"], listed["fwsvd"]["needs"]) == ("nothing", "labels, gradients")
-    assert all(row[key] for row in listed.values() for key in ("summary", "needs", "cost", "reference"))
-    losparse("methods", "--json", tmp_path / "no" / "methods.json").refused("--json")
