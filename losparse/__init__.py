@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from .depth import drop_layers
     from .finetune import FineTuneResult, fine_tune
     from .layers import FactoredLinear, FactoredLinearTraining
-    from .methods import LPAF, METHODS, SVD, LoSparse, StructuredPruning
+    from .methods import (
+        ASVD,
+        FWSVD,
+        LPAF,
+        METHODS,
+        ROM,
+        SVD,
+        LoSparse,
+        OneShotLoSparse,
+        StructuredPruning,
+    )
     from .recipe import Recipe, Training
     from .targets import find_targets
     from .training import LoSparseCallback
@@ -26,7 +36,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ASVD": "methods",
     "CompressionReport": "compress",
+    "FWSVD": "methods",
     "FactoredLinear": "layers",
     "FactoredLinearTraining": "layers",
     "FineTuneResult": "finetune",
@@ -36,6 +48,8 @@ _HOMES = {
     "LoSparse": "methods",
     "LoSparseCallback": "training",
     "METHODS": "methods",
+    "OneShotLoSparse": "methods",
+    "ROM": "methods",
     "Recipe": "recipe",
     "StructuredPruning": "methods",
     "SVD": "methods",
@@ -48,8 +62,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "ASVD",
+    "FWSVD",
     "LPAF",
     "METHODS",
+    "ROM",
     "SVD",
     "CompressionReport",
     "FactoredLinear",
@@ -60,6 +77,7 @@ __all__ = [
     "LoSparse",
     "LoSparseCallback",
     "LosparseError",
+    "OneShotLoSparse",
     "Recipe",
     "StructuredPruning",
     "Training",

@@ -137,13 +137,14 @@ def load_texts(
     text_column: str | None = None,
     pair_column: str | None = None,
     split: str = "validation",
+    plain: bool = False,
 ) -> tuple[list[str], list[str] | None]:
-    """Read texts (and second texts, if there are any) without their labels; words are joined by spaces.
+    """Read texts, and second texts if there are any, without labels; words are joined by spaces; `plain`: also txt.
 
     Raises:
         LosparseError: a column is not there, or a text is missing or empty.
     """
-    table = read_table(source, split=split)
+    table = read_table(source, split=split, plain=plain)
     if task == "token-classification":
         column = _column(table, text_column, (*WORDS_COLUMNS, *TEXT_COLUMNS), "text")
         words = [" ".join(value) if isinstance(value, list) else value for value in _values(table, column)]

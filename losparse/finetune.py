@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import get_last_checkpoint
 
+from .calibrate import Batch
 from .compress import CompressionReport, compact_, compress_, report
 from .distill import DistillingTrainer, MeanLossTrainer
 from .errors import LosparseError
@@ -72,6 +74,8 @@ def fine_tune(
     teacher: nn.Module | None = None,
     targets: tuple[str, ...] | None = None,
     ignore: tuple[str, ...] = (),
+    calibration: Sequence[Batch] | None = None,
+    sequential: bool | None = None,
     resume: bool = False,
     quiet: bool = False,
     callbacks: tuple[TrainerCallback, ...] = (),
@@ -89,6 +93,8 @@ def fine_tune(
         teacher: model to imitate; needed when `training.distill_weight` or `distill_hidden` is above 0.
         targets: patterns of layers to compress.
         ignore: patterns of layers to leave dense.
+        calibration: batches that a one-shot method looks at; default: some training examples, if it needs any.
+        sequential: see `compress_`.
         resume: go on from the last checkpoint in `output_dir`; without one, start.
         quiet: no progress bar.
         callbacks: more callbacks for the Trainer.
@@ -103,8 +109,10 @@ def fine_tune(
     require_lora(training, method)
     set_seed(training.seed)
     if method is not None:
-        batches = calibration(model, tokenizer, train, training) if needs_data(method) else ()
-        compress_(model, method, batches, targets=targets, ignore=ignore, to_train=True)
+        batches = calibration
+        if batches is None:
+            batches = calibration_batches(model, tokenizer, train, training) if needs_data(method) else ()
+        compress_(model, method, batches, targets=targets, ignore=ignore, sequential=sequential, to_train=True)
     if training.freeze_embeddings:
         freeze_embeddings(model)
     adapted = attach_adapters(model, training) if training.lora_rank > 0 else None
@@ -136,13 +144,13 @@ def needs_data(method: Method) -> bool:
     return isinstance(method, OneShot) and bool(method.statistics)
 
 
-def calibration(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Dataset[dict[str, Any]], training: Training
+def calibration_batches(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset[dict[str, Any]], training: Training
 ) -> list[dict[str, Any]]:
-    """Return batches of training examples on which a one-shot method is calibrated: spread over the data, seeded."""
-    count = min(training.calibration_examples, len(train))  # type: ignore[arg-type]
-    chosen = np.random.default_rng(training.seed).permutation(len(train))[:count]  # type: ignore[arg-type]
-    rows = sorted((train[int(place)] for place in chosen), key=lambda row: len(row["input_ids"]))
+    """Return batches of examples on which a one-shot method is calibrated: spread over the data, seeded."""
+    count = min(training.calibration_examples, len(data))  # type: ignore[arg-type]
+    chosen = np.random.default_rng(training.seed).permutation(len(data))[:count]  # type: ignore[arg-type]
+    rows = sorted((data[int(place)] for place in chosen), key=lambda row: len(row["input_ids"]))
     collate, size = collator(model, tokenizer), training.batch_size
     return [dict(collate(rows[start : start + size])) for start in range(0, count, size)]
 
@@ -200,14 +208,18 @@ def _trainer(
 
 def task_of(model: nn.Module) -> str:
     """Return the task that a model's head is for, by the names of `losparse.data.TASKS`."""
-    name, config = type(model).__name__, getattr(model, "config", None)
+    return task_named(type(model).__name__, getattr(getattr(model, "config", None), "problem_type", None))
+
+
+def task_named(name: str, problem_type: str | None) -> str:
+    """Return the task of an architecture, by its class's name and its config's `problem_type`."""
     if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         return "causal-lm"
     if name.endswith("ForTokenClassification"):
         return "token-classification"
     if name.endswith("ForQuestionAnswering"):
         return "question-answering"
-    return "regression" if getattr(config, "problem_type", None) == "regression" else "text-classification"
+    return "regression" if problem_type == "regression" else "text-classification"
 
 
 def collator(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from . import __version__
 
 _CPUINFO = Path("/proc/cpuinfo")
+_STATUS = Path("/proc/self/status")
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -27,6 +28,12 @@ def machine() -> dict[str, str | int]:
     """Return the processor's name, the CPUs this process may use, and the system."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {"cpu": _cpu_name(), "cpus": usable, "system": f"{platform.system()} {platform.machine()}"}
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the largest resident set this process has had, in bytes; None where the system does not say."""
+    lines = _STATUS.read_text(encoding="utf-8").splitlines() if _STATUS.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
 def _cpu_name() -> str:

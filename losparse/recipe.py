@@ -38,7 +38,8 @@ class Training:
         bf16: forward and backward under bf16 autocast.
         freeze_embeddings: leave the embedding tables as they are.
         seed: of everything random.
-        calibration_examples: training examples that a one-shot method looks at, if it needs any.
+        calibration_examples: examples of --calibration, or else of training, that a one-shot method looks at, if it
+            needs any.
         distill_weight: share of the loss that is distillation from the teacher; [0, 1].
         distill_temperature: softens both distributions of the distillation loss.
         distill_hidden: weight of the mean squared difference from the teacher's hidden states after every block,

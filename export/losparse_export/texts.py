@@ -50,8 +50,9 @@ class TextFile:
         """
         if Path(self.file).suffix.lower() == ".txt":
             return _lines(Path(self.file))
-        columns = {"text_column": self.text_column, "pair_column": self.pair_column}
-        texts, pairs = load_texts(self.file, task=task, split="train", **columns)
+        texts, pairs = load_texts(
+            self.file, task=task, text_column=self.text_column, pair_column=self.pair_column, split="train"
+        )
         return texts if pairs is None else list(zip(texts, pairs, strict=True))
 
     def examples(self, names: Sequence[str]) -> Examples:

@@ -1,5 +1,7 @@
 """`losparse compress MODEL OUT`: fine-tune a model while compressing it, and save the small checkpoint.
 
+Without --train nothing is trained: see `one_shot`.
+
 MODEL --drop blocks (--keep-layers)--> shallower --compress (--method) and fine-tune--> compact --save--> OUT
 """
 
@@ -18,10 +20,12 @@ from ..errors import LosparseError
 from ..machine import versions
 from ..methods import METHODS
 from ..recipe import NO_METHOD, KeepLayersBy, Recipe, Training
+from .calibration import check_calibration, read_texts, tokenize_texts
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .folders import check_out, new_folder
-from .output import Progress, check_json_target, human_bytes, print_table, write_json
+from .output import Progress, check_json_target, write_json
 from .parser import add_dataclass_flags, given, positive_int
+from .report import REPORT, print_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,7 +33,6 @@ if TYPE_CHECKING:
     from ..finetune import FineTuneResult
     from ..tokens import Tokenized
 
-REPORT = "losparse_report.json"
 _VALIDATION_SHARE = 0.1
 
 
@@ -43,6 +46,7 @@ class _Job:
     teacher: PreTrainedModel | None
     tokenizer: PreTrainedTokenizerBase
     parts: tuple[Tokenized, Tokenized]
+    calibration: list[dict[str, Any]] | None
     max_length: int
     source_parameters: int
 
@@ -72,10 +76,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-layers-by",
         choices=get_args(KeepLayersBy),
-        help="how a number of blocks is chosen: evenly spaced, or by importance on texts of --train (default even)",
+        help="how a number of blocks is chosen: evenly spaced, or by importance on texts of --train, or without it of "
+        "--calibration (default even)",
     )
     parser.add_argument(
         "--teacher", metavar="MODEL", help="fine-tuned model to imitate; needs --distill-weight or --distill-hidden"
+    )
+    parser.add_argument(
+        "--sequential",
+        action=argparse.BooleanOptionalAction,
+        help="let layers see the outputs of the compressed ones before them when a one-shot method looks at inputs "
+        "(default: where the model allows)",
     )
     parser.add_argument("--resume", action="store_true", help="go on with OUT.partial, where a training was cut off")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if losparse wrote it")
@@ -83,9 +94,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--json", type=Path, metavar="FILE", help=f"also write the report ({REPORT} in OUT) to this file"
     )
     data = parser.add_argument_group(
-        "data (csv, tsv, jsonl or, for causal-lm, txt files; or hub data sets as owner/name[@config][:split])"
+        "data (csv, tsv, jsonl or, for texts alone, txt files; or hub data sets as owner/name[@config][:split])"
     )
-    data.add_argument("--train", required=True, metavar="F", help="labelled texts to train on")
+    data.add_argument("--train", metavar="F", help="labelled texts to train on; some methods do without (svd, rom)")
+    data.add_argument(
+        "--calibration", metavar="F", help="texts that a one-shot method looks at (default: some of --train)"
+    )
     data.add_argument("--validation", metavar="F", help="labelled texts to measure on (default: a part of --train)")
     data.add_argument(
         "--validation-share",
@@ -97,7 +111,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--pair-column", metavar="NAME", help="column of second texts or contexts")
     data.add_argument("--label-column", metavar="NAME", help="column of labels, tags or answers")
     data.add_argument("--max-length", type=positive_int, metavar="N", help="tokens of a text (default: all positions)")
-    add_dataclass_flags(parser, "method", *METHODS.values())
+    add_dataclass_flags(parser, "method", *METHODS.values(), names=tuple(METHODS))
     add_dataclass_flags(parser, "training", Training)
     parser.set_defaults(run=run)
 
@@ -106,21 +120,27 @@ def run(options: argparse.Namespace) -> int:
     """Compress, save and print what came of it."""
     from .training import check_work, work_folder
 
-    if _rank() > 0:
-        return _train_along(options)
+    rank = _rank()
     recipe = read_recipe(options)
+    check_calibration(options, recipe)
+    if options.train is None:
+        from .one_shot import run_one_shot
+
+        return 0 if rank > 0 else run_one_shot(options, recipe)
+    if rank > 0:
+        return _train_along(options, recipe)
     source = find_model(options.model)
     check_out(options.out, overwrite=options.overwrite, sources=(source,))
     check_json_target(options.json)
     flags = {"resume": options.resume, "overwrite": options.overwrite}
-    settings = {**_settings(options), "recipe": recipe.to_dict()}
+    settings = {**settings_of(options), "recipe": recipe.to_dict()}
     check_work(options.out, settings, **flags)
     progress = Progress(verbose=options.verbose)
     job = _prepare(options, recipe, source, progress)
     with work_folder(options.out, settings, **flags) as work:
-        result = _train(job, work, progress, resume=options.resume)
+        result = _train(options, job, work, progress)
         report = _save(options, job, result)
-    _print(options.out, report)
+    print_report(f"{options.out}: {report['steps']} steps in {report['seconds']:.0f} s", report)
     if options.json is not None:
         write_json(options.json, report)
     return 0
@@ -135,17 +155,17 @@ def _rank() -> int:
     return int(rank or 0)
 
 
-def _train_along(options: argparse.Namespace) -> int:
+def _train_along(options: argparse.Namespace, recipe: Recipe) -> int:
     """Be one of the other processes of a distributed training: take part in it, and leave all writing to the first."""
     from .training import work_path
 
     silent = Progress(verbose=False, draws=False)
-    job = _prepare(options, read_recipe(options), find_model(options.model), silent)
-    _train(job, work_path(options.out), silent, resume=options.resume)
+    job = _prepare(options, recipe, find_model(options.model), silent)
+    _train(options, job, work_path(options.out), silent)
     return 0
 
 
-def _train(job: _Job, work: Path, progress: Progress, *, resume: bool) -> FineTuneResult:
+def _train(options: argparse.Namespace, job: _Job, work: Path, progress: Progress) -> FineTuneResult:
     from .training import train_model
 
     return train_model(
@@ -156,7 +176,9 @@ def _train(job: _Job, work: Path, progress: Progress, *, resume: bool) -> FineTu
         work,
         progress,
         teacher=job.teacher,
-        resume=resume,
+        calibration=job.calibration,
+        sequential=options.sequential,
+        resume=options.resume,
     )
 
 
@@ -185,13 +207,16 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
     return recipe
 
 
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what beside the recipe determines the result, as JSON values."""
     names = (
         "model",
         "teacher",
         "train",
         "validation",
         "validation_share",
+        "calibration",
+        "sequential",
         "text_column",
         "pair_column",
         "label_column",
@@ -203,6 +228,7 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
     """Open and check everything: the cheap first, the model before the data is tokenised, all before training."""
     from ..depth import drop_layers
     from ..distill import pair_blocks
+    from ..finetune import calibration_batches
     from ..lora import require_lora
     from . import models
     from .training import check_schedule, default_save_steps, tokenize_parts
@@ -214,6 +240,7 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
     if known is None and options.teacher is not None:
         known = models.labels_of(read_checkpoint(find_model(options.teacher)), recipe.task)
     train, validation = _load_data(options, recipe, known)
+    texts = read_texts(options, recipe.task)
     models.quiet_transformers()
     with progress.stage("opening the model"):
         tokenizer = models.load_tokenizer(source, recipe.task)
@@ -225,6 +252,10 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
         teacher = _open_teacher(options.teacher, recipe, train, tokenizer)
     length = models.max_length(model, tokenizer, options.max_length)
     parts = tokenize_parts(train, validation, tokenizer, recipe.task, length, progress)
+    calibration = None
+    if texts is not None:
+        rows = tokenize_texts(texts, tokenizer, recipe.task, length, recipe.training, progress)
+        calibration = calibration_batches(model, tokenizer, rows, recipe.training)  # type: ignore[arg-type]
     if recipe.keep_layers is not None and recipe.keep_layers_by == "importance":
         with progress.stage("measuring blocks"):
             drop_layers(
@@ -236,7 +267,7 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
     steps = check_schedule(recipe, len(parts[0]))
     if recipe.training.save_steps is None:
         recipe = replace(recipe, training=replace(recipe.training, save_steps=default_save_steps(steps)))
-    return _Job(checkpoint, recipe, model, teacher, tokenizer, parts, length, source_parameters)
+    return _Job(checkpoint, recipe, model, teacher, tokenizer, parts, calibration, length, source_parameters)
 
 
 def _load_data(options: argparse.Namespace, recipe: Recipe, known: tuple[str, ...] | None) -> tuple[Examples, Examples]:
@@ -284,7 +315,7 @@ def _save(options: argparse.Namespace, job: _Job, result: FineTuneResult) -> dic
         save_model(job.model, job.tokenizer, folder)
         report = {
             "format": 1,
-            **_settings(options),
+            **settings_of(options),
             "recipe": job.recipe.to_dict(),
             "max_length": job.max_length,
             "examples": {"train": len(job.parts[0]), "validation": len(job.parts[1])},
@@ -301,28 +332,3 @@ def _save(options: argparse.Namespace, job: _Job, result: FineTuneResult) -> dic
         }
         write_json(folder / REPORT, report)
     return report
-
-
-def _print(out: Path, report: dict[str, Any]) -> None:
-    counts = report["compression"]
-    rows = [
-        _row("model, parameters", report["source_parameters"], counts["model_parameters"], "{:,}".format),
-        _row("weights on disk", report["dense_file_bytes"], report["file_bytes"], human_bytes),
-    ]
-    if counts["layers"]:
-        rows.insert(0, _row("layers, parameters", counts["dense_parameters"], counts["parameters"], "{:,}".format))
-    print_table(
-        f"{out}: {report['steps']} steps in {report['seconds']:.0f} s", ["", "dense", "compressed", "share"], rows
-    )
-    if report["recipe"]["keep_layers"] is not None:
-        print(f"blocks kept: {', '.join(map(str, report['kept_layers']))}")
-    for name in ("accuracy", "matthews", "pearson", "spearman", "mse", "perplexity", "loss"):
-        if name in report["metrics"]:
-            print(f"validation {name}: {report['metrics'][name]:.4f}")
-    if any(report["truncated"].values()):
-        cut = " and ".join(f"{count} of {part}" for part, count in report["truncated"].items() if count)
-        print(f"longer than {report['max_length']} tokens: {cut}")
-
-
-def _row(name: str, dense: int, stored: int, show: Any) -> list[str]:
-    return [name, show(dense), show(stored), f"{stored / dense:.1%}"]

@@ -42,6 +42,11 @@ class Layer:
         """Parameters of the dense weight."""
         return self.out_features * self.in_features
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether a method left the layer as it was: all of its rows, or columns, are kept."""
+        return self.rank == 0 and self.kept == (self.out_features if self.axis == "out" else self.in_features)
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -208,7 +213,9 @@ def _print(folder: Path, contents: Contents) -> None:
     totals = contents.to_dict()
     stored, dense, share = (totals[key] for key in ("layer_parameters", "layer_dense_parameters", "layer_share"))
     if share is not None:
-        print(f"layers: {stored:,} of {dense:,} parameters ({share:.1%})")
+        untouched = sum(layer.is_dense for layer in contents.layers)
+        note = f", {untouched} of {len(contents.layers)} left dense" if untouched else ""
+        print(f"layers: {stored:,} of {dense:,} parameters ({share:.1%}){note}")
     print(f"model: {contents.model_parameters:,} parameters")
     if contents.precision is not None:
         print(f"precision: {contents.precision}")
@@ -227,10 +234,13 @@ def _print_reasons(contents: Contents) -> None:
 
 def _row(layer: Layer) -> list[str]:
     kept = "-" if layer.kept is None else f"{layer.kept} {'rows' if layer.axis == 'out' else 'columns'}"
+    rank = "-" if layer.rank is None else f"{layer.rank}{_PIVOTS[layer.pivots]}"
+    if layer.is_dense:
+        rank, kept = "-", "dense"
     return [
         layer.name,
         _shape((layer.out_features, layer.in_features)),
-        "-" if layer.rank is None else f"{layer.rank}{_PIVOTS[layer.pivots]}",
+        rank,
         kept,
         f"{layer.parameters:,}",
         f"{layer.parameters / layer.dense_parameters:.1%}",

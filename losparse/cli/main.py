@@ -22,7 +22,7 @@ from ..errors import LosparseError
 from .parser import CommandParser
 
 COMMANDS = {
-    "compress": "fine-tune a model while compressing it",
+    "compress": "compress a model while fine-tuning it, or without training",
     "estimate": "measure what compression would bring, before anyone trains",
     "export": "write a checkpoint, compressed or dense, as an ONNX folder",
     "check": "compare an ONNX folder with the model it came from",

@@ -9,6 +9,12 @@ from typing import Any
 from ..methods import METHODS
 from .output import check_json_target, print_table, write_json
 
+# Two tables of less than 120 columns, for one of more than 200.
+_TABLES = (
+    ("methods of `losparse compress --method`", (("what it does", "summary"), ("needs", "needs"))),
+    ("what they cost", (("cost", "cost"), ("reference", "reference"))),
+)
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
@@ -20,12 +26,9 @@ def run(options: argparse.Namespace) -> int:
     """Print the table."""
     check_json_target(options.json)
     rows = [_row(name, kind) for name, kind in METHODS.items()]
-    print_table(
-        "methods of `losparse compress --method`",
-        ["method", "what it does", "needs", "cost", "reference"],
-        [list(row.values()) for row in rows],
-        left=(0, 1, 2, 3, 4),
-    )
+    for title, columns in _TABLES:
+        headings = ["method", *(heading for heading, _ in columns)]
+        print_table(title, headings, [[row["name"], *(row[key] for _, key in columns)] for row in rows], left=(0, 1, 2))
     if options.json is not None:
         write_json(options.json, {"methods": rows})
     return 0

@@ -69,8 +69,54 @@ def load_model(checkpoint: Checkpoint, task: str, labels: Sequence[str], seed: i
     if "SequenceClassification" in AUTO_CLASSES[task]:
         options["problem_type"] = "regression" if task == "regression" else "single_label_classification"
     set_seed(seed)
+    model = _open(getattr(transformers, AUTO_CLASSES[task]), checkpoint, task, options)
+    if task == "causal-lm":
+        _check_causal(checkpoint.folder, model)
+    return check_finite(checkpoint.folder, model)
+
+
+def architecture_of(checkpoint: Checkpoint) -> type[PreTrainedModel]:
+    """Return the class that a folder's config.json names.
+
+    Raises:
+        LosparseError: it names none, none that transformers has, or one that is not of its model type.
+    """
+    named = checkpoint.config.get("architectures")
+    name = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
+    kind = getattr(transformers, name, None) if name.isidentifier() else None
+    way_out = "set architectures in config.json, or add --train, which opens the model for --task"
+    if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
+        got = repr(name) if name else "none"
+        raise LosparseError(
+            f"model '{checkpoint.folder}' must name a class of transformers {transformers.__version__} as its "
+            f"architecture, got {got}; {way_out}"
+        )
+    own, given = getattr(getattr(kind, "config_class", None), "model_type", None), checkpoint.config.get("model_type")
+    if own != given:
+        raise LosparseError(
+            f"model '{checkpoint.folder}' has the architecture {name}, which is of type {own!r}, and model_type "
+            f"{given!r}; {way_out}"
+        )
+    return kind
+
+
+def load_as_is(checkpoint: Checkpoint, seed: int) -> PreTrainedModel:
+    """Open a dense model in fp32 as the architecture that its config.json names; a pooler may be made from `seed`.
+
+    Raises:
+        LosparseError: see `architecture_of`; or it cannot be opened, lacks weights, or has some that are not finite.
+    """
+    kind = architecture_of(checkpoint)
+    set_seed(seed)
+    model = _open(kind, checkpoint, kind.__name__, {}, head=True)
+    return check_finite(checkpoint.folder, model)
+
+
+def _open(
+    kind: Any, checkpoint: Checkpoint, purpose: str, options: dict[str, Any], *, head: bool = False
+) -> PreTrainedModel:
     try:
-        model, info = getattr(transformers, AUTO_CLASSES[task]).from_pretrained(
+        model, info = kind.from_pretrained(
             str(checkpoint.folder),
             dtype=torch.float32,
             use_safetensors=True,
@@ -81,23 +127,21 @@ def load_model(checkpoint: Checkpoint, task: str, labels: Sequence[str], seed: i
         )
     except Exception as error:  # transformers and safetensors raise unrelated types for unfit folders
         raise LosparseError(
-            f"model '{checkpoint.folder}' cannot be opened for {task}: {_first_sentence(error)}"
+            f"model '{checkpoint.folder}' cannot be opened for {purpose}: {_first_sentence(error)}"
         ) from error
-    _check_complete(checkpoint, model, info)
-    if task == "causal-lm":
-        _check_causal(checkpoint.folder, model)
-    return check_finite(checkpoint.folder, model)
+    _check_complete(checkpoint, model, info, head=head)
+    return model
 
 
-def _check_complete(checkpoint: Checkpoint, model: PreTrainedModel, info: dict[str, Any]) -> None:
-    """Refuse a folder that lacks weights which no training could make up for; a new head is fine."""
+def _check_complete(checkpoint: Checkpoint, model: PreTrainedModel, info: dict[str, Any], *, head: bool) -> None:
+    """Refuse a folder that lacks weights which nothing will make up for; training makes up for a new head."""
     wrong = {name for name, *_ in info["mismatched_keys"]} | set(info["missing_keys"])
-    base = model.base_model_prefix
-    encoder = sorted(name for name in wrong if name.startswith(f"{base}.") and ".pooler." not in f".{name}")
-    if encoder:
+    base = "" if head else f"{model.base_model_prefix}."
+    lacking = sorted(name for name in wrong if name.startswith(base) and ".pooler." not in f".{name}")
+    if lacking:
         raise LosparseError(
-            f"model '{checkpoint.folder}' lacks {len(encoder)} weights of its {model.config.model_type} architecture, "
-            f"or has them in another shape, the first is '{encoder[0]}'; config.json and weights do not fit"
+            f"model '{checkpoint.folder}' lacks {len(lacking)} weights of its {model.config.model_type} architecture, "
+            f"or has them in another shape, the first is '{lacking[0]}'; config.json and weights do not fit"
         )
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NoReturn
 
 from ..errors import LosparseError
@@ -29,7 +29,7 @@ class CommandParser(argparse.ArgumentParser):
         raise LosparseError(f"{message}; see {self.prog} --help")
 
 
-def add_dataclass_flags(parser: argparse.ArgumentParser, title: str, *kinds: type) -> None:
+def add_dataclass_flags(parser: argparse.ArgumentParser, title: str, *kinds: type, names: Sequence[str] = ()) -> None:
     """Add one flag for every field of the dataclasses; a field that several have is one flag.
 
     Flags that are not given leave nothing in the namespace, so that a recipe file can be told from a flag.
@@ -38,33 +38,46 @@ def add_dataclass_flags(parser: argparse.ArgumentParser, title: str, *kinds: typ
         parser: gets a group of flags.
         title: of the group; flags end up in the namespace as `title.field`.
         kinds: dataclasses; their docstrings' `Attributes` sections are the help.
+        names: what the user calls them; the help then says which of them have a field, and what it means to each.
     """
+    called = dict(zip(kinds, names or [kind.__name__ for kind in kinds], strict=True))
     group = parser.add_argument_group(f"{title} (keys of `{title}` in a recipe file)")
-    for name, (kind, help_text) in _fields(kinds).items():
-        options: dict[str, Any] = {"dest": f"{title}.{name}", "default": argparse.SUPPRESS, "help": help_text}
+    for name, owners in _fields(kinds).items():
+        kind = typing.get_type_hints(owners[0])[name]
+        options: dict[str, Any] = {"dest": f"{title}.{name}", "default": argparse.SUPPRESS}
+        options["help"] = _help(name, owners, called if names else {})
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
             options |= _value_options(kind, name)
-        if (default := _default(name, kinds)) is not None:
+        if (default := _default(name, owners, called)) is not None:
             options["help"] += f" (default {default})"
         group.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
-def _default(name: str, kinds: Iterable[type]) -> str | None:
+def _help(name: str, owners: Sequence[type], called: dict[type, str]) -> str:
+    """Return what a field means; where it is called by several names of dataclasses, to each of them."""
+    meanings: dict[str, list[type]] = {}
+    for kind in owners:
+        meanings.setdefault(_attribute_docs(kind).get(name, ""), []).append(kind)
+    if not called or (len(meanings) == 1 and len(owners) == len(called)):
+        return next(iter(meanings))
+    parts = (f"{text} [{', '.join(called[kind] for kind in kinds)}]" for text, kinds in meanings.items())
+    return " ".join(parts)
+
+
+def _default(name: str, owners: Iterable[type], called: dict[type, str]) -> str | None:
     """Return the default of a field in words; of each dataclass where they differ."""
-    own = {
-        getattr(kind, "__name__", ""): field.default
-        for kind in kinds
-        for field in dataclasses.fields(kind)
-        if field.name == name and field.init and field.default is not dataclasses.MISSING
-    }
-    values = set(own.values())
-    if len(values) > 1:
-        common = max(values, key=list(own.values()).count)
-        others = ", ".join(f"{value} for {kind}" for kind, value in own.items() if value != common)
-        return f"{common}; {others}"
-    return next((str(value) for value in values if value is not None), None)
+    by_value: dict[Any, list[str]] = {}
+    for kind in owners:
+        default = next(field.default for field in dataclasses.fields(kind) if field.name == name)
+        if default is not dataclasses.MISSING:
+            by_value.setdefault(default, []).append(called[kind])
+    if len(by_value) > 1:
+        common = max(by_value, key=lambda value: len(by_value[value]))
+        others = (f"{value} for {', '.join(kinds)}" for value, kinds in by_value.items() if value != common)
+        return "; ".join([str(common), *others])
+    return next((str(value) for value in by_value if value is not None), None)
 
 
 def given(options: argparse.Namespace, title: str) -> dict[str, Any]:
@@ -73,14 +86,13 @@ def given(options: argparse.Namespace, title: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in vars(options).items() if name.startswith(prefix)}
 
 
-def _fields(kinds: Iterable[type]) -> dict[str, tuple[Any, str]]:
-    found: dict[str, tuple[Any, str]] = {}
+def _fields(kinds: Iterable[Any]) -> dict[str, list[type]]:
+    """Return the dataclasses that have each field."""
+    found: dict[str, list[type]] = {}
     for kind in kinds:
-        hints = typing.get_type_hints(kind)
-        help_texts = _attribute_docs(kind)
         for field in dataclasses.fields(kind):
-            if field.init and field.name not in found:
-                found[field.name] = (hints[field.name], help_texts.get(field.name, ""))
+            if field.init:
+                found.setdefault(field.name, []).append(kind)
     return found
 
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from ..calibrate import Batch
 from ..data import Examples, tokenize
 from ..errors import LosparseError
 from ..finetune import FineTuneResult, fine_tune
@@ -107,6 +108,8 @@ def train_model(
     progress: Progress,
     *,
     teacher: nn.Module | None = None,
+    calibration: Sequence[Batch] | None = None,
+    sequential: bool | None = None,
     resume: bool = False,
     title: str = "compressing",
 ) -> FineTuneResult:
@@ -120,6 +123,8 @@ def train_model(
         work: folder for checkpoints.
         progress: shows one bar over the optimizer steps.
         teacher: model to imitate, where the recipe distils.
+        calibration: batches that a one-shot method looks at; default: some training examples.
+        sequential: see `compress_`.
         resume: go on from the last checkpoint in `work`.
         title: of the bar.
     """
@@ -135,6 +140,8 @@ def train_model(
             teacher=teacher,
             targets=recipe.targets,
             ignore=recipe.ignore,
+            calibration=calibration,
+            sequential=sequential,
             resume=resume,
             quiet=True,
             callbacks=(_StepCallback(advance),),

@@ -37,7 +37,7 @@ class ASVD(OneShot):
         summary="SVD with inputs weighted by their size",
         needs=("texts",),
         cost="one pass over some texts",
-        reference="ASVD, arXiv:2312.05821; AWSVD in LoRAP, arXiv:2404.09695",
+        reference="ASVD, arXiv:2312.05821; AWSVD, arXiv:2404.09695",
     )
 
     def __post_init__(self) -> None:

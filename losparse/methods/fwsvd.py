@@ -43,7 +43,7 @@ class FWSVD(OneShot):
     about: ClassVar[About] = About(
         summary="SVD with input features weighted by Fisher information",
         needs=("labels", "gradients"),
-        cost="a backward pass per example; usually fine-tuned afterwards",
+        cost="a backward pass a text, then a fine-tuning",
         reference="FWSVD, arXiv:2207.00112",
     )
 

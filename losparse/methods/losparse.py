@@ -42,8 +42,8 @@ class LoSparse:
     """LoSparse with its budget, structure and schedule.
 
     Attributes:
-        keep: kept share of the parameters of the compressed layers, rank part and sparse part together; (0, 1].
-        low_rank: share of the rank part in the same unit; below `keep`.
+        keep: kept share of the parameters of the compressed layers; (0, 1].
+        low_rank: share of the rank part in the same unit; it is a part of `keep`, which holds the sparse part too.
         structure: "rows" keeps output neurons everywhere, each layer for itself, as the paper does; "columns" keeps
             input features in the layers that write to the residual stream; "foldable" does so too and lets layers
             decide together (see `coupling`), so that an exported graph needs neither scatter nor gather.

@@ -41,7 +41,7 @@ class OneShot:
 
     Attributes:
         keep: kept share of the parameters of the compressed layers; (0, 1].
-        allocation: how it is spent: "uniform" gives every layer the same share; "uniform-rank" the same rank;
+        allocation: how `keep` is spent: "uniform" gives every layer the same share; "uniform-rank" the same rank;
             "last-k" compresses only the last blocks, to the same share; "by-type" shares in the proportions of
             `weights`; "global" takes what removes most error per stored parameter, and leaves a layer dense where
             that is best (methods that see inputs weigh the error of every layer by the loss, which takes a backward
@@ -50,7 +50,8 @@ class OneShot:
         weights: proportions of "by-type", as PATTERN=NUMBER in a row; layers that no pattern matches have 1.
         last: blocks that "last-k" compresses; None takes the smallest number that leaves each of them a third.
         multiple: ranks are rounded down to a multiple of this, where that leaves any.
-        pivots: store the low-rank part by pivot rows: rank^2 parameters fewer, exactly, which the budget counts.
+        pivots: store the low-rank part by pivot rows (after fine-tuning, if there is any): rank^2 parameters fewer,
+            exactly, which the budget counts.
     """
 
     keep: float = 0.2

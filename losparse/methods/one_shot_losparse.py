@@ -56,7 +56,7 @@ class OneShotLoSparse(OneShot):
     about: ClassVar[About] = About(
         summary="low rank plus kept rows by the error they remove",
         needs=("texts", "gradients"),
-        cost="minutes on a CPU; a few passes over some texts",
+        cost="minutes on a CPU: a few passes over texts",
         reference="losparse; form of LoSparse, arXiv:2306.11222",
     )
 

@@ -31,7 +31,6 @@ class ROM(OneShot):
 
     Attributes:
         mean: let the bias take over the mean of what is dropped; a layer without bias gets one.
-        pivots: store the low-rank part by pivot rows (not in the paper): rank^2 parameters fewer, exactly.
     """
 
     mean: bool = True
@@ -40,7 +39,7 @@ class ROM(OneShot):
     about: ClassVar[About] = About(
         summary="outputs projected on their principal subspace",
         needs=("texts",),
-        cost="minutes on a CPU; a few passes over some texts",
+        cost="minutes on a CPU: a few passes over texts",
         reference="LLM-ROM, arXiv:2312.07046; SVD-LLM, arXiv:2403.07378",
     )
 

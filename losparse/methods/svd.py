@@ -15,15 +15,11 @@ from .one_shot import OneShot
 
 @dataclass(frozen=True)
 class SVD(OneShot):
-    """Truncated SVD; see `OneShot` for the budget.
-
-    Attributes:
-        pivots: store the low-rank part by pivot rows after fine-tuning: rank^2 parameters fewer, exactly.
-    """
+    """Truncated SVD; see `OneShot` for the budget, and for what it stores."""
 
     about: ClassVar[About] = About(
         summary="truncated SVD of every weight",
         needs=(),
-        cost="seconds; usually fine-tuned afterwards",
+        cost="seconds, then a fine-tuning",
         reference="Eckart and Young, 1936",
     )

@@ -19,7 +19,13 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from losparse.cli.main import main
 
@@ -95,6 +101,19 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 def model_copy(sources: Sources, tmp_path: Path) -> Path:
     """A copy of the model to damage."""
     return Path(shutil.copytree(sources.model, tmp_path / "damaged"))
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> Path:
+    """A tiny Llama whose tokenizer, as Llama's, has no padding token."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    ids = {"vocab_size": 24, "bos_token_id": 2, "eos_token_id": 3}
+    LlamaForCausalLM(LlamaConfig(**sizes, **ids, max_position_embeddings=16)).save_pretrained(tmp_path / "decoder")
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+    tokenizer.save_pretrained(tmp_path / "decoder")
+    return tmp_path / "decoder"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from losparse.cli import training
 
@@ -34,19 +34,6 @@ def deep(tmp_path: Path) -> Path:
     model.save_pretrained(tmp_path / "deep")
     make_tokenizer().save_pretrained(tmp_path / "deep")
     return tmp_path / "deep"
-
-
-@pytest.fixture
-def decoder(tmp_path: Path) -> Path:
-    """A tiny Llama whose tokenizer, as Llama's, has no padding token."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
-    ids = {"vocab_size": 24, "bos_token_id": 2, "eos_token_id": 3}
-    LlamaForCausalLM(LlamaConfig(**sizes, **ids, max_position_embeddings=16)).save_pretrained(tmp_path / "decoder")
-    tokenizer = make_tokenizer()
-    tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
-    tokenizer.save_pretrained(tmp_path / "decoder")
-    return tmp_path / "decoder"
 
 
 # Tasks

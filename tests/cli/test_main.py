@@ -189,6 +189,40 @@ def test_help_comes_from_the_docstring() -> None:
     assert "None for no limit." in shown
 
 
+@dataclass(frozen=True)
+class Other:
+    """Another dataclass.
+
+    Attributes:
+        share: how much.
+        limit: how many in another way.
+        deep: how deep.
+    """
+
+    share: float = 0.5
+    limit: int | None = 7
+    deep: int = 2
+
+
+def test_help_says_whose_a_field_is_where_it_is_not_everybodys() -> None:
+    parser = CommandParser(prog="toy")
+    add_dataclass_flags(parser, "toy", Toy, Other, names=("first", "second"))
+    shown = " ".join(parser.format_help().split())
+    assert "how much. (default 0.5)" in shown
+    assert "how deep. [second] (default 2)" in shown
+    assert "None for no limit. [first] how many in another way. [second] (default None; 7 for second)" in shown
+
+
+def test_help_of_compress_says_which_methods_have_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compress", "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("losparse-one-\n", "losparse-one-").split())
+    assert "kept share of the parameters of the compressed layers; (0, 1]. (default 0.2)" in shown  # everybody's
+    assert "--low-rank FLOAT share of the rank part" in shown and "[losparse] (default 0.05)" in shown
+    assert "--mean, --no-mean" in shown and "[rom] (default True)" in shown
+    assert "--allocation {uniform,uniform-rank,last-k,global}" in shown
+
+
 def test_a_field_of_an_unknown_type_is_a_defect() -> None:
     @dataclass
     class Odd:

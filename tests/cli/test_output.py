@@ -168,7 +168,7 @@ def test_machine_and_versions() -> None:
 
 
 def test_the_name_of_the_processor_where_linux_does_not_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from losparse.cli import machine as module
+    from losparse import machine as module
 
     monkeypatch.setattr(module, "_CPUINFO", tmp_path / "none")
     assert module.machine()["cpu"]

@@ -1,0 +1,85 @@
+"""What one-shot methods look at: `--calibration`, `--sequential`, and which of them a method has a use for."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..data import Examples, load_examples, load_texts
+from ..errors import LosparseError
+from ..methods import METHODS, OneShot
+from ..recipe import NO_METHOD, Recipe, Training
+from ..tokens import INPUTS, Tokenized, tokenize
+from .output import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SEE = "`losparse methods` says what each needs"
+
+
+def check_calibration(options: argparse.Namespace, recipe: Recipe) -> None:
+    """Refuse data that the method has no use for, and a method without the data it needs.
+
+    Raises:
+        LosparseError: see above.
+    """
+    method = recipe.method
+    name = NO_METHOD if method is None else next(name for name, kind in METHODS.items() if kind is type(method))
+    statistics = method.statistics if isinstance(method, OneShot) else frozenset()
+    trained = options.train is not None
+    looks_at_texts = bool(statistics) or (recipe.keep_layers_by == "importance" and not trained)
+    if not trained:
+        if not isinstance(method, OneShot):
+            raise LosparseError(f"method '{name}' needs training; add --train FILE, or take another method: {_SEE}")
+        if "fisher" in statistics:
+            raise LosparseError(f"method '{name}' needs labels; add --train FILE, or take another method: {_SEE}")
+        if looks_at_texts and options.calibration is None:
+            what = f"method '{name}'" if statistics else "--keep-layers-by importance"
+            raise LosparseError(f"{what} needs texts; add --calibration FILE, or take another: {_SEE}")
+    if options.calibration is not None:
+        if "fisher" in statistics:
+            raise LosparseError(f"method '{name}' looks at the labels of --train; leave out --calibration")
+        if not looks_at_texts:
+            raise LosparseError(f"method '{name}' looks at no texts; leave out --calibration: {_SEE}")
+    if options.sequential is not None and not statistics & {"gram", "square"}:
+        raise LosparseError(f"method '{name}' looks at no inputs; leave out --sequential and --no-sequential: {_SEE}")
+
+
+def read_texts(options: argparse.Namespace, task: str) -> Examples | None:
+    """Read the texts of --calibration, if it is given, without labels.
+
+    Raises:
+        LosparseError: the file cannot be read, or lacks a column.
+    """
+    if options.calibration is None:
+        return None
+    columns = {"text_column": options.text_column, "pair_column": options.pair_column}
+    if task == "causal-lm":
+        return load_examples(options.calibration, task=task, split="train", **columns)
+    texts, pairs = load_texts(options.calibration, task=task, split="train", plain=True, **columns)
+    return Examples(texts, pairs, [None] * len(texts), ())
+
+
+def tokenize_texts(
+    texts: Examples,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    length: int,
+    training: Training,
+    progress: Progress,
+) -> Tokenized:
+    """Tokenise texts for calibration: blocks of one length for causal models, else a row a text.
+
+    Raises:
+        LosparseError: see `losparse.tokens.tokenize`.
+    """
+    if task != "causal-lm":  # where rows are texts, those that will not be looked at need no tokens
+        order = np.random.default_rng(training.seed).permutation(len(texts))[: training.calibration_examples]
+        texts, task = texts.select(sorted(map(int, order))), "text-classification"
+    with progress.stage("tokenising calibration texts", len(texts)) as advance:
+        rows = tokenize(texts, tokenizer, task=task, max_length=length, progress=advance)
+    inputs: list[dict[str, Any]] = [{key: row[key] for key in INPUTS if key in row} for row in rows]
+    return Tokenized(inputs, rows.truncated)

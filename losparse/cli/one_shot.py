@@ -1,0 +1,193 @@
+"""`losparse compress` without --train: a one-shot method on a model as it is, and nothing trained.
+
+MODEL --drop blocks (--keep-layers)--> shallower --compress (--method, --calibration)--> compact --save--> OUT
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..compress import CompressionReport, compress_
+from ..depth import drop_layers
+from ..errors import LosparseError
+from ..finetune import calibration_batches, task_named
+from ..machine import peak_memory_bytes, versions
+from ..recipe import Recipe
+from ..targets import find_targets
+from ..walk import stack_of
+from . import models
+from .calibration import read_texts, tokenize_texts
+from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
+from .compress import settings_of
+from .folders import check_out, new_folder
+from .output import Advance, Progress, check_json_target, write_json
+from .parser import given
+from .report import REPORT, print_report
+from .training import save_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..tokens import Tokenized
+
+_BLOCK = 512
+"""Tokens of a block of text for causal models, where --max-length does not say and the model has as many positions."""
+
+_FOR_TRAINING = ("task", "validation", "validation_share", "label_column", "teacher", "resume")
+_WITHOUT_TRAINING = ("batch_size", "seed", "calibration_examples")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One compression, with everything opened and checked."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    rows: Tokenized | None
+    batches: list[dict[str, Any]]
+    max_length: int | None
+    source_parameters: int
+    sequential: bool | None
+
+
+def run_one_shot(options: argparse.Namespace, recipe: Recipe) -> int:
+    """Compress, save and print what came of it."""
+    _refuse_training_flags(options)
+    source = find_model(options.model)
+    check_out(options.out, overwrite=options.overwrite, sources=(source,))
+    check_json_target(options.json)
+    progress = Progress(verbose=options.verbose)
+    job = _prepare(options, recipe, read_checkpoint(source), progress)
+    started = time.perf_counter()
+    compression = _compress(job, progress)
+    report = _save(options, job, compression, time.perf_counter() - started)
+    rows = "" if job.rows is None else f" on {report['examples']['calibration']:,} rows of text"
+    print_report(f"{options.out}: {report['recipe']['method']['name']}{rows} in {report['seconds']:.0f} s", report)
+    if options.json is not None:
+        write_json(options.json, report)
+    return 0
+
+
+def _refuse_training_flags(options: argparse.Namespace) -> None:
+    """Refuse what only training has a use for.
+
+    Raises:
+        LosparseError: such a flag is given.
+    """
+    flags = [name for name in _FOR_TRAINING if getattr(options, name) not in (None, False)]
+    flags += [name for name in given(options, "training") if name not in _WITHOUT_TRAINING]
+    if flags:
+        raise LosparseError(f"--{flags[0].replace('_', '-')} is for training; leave it out, or add --train FILE")
+
+
+def _prepare(options: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint, progress: Progress) -> _Job:
+    """Open and check everything: the cheap first, the model before the texts are tokenised."""
+    refuse_compressed(checkpoint)
+    task = task_named(models.architecture_of(checkpoint).__name__, checkpoint.config.get("problem_type"))
+    texts = read_texts(options, task)
+    if texts is not None and checkpoint.config.get("is_encoder_decoder"):
+        raise LosparseError(
+            f"model '{checkpoint.folder}' has an encoder and a decoder, which --calibration cannot run; take a method "
+            "that needs no texts, such as svd"
+        )
+    models.quiet_transformers()
+    with progress.stage("opening the model"):
+        tokenizer = models.load_tokenizer(checkpoint.folder, task)
+        model = models.load_as_is(checkpoint, recipe.training.seed)
+        source_parameters = sum(parameter.numel() for parameter in model.parameters())
+        if recipe.keep_layers is not None and recipe.keep_layers_by != "importance":
+            drop_layers(model, recipe.keep_layers)
+        models.check_compressible(model, recipe)
+    rows, batches, length = None, [], None
+    if texts is not None:
+        length = models.max_length(model, tokenizer, options.max_length)
+        if task == "causal-lm" and options.max_length is None:
+            length = min(length, _BLOCK)
+        rows = tokenize_texts(texts, tokenizer, task, length, recipe.training, progress)
+        batches = calibration_batches(model, tokenizer, rows, recipe.training)  # type: ignore[arg-type]
+    if recipe.keep_layers is not None and recipe.keep_layers_by == "importance":
+        with progress.stage("measuring blocks"):
+            drop_layers(model, recipe.keep_layers, by="importance", batches=batches)
+        models.check_compressible(model, recipe)
+    sequential = options.sequential
+    if sequential is None and batches:
+        sequential = bool(_blocks(model, recipe))
+    return _Job(checkpoint, recipe, model, tokenizer, rows, batches, length, source_parameters, sequential)
+
+
+def _blocks(model: PreTrainedModel, recipe: Recipe) -> list[str]:
+    return stack_of(model, find_targets(model, recipe.targets, recipe.ignore))
+
+
+def _compress(job: _Job, progress: Progress) -> CompressionReport:
+    recipe = job.recipe
+    assert recipe.method is not None, "check_calibration wants a one-shot method"
+    with progress.stage("compressing") as advance:
+        report = compress_(
+            job.model,
+            recipe.method,
+            job.batches,
+            targets=recipe.targets,
+            ignore=recipe.ignore,
+            sequential=job.sequential,
+            progress=_following(advance, len(job.batches), len(_blocks(job.model, recipe))),
+        )
+    stored = job.checkpoint.config.get("dtype", job.checkpoint.config.get("torch_dtype"))
+    if stored in ("float16", "bfloat16"):  # fp32 was for the arithmetic; the file should not grow
+        job.model.to(getattr(torch, stored))
+    return report
+
+
+def _following(advance: Advance, batches: int, blocks: int) -> Callable[[str, int], None]:
+    """Return what `compress_` calls: with a stage's title, and how many batches of it are done since the last call."""
+    current, reached = "", 0
+
+    def tell(title: str, done: int) -> None:
+        nonlocal current, reached
+        if title != current:
+            advance(-reached, total=batches * max(blocks, 1) if "block by block" in title else batches, title=title)
+            current, reached = title, 0
+        advance(done)
+        reached += done
+
+    return tell
+
+
+def _save(options: argparse.Namespace, job: _Job, compression: CompressionReport, seconds: float) -> dict[str, Any]:
+    """Write checkpoint and report; returns the report."""
+    recipe = job.recipe.to_dict()
+    del recipe["task"]  # nothing was trained for it
+    recipe["training"] = {name: recipe["training"][name] for name in _WITHOUT_TRAINING}
+    looked_at = 0 if job.rows is None else min(len(job.rows), job.recipe.training.calibration_examples)
+    with new_folder(options.out, overwrite=options.overwrite) as folder:
+        save_model(job.model, job.tokenizer, folder)
+        report = {
+            "format": 1,
+            **settings_of(options),
+            "sequential": job.sequential,
+            "recipe": recipe,
+            "architecture": type(job.model).__name__,
+            "max_length": job.max_length,
+            "examples": {"calibration": looked_at},
+            "truncated": {"calibration": 0 if job.rows is None else job.rows.truncated},
+            "steps": 0,
+            "seconds": seconds,
+            "peak_memory_bytes": peak_memory_bytes(),
+            "metrics": {},
+            "compression": compression.to_dict(),
+            "source_parameters": job.source_parameters,
+            "kept_layers": getattr(job.model.config, "losparse_kept_layers", None),
+            "file_bytes": read_checkpoint(folder).file_bytes,
+            "dense_file_bytes": job.checkpoint.file_bytes,
+            "versions": versions("torch", "transformers"),
+        }
+        write_json(folder / REPORT, report)
+    return report

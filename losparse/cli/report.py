@@ -1,0 +1,34 @@
+"""The report of `losparse compress`: its file, and what of it is printed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .output import human_bytes, print_table
+
+REPORT = "losparse_report.json"
+_METRICS = ("accuracy", "matthews", "pearson", "spearman", "mse", "perplexity", "loss")
+
+
+def print_report(title: str, report: dict[str, Any]) -> None:
+    """Print what a compression gave: sizes, then metrics."""
+    counts = report["compression"]
+    rows = [
+        _row("model, parameters", report["source_parameters"], counts["model_parameters"], "{:,}".format),
+        _row("weights on disk", report["dense_file_bytes"], report["file_bytes"], human_bytes),
+    ]
+    if counts["layers"]:
+        rows.insert(0, _row("layers, parameters", counts["dense_parameters"], counts["parameters"], "{:,}".format))
+    print_table(title, ["", "dense", "compressed", "share"], rows)
+    if report["recipe"]["keep_layers"] is not None:
+        print(f"blocks kept: {', '.join(map(str, report['kept_layers']))}")
+    for name in _METRICS:
+        if name in report["metrics"]:
+            print(f"validation {name}: {report['metrics'][name]:.4f}")
+    if any(report["truncated"].values()):
+        cut = " and ".join(f"{count} of {part}" for part, count in report["truncated"].items() if count)
+        print(f"longer than {report['max_length']} tokens: {cut}")
+
+
+def _row(name: str, dense: int, stored: int, show: Any) -> list[str]:
+    return [name, show(dense), show(stored), f"{stored / dense:.1%}"]

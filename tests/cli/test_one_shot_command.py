@@ -1,0 +1,360 @@
+"""`losparse compress` without --train: one-shot methods on texts alone, or on nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from losparse import finetune
+from losparse.cli import one_shot
+from losparse.layers import FactoredLinear
+
+from .conftest import Command, Sources, edit_json, make_texts, make_tokenizer, nothing_written
+
+KEEP = ("--keep", 0.5)
+
+
+@pytest.fixture
+def squeeze(losparse: Command, sources: Sources, tmp_path: Path) -> Any:
+    """Run `compress` into tmp_path/out without training; `model` replaces the model."""
+
+    def run(*flags: object, model: Path | None = None) -> Any:
+        return losparse("compress", model or sources.model, tmp_path / "out", *flags)
+
+    return run
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Texts between blank lines."""
+    file = tmp_path / "texts.txt"
+    file.write_text("\n\n".join(text for text, _ in make_texts(96, 3)))
+    return file
+
+
+def report_of(tmp_path: Path) -> Any:
+    return json.loads((tmp_path / "out" / "losparse_report.json").read_text())
+
+
+def weights_of(tmp_path: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(tmp_path / "out" / "model.safetensors"))
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# What it leaves
+
+
+@pytest.mark.parametrize("method", ["rom", "asvd", "losparse-one-shot", "svd"])
+def test_an_encoder_without_training(squeeze: Any, sources: Sources, tmp_path: Path, method: str) -> None:
+    data = () if method == "svd" else ("--calibration", sources.train)
+    done = squeeze("--method", method, *KEEP, *data, "--json", tmp_path / "report.json")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert lines[0].startswith(f"{tmp_path / 'out'}: {method}" + (" on 256 rows of text in " if data else " in "))
+    assert lines[1].split() == ["dense", "compressed", "share"] and len(lines) == 5
+    report = report_of(tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    stored = sum(module.parameter_count() for module in model.modules() if isinstance(module, FactoredLinear))
+    assert stored == report["compression"]["parameters"]
+    assert 0.4 <= report["compression"]["share"] <= 0.5  # whole ranks of tiny layers
+    dense = AutoModelForSequenceClassification.from_pretrained(sources.model)
+    kept = dict(dense.classifier.named_parameters())  # nothing but the layers has changed
+    assert all(torch.equal(value, kept[name]) for name, value in model.classifier.named_parameters())
+
+
+def test_the_report_says_what_was_done(squeeze: Any, sources: Sources, tmp_path: Path) -> None:
+    flags = ("--method", "rom", *KEEP, "--no-mean", "--ignore", "*.key", "--max-length", 8, "--batch-size", 7)
+    done = squeeze(*flags, "--calibration", sources.train, "--calibration-examples", 40)
+    assert done.code == 0, done.err
+    report = report_of(tmp_path)
+    assert (report["model"], report["calibration"]) == (str(sources.model), str(sources.train))
+    assert report["train"] is None and report["metrics"] == {} and report["steps"] == 0
+    assert report["architecture"] == "BertForSequenceClassification"
+    assert report["recipe"]["method"] == {
+        "name": "rom", "keep": 0.5, "allocation": "uniform", "last": None, "multiple": 1, "pivots": True, "mean": False
+    }  # fmt: skip
+    assert report["recipe"]["training"] == {"batch_size": 7, "seed": 0, "calibration_examples": 40}
+    assert report["examples"] == {"calibration": 40} and report["max_length"] == 8 and report["sequential"] is True
+    assert f"longer than 8 tokens: {report['truncated']['calibration']} of calibration" in done.out
+    assert len(report["compression"]["layers"]) == 10  # of 12, but for 2 keys
+    assert report["file_bytes"] == (tmp_path / "out" / "model.safetensors").stat().st_size < report["dense_file_bytes"]
+    assert report["seconds"] > 0 and report["versions"].keys() >= {"losparse", "torch", "transformers"}
+    before = weights_of(tmp_path)
+    (tmp_path / "recipe.json").write_text(json.dumps(report["recipe"]))
+    again = ("--recipe", tmp_path / "recipe.json", "--calibration", sources.train, "--max-length", 8, "--overwrite")
+    assert squeeze(*again).code == 0
+    assert same(weights_of(tmp_path), before)  # a report's recipe is a recipe
+
+
+@pytest.mark.parametrize("method", ["rom", "losparse-one-shot"])
+def test_a_causal_model_looks_at_blocks_of_plain_text(
+    squeeze: Any, decoder: Path, texts: Path, tmp_path: Path, method: str
+) -> None:
+    done = squeeze("--method", method, *KEEP, "--calibration", texts, model=decoder)
+    assert (done.code, done.err) == (0, "")
+    report = report_of(tmp_path)
+    tokens = sum(len(text.split()) + 2 for text, _ in make_texts(96, 3))  # [CLS] and [SEP] around each
+    assert report["max_length"] == 16 and report["examples"]["calibration"] == tokens // 16
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert type(model).__name__ == report["architecture"] == "LlamaForCausalLM"
+    biases = [module.bias is not None for module in model.modules() if isinstance(module, FactoredLinear)]
+    assert len(biases) == 21 and any(biases)  # which Llama's own layers have not
+    assert torch.isfinite(model(torch.tensor([[5, 6, 7]])).logits).all()
+
+
+def test_a_model_without_a_head(squeeze: Any, sources: Sources, texts: Path, tmp_path: Path) -> None:
+    BertModel.from_pretrained(sources.model).save_pretrained(tmp_path / "bare")
+    make_tokenizer().save_pretrained(tmp_path / "bare")
+    flags = ("--method", "losparse-one-shot", *KEEP, "--calibration", texts)
+    assert squeeze(*flags, model=tmp_path / "bare").code == 0
+    assert isinstance(AutoModel.from_pretrained(tmp_path / "out"), BertModel)
+
+
+def test_texts_are_chosen_by_seed(squeeze: Any, sources: Sources, tmp_path: Path) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        few = ("--calibration-examples", 4, "--seed", seed, "--overwrite")
+        assert squeeze("--method", "rom", *KEEP, "--calibration", sources.train, *few).code == 0
+        found.append(weights_of(tmp_path))
+    assert same(found[0], found[1]) and not same(found[0], found[2])
+
+
+def test_layers_may_see_the_dense_model(squeeze: Any, texts: Path, tmp_path: Path) -> None:
+    flags = ("--method", "rom", *KEEP, "--calibration", texts, "--overwrite")
+    assert squeeze(*flags).code == 0
+    in_order = weights_of(tmp_path)
+    assert squeeze(*flags, "--sequential").code == 0
+    assert same(weights_of(tmp_path), in_order)
+    assert squeeze(*flags, "--no-sequential").code == 0
+    assert report_of(tmp_path)["sequential"] is False and not same(weights_of(tmp_path), in_order)
+
+
+@pytest.mark.parametrize("how", ["even", "importance"])
+@pytest.mark.parametrize("method", ["svd", "rom"])
+def test_fewer_blocks(squeeze: Any, decoder: Path, texts: Path, tmp_path: Path, method: str, how: str) -> None:
+    data = ("--calibration", texts) if method == "rom" or how == "importance" else ()
+    flags = ("--method", method, *KEEP, "--keep-layers", 2, "--keep-layers-by", how, *data)
+    done = squeeze(*flags, model=decoder)
+    assert done.code == 0, done.err
+    assert "blocks kept: " in done.out and len(report_of(tmp_path)["kept_layers"]) == 2
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.num_hidden_layers == 2
+
+
+def test_half_precision_stays(squeeze: Any, decoder: Path, texts: Path, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(decoder).to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = "[SEP]"
+    tokenizer.save_pretrained(tmp_path / "half")
+    assert squeeze("--method", "rom", *KEEP, "--calibration", texts, model=tmp_path / "half").code == 0
+    stored = weights_of(tmp_path)
+    assert {tensor.dtype for tensor in stored.values() if tensor.is_floating_point()} == {torch.bfloat16}
+    assert report_of(tmp_path)["file_bytes"] < report_of(tmp_path)["dense_file_bytes"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.dtype == torch.bfloat16 and torch.isfinite(model(torch.tensor([[5, 6, 7]])).logits).all()
+
+
+def test_texts_for_a_method_that_is_fine_tuned(
+    squeeze: Any, sources: Sources, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    real = finetune.compress_
+
+    def spy(model: Any, method: Any, batches: Any = (), **options: Any) -> Any:
+        seen.append((sum(len(batch["input_ids"]) for batch in batches), options["sequential"]))
+        return real(model, method, batches, **options)
+
+    monkeypatch.setattr(finetune, "compress_", spy)
+    flags = ("--method", "rom", *KEEP, "--train", sources.train, "--max-steps", 2, "--overwrite")
+    assert squeeze(*flags, "--calibration", texts, "--no-sequential").code == 0
+    assert report_of(tmp_path)["calibration"] == str(texts) and report_of(tmp_path)["steps"] == 2
+    assert squeeze(*flags, "--calibration-examples", 50).code == 0
+    assert seen == [(96, False), (50, None)]
+
+
+def test_the_progress_bar_begins_anew_with_every_stage() -> None:
+    seen: list[tuple[int, int | None, str | None]] = []
+    tell = one_shot._following(lambda done, total=None, title=None: seen.append((done, total, title)), 2, 3)
+    for title in ("running the model", "running the model", "compressing block by block"):
+        tell(title, 1)
+    assert seen == [
+        (0, 2, "running the model"), (1, None, None), (1, None, None),
+        (-2, 6, "compressing block by block"), (1, None, None),
+    ]  # fmt: skip
+
+
+def test_verbose_says_the_stages_on_stderr(squeeze: Any, texts: Path) -> None:
+    done = squeeze("--method", "rom", *KEEP, "--calibration", texts, "--verbose")
+    stages = [line.split(": ")[1] for line in done.err.splitlines()]
+    assert stages == ["opening the model", "tokenising calibration texts", "compressing"]
+
+
+# From the checkpoint to ONNX
+
+
+def test_layers_left_dense_are_shown_and_exported(
+    squeeze: Any, losparse: Command, sources: Sources, tmp_path: Path
+) -> None:
+    assert squeeze("--method", "losparse-one-shot", "--keep", 0.8, "--calibration", sources.train).code == 0
+    layers = report_of(tmp_path)["compression"]["layers"]
+    dense = [layer["name"] for layer in layers if (layer["rank"], layer["kept"]) == (0, layer["out_features"])]
+    # All forms a layer can take are in this one model.
+    assert dense and any(layer["pivots"] for layer in layers)
+    assert any(0 < layer["kept"] < layer["out_features"] for layer in layers)
+    shown = losparse("inspect", tmp_path / "out", "--json", tmp_path / "inspect.json")
+    lines = {line.split()[0]: line.split() for line in shown.out.splitlines() if line.startswith("bert.")}
+    assert [name for name, cells in lines.items() if cells[2:4] == ["-", "dense"]] == sorted(dense)
+    assert all(lines[name][-1] == "100.0%" for name in dense)
+    counts = report_of(tmp_path)["compression"]
+    assert f"layers: {counts['parameters']:,} of {counts['dense_parameters']:,} parameters" in shown.out
+    assert f", {len(dense)} of 12 left dense\n" in shown.out
+    contents = json.loads((tmp_path / "inspect.json").read_text())
+    assert (contents["layer_parameters"], contents["layer_share"]) == (counts["parameters"], counts["share"])
+    exported = losparse("export", tmp_path / "out", tmp_path / "out-onnx")
+    assert exported.code == 0, exported.err
+    parity = json.loads((tmp_path / "out-onnx" / "losparse.json").read_text())["parity"]
+    assert parity["max_abs"] <= parity["tolerance"]
+    planned = losparse("inspect", tmp_path / "out-onnx").out
+    assert f", {len(dense)} of 12 left dense\n" in planned
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], ["method 'losparse' needs training", "--train FILE", "`losparse methods`"]),
+        (["--method", "lpaf"], ["method 'lpaf' needs training", "--train FILE"]),
+        (["--method", "pruning", "--calibration", "TEXTS"], ["method 'pruning' needs training", "--train FILE"]),
+        (["--method", "none"], ["method 'none' needs training", "--train FILE"]),
+        (["--method", "fwsvd"], ["method 'fwsvd' needs labels", "--train FILE", "`losparse methods`"]),
+        (["--method", "fwsvd", "--calibration", "TEXTS"], ["method 'fwsvd' needs labels", "--train FILE"]),
+        (["--method", "fwsvd", "--calibration", "TEXTS", "--train", "TRAIN"], ["fwsvd", "labels", "--calibration"]),
+        (["--method", "losparse", "--calibration", "TEXTS", "--train", "TRAIN"], ["looks at no texts"]),
+        (["--method", "rom"], ["method 'rom' needs texts", "--calibration FILE", "`losparse methods`"]),
+        (["--method", "losparse-one-shot"], ["'losparse-one-shot' needs texts", "--calibration FILE"]),
+        (["--method", "svd", "--calibration", "TEXTS"], ["method 'svd' looks at no texts", "--calibration"]),
+        (["--method", "svd", "--no-sequential"], ["method 'svd' looks at no inputs", "--no-sequential"]),
+        (["--method", "svd", "--keep-layers", 1, "--keep-layers-by", "importance"], ["importance needs texts"]),
+        (["--method", "svd", "--low-rank", 0.1], ["'low_rank'", "'svd'", "allowed: keep"]),
+        (["--method", "svd", "--mean"], ["'mean'", "'svd'", "allowed: keep"]),
+        (["--method", "rom", "--calibration", "TEXTS", "--no-rows"], ["'rows'", "'rom'", "mean"]),
+        (["--method", "svd", "--allocation", "most"], ["--allocation", "'most'", "last-k"]),
+        (["--method", "svd", "--last", 2], ["last is for allocation='last-k'"]),
+        (["--method", "svd", "--keep", 0], ["keep must be in (0, 1]"]),
+        (["--method", "svd", "--epochs", 2], ["--epochs is for training", "--train FILE"]),
+        (["--method", "svd", "--no-freeze-embeddings"], ["--freeze-embeddings is for training"]),
+        (["--method", "svd", "--task", "causal-lm"], ["--task is for training"]),
+        (["--method", "svd", "--validation", "TRAIN"], ["--validation is for training"]),
+        (["--method", "svd", "--label-column", "label"], ["--label-column is for training"]),
+        (["--method", "svd", "--resume"], ["--resume is for training"]),
+        (["--method", "svd", "--targets", "*.nonesuch"], ["'*.nonesuch'", "matches none"]),
+        (["--method", "svd", "--keep-layers", 3], ["number of blocks to keep must be in 1..2", "got 3"]),
+        (["--method", "svd", "--json", "no/report.json"], ["--json", "existing folder"]),
+        (["--method", "rom", "--calibration", "none.csv"], ["no data file 'none.csv'"]),
+        (["--method", "rom", "--calibration", "TRAIN", "--text-column", "body"], ["no column 'body'"]),
+        (["--method", "rom", "--calibration", "TEXTS", "--max-length", 64], ["--max-length", "32 positions"]),
+        (["--method", "rom", "--calibration", "TEXTS", "--calibration-examples", 0], ["calibration_examples must be"]),
+    ],
+)
+def test_unfit_settings(
+    squeeze: Any, sources: Sources, texts: Path, tmp_path: Path, flags: list[Any], words: list[str]
+) -> None:
+    files = {"TEXTS": texts, "TRAIN": sources.train}
+    squeeze(*(files.get(flag, flag) for flag in flags)).refused(*words)
+    assert nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"architectures": None}, ["as its architecture, got none", "--train"]),
+        ({"architectures": []}, ["got none"]),
+        ({"architectures": ["BertForMagic"]}, ["got 'BertForMagic'", "--train"]),
+        ({"architectures": ["logging"]}, ["got 'logging'"]),
+        ({"architectures": ["BertConfig"]}, ["got 'BertConfig'"]),
+        ({"architectures": ["LlamaForCausalLM"]}, ["LlamaForCausalLM", "'llama'", "model_type 'bert'"]),
+        ({"architectures": ["BertForMaskedLM"]}, ["lacks", "cls.predictions"]),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, ["already quantised"]),
+    ],
+)
+def test_unfit_models(squeeze: Any, model_copy: Path, tmp_path: Path, changes: Any, words: list[str]) -> None:
+    edit_json(model_copy / "config.json", **changes)
+    squeeze("--method", "svd", model=model_copy).refused(*words)
+    assert nothing_written(tmp_path)
+
+
+def test_a_model_that_is_compressed_already(squeeze: Any, losparse: Command, tmp_path: Path) -> None:
+    assert squeeze("--method", "svd").code == 0
+    losparse("compress", tmp_path / "out", tmp_path / "again", "--method", "svd").refused("already compressed")
+
+
+def test_texts_need_a_model_of_one_stack(squeeze: Any, texts: Path, tmp_path: Path) -> None:
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 24}
+    T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0)).save_pretrained(tmp_path / "t5")
+    make_tokenizer().save_pretrained(tmp_path / "t5")
+    refused = squeeze("--method", "rom", "--calibration", texts, model=tmp_path / "t5")
+    refused.refused("an encoder and a decoder", "svd")
+    assert squeeze("--method", "svd", *KEEP, model=tmp_path / "t5").code == 0
+
+
+def test_too_little_text_for_a_block(squeeze: Any, decoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("the film\n\na plot")
+    done = squeeze("--method", "rom", "--calibration", tmp_path / "short.txt", model=decoder)
+    done.refused("max_length must be at most the 8 tokens", "got 16")
+    assert nothing_written(tmp_path)
+
+
+# OUT
+
+
+def test_out(squeeze: Any, losparse: Command, model_copy: Path, sources: Sources, tmp_path: Path) -> None:
+    assert squeeze("--method", "svd").code == 0
+    (tmp_path / "out" / "old.txt").write_text("old")
+    squeeze("--method", "svd").refused("exists", "--overwrite")
+    assert squeeze("--method", "svd", "--overwrite").code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "damaged"}
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {path.name for path in sources.model.iterdir()} | {"losparse_report.json"}
+    losparse("compress", model_copy, model_copy, "--method", "svd", "--overwrite").refused("another folder")
+
+
+def test_a_failure_while_saving_leaves_what_was_there(
+    squeeze: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(model: Any, tokenizer: Any, folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one_shot, "save_model", fail)
+        squeeze("--method", "svd").refused("No space left")
+        assert list(tmp_path.iterdir()) == []
+    assert squeeze("--method", "svd").code == 0
+    before = weights_of(tmp_path)
+    monkeypatch.setattr(one_shot, "save_model", fail)
+    squeeze("--method", "svd", "--keep", 0.5, "--overwrite").refused("No space left")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and same(weights_of(tmp_path), before)
+
+
+def test_one_of_several_processes_writes(squeeze: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert squeeze("--method", "svd").code == 0
+    assert list(tmp_path.iterdir()) == []
