@@ -96,7 +96,16 @@ def spend_globally(layers: Mapping[str, Candidates], budget: int) -> dict[str, S
         # A step that did not fit closes its layer: a later one costs more still.
         if target == now + 1 and more <= left:
             place[name], left = target, left - more
-    return {name: layers[name].sizes[hulls[name][place[name]]] for name in layers}
+    chosen = {name: hulls[name][place[name]] for name in layers}
+    # What no whole step could use still buys sizes between two of them.
+    for name, candidates in layers.items():
+        now = chosen[name]
+        fits = np.flatnonzero(candidates.costs - candidates.costs[now] <= left)
+        best = int(fits[np.argmin(candidates.errors[fits])])
+        if candidates.errors[best] < candidates.errors[now]:
+            chosen[name] = best
+            left -= float(candidates.costs[best] - candidates.costs[now])
+    return {name: layers[name].sizes[chosen[name]] for name in layers}
 
 
 def uniform_rank(shapes: Sequence[tuple[int, int]], keep: float, cost: Callable[[Size, int, int], int]) -> int:

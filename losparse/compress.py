@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .calibrate import Batch
+from .calibration.observe import Batch
+from .calibration.visit import Progress, quiet
 from .errors import LosparseError
 from .fit import fit_
 from .hub import describe, mark_compressed
@@ -23,8 +24,6 @@ from .layers import FactoredLinear, TrainingForm
 from .methods import Method, OneShot, TrainedMethod, method_to_dict
 from .pivots import store_pivots_
 from .targets import find_targets, replace_module, weight_of
-from .visit import Progress, quiet
-from .walk import stack_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def compress_(
         targets: patterns of layers to take; default: all linear layers in transformer blocks.
         ignore: patterns of layers to leave dense.
         sequential: let later layers see the outputs of compressed ones while calibrating; None does so where the
-            model's blocks form one stack.
+            model's blocks form one stack and can be run one by one.
         to_train: the model will be trained on, and `compact_` called afterwards: low-rank parts are left as two
             plain factors, which train better than pivots, and take their final form then.
         progress: told a stage's title and how many batches of it are done since the last call.
@@ -123,9 +122,8 @@ def compress_(
         if not torch.isfinite(weight_of(module)).all():
             raise LosparseError(f"the weight of {name!r} holds NaN or infinity; mend the model before compressing it")
     if isinstance(method, OneShot):
-        in_order = bool(stack_of(model, chosen)) if sequential is None else sequential
         pivots = method.pivots and not to_train
-        fit_(model, method, chosen, list(batches), sequential=in_order, pivots=pivots, progress=progress)
+        fit_(model, method, chosen, list(batches), sequential=sequential, pivots=pivots, progress=progress)
     else:
         _start_training_(model, method, chosen)
     mark_compressed(model, method_to_dict(method))

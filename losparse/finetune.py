@@ -32,7 +32,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_utils import get_last_checkpoint
 
-from .calibrate import Batch
+from .calibration.observe import Batch
 from .compress import CompressionReport, compact_, compress_, report
 from .distill import DistillingTrainer, MeanLossTrainer
 from .errors import LosparseError

@@ -14,17 +14,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from .allocate import Candidates, spend_globally
-from .calibrate import Batch
+from .calibration.gradients import output_sensitivity, squared_gradients
+from .calibration.observe import Batch
+from .calibration.statistics import LayerStatistics
+from .calibration.visit import Progress, quiet, visitor
+from .calibration.walk import block_numbers
 from .errors import LosparseError
-from .gradients import output_sensitivity, squared_gradients
 from .layers import FactoredLinear
 from .methods.one_shot import OneShot
 from .pivots import default_side, pivots_where_possible
 from .search import OutputError
-from .statistics import LayerStatistics
 from .targets import replace_module, weight_of
-from .visit import Progress, quiet, visitor
-from .walk import block_numbers
 
 
 def fit_(
@@ -33,7 +33,7 @@ def fit_(
     layers: Mapping[str, nn.Module],
     batches: Sequence[Batch] = (),
     *,
-    sequential: bool = True,
+    sequential: bool | None = None,
     pivots: bool = False,
     progress: Progress = quiet,
 ) -> dict[str, FactoredLinear]:
@@ -47,6 +47,7 @@ def fit_(
         layers: to replace, by qualified name, in the model's order.
         batches: of calibration data, as the model takes them; they are passed over several times.
         sequential: let later layers see the outputs of compressed ones; needs a model whose blocks run one by one.
+            None does so where the model allows it.
         pivots: store low-rank parts by pivots as soon as they are there, which also makes the passes that follow
             cheaper: at high ranks two plain factors cost more than the dense weight.
         progress: told a stage's title and how many batches of it are done since the last call.
@@ -64,7 +65,7 @@ def fit_(
             + (" with labels" if method.statistics & {"fisher", "sensitivity"} else "")
         )
     known = _gradients(model, method, layers, batches, progress)
-    visit = visitor(model, layers, batches, method.statistics, sequential=sequential, progress=progress)
+    visit, in_order = visitor(model, layers, batches, method.statistics, sequential=sequential, progress=progress)
 
     def with_gradients(group: Mapping[str, LayerStatistics]) -> dict[str, LayerStatistics]:
         return {name: _merge(statistics, known.get(name)) for name, statistics in group.items()}
@@ -87,7 +88,7 @@ def fit_(
         sizes = method.sizes(shapes, block_numbers(model, layers))
     placed: dict[str, FactoredLinear] = {}
     try:
-        for group in visit(sequential=sequential):
+        for group in visit(sequential=in_order):
             for name, statistics in with_gradients(group).items():
                 old = layers[name]
                 bias: Any = old.bias

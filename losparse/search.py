@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .allocate import Candidates
-from .calibrate import Batch, inference, inputs_of
+from .calibration.observe import Batch, inference, inputs_of
+from .calibration.statistics import LayerStatistics
+from .calibration.visit import Progress
 from .errors import LosparseError
 from .methods.one_shot import OneShot, dense_size
-from .statistics import LayerStatistics
 from .targets import replace_module, weight_of
-from .visit import Progress
 
 SEARCH_TOKENS = 2048
 """Tokens of the texts on which every size of every layer is tried."""

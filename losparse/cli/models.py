@@ -12,12 +12,12 @@ import transformers
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from ..calibration.walk import block_numbers
 from ..errors import LosparseError
 from ..methods import OneShot
 from ..recipe import Recipe
 from ..targets import find_targets, weight_of
 from ..tokens import Tokenized
-from ..walk import block_numbers
 from .checkpoint import Checkpoint
 
 AUTO_CLASSES = {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..calibration.walk import stack_of
 from ..compress import CompressionReport, compress_
 from ..depth import drop_layers
 from ..errors import LosparseError
@@ -20,7 +21,6 @@ from ..finetune import calibration_batches, task_named
 from ..machine import peak_memory_bytes, versions
 from ..recipe import Recipe
 from ..targets import find_targets
-from ..walk import stack_of
 from . import models
 from .calibration import read_texts, tokenize_texts
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed

@@ -21,7 +21,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..calibrate import Batch
+from ..calibration.observe import Batch
 from ..data import Examples, tokenize
 from ..errors import LosparseError
 from ..finetune import FineTuneResult, fine_tune

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ..calibration.statistics import LayerStatistics, Statistic
 from ..errors import LosparseError
-from ..statistics import LayerStatistics, Statistic
 from ..weighted import Metric
 from .about import About
 from .one_shot import OneShot

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ..allocate import Candidates, Size, last_blocks, parse_weights, proportional_shares, uniform_rank
 from ..budget import check_share, pivot_rank, rank_for
+from ..calibration.statistics import LayerStatistics, Statistic
 from ..errors import LosparseError
 from ..layers import FactoredLinear
-from ..statistics import LayerStatistics, Statistic
 from ..weighted import Metric, Projection, project
 from .about import About
 

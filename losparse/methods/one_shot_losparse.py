@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 
 from ..allocate import Candidates, Size
+from ..calibration.statistics import LayerStatistics, Statistic
 from ..errors import LosparseError
 from ..layers import FactoredLinear
-from ..statistics import LayerStatistics, Statistic
 from ..weighted import Metric, project
 from .about import About
 from .one_shot import Allocation, OneShot, compensated, dense_size, empty_like
@@ -123,18 +123,33 @@ class OneShotLoSparse(OneShot):
         if not size.kept or size == dense_size(len(weight)):
             return super().factor(name, weight, bias, statistics, size)
         wide, metric = weight.double(), self.metric(statistics)
-        kept = _largest(project(wide, metric, name).row_errors()[:, size.rank], size.kept)
-        u, v = _fit_others(name, wide, metric, kept, size.rank)
-        for _ in range(self.alternations):
-            again = _largest(_row_errors(wide, v, metric), size.kept)
-            if torch.equal(again, kept):
-                break
-            kept = again
-            u, v = _fit_others(name, wide, metric, kept, size.rank)
+        errors = project(wide, metric, name).row_errors()
+        # Two starts, because rows unlike all others may fill the low-rank part and hide there: the rows that low rank
+        # leaves most of, and the rows that weigh most.
+        starts = {tuple(_largest(errors[:, rank], size.kept).tolist()) for rank in (size.rank, 0)}
+        fits = [self._alternate(name, wide, metric, torch.tensor(rows), size.rank) for rows in sorted(starts)]
+        kept, u, v, _ = min(fits, key=lambda fit: fit[3])
         small = u @ v
         small[kept] = wide[kept]
         bias = compensated(weight, small, bias, statistics)
         return empty_like(weight, bias, size).copy_(u=u, v=v, sparse=wide[kept], kept=kept, bias=bias)
+
+    def _alternate(
+        self, name: str, wide: Tensor, metric: Metric, kept: Tensor, rank: int
+    ) -> tuple[Tensor, Tensor, Tensor, float]:
+        """Fit low-rank part and kept rows to each other; returns rows, u, v and the error that is left."""
+        u, v = _fit_others(name, wide, metric, kept, rank)
+        errors = _row_errors(wide, v, metric)
+        for _ in range(self.alternations):
+            again = _largest(errors, len(kept))
+            if torch.equal(again, kept):
+                break
+            kept = again
+            u, v = _fit_others(name, wide, metric, kept, rank)
+            errors = _row_errors(wide, v, metric)
+        others = torch.ones(len(wide), dtype=torch.bool)
+        others[kept] = False
+        return kept, u, v, float(errors[others].sum())
 
 
 def _fit_others(name: str, wide: Tensor, metric: Metric, kept: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..statistics import LayerStatistics, Statistic
+from ..calibration.statistics import LayerStatistics, Statistic
 from ..weighted import Metric
 from .about import About
 from .one_shot import OneShot

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from losparse.calibrate import whole_pass
+from losparse.calibration.gradients import examples_of, output_sensitivity, squared_gradients
+from losparse.calibration.observe import whole_pass
+from losparse.calibration.visit import visitor
+from losparse.calibration.walk import BlockWalk, stack_of
 from losparse.errors import LosparseError
-from losparse.gradients import examples_of, output_sensitivity, squared_gradients
 from losparse.targets import find_targets
-from losparse.visit import visitor
-from losparse.walk import BlockWalk, stack_of
 
 from .conftest import build_bert, collate, toy_items
 
@@ -78,7 +78,8 @@ def test_the_walk_sees_what_the_model_sees(build):
     layers = find_targets(model)
     dense = whole_pass(model, layers, batches(), gram=True)
     for sequential in (False, True):  # nothing is replaced, so both are the dense model
-        visit = visitor(model, layers, batches(), {"gram"}, sequential=sequential)
+        visit, in_order = visitor(model, layers, batches(), {"gram"}, sequential=sequential)
+        assert in_order == sequential
         found = {name: own for group in visit(sequential=sequential) for name, own in group.items()}
         assert list(found) == list(layers) if not sequential else set(found) == set(layers)
         for name in layers:
@@ -91,7 +92,7 @@ def test_a_sequential_visit_sees_replaced_layers():
     layers = find_targets(model)
     last = "bert.encoder.layer.1.attention.self.query"
     dense = whole_pass(model, layers, batches(), gram=True)[last].inputs.mean
-    visit = visitor(model, layers, batches(), {"gram"}, sequential=True)
+    visit, _ = visitor(model, layers, batches(), {"gram"}, sequential=True)
     seen = {}
     with torch.no_grad():
         for group in visit(sequential=True):
@@ -221,3 +222,29 @@ def test_a_layer_that_is_never_called():
     layers = {**find_targets(model), "idle": nn.Linear(3, 3)}
     with pytest.raises(LosparseError, match="'idle' was never called"):
         whole_pass(model, layers, batches(), gram=True)
+
+
+class Talking(nn.Module):
+    """A model whose second block reads more than what the first one returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([nn.Linear(8, 8) for _ in range(3)])
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            hidden_states = hidden_states + block(hidden_states)
+        return hidden_states
+
+
+def test_blocks_that_cannot_be_run_alone_are_visited_at_once():
+    model, data = Talking(), [{"hidden_states": torch.randn(4, 8)}]
+    layers = find_targets(model)
+    with pytest.raises(LosparseError, match=r"cannot be run one by one .*; calibrate with sequential=False"):
+        visitor(model, layers, data, {"gram"}, sequential=True)
+    for sequential in (None, False):
+        visit, in_order = visitor(model, layers, data, {"gram"}, sequential=sequential)
+        assert not in_order
+        (found,) = visit(sequential=in_order)
+        assert {name: own.inputs.tokens for name, own in found.items()} == dict.fromkeys(layers, 4)

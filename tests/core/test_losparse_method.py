@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from losparse.calibration.statistics import LayerStatistics
 from losparse.coupling import separate
 from losparse.errors import LosparseError
 from losparse.layers import FactoredLinearTraining
@@ -19,7 +20,6 @@ from losparse.methods.losparse import (
     group_importance,
     update_masks,
 )
-from losparse.statistics import LayerStatistics
 
 
 def random_weight(out: int = 24, in_: int = 16) -> torch.Tensor:

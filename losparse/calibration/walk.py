@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .calibrate import Advance, Batch, Mask, backbone, inference, inputs_of, no_batch, silent
-from .errors import LosparseError
+from ..errors import LosparseError
+from .observe import Advance, Batch, Mask, backbone, inference, inputs_of, no_batch, silent
 
 _HIDDEN = "hidden_states"
 
@@ -58,6 +58,10 @@ def block_numbers(model: nn.Module, layers: Iterable[str]) -> dict[str, int]:
     found = {name: block for name in layers if (block := block_of(model, name)) is not None}
     order = {block: number for number, block in enumerate(dict.fromkeys(found.values()))}
     return {name: order[block] for name, block in found.items()}
+
+
+class BlocksError(LosparseError):
+    """The blocks of a model cannot be run one by one."""
 
 
 class _EnoughError(Exception):
@@ -187,10 +191,10 @@ class BlockWalk:
             raise self._refusal("what the second block reads is not what the first one returns")
         self._check = None
 
-    def _refusal(self, why: str) -> LosparseError:
-        return LosparseError(
+    def _refusal(self, why: str) -> BlocksError:
+        return BlocksError(
             f"the blocks of {type(self.model).__name__} cannot be run one by one ({why}); calibrate with "
-            "sequential=False"
+            "sequential=False (--no-sequential)"
         )
 
 

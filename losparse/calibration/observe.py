@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .errors import LosparseError
+from ..errors import LosparseError
 from .statistics import InputMoments, LayerStatistics
 
 Batch = Mapping[str, Any]

@@ -12,10 +12,10 @@ from typing import Protocol
 
 from torch import nn
 
-from .calibrate import Advance, Batch, Mask, observe, whole_pass
-from .errors import LosparseError
+from ..errors import LosparseError
+from .observe import Advance, Batch, Mask, observe, whole_pass
 from .statistics import InputMoments, LayerStatistics, Statistic
-from .walk import BlockWalk, layers_by_block, stack_of
+from .walk import BlocksError, BlockWalk, layers_by_block, stack_of
 
 Progress = Callable[[str, int], None]
 """Told a stage's title and how many batches of it are done since the last call."""
@@ -38,26 +38,42 @@ def visitor(
     batches: Sequence[Batch],
     statistics: Collection[Statistic],
     *,
-    sequential: bool,
+    sequential: bool | None,
     progress: Progress = quiet,
-) -> Visit:
-    """Choose how a model is visited.
+) -> tuple[Visit, bool]:
+    """Choose how a model is visited: block by block where it can be, since that holds the least.
+
+    Args:
+        model: to visit.
+        layers: by qualified name.
+        batches: of calibration data.
+        statistics: to collect.
+        sequential: what is asked for; None where the model allows it.
+        progress: told a stage's title and how many batches of it are done since the last call.
+
+    Returns:
+        The visit, and whether it can be sequential and shall be.
 
     Raises:
-        LosparseError: the visit is to be sequential, and the layers are in no single stack of blocks.
+        LosparseError: the visit is to be sequential, and the layers are in no single stack of blocks, or the blocks
+            cannot be run one by one.
     """
     if not set(statistics) & {"gram", "square"}:
-        return _Blind(layers)
+        return _Blind(layers), False
     gram = "gram" in statistics
     blocks = stack_of(model, layers)
-    if not blocks:
-        if sequential:
-            raise LosparseError(
-                f"the layers of {type(model).__name__} are not in one stack of blocks, so they cannot be compressed "
-                "one after another; set sequential=False"
-            )
-        return _AtOnce(model, layers, batches, gram, progress)
-    return _ByBlock(model, layers, batches, blocks, gram, progress)
+    if not blocks and sequential:
+        raise LosparseError(
+            f"the layers of {type(model).__name__} are not in one stack of blocks, so they cannot be compressed "
+            "one after another; set sequential=False (--no-sequential)"
+        )
+    if blocks:
+        try:
+            return _ByBlock(model, layers, batches, blocks, gram, progress), sequential is not False
+        except BlocksError:
+            if sequential:
+                raise
+    return _AtOnce(model, layers, batches, gram, progress), False
 
 
 class _Blind:

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .calibrate import Advance, Batch, Mask, inference, inputs_of, no_batch, silent
-from .errors import LosparseError
+from ..errors import LosparseError
+from .observe import Advance, Batch, Mask, inference, inputs_of, no_batch, silent
 from .statistics import LayerStatistics
 
 Fisher = Literal["exact", "fast"]

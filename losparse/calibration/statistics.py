@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .errors import LosparseError
+from ..errors import LosparseError
 
 Statistic = Literal["gram", "square", "fisher", "sensitivity"]
 """What a method may ask for: the inputs' Gram matrix; their squares and absolute values; squared gradients of the

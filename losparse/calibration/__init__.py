@@ -1,0 +1,8 @@
+"""Calibration: batches in, statistics of every layer out.
+
+statistics   what is collected, as plain sums
+observe      moments of the inputs, by hooks; masked tokens left out
+gradients    squared gradients of weights (labels) and of outputs (no labels)
+walk         a model run block by block, so that later blocks see compressed ones
+visit        the order in which layers are compressed, with the statistics of each
+"""
