@@ -150,7 +150,7 @@ def by_method(name: str, show: str, better: str) -> str:
 
 def oneshot_lm() -> str:
     """Perplexity of a language model after compression without training."""
-    return by_method("oneshot-lm", ",.1f", "lower is better")
+    return by_method("oneshot-lm", ",.2f", "lower is better")
 
 
 def oneshot_embed() -> str:

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from losparse import SVD, LoSparse, compact_, compress_
 from losparse.compress import training_layers
@@ -160,3 +166,13 @@ def test_one_shot_models_round_trip(tmp_path):
     compress_(model, SVD(keep=0.3))
     model.save_pretrained(tmp_path)
     assert torch.equal(AutoModelForSequenceClassification.from_pretrained(tmp_path)(IDS).logits, model(IDS).logits)
+
+
+def test_a_model_of_conv1d_layers_opens_again(tmp_path):
+    """GPT-2 initialises `c_proj.weight` by name, which a factored layer does not have."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=50, n_positions=16)).eval()
+    compress_(model, SVD(keep=0.5))
+    model.save_pretrained(tmp_path)
+    ids = torch.arange(8)[None]
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path).eval()(ids).logits, model(ids).logits)
