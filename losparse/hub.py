@@ -140,7 +140,7 @@ def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], for
     else:
         layer = FactoredLinear(in_features, out_features, kept=kept, axis=axis, pivots=entry.get("pivots"), **options)
     replace_module(model, old, layer)
-    # Some models (GPT-2) initialise the weights of linear layers by name from the module above: there are none any more.
+    # Some models (GPT-2) initialise weights of linear layers by name, from the module above: they are no longer there.
     model.get_submodule(str(found).rpartition(".")[0])._is_hf_initialized = True  # type: ignore[assignment]
 
 
