@@ -220,7 +220,7 @@ def test_help_of_compress_says_which_methods_have_a_flag(capsys: pytest.CaptureF
     assert "kept share of the parameters of the compressed layers; (0, 1]. (default 0.2)" in shown  # everybody's
     assert "--low-rank FLOAT share of the rank part" in shown and "[losparse] (default 0.05)" in shown
     assert "--mean, --no-mean" in shown and "[rom] (default True)" in shown
-    assert "--allocation {uniform,uniform-rank,last-k,global}" in shown
+    assert "--allocation {uniform,uniform-rank,last-k,by-type,global,search}" in shown
 
 
 def test_a_field_of_an_unknown_type_is_a_defect() -> None:

@@ -88,7 +88,8 @@ def test_the_report_says_what_was_done(squeeze: Any, sources: Sources, tmp_path:
     assert report["train"] is None and report["metrics"] == {} and report["steps"] == 0
     assert report["architecture"] == "BertForSequenceClassification"
     assert report["recipe"]["method"] == {
-        "name": "rom", "keep": 0.5, "allocation": "uniform", "last": None, "multiple": 1, "pivots": True, "mean": False
+        "name": "rom", "keep": 0.5, "allocation": "uniform", "weights": None, "last": None, "multiple": 1,
+        "pivots": True, "mean": False,
     }  # fmt: skip
     assert report["recipe"]["training"] == {"batch_size": 7, "seed": 0, "calibration_examples": 40}
     assert report["examples"] == {"calibration": 40} and report["max_length"] == 8 and report["sequential"] is True
@@ -255,7 +256,7 @@ def test_layers_left_dense_are_shown_and_exported(
         (["--method", "svd", "--keep-layers", 1, "--keep-layers-by", "importance"], ["importance needs texts"]),
         (["--method", "svd", "--low-rank", 0.1], ["'low_rank'", "'svd'", "allowed: keep"]),
         (["--method", "svd", "--mean"], ["'mean'", "'svd'", "allowed: keep"]),
-        (["--method", "rom", "--calibration", "TEXTS", "--no-rows"], ["'rows'", "'rom'", "mean"]),
+        (["--method", "rom", "--calibration", "TEXTS", "--row-share", 0.5], ["'row_share'", "'rom'", "mean"]),
         (["--method", "svd", "--allocation", "most"], ["--allocation", "'most'", "last-k"]),
         (["--method", "svd", "--last", 2], ["last is for allocation='last-k'"]),
         (["--method", "svd", "--keep", 0], ["keep must be in (0, 1]"]),
