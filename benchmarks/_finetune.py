@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction, PreTrainedModel
 
 from losparse import SVD, LoSparse, StructuredPruning, Training, drop_layers
 from losparse.data import Examples, split_examples, tokenize
@@ -201,10 +201,4 @@ class Bench:
             inputs = [{k: v for k, v in items[place].items() if k != "labels"} for place in chosen]
             logits[chosen] = model(**self.tokenizer.pad(inputs, return_tensors="pt")).logits.numpy()
         labels = np.array([items[place]["labels"] for place in range(len(items))])
-        return _metrics(logits, labels)[self.task.metric]
-
-
-def _metrics(logits: Any, labels: Any) -> dict[str, float]:
-    from transformers import EvalPrediction
-
-    return classification(EvalPrediction(predictions=logits, label_ids=labels))
+        return classification(EvalPrediction(predictions=logits, label_ids=labels))[self.task.metric]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from losparse.machine import peak_memory_bytes
+
 
 def peak_bytes() -> int:
     """Return the largest resident size since the last reset."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("the kernel reports no VmHWM")
+    peak = peak_memory_bytes()
+    if peak is None:
+        raise RuntimeError("the kernel reports no VmHWM")
+    return peak
 
 
 def reset_peak() -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .compress import CompressionReport, LayerReport, compact_, compress_
     from .depth import drop_layers
     from .finetune import FineTuneResult, fine_tune
-    from .layers import FactoredLinear, FactoredLinearTraining
+    from .layers import FactoredLinear
     from .methods import (
         ASVD,
         FWSVD,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         StructuredPruning,
     )
     from .recipe import Recipe, Training
+    from .residual import FactoredLinearTraining
     from .targets import find_targets
     from .training import LoSparseCallback
     from .training_lpaf import LPAFCallback
@@ -40,7 +41,7 @@ _HOMES = {
     "CompressionReport": "compress",
     "FWSVD": "methods",
     "FactoredLinear": "layers",
-    "FactoredLinearTraining": "layers",
+    "FactoredLinearTraining": "residual",
     "FineTuneResult": "finetune",
     "LPAF": "methods",
     "LPAFCallback": "training_lpaf",

@@ -23,7 +23,7 @@ from .hub import describe, mark_compressed
 from .layers import FactoredLinear, TrainingForm
 from .methods import Method, OneShot, TrainedMethod, method_to_dict
 from .pivots import store_pivots_
-from .targets import find_targets, replace_module, weight_of
+from .targets import bias_of, find_targets, replace_module, weight_of
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,7 @@ def _start_training_(model: nn.Module, method: TrainedMethod, chosen: Mapping[st
     """Put the training forms in place; all are built before the first is placed."""
     new: dict[str, FactoredLinear] = {}
     for name, module in chosen.items():
-        bias: torch.Tensor | None = module.bias  # type: ignore[assignment]
-        new[name] = method.start(name, weight_of(module).detach(), None if bias is None else bias.detach())
+        new[name] = method.start(name, weight_of(module).detach(), bias_of(module))
     for name, module in chosen.items():
         new[name].train(module.training)
         replace_module(model, module, new[name])

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .budget import select_groups
-from .layers import FactoredLinearTraining
+from .residual import FactoredLinearTraining
 from .targets import writes_residual
 
 # Names of layers by what they do, behind the name of the part they share: BERT-like, DistilBERT, MPNet, DeBERTa,

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .calibration.observe import hooked, inference
 from .errors import LosparseError
 from .tokens import INPUTS
 
@@ -118,12 +119,8 @@ def recorded(blocks: Iterable[nn.Module]) -> Iterator[list[tuple[Tensor, Tensor]
             (args[0] if args else kwargs["hidden_states"], output[0] if isinstance(output, tuple) else output)
         )
 
-    handles = [block.register_forward_hook(record, with_kwargs=True) for block in blocks]
-    try:
+    with hooked(block.register_forward_hook(record, with_kwargs=True) for block in blocks):
         yield states
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()
@@ -146,18 +143,15 @@ def block_importance(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) 
     _, blocks = find_blocks(model)
     device = next(model.parameters()).device
     sums, tokens = torch.zeros(len(blocks), dtype=torch.float64), 0
-    training = model.training
-    model.eval()
     for batch in batches:
         inputs = {name: batch[name].to(device) for name in INPUTS if name in batch}
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
-        with recorded(blocks) as states:
+        with inference(model), recorded(blocks) as states:
             model(**inputs)
         for number, (before, after) in enumerate(states):
             change = 1.0 - F.cosine_similarity(before.float(), after.float(), dim=-1)  # (batch, sequence)
             sums[number] += change[mask].double().sum().cpu()
         tokens += int(mask.sum())
-    model.train(training)
     if tokens == 0:
         raise LosparseError("the importance of blocks needs at least one batch with a token, got none; pass batches=")
     return [float(value) / tokens for value in sums]

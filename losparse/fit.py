@@ -7,13 +7,12 @@ layers       replaced as they are visited, so that later ones see what the compr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor, nn
 
-from .allocate import Candidates, spend_globally
+from .allocate import Candidates, Size, spend_globally
 from .calibration.gradients import output_sensitivity, squared_gradients
 from .calibration.observe import Batch
 from .calibration.statistics import LayerStatistics
@@ -24,7 +23,7 @@ from .layers import FactoredLinear
 from .methods.one_shot import OneShot
 from .pivots import default_side, pivots_where_possible
 from .search import OutputError
-from .targets import replace_module, weight_of
+from .targets import bias_of, replace_module, weight_of
 
 
 def fit_(
@@ -62,49 +61,53 @@ def fit_(
     if method.statistics and not batches:
         raise LosparseError(
             f"method {type(method).__name__} needs calibration data, got none; pass batches of texts"
-            + (" with labels" if method.statistics & {"fisher", "sensitivity"} else "")
+            + (" with labels" if "fisher" in method.statistics else "")
         )
     known = _gradients(model, method, layers, batches, progress)
     visit, in_order = visitor(model, layers, batches, method.statistics, sequential=sequential, progress=progress)
 
-    def with_gradients(group: Mapping[str, LayerStatistics]) -> dict[str, LayerStatistics]:
-        return {name: _merge(statistics, known.get(name)) for name, statistics in group.items()}
+    def groups(*, sequential: bool, batches: int | None = None) -> Iterator[tuple[str, LayerStatistics]]:
+        for group in visit(sequential=sequential, batches=batches):
+            for name, statistics in group.items():
+                yield name, _merge(statistics, known.get(name))
 
     if method.measured:
-        candidates: dict[str, Candidates] = {}
         measure = OutputError(model, batches, progress) if method.allocation == "search" else None
-        for group in visit(sequential=False, batches=_enough(batches)):
-            for name, statistics in with_gradients(group).items():
-                candidates[name] = (
-                    method.candidates(name, _weight(layers[name]), statistics)
-                    if measure is None
-                    else measure.candidates(method, name, layers[name], statistics)
-                )
-        dense = sum(_weight(layer).numel() for layer in layers.values())
-        ordered = {name: candidates[name] for name in layers}
-        sizes = spend_globally(ordered, int(method.keep * dense + 1e-6))
+        sizes = _measured_sizes(method, layers, groups(sequential=False, batches=_enough(batches)), measure)
     else:
         shapes = {name: (len(_weight(layer)), _weight(layer).shape[1]) for name, layer in layers.items()}
         sizes = method.sizes(shapes, block_numbers(model, layers))
     placed: dict[str, FactoredLinear] = {}
     try:
-        for group in visit(sequential=in_order):
-            for name, statistics in with_gradients(group).items():
-                old = layers[name]
-                bias: Any = old.bias
-                new = method.factor(
-                    name, _weight(old), None if bias is None else bias.detach(), statistics, sizes[name]
-                )
-                if pivots:
-                    new = pivots_where_possible(new, default_side(name))
-                new.train(old.training)
-                replace_module(model, old, new)
-                placed[name] = new
+        for name, statistics in groups(sequential=in_order):
+            old = layers[name]
+            new = method.factor(name, _weight(old), bias_of(old), statistics, sizes[name])
+            if pivots:
+                new = pivots_where_possible(new, default_side(name))
+            replace_module(model, old, new.train(old.training))
+            placed[name] = new
     except BaseException:
         for name, layer in placed.items():
             replace_module(model, layer, layers[name])
         raise
     return {name: placed[name] for name in layers}
+
+
+def _measured_sizes(
+    method: OneShot,
+    layers: Mapping[str, nn.Module],
+    statistics: Iterable[tuple[str, LayerStatistics]],
+    measure: OutputError | None,
+) -> dict[str, Size]:
+    """Choose sizes by the error they leave: by the method's own account, or measured at the model's outputs."""
+    found: dict[str, Candidates] = {}
+    for name, own in statistics:
+        if measure is None:
+            found[name] = method.candidates(name, _weight(layers[name]), own)
+        else:
+            found[name] = measure.candidates(method, name, layers[name], own)
+    dense = sum(_weight(layer).numel() for layer in layers.values())
+    return spend_globally({name: found[name] for name in layers}, int(method.keep * dense + 1e-6))
 
 
 ALLOCATION_TOKENS = 8192

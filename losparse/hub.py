@@ -30,8 +30,9 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .errors import LosparseError
-from .layers import FactoredLinear, FactoredLinearTraining, TrainingForm
+from .layers import FactoredLinear, TrainingForm
 from .mixed_rank import MixedRankLinear
+from .residual import FactoredLinearTraining
 from .targets import is_linear, replace_module, weight_of
 
 # Without pivots a folder is what losparse wrote before it had them, and older versions go on reading it.

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from .errors import LosparseError
-from .layers import FactoredLinear, FactoredLinearTraining
+from .layers import FactoredLinear, TrainingForm
 from .methods import Method
 from .recipe import Training, check_lora
 
@@ -54,7 +54,7 @@ def attach_adapters(model: nn.Module, training: Training) -> Any:
     from peft import LoraConfig, LoraModel
 
     factored = {name: m for name, m in model.named_modules() if isinstance(m, FactoredLinear)}
-    if not factored or any(isinstance(module, FactoredLinearTraining) for module in factored.values()):
+    if not factored or any(isinstance(module, TrainingForm) for module in factored.values()):
         raise LosparseError("adapters need compact factored layers; compress_(model, method) with a one-shot method")
     targets = [
         f"{name}.{tensor}"

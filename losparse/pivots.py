@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .errors import LosparseError
 from .hub import mark_compressed
-from .layers import FactoredLinear, FactoredLinearTraining, PivotSide
+from .layers import FactoredLinear, PivotSide, TrainingForm
 from .spanning_rows import spanning_rows
 from .targets import replace_module, writes_residual
 
@@ -106,7 +106,7 @@ def _convert(layer: FactoredLinear, side: PivotSide) -> tuple[FactoredLinear, fl
     """Return the layer with pivots, and the relative error of its product in units of the dtype's eps."""
     if side not in ("out", "in"):
         raise LosparseError(f"the side of pivots must be 'out' (outputs) or 'in' (inputs), got {side!r}")
-    if isinstance(layer, FactoredLinearTraining):
+    if isinstance(layer, TrainingForm):
         raise LosparseError("pivots are for compact layers, this one is in training form; call compact_(model) first")
     factors = layer.factors()
     if factors is None:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from .compress import CompressionReport, report
 from .coupling import choose_groups
 from .hub import mark_compressed
-from .layers import FactoredLinear, FactoredLinearTraining
+from .layers import FactoredLinear
 from .methods import LoSparse, method_to_dict
+from .residual import FactoredLinearTraining
 from .targets import find_targets, replace_module, weight_of
 
 
@@ -60,6 +61,10 @@ def place_factors_(model: nn.Module, layers: Mapping[str, FactoredLinear], metho
     return report(model)
 
 
+_SPREAD = 0.02
+"""Standard deviation of a new weight where a configuration does not say: BERT's."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Sizes of a dense linear layer."""
@@ -96,7 +101,8 @@ def draw_factors(
     costs = {name: layer.group_size for name, layer in plans.items()}
     budget = method.sparse_budget(list(plans.values()))
     masks = choose_groups(method.families(plans, config), scores, costs, budget)
-    return {name: _filled(layer, masks[name], random) for name, layer in plans.items()}
+    spread = float(getattr(config, "initializer_range", None) or _SPREAD)
+    return {name: _filled(layer, masks[name], spread, random) for name, layer in plans.items()}
 
 
 def _plan(name: str, layer: Sizes, method: LoSparse) -> FactoredLinearTraining:
@@ -111,7 +117,8 @@ def _plan(name: str, layer: Sizes, method: LoSparse) -> FactoredLinearTraining:
     )
 
 
-def _filled(plan: FactoredLinearTraining, mask: Tensor, random: torch.Generator) -> FactoredLinear:
+def _filled(plan: FactoredLinearTraining, mask: Tensor, spread: float, random: torch.Generator) -> FactoredLinear:
+    """Draw a layer whose low-rank part and whose kept part have each the spread of a new dense weight."""
     kept = mask.nonzero().flatten()
     layer = FactoredLinear(
         plan.in_features,
@@ -121,9 +128,10 @@ def _filled(plan: FactoredLinearTraining, mask: Tensor, random: torch.Generator)
         axis=plan.axis,
         bias=plan.bias is not None,
     )
-    for parameter in layer.parameters():
-        # Of the size that keeps a signal's: as a trained layer's, neither vanishing nor exploding over the blocks.
-        spread = parameter.shape[-1] ** -0.5 if parameter.dim() == 2 else 0.02
-        parameter.normal_(0.0, spread, generator=random)
+    for name, parameter in layer.named_parameters():
+        # Larger ones make a deep model of random weights forget its input: what is left to compare between two
+        # precisions is then mostly rounding, of a dense model even more than of a factored one.
+        own = (spread / max(plan.rank, 1) ** 0.5) ** 0.5 if name in ("u", "v") else spread
+        parameter.normal_(0.0, own, generator=random)
     layer.copy_(kept=kept)
     return layer

@@ -12,7 +12,6 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from .calibration.statistics import LayerStatistics
 from .calibration.visit import Progress
 from .errors import LosparseError
 from .methods.one_shot import OneShot, dense_size
-from .targets import replace_module, weight_of
+from .targets import bias_of, replace_module, weight_of
 
 SEARCH_TOKENS = 2048
 """Tokens of the texts on which every size of every layer is tried."""
@@ -60,11 +59,10 @@ class OutputError:
         """Try the sizes of one layer, and put the dense one back."""
         weight = weight_of(layer).detach()
         out_features, in_features = weight.shape
-        bias: Any = None if layer.bias is None else layer.bias.detach()  # type: ignore[operator]
         sizes = method.trials(name, out_features, in_features)
         errors = []
         for size in sizes:
-            small = method.factor(name, weight, bias, statistics, size)
+            small = method.factor(name, weight, bias_of(layer), statistics, size)
             replace_module(self.model, layer, small)
             try:
                 errors.append(self._error())

@@ -57,6 +57,12 @@ def weight_of(module: nn.Module) -> Tensor:
     return weight.T if isinstance(module, Conv1D) else weight
 
 
+def bias_of(module: nn.Module) -> Tensor | None:
+    """Return the values of a linear layer's bias, (out,), or None."""
+    bias: Tensor | None = module.bias  # type: ignore[assignment]
+    return None if bias is None else bias.detach()
+
+
 def find_targets(
     model: nn.Module, targets: Sequence[str] | None = None, ignore: Sequence[str] = ()
 ) -> dict[str, nn.Module]:

@@ -21,8 +21,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from .compress import training_layers
 from .coupling import Family
 from .errors import LosparseError
-from .layers import FactoredLinearTraining, TrainingForm
+from .layers import TrainingForm
 from .methods.losparse import CubicSchedule, LoSparse, accumulate_sensitivity, close_window, update_masks
+from .residual import FactoredLinearTraining
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from ..errors import LosparseError
-from .observe import Advance, Batch, Mask, inference, inputs_of, no_batch, silent
+from ..targets import weight_of
+from .observe import Advance, Batch, Mask, hooked, inference, inputs_of, no_batch, silent
 from .statistics import LayerStatistics
 
 Fisher = Literal["exact", "fast"]
@@ -48,41 +50,46 @@ def squared_gradients(
     References:
         FWSVD, arXiv:2207.00112, eq. 4.
     """
-    weights: dict[str, nn.Parameter] = {name: layer.weight for name, layer in layers.items()}  # type: ignore[misc]
-    sums = {name: torch.zeros(weight.shape, dtype=torch.float64) for name, weight in weights.items()}
-    steps = 0
+    # Over output neurons, (in,), and over input features, (out,).
+    sums = {name: tuple(map(_zeros, reversed(weight_of(layer).shape))) for name, layer in layers.items()}
 
-    def square(name: str) -> Any:
+    def square(name: str, layer: nn.Module) -> Any:
         def take(weight: Tensor) -> None:
             assert weight.grad is not None
-            sums[name] += weight.grad.double().square().cpu()
+            squared = weight.grad.double().square().cpu()
+            squared = squared.T if isinstance(layer, Conv1D) else squared  # (out, in), as `weight_of` has it
+            for side, total in enumerate(sums[name]):
+                total += squared.sum(side)
             weight.grad = None
 
         return take
 
-    with gradients(model, weights.values()):
-        handles = [
-            weight.register_post_accumulate_grad_hook(square(name))  # type: ignore[no-untyped-call]
-            for name, weight in weights.items()
-        ]
-        try:
-            for batch in batches:
-                for example in examples_of(batch) if fisher == "exact" else [batch]:
-                    loss_of(model, example).backward()  # type: ignore[no-untyped-call]
-                    steps += 1
-                advance(1)
-        finally:
-            for handle in handles:
-                handle.remove()
+    weights: dict[str, Any] = {name: layer.weight for name, layer in layers.items()}
+    steps = 0
+    with (
+        gradients(model, weights.values()),
+        hooked(
+            weight.register_post_accumulate_grad_hook(square(name, layers[name])) for name, weight in weights.items()
+        ),
+    ):
+        for batch in batches:
+            for example in examples_of(batch) if fisher == "exact" else [batch]:
+                loss_of(model, example).backward()  # type: ignore[no-untyped-call]
+                steps += 1
+            advance(1)
     if not steps:
         raise no_batch()
-    for name, total in sums.items():
-        if not torch.isfinite(total).all():
+    for name, (inputs, _) in sums.items():
+        if not torch.isfinite(inputs).all():
             raise LosparseError(f"the gradient of layer {name!r} is not finite on the calibration data; mend the model")
     return {
-        name: LayerStatistics(examples=steps, fisher_in=total.sum(0), fisher_out=total.sum(1))
-        for name, total in sums.items()
+        name: LayerStatistics(examples=steps, fisher_in=inputs, fisher_out=outputs)
+        for name, (inputs, outputs) in sums.items()
     }
+
+
+def _zeros(size: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.float64)
 
 
 def output_sensitivity(
@@ -131,18 +138,14 @@ def output_sensitivity(
         return keep
 
     embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-    with gradients(model, []):
-        handles = [layer.register_forward_hook(observe(name)) for name, layer in layers.items()]
-        handles.append(embeddings.register_forward_hook(lambda _m, _a, output: output.requires_grad_(True)))
-        try:
-            for batch in batches:
-                for row in rows_of(inputs_of(batch), length):
-                    mask.set(row)
-                    _drawn_likelihood(model(**row), mask, generator).backward()  # type: ignore[no-untyped-call]
-                advance(1)
-        finally:
-            for handle in handles:
-                handle.remove()
+    hooks = [layer.register_forward_hook(observe(name)) for name, layer in layers.items()]
+    hooks.append(embeddings.register_forward_hook(lambda _m, _a, output: output.requires_grad_(True)))
+    with hooked(hooks), gradients(model, []):
+        for batch in batches:
+            for row in rows_of(inputs_of(batch), length):
+                mask.set(row)
+                _drawn_likelihood(model(**row), mask, generator).backward()  # type: ignore[no-untyped-call]
+            advance(1)
     for name, statistics in found.items():
         if statistics.sensitivity is None or not torch.isfinite(statistics.sensitivity).all():
             raise LosparseError(

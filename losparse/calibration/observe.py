@@ -1,18 +1,15 @@
-"""Calibration: batches in, statistics of every layer out.
+"""Moments of what layers read: by hooks, masked tokens left out.
 
-    observe(layers, gram=True)     hooks as one context manager: inputs of the layers, masked tokens left out
+    observe(layers, gram=True)     the hooks as one context manager
     whole_pass(...)                one pass over the whole model; later layers see what the dense model gives them
-    BlockWalk                      one block after another: a block's inputs are what the compressed blocks before it
-                                   gave, and the statistics of one block are held at a time
-    squared_gradients(...)         empirical Fisher information, per example or per batch
 
-What is held: `whole_pass` a Gram matrix of 8 in^2 bytes for every tensor that layers read (layers that read the same
-tensor share one); `BlockWalk` those of one block, and the hidden states of all tokens, 4 bytes each, twice.
+A Gram matrix of 8 in^2 bytes is held for every tensor that the observed layers read; layers that read the same tensor
+share one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,11 +89,8 @@ def observe(layers: Mapping[str, nn.Module], mask: Mask, *, gram: bool) -> Itera
 
         return read
 
-    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
-    try:
+    with hooked(layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()):
         yield moments
-    finally:
-        _remove(handles)
 
 
 def whole_pass(
@@ -121,15 +115,22 @@ def whole_pass(
             advance(1)
     if not seen:
         raise no_batch()
-    return {name: _checked(name, moments) for name in layers}
+    return checked(layers, moments)
 
 
-def _checked(name: str, moments: Mapping[str, InputMoments]) -> LayerStatistics:
-    found = moments.get(name)
-    if found is None:
-        raise LosparseError(f"layer {name!r} was never called on the calibration data; leave it out with ignore=")
-    found.check(name)
-    return LayerStatistics(inputs=found)
+def checked(layers: Iterable[str], moments: Mapping[str, InputMoments]) -> dict[str, LayerStatistics]:
+    """Return the moments of some layers as their statistics.
+
+    Raises:
+        LosparseError: a layer was not called, or its moments say nothing.
+    """
+    found: dict[str, LayerStatistics] = {}
+    for name in layers:
+        if name not in moments:
+            raise LosparseError(f"layer {name!r} was never called on the calibration data; leave it out with ignore=")
+        moments[name].check(name)
+        found[name] = LayerStatistics(inputs=moments[name])
+    return found
 
 
 def no_batch() -> LosparseError:
@@ -165,6 +166,12 @@ def inputs_of(batch: Batch) -> dict[str, Any]:
     return {key: value for key, value in batch.items() if "label" not in key and not key.endswith("_positions")}
 
 
-def _remove(handles: Sequence[RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()
+@contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Take hooks off again, however the block ends."""
+    registered = list(handles)
+    try:
+        yield
+    finally:
+        for handle in registered:
+            handle.remove()

@@ -6,7 +6,7 @@ products of fp32 blocks are added up in fp64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -116,4 +116,4 @@ class LayerStatistics:
     fisher_in: Tensor | None = None
     fisher_out: Tensor | None = None
     sensitivity: Tensor | None = None
-    tokens: int = field(default=0)
+    tokens: int = 0

@@ -13,8 +13,8 @@ from typing import Protocol
 from torch import nn
 
 from ..errors import LosparseError
-from .observe import Advance, Batch, Mask, observe, whole_pass
-from .statistics import InputMoments, LayerStatistics, Statistic
+from .observe import Advance, Batch, Mask, checked, observe, whole_pass
+from .statistics import LayerStatistics, Statistic
 from .walk import BlocksError, BlockWalk, layers_by_block, stack_of
 
 Progress = Callable[[str, int], None]
@@ -138,7 +138,7 @@ class _ByBlock:
                 mask = Mask()
                 with observe(layers, mask, gram=self.gram) as moments:
                     self.walk.step(place, tell, mask=mask)
-                yield _statistics(layers, moments)
+                yield checked(layers, moments)
             else:
                 self.walk.step(place, tell)
         yield from self.rest(sequential=sequential, batches=batches)
@@ -147,14 +147,4 @@ class _ByBlock:
         mask = Mask()
         with observe(layers, mask, gram=self.gram) as moments:
             self.walk.look(place, mask, until=list(layers.values())[-1])
-        return _statistics(layers, moments)
-
-
-def _statistics(layers: Mapping[str, nn.Module], moments: Mapping[str, InputMoments]) -> dict[str, LayerStatistics]:
-    found: dict[str, LayerStatistics] = {}
-    for name in layers:
-        if name not in moments:
-            raise LosparseError(f"layer {name!r} was never called on the calibration data; leave it out with ignore=")
-        moments[name].check(name)
-        found[name] = LayerStatistics(inputs=moments[name])
-    return found
+        return checked(layers, moments)

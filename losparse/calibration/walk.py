@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LosparseError
-from .observe import Advance, Batch, Mask, backbone, inference, inputs_of, no_batch, silent
+from .observe import Advance, Batch, Mask, backbone, hooked, inference, inputs_of, no_batch, silent
 
 _HIDDEN = "hidden_states"
 
@@ -77,7 +77,7 @@ class BlockWalk:
         Raises:
             LosparseError: no batch, or blocks that cannot be run on their own.
         """
-        self.model, self.names = model, list(blocks)
+        self.model = model
         self.blocks = [model.get_submodule(name) for name in blocks]
         self.masks: list[Tensor | None] = []
         self._calls: list[list[_Call]] = [[] for _ in blocks]
@@ -110,13 +110,10 @@ class BlockWalk:
             raise _EnoughError
 
         # Registered last, so it stops the block when all others have looked.
-        handle = until.register_forward_pre_hook(stop)
-        try:
+        with hooked([until.register_forward_pre_hook(stop)]):
             for number in range(len(self.states)):
                 with contextlib.suppress(_EnoughError):
                     self._run(place, number, mask)
-        finally:
-            handle.remove()
 
     def stages(self, place: int, layers: Mapping[str, nn.Module]) -> list[list[str]]:
         """Sort the layers of a block by when they are called; those that read the same tensor stand together."""
@@ -125,12 +122,8 @@ class BlockWalk:
         def note(name: str) -> Any:
             return lambda module, arguments: calls.setdefault(name, arguments[0])
 
-        handles = [layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()]
-        try:
+        with hooked(layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()):
             self._run(place, 0, None)
-        finally:
-            for handle in handles:
-                handle.remove()
         stages: list[list[str]] = []
         for name, x in calls.items():
             if stages and calls[stages[-1][0]] is x:
@@ -147,21 +140,17 @@ class BlockWalk:
             return _call(self.blocks[place], self._calls[place][number], self.states[number])
 
     def _capture(self, batches: Iterable[Batch], advance: Advance) -> None:
-        handles = [
+        hooks = (
             block.register_forward_pre_hook(self._noter(place), with_kwargs=True)
             for place, block in enumerate(self.blocks)
-        ]
+        )
         mask = Mask()
-        try:
-            with inference(self.model):
-                for batch in batches:
-                    mask.set(batch)
-                    self.masks.append(mask.real)
-                    backbone(self.model)(**inputs_of(batch))
-                    advance(1)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with inference(self.model), hooked(hooks):
+            for batch in batches:
+                mask.set(batch)
+                self.masks.append(mask.real)
+                backbone(self.model)(**inputs_of(batch))
+                advance(1)
         if not self.masks:
             raise no_batch()
         if any(len(calls) != len(self.masks) for calls in self._calls):
@@ -170,6 +159,8 @@ class BlockWalk:
     def _noter(self, place: int) -> Any:
         def note(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
             by_keyword = _HIDDEN in keywords
+            if not by_keyword and not arguments:
+                raise self._refusal(f"they are called without {_HIDDEN}")
             state = keywords[_HIDDEN] if by_keyword else arguments[0]
             if place == 0:
                 self._first.append(state)

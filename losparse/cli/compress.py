@@ -17,7 +17,6 @@ import torch
 
 from ..data import TASKS, Examples, load_examples, relabel, split_examples
 from ..errors import LosparseError
-from ..machine import versions
 from ..methods import METHODS
 from ..recipe import NO_METHOD, KeepLayersBy, Recipe, Training
 from .calibration import check_calibration, read_texts, tokenize_texts
@@ -25,7 +24,7 @@ from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compress
 from .folders import check_out, new_folder
 from .output import Progress, check_json_target, write_json
 from .parser import add_dataclass_flags, given, positive_int
-from .report import REPORT, print_report
+from .report import REPORT, outcome_of, print_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -323,12 +322,7 @@ def _save(options: argparse.Namespace, job: _Job, result: FineTuneResult) -> dic
             "steps": result.steps,
             "seconds": result.seconds,
             "metrics": result.metrics,
-            "compression": compression.to_dict(),
-            "source_parameters": job.source_parameters,
-            "kept_layers": getattr(job.model.config, "losparse_kept_layers", None),
-            "file_bytes": read_checkpoint(folder).file_bytes,
-            "dense_file_bytes": job.checkpoint.file_bytes,
-            "versions": versions("torch", "transformers"),
+            **outcome_of(job.model, folder, job.checkpoint, job.source_parameters, compression),
         }
         write_json(folder / REPORT, report)
     return report

@@ -18,7 +18,7 @@ from ..compress import CompressionReport, compress_
 from ..depth import drop_layers
 from ..errors import LosparseError
 from ..finetune import calibration_batches, task_named
-from ..machine import peak_memory_bytes, versions
+from ..machine import peak_memory_bytes
 from ..recipe import Recipe
 from ..targets import find_targets
 from . import models
@@ -28,7 +28,7 @@ from .compress import settings_of
 from .folders import check_out, new_folder
 from .output import Advance, Progress, check_json_target, write_json
 from .parser import given
-from .report import REPORT, print_report
+from .report import REPORT, outcome_of, print_report
 from .training import save_model
 
 if TYPE_CHECKING:
@@ -182,12 +182,7 @@ def _save(options: argparse.Namespace, job: _Job, compression: CompressionReport
             "seconds": seconds,
             "peak_memory_bytes": peak_memory_bytes(),
             "metrics": {},
-            "compression": compression.to_dict(),
-            "source_parameters": job.source_parameters,
-            "kept_layers": getattr(job.model.config, "losparse_kept_layers", None),
-            "file_bytes": read_checkpoint(folder).file_bytes,
-            "dense_file_bytes": job.checkpoint.file_bytes,
-            "versions": versions("torch", "transformers"),
+            **outcome_of(job.model, folder, job.checkpoint, job.source_parameters, compression),
         }
         write_json(folder / REPORT, report)
     return report

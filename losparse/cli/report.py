@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..machine import versions
+from .checkpoint import Checkpoint, read_checkpoint
 from .output import human_bytes, print_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..compress import CompressionReport
 
 REPORT = "losparse_report.json"
 _METRICS = ("accuracy", "matthews", "pearson", "spearman", "mse", "perplexity", "loss")
+
+
+def outcome_of(
+    model: PreTrainedModel, folder: Path, source: Checkpoint, source_parameters: int, compression: CompressionReport
+) -> dict[str, Any]:
+    """Return what every report says of a checkpoint that was just written, beside the one it came from.
+
+    Args:
+        model: as it was saved.
+        folder: that was written.
+        source: what it was made of.
+        source_parameters: of the model before anything was dropped.
+        compression: what its layers store.
+    """
+    return {
+        "compression": compression.to_dict(),
+        "source_parameters": source_parameters,
+        "kept_layers": getattr(model.config, "losparse_kept_layers", None),
+        "file_bytes": read_checkpoint(folder).file_bytes,
+        "dense_file_bytes": source.file_bytes,
+        "versions": versions("torch", "transformers"),
+    }
 
 
 def print_report(title: str, report: dict[str, Any]) -> None:

@@ -29,7 +29,8 @@ from torch import Tensor
 from ..budget import check_share, rank_for
 from ..coupling import Family, choose_groups, couple, separate
 from ..errors import LosparseError
-from ..layers import Axis, FactoredLinear, FactoredLinearTraining
+from ..layers import Axis, FactoredLinear
+from ..residual import FactoredLinearTraining
 from ..targets import writes_residual
 from .about import About
 

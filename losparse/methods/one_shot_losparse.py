@@ -14,7 +14,8 @@ what makes the errors of different layers one currency; they take a backward pas
 
 References:
     LoSparse, arXiv:2306.11222, for the form; the closed-form scores are ours. OATS, arXiv:2409.13652, alternates the
-    same two steps with an unstructured sparse part.
+    same two steps with an unstructured sparse part. Hybrid matrix factorisation, arXiv:2010.03193, keeps rows beside
+    a low rank of all others.
 """
 
 from __future__ import annotations

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +57,16 @@ def toy_items(count: int, seed: int = 0) -> list[dict[str, Any]]:
             ids[1 : length // 2 + 1] = [7] * (length // 2)
         items.append({"input_ids": ids, "attention_mask": [1] * length, "labels": i % 2})
     return items
+
+
+def run_two_processes(worker: str, folder: Path) -> None:
+    """Run a script in two gloo processes; it gets the folder, and writes "same" into it when all went well."""
+    root = Path(__file__).parents[2]
+    script = folder / "worker.py"
+    script.write_text(worker.format(path=[str(root)]))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*launch, str(script), str(folder)], cwd=root, capture_output=True, text=True, timeout=300)
+    assert (folder / "same").exists(), done.stderr[-3000:]
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

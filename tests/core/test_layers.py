@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losparse.errors import LosparseError
-from losparse.layers import FactoredLinear, FactoredLinearTraining
+from losparse.layers import FactoredLinear
+from losparse.residual import FactoredLinearTraining
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 

@@ -10,7 +10,6 @@ import torch
 from losparse.calibration.statistics import LayerStatistics
 from losparse.coupling import separate
 from losparse.errors import LosparseError
-from losparse.layers import FactoredLinearTraining
 from losparse.methods import SVD, LoSparse, StructuredPruning
 from losparse.methods.losparse import (
     CubicSchedule,
@@ -20,6 +19,7 @@ from losparse.methods.losparse import (
     group_importance,
     update_masks,
 )
+from losparse.residual import FactoredLinearTraining
 
 
 def random_weight(out: int = 24, in_: int = 16) -> torch.Tensor:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +16,7 @@ from losparse.methods.lpaf import draw_high_rank, row_weights, sparsity_aware_sv
 from losparse.mixed_rank import MixedRankLinear
 from losparse.training import whole_gradients
 
-from .conftest import build_bert, collate, toy_items
+from .conftest import build_bert, collate, run_two_processes, toy_items
 from .test_training import StopAt, train
 
 METHOD = LPAF(keep=0.3, window=2)  # of 20 steps: 1 dense, 2..8 ramp, 9 and 10 settled, 11..16 mixed, 17..20 alone
@@ -245,9 +242,4 @@ dist.destroy_process_group()
 
 
 def test_two_processes_agree_on_everything(tmp_path):
-    script = tmp_path / "worker.py"
-    root = Path(__file__).parents[2]
-    script.write_text(WORKER.format(path=[str(root)]))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*launch, str(script), str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=300)
-    assert (tmp_path / "same").exists(), done.stderr[-3000:]
+    run_two_processes(WORKER, tmp_path)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from losparse import compact_, compress_
+from losparse.calibration.gradients import squared_gradients
 from losparse.calibration.statistics import LayerStatistics
 from losparse.errors import LosparseError
 from losparse.layers import FactoredLinear
@@ -323,3 +325,28 @@ def test_refuses_options(options, message):
 def test_refuses_weights_of_no_layer():
     with pytest.raises(LosparseError, match="weights pattern 'nothing' matches none of the 12 layers"):
         compress_(build_bert(), SVD(keep=0.5, allocation="by-type", weights="nothing=2"))
+
+
+@pytest.mark.parametrize("name", ONE_SHOT)
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_contract_gpt2_whose_weights_are_stored_transposed(name, allocation):
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=100, n_positions=16)).eval()
+    data = [{"input_ids": ids, "labels": ids} for ids in torch.arange(64).reshape(2, 4, 8)]
+    report = compress_(model, METHODS[name](keep=0.5, allocation=allocation), data)
+    assert len(report.layers) == 8 and 0.4 <= report.share <= 0.5
+    with torch.no_grad():
+        assert torch.isfinite(model(**data[0]).logits).all()
+
+
+def test_fisher_information_of_transposed_weights():
+    """Of `Conv1D`, whose weight is (in, out), as of an ordinary layer of the same numbers."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=100, n_positions=16)).eval()
+    name = "transformer.h.0.mlp.c_fc"
+    ids = torch.arange(8)[None]
+    batch = {"input_ids": ids, "labels": ids}
+    found = squared_gradients(model, find_targets(model), [batch], "fast")[name]
+    (gradient,) = torch.autograd.grad(model(**batch).loss, model.get_submodule(name).weight)  # (in, out)
+    torch.testing.assert_close(found.fisher_in, gradient.double().square().sum(1))
+    torch.testing.assert_close(found.fisher_out, gradient.double().square().sum(0))

@@ -17,9 +17,10 @@ from transformers import AutoModelForSequenceClassification
 from losparse import SVD, LoSparse, compress_
 from losparse.compress import report
 from losparse.errors import LosparseError
-from losparse.layers import FactoredLinear, FactoredLinearTraining
+from losparse.layers import FactoredLinear
 from losparse.pivots import default_side, store_pivots_, to_pivots
 from losparse.random_factors import random_factors_
+from losparse.residual import FactoredLinearTraining
 from losparse.spanning_rows import MAX_COEFFICIENT, _exchange, _pivoted_qr, spanning_rows
 
 from .conftest import build_bert

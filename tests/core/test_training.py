@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from losparse.distill import MeanLossTrainer
 from losparse.errors import LosparseError
 from losparse.layers import FactoredLinear
 
-from .conftest import build_bert, collate, toy_items
+from .conftest import build_bert, collate, run_two_processes, toy_items
 
 METHOD = LoSparse(keep=0.3, low_rank=0.1, structure="rows", window=2)
 
@@ -214,12 +212,7 @@ dist.destroy_process_group()
 
 def test_two_processes_take_the_masks_of_one(tmp_path):
     """Two processes of 4 examples a step are one process of 8, and both ranks take the same masks."""
-    script = tmp_path / "worker.py"
-    root = Path(__file__).parents[2]
-    script.write_text(WORKER.format(path=[str(root)]))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*launch, str(script), str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=300)
-    assert (tmp_path / "same").exists(), done.stderr[-3000:]
+    run_two_processes(WORKER, tmp_path)
     one, _ = train(tmp_path / "one", steps=12, kind=MeanLossTrainer, dropout=0.0, per_device_train_batch_size=8)
     two = type(one).from_pretrained(tmp_path / "model")
     for name, layer in training_layers(one).items():

@@ -14,7 +14,7 @@ import transformers
 
 from losparse.errors import LosparseError
 from losparse.hub import mark_compressed
-from losparse.layers import FactoredLinearTraining
+from losparse.residual import FactoredLinearTraining
 from losparse_export.load import load_model, parameter_counts
 from losparse_export.metadata import model_config
 from losparse_export.tasks import TASKS, choose_task, input_names, max_positions
