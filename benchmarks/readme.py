@@ -129,6 +129,22 @@ def profile_table(profiles: dict[str, dict[str, float]]) -> str:
     return table(["operator", *names], [*rows, ["everything else", *(f"{ms:.1f}" for ms in rest)]])
 
 
+def training_cost() -> str:
+    """What a training step costs against one of plain fine-tuning."""
+    data = load("training_cost.json")
+    if not data:
+        return ""
+    rows = [
+        [row["variant"], f"{row['step_ms']:.0f} ms", f"{row['time_ratio']:.2f}x", f"{row['memory_ratio']:.2f}x"]
+        for row in data["rows"]
+    ]
+    return (
+        f"A training step of MiniLM, {data['batch']} x {data['length']} tokens, against plain fine-tuning in turns: "
+        f"median of {data['steps']} at {data['threads']} thread on {data['machine']}; memory is the peak of a process "
+        "of its own, above what it held before the model.\n\n" + table(["training", "step", "time", "memory"], rows)
+    )
+
+
 def by_method(name: str, show: str, better: str) -> str:
     """A table without training: methods down, keeps across."""
     rows = [row for row in load("methods.json").get("rows", []) if row["table"] == name]
@@ -186,6 +202,7 @@ def render(text: str) -> str:
         "latency": latency,
         "encoders": encoders,
         "finetuned": finetuned,
+        "training-cost": training_cost,
         "oneshot-lm": oneshot_lm,
         "oneshot-embed": oneshot_embed,
     }
