@@ -29,7 +29,9 @@ COMPRESS = Training(epochs=4, learning_rate=2e-4)  # chosen on SST-2's dev set a
 DROPPED = replace(COMPRESS, learning_rate=1e-4)  # whole dense blocks: nearer to what a dense model likes
 DISTILL = {"distill_weight": 0.5, "distill_hidden": 1.0}
 KEEPS = {"sst2": (0.3, 0.2, 0.1), "banking77": (0.2,), "cola": (0.3, 0.2)}
+LOW_RANK = 0.02  # chosen on SST-2's dev set at keep 0.2
 BLOCKS = 6
+HALF = 3
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Row:
 def rows(keep: float) -> dict[str, Row]:
     """Return the rows of one budget by name."""
     methods: dict[str, Method] = {
-        "losparse": LoSparse(keep=keep, low_rank=0.02),
+        "losparse": LoSparse(keep=keep, low_rank=LOW_RANK),
         "pruning": StructuredPruning(keep=keep),
         "lpaf": LPAF(keep=keep),
         "fwsvd": FWSVD(keep=keep),
@@ -110,7 +112,12 @@ def rows(keep: float) -> dict[str, Row]:
         "svd": SVD(keep=keep),
     }
     found = {name: Row(method, None, COMPRESS) for name, method in methods.items()}
-    found["losparse + distillation"] = Row(methods["losparse"], None, replace(COMPRESS, **DISTILL))
+    distilled = replace(COMPRESS, **DISTILL)
+    for name in ("losparse", "pruning"):
+        found[f"{name} + distillation"] = Row(methods[name], None, distilled)
+    share = HALF / BLOCKS  # the same budget, in half as many blocks
+    halved = LoSparse(keep=keep / share, low_rank=LOW_RANK / share)
+    found[f"losparse in {HALF} of {BLOCKS} blocks + distillation"] = Row(halved, HALF, distilled)
     return found
 
 
@@ -159,7 +166,10 @@ class Bench:
         if row.blocks is not None:
             drop_layers(model, row.blocks)
         folder = f"{name.replace(' + ', '+').replace(' ', '-')}-{keep:.2g}-{seed}"
-        return self._train(model, folder, replace(row, training=replace(row.training, seed=seed)))
+        figures = self._train(model, folder, replace(row, training=replace(row.training, seed=seed)))
+        if row.blocks is not None:
+            figures["layer_share"] = round(figures["layer_share"] * row.blocks / BLOCKS, 4)
+        return figures
 
     def _train(self, model: PreTrainedModel, folder: str, row: Row) -> dict[str, Any]:
         training = row.training

@@ -15,46 +15,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from _exported import whole_test_set
 from _results import machine, versions
 from sst2 import read
-from transformers import AutoModelForSequenceClassification
 
 from losparse_export import export_model
-from losparse_runtime import Session, compare, measure
+from losparse_runtime import Session, measure
 
 RESULTS = Path(__file__).parent / "results" / "sst2_export.json"
-TOLERANCE = 1e-4  # on logits of a few units: fp32 sums in another order
-BATCH = 32
-
-
-def whole_test_set(session: Session, folder: Path, data: Path, precision: str) -> dict[str, Any]:
-    """Run every test sentence through both, and count.
-
-    Raises:
-        SystemExit: the logits or the predictions of an fp32 export differ, or a number is not finite.
-    """
-    examples = read(data / "test.txt")
-    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    ours, torchs = [], []
-    for start in range(0, len(examples.texts), BATCH):
-        feed = session.encode(examples.texts[start : start + BATCH])
-        ours.append(session.run(feed)["logits"])
-        with torch.no_grad():
-            torchs.append(model(**{name: torch.from_numpy(array) for name, array in feed.items()}).logits.numpy())
-    onnx, reference = np.concatenate(ours), np.concatenate(torchs)
-    parity = compare(onnx, reference)
-    identical = bool((onnx.argmax(-1) == reference.argmax(-1)).all())
-    if not parity.finite or (precision == "fp32" and not (parity.passed(TOLERANCE) and identical)):
-        raise SystemExit(f"{folder.name}: max difference {parity.max_abs:.1e}, predictions identical: {identical}")
-    return {
-        "test_accuracy": round(float((onnx.argmax(-1) == np.array(examples.labels)).mean()), 4),
-        "max_abs_difference": float(parity.max_abs),
-        "predictions_identical": identical,
-        "same_predictions": round(float((onnx.argmax(-1) == reference.argmax(-1)).mean()), 4),
-        "sentences": len(examples.texts),
-    }
 
 
 def main() -> None:
@@ -68,6 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     names = args.models or sorted(p.parent.name for p in args.work.glob("*/config.json") if "onnx" not in p.parent.name)
     names.sort(key=lambda name: name != "dense")  # the first is the one the others are compared with
+    test = read(args.data / "test.txt")
     rows: dict[str, dict[str, Any]] = {}
     sessions = {}
     for name, precision in itertools.product(names, ("fp32", "int8")):
@@ -76,7 +45,7 @@ def main() -> None:
             args.work / name, args.work / f"{name}-onnx-{precision}", precision=precision, overwrite=True
         )
         sessions[label] = Session(report.folder, threads=args.threads)
-        rows[label] = whole_test_set(sessions[label], args.work / name, args.data, precision)
+        rows[label] = whole_test_set(sessions[label], args.work / name, test.texts, test.labels, precision)
         rows[label] |= {"model": name, "precision": precision, "onnx_bytes": sum(report.bytes.values()), "latency": {}}
         print(label, rows[label], flush=True)
     for shape in args.shape:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..calibration.walk import stack_of
+from ..calibration.walk import BlocksError, stack_of
 from ..compress import CompressionReport, compress_
 from ..depth import drop_layers
 from ..errors import LosparseError
@@ -67,7 +67,13 @@ def run_one_shot(options: argparse.Namespace, recipe: Recipe) -> int:
     progress = Progress(verbose=options.verbose)
     job = _prepare(options, recipe, read_checkpoint(source), progress)
     started = time.perf_counter()
-    compression = _compress(job, progress)
+    try:
+        compression = _compress(job, progress)
+    except BlocksError:  # found out before any layer is touched
+        if options.sequential:
+            raise
+        job = replace(job, sequential=False)
+        compression = _compress(job, progress)
     report = _save(options, job, compression, time.perf_counter() - started)
     rows = "" if job.rows is None else f" on {report['examples']['calibration']:,} rows of text"
     print_report(f"{options.out}: {report['recipe']['method']['name']}{rows} in {report['seconds']:.0f} s", report)

@@ -19,6 +19,8 @@ from transformers import (
 )
 
 from losparse import finetune
+from losparse.calibration import visit
+from losparse.calibration.walk import BlocksError
 from losparse.cli import one_shot
 from losparse.layers import FactoredLinear
 
@@ -145,6 +147,20 @@ def test_layers_may_see_the_dense_model(squeeze: Any, texts: Path, tmp_path: Pat
     assert same(weights_of(tmp_path), in_order)
     assert squeeze(*flags, "--no-sequential").code == 0
     assert report_of(tmp_path)["sequential"] is False and not same(weights_of(tmp_path), in_order)
+
+
+def test_blocks_that_do_not_run_alone(
+    squeeze: Any, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise BlocksError("the blocks cannot be run one by one (--no-sequential)")
+
+    monkeypatch.setattr(visit, "BlockWalk", refuse)
+    flags = ("--method", "rom", *KEEP, "--calibration", texts)
+    asked = squeeze(*flags, "--sequential")
+    assert asked.code == 2 and "--no-sequential" in asked.err and not (tmp_path / "out").exists()
+    assert squeeze(*flags).code == 0
+    assert report_of(tmp_path)["sequential"] is False
 
 
 @pytest.mark.parametrize("how", ["even", "importance"])

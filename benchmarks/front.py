@@ -1,0 +1,161 @@
+"""Accuracy against latency and bytes: every model of the table "finetuned" of one task, exported, in fp32 and int8.
+
+    python benchmarks/front.py --task sst2 --model MINILM_DIR --data DATA_DIR --work WORK_DIR [--shape 1x16 1x128]
+    python benchmarks/front.py --draw
+
+WORK_DIR is that of `methods.py --table finetuned`. Every model is exported by the public path and run over the whole
+test set: in fp32 its logits must equal PyTorch's to 1e-4 and its predictions must be identical, or no time is taken.
+Then all of them, dense, quantised, with fewer blocks or factored, are timed in turns in one run. A model is on the
+front when no other is at least as fast and at least as right, and better in one of the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import _finetune
+import torch
+from _exported import whole_test_set
+from _results import locked, machine, versions
+
+from losparse_export import export_model
+from losparse_runtime import Session, measure
+
+METHODS = Path(__file__).parent / "results" / "methods.json"
+RESULTS = Path(__file__).parent / "results" / "front.json"
+PICTURE = RESULTS.with_suffix(".png")
+GROUPS = {  # of a picture's points: what a name begins with, and the colour
+    "dense": (("dense",), "#222222"),
+    "fewer dense blocks": (tuple(f"{blocks} of " for blocks in range(1, 10)), "#2a8a4a"),
+    "LoSparse": (("losparse",), "#c8501e"),
+    "pruning alone": (("pruning",), "#1f5fa8"),
+    "low rank alone": (("svd", "fwsvd", "rom", "lpaf"), "#8a8a8a"),
+}
+
+
+def group_of(method: str) -> str:
+    """Return the group of a method by its name."""
+    return next(name for name, (starts, _) in GROUPS.items() if method.startswith(starts))
+
+
+def on_front(points: Iterable[dict[str, Any]], cost: str) -> list[str]:
+    """Return the names of the points that no other beats in accuracy and cost, cheapest first."""
+    front: list[str] = []
+    best = -math.inf
+    for point in sorted(points, key=lambda point: (point[cost], -point["accuracy"])):
+        if point["accuracy"] > best:
+            front.append(point["name"])
+            best = point["accuracy"]
+    return front
+
+
+def points_of(rows: dict[str, dict[str, Any]], shape: str) -> list[dict[str, Any]]:
+    """Return the models as points: time as a share of the first one's in the same rounds, bytes, accuracy."""
+    return [
+        row | {"name": name, "time": 1.0 / row["latency"][shape]["speedup"], "accuracy": row["value"]}
+        for name, row in rows.items()
+    ]
+
+
+def draw(data: dict[str, Any]) -> None:
+    """Draw accuracy against time and against bytes; the fronts as lines."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shape = data["shapes"][0]
+    points = points_of(data["models"], shape)
+    figure, panels = pyplot.subplots(1, 2, figsize=(10, 4.4), dpi=150, sharey=True)
+    for axes, cost in zip(panels, ("time", "onnx_bytes"), strict=True):
+        unit = 1.0 if cost == "time" else 1e6
+        for name, (_, colour) in GROUPS.items():
+            for precision, marker in (("fp32", "o"), ("int8", "^")):
+                own = [p for p in points if group_of(p["method"]) == name and p["precision"] == precision]
+                label = name if precision == "fp32" else None
+                places = [p[cost] / unit for p in own]
+                axes.scatter(places, [p["accuracy"] for p in own], 22, colour, marker, label=label, alpha=0.85)
+        by_name = {point["name"]: point for point in points}
+        front = [by_name[name] for name in on_front(points, cost)]
+        axes.plot(
+            [p[cost] / unit for p in front], [p["accuracy"] for p in front], color="#999999", linewidth=0.8, zorder=0
+        )
+        axes.grid(alpha=0.25)
+    panels[0].set(xlabel=f"time at {shape.replace('x', ' x ')} tokens, as a share of dense fp32", ylabel=data["metric"])
+    panels[1].set(xlabel="bytes of the ONNX folder, MB")
+    panels[0].legend(loc="lower right", fontsize=8, title="circle fp32, triangle int8", title_fontsize=8)
+    panels[0].set_ylim(bottom=min(p["accuracy"] for p in points) - 0.005)
+    figure.tight_layout()
+    figure.savefig(PICTURE)
+
+
+def exported(
+    bench: _finetune.Bench, row: dict[str, Any], precision: str, threads: int
+) -> tuple[Session, dict[str, Any]]:
+    """Export one trained model and run it over the test set."""
+    source = bench.work / row["folder"]
+    report = export_model(
+        source, bench.work / "onnx" / f"{row['folder']}-{precision}", precision=precision, overwrite=True
+    )
+    session = Session(report.folder, threads=threads)
+    test = bench.task.test
+    figures = whole_test_set(session, source, test.texts, test.labels, precision)
+    figures |= {key: row[key] for key in ("method", "keep", "seed", "folder")}
+    value = figures[f"test_{bench.task.metric}"]
+    return session, figures | {"precision": precision, "value": value, "onnx_bytes": sum(report.bytes.values())}
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Export, compare, time."""
+    bench = _finetune.Bench(args.task, args.model, args.data, args.work)
+    with locked(METHODS) as methods:
+        table = [r for r in methods["rows"] if r["table"] == "finetuned" and r["data"] == args.task and not r["seed"]]
+    table.sort(key=lambda row: row["method"] != "dense")  # the first is the one the others are compared with
+    sessions: dict[str, Session] = {}
+    models: dict[str, dict[str, Any]] = {}
+    for row, precision in itertools.product(table, ("fp32", "int8")):
+        name = f"{row['method']} {row['keep']:g} {precision}"
+        sessions[name], models[name] = exported(bench, row, precision, args.threads)
+        models[name]["latency"] = {}
+        print(name, models[name]["value"], models[name]["same_predictions"], flush=True)
+    for shape in args.shape:
+        batch, length = (int(number) for number in shape.split("x"))
+        for name, latency in measure(sessions, batch=batch, length=length, min_seconds=3, memory=False).items():
+            models[name]["latency"][shape] = latency.to_dict()
+    return {
+        "task": args.task,
+        "metric": f"{bench.task.metric} on the test set of {args.task}",
+        "shapes": args.shape,
+        "threads": args.threads,
+        "machine": machine(),
+        "versions": versions(),
+        "models": models,
+    }
+
+
+def main() -> None:
+    """Measure and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=list(_finetune.TASKS), default="sst2")
+    for name in ("model", "data", "work"):
+        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--shape", nargs="+", default=["1x128", "1x16"], metavar="BATCHxLENGTH")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--draw", action="store_true", help="draw what was measured")
+    args = parser.parse_args()
+    if not args.draw:
+        if None in (args.model, args.data, args.work):
+            parser.error("--model, --data and --work are needed, or --draw")
+        torch.set_num_threads(args.threads)
+        RESULTS.write_text(json.dumps(run(args), indent=1) + "\n")
+    draw(json.loads(RESULTS.read_text()))
+
+
+if __name__ == "__main__":
+    main()
