@@ -174,25 +174,49 @@ def oneshot_embed() -> str:
     return by_method("oneshot-embed", ".3f", "higher is better")
 
 
+TASKS = {"sst2": "SST-2", "banking77": "Banking77", "cola": "CoLA"}
+
+
 def finetuned() -> str:
-    """Every method at the same training budget."""
+    """Every method at the same training budget: methods down, tasks and keeps across; then dropped blocks."""
     rows = [row for row in load("methods.json").get("rows", []) if row["table"] == "finetuned"]
     if not rows:
         return ""
-    rows.sort(key=lambda row: (row["data"], -row["keep"], -row["value"], row["seed"]))
-    lines = [
+    cells: dict[tuple[str, str, float], list[float]] = {}
+    for row in rows:
+        cells.setdefault((row["method"], row["data"], row["keep"]), []).append(row["value"])
+    tasks = [task for task in TASKS if any(row["data"] == task for row in rows)]
+    dropped = {row["method"] for row in rows if row["method"][0].isdigit()}
+    columns = sorted(
+        {(row["data"], row["keep"]) for row in rows if row["method"] not in dropped | {"dense"}},
+        key=lambda column: (tasks.index(column[0]), -column[1]),
+    )
+
+    def cell(method: str, task: str, keep: float) -> str:
+        values = cells.get((method, task, keep), [])
+        if not values:
+            return ""
+        mean = 100 * sum(values) / len(values)
+        spread = f" ({100 * min(values):.1f}-{100 * max(values):.1f})" if len(values) > 1 else ""
+        return f"{mean:.1f}{spread}"
+
+    methods = sorted({row["method"] for row in rows} - dropped - {"dense"})
+    first = table(
+        ["method", *(f"{TASKS[task]}, keep {keep:g}" for task, keep in columns)],
         [
-            row["data"],
-            f"{row['keep']:.2g}",
-            row["method"],
-            str(row["seed"]),
-            f"{row['dev_value']:.1%}",
-            f"{row['value']:.1%}",
-            f"{row['file_bytes'] / 1e6:.1f} MB",
-        ]
-        for row in rows
-    ]
-    return table(["data", "keep", "method", "seed", "dev", "test", "file"], lines)
+            ["dense", *(cell("dense", task, 1.0) for task, _ in columns)],
+            *([method, *(cell(method, task, keep) for task, keep in columns)] for method in methods),
+        ],
+    )
+    shares = {row["method"]: row["keep"] for row in rows if row["method"] in dropped}
+    second = table(
+        ["dense blocks, trained as long", "keep", *(TASKS[task] for task in tasks)],
+        [
+            [method, f"{share:.2f}", *(cell(method, task, share) for task in tasks)]
+            for method, share in sorted(shares.items(), key=lambda item: (-item[1], item[0]))
+        ],
+    )
+    return first + ("\n\n" + second if dropped else "")
 
 
 def render(text: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -66,7 +67,7 @@ class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
         """
         if self.schedule.is_final(state.global_step):
             return
-        gradients = whole_gradients(self.layers, args, kwargs.get("optimizer"))
+        gradients = whole_gradients(self.layers, kwargs.get("optimizer"))
         if gradients is None:
             return
         for layer, gradient in zip(self.layers.values(), gradients, strict=True):
@@ -131,8 +132,12 @@ def layers_to_prune(model: nn.Module, kind: type[Form]) -> dict[str, Form]:
     return layers
 
 
-def whole_gradients(layers: Mapping[str, TrainingForm], args: TrainingArguments, optimizer: Any) -> list[Tensor] | None:
+def whole_gradients(layers: Mapping[str, TrainingForm], optimizer: Any) -> list[Tensor] | None:
     """Return the gradients of the layers' `sparse` before the optimizer step, without the fp16 loss scale.
+
+    Args:
+        layers: in training form, by qualified name.
+        optimizer: accelerate's, whose loss scaler has not stepped yet; one without a scaler has nothing to undo.
 
     Returns:
         One per layer, (out, in) each; None when one overflowed: the optimizer skips that step, and scores must too.
@@ -140,14 +145,12 @@ def whole_gradients(layers: Mapping[str, TrainingForm], args: TrainingArguments,
     Raises:
         LosparseError: a layer got no gradient.
     """
+    _unscale(optimizer)
     gradients = []
     for name, layer in layers.items():
         if layer.sparse.grad is None:
             raise LosparseError(f"layer {name!r} got no gradient in this step; is it unused? leave it out with ignore=")
         gradients.append(layer.sparse.grad)
-    scale = _loss_scale(args, optimizer)
-    if scale != 1.0:
-        gradients = [gradient / scale for gradient in gradients]
     return gradients if all(bool(torch.isfinite(gradient.sum())) for gradient in gradients) else None
 
 
@@ -167,12 +170,12 @@ def refuse_unsupported(args: TrainingArguments) -> None:
         )
 
 
-def _loss_scale(args: TrainingArguments, optimizer: Any) -> float:
-    """Return the fp16 loss scale that gradients still carry: clipping removes it, and without clipping nobody does."""
+def _unscale(optimizer: Any) -> None:
+    """Take the fp16 loss scale out of the gradients, unless the Trainer did so when it clipped or took their norm."""
     scaler = getattr(optimizer, "scaler", None)
-    if scaler is None or (args.max_grad_norm is not None and args.max_grad_norm > 0):
-        return 1.0
-    return float(scaler.get_scale())
+    if scaler is not None:
+        with suppress(RuntimeError):  # of a second time, which the scaler refuses
+            scaler.unscale_(optimizer.optimizer)
 
 
 def freeze_embeddings(model: nn.Module) -> int:

@@ -77,7 +77,7 @@ class LPAFCallback(TrainerCallback):  # type: ignore[misc]
         """
         pruning = state.global_step < self.stages.boundary
         if pruning and not self.stages.pruning.is_final(state.global_step):
-            self._score(args, kwargs.get("optimizer"))
+            self._score(kwargs.get("optimizer"))
         for layer, high_rank in zip(self.layers.values(), self.high_rank, strict=True):
             if high_rank:
                 layer.u.grad = layer.v.grad = None
@@ -102,8 +102,8 @@ class LPAFCallback(TrainerCallback):  # type: ignore[misc]
         if step == self.stages.boundary:
             self._factor(kwargs.get("optimizer"))
 
-    def _score(self, args: TrainingArguments, optimizer: Any) -> None:
-        gradients = whole_gradients(self.layers, args, optimizer)
+    def _score(self, optimizer: Any) -> None:
+        gradients = whole_gradients(self.layers, optimizer)
         if gradients is not None:
             for layer, gradient in zip(self.layers.values(), gradients, strict=True):
                 accumulate_score(layer, gradient, self.method.score)

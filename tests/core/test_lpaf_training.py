@@ -203,16 +203,19 @@ def test_gradients_are_unscaled_and_an_overflow_is_no_score():
     model = build_bert()
     compress_(model, METHOD)
     layers = training_layers(model)
-    args, scaled = SimpleNamespace(max_grad_norm=0.0), SimpleNamespace(scaler=SimpleNamespace(get_scale=lambda: 4.0))
+    optimizer = torch.optim.SGD([layer.sparse for layer in layers.values()])
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaled = SimpleNamespace(scaler=scaler, optimizer=optimizer)
     for layer in layers.values():
         assert isinstance(layer, MixedRankLinear)
-        layer.sparse.grad = torch.full_like(layer.sparse, 8.0)
-    assert all((gradient == 2.0).all() for gradient in whole_gradients(layers, args, scaled))
+        layer.sparse.grad = torch.full_like(layer.sparse, 2.0 * float(scaler.scale(torch.ones(()))))
+    for _ in range(2):  # whoever comes second, as after clipping, has nothing left to do
+        assert all((gradient == 2.0).all() for gradient in whole_gradients(layers, scaled))
     layer.sparse.grad[0, 0] = torch.inf
-    assert whole_gradients(layers, args, None) is None
+    assert whole_gradients(layers, None) is None
     layer.sparse.grad = None
     with pytest.raises(LosparseError, match="got no gradient in this step"):
-        whole_gradients(layers, args, None)
+        whole_gradients(layers, None)
 
 
 WORKER = """
