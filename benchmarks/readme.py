@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from _front import group_of, on_front, points_of
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -219,6 +221,42 @@ def finetuned() -> str:
     return first + ("\n\n" + second if dropped else "")
 
 
+def front() -> str:
+    """The models that no other beats in accuracy and time, and ours that a model without this library beats."""
+    data = load("front.json")
+    if not data:
+        return ""
+    shape = data["shapes"][0]
+    points = points_of(data["models"], shape)
+    by_name = {point["name"]: point for point in points}
+    lines = [
+        [
+            f"{point['method']}, keep {point['keep']:.2g}, {point['precision']}",
+            f"{point['accuracy']:.1%}",
+            *(f"{point['latency'][each]['speedup']:.2f}x" for each in data["shapes"]),
+            f"{point['onnx_bytes'] / 1e6:.1f} MB",
+        ]
+        for point in (by_name[name] for name in on_front(points, "time"))
+    ]
+    head = ["on the front", data["metric"], *(f"{each} against dense fp32" for each in data["shapes"]), "ONNX folder"]
+    text = (
+        f"Every model of the SST-2 column, exported and timed in turns in one run, {data['threads']} thread on "
+        f"{data['machine']}, onnxruntime {data['versions']['onnxruntime']}; {len(points)} models. On the front of "
+        f"accuracy and time at {shape} are, fastest first:\n\n{table(head, lines)}\n\n"
+    )
+    ours = [point for point in points if point["method"].startswith("losparse") and 0.15 < point["keep"] < 0.35]
+    plain = [point for point in points if group_of(point["method"]) in ("dense", "fewer dense blocks")]
+    beaten = []
+    for point in ours:
+        better = [
+            other["name"] for other in plain if other["time"] < point["time"] and other["accuracy"] > point["accuracy"]
+        ]
+        beaten += [f"* {point['name']}: by {', '.join(better)}"] if better else []
+    if not beaten:
+        return text + "No dense, quantised or shortened model beats one of ours at keep 0.3 or 0.2 in both."
+    return text + "Of ours at keep 0.3 and 0.2, these are beaten in both by a plain model:\n\n" + "\n".join(beaten)
+
+
 def render(text: str) -> str:
     """Return the README with its blocks filled in."""
     blocks = {
@@ -226,6 +264,7 @@ def render(text: str) -> str:
         "latency": latency,
         "encoders": encoders,
         "finetuned": finetuned,
+        "front": front,
         "training-cost": training_cost,
         "oneshot-lm": oneshot_lm,
         "oneshot-embed": oneshot_embed,
