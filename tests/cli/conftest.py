@@ -241,3 +241,21 @@ def quantised(whole_pass: Pass, sources: Sources, tmp_path_factory: pytest.TempP
     with contextlib.redirect_stdout(printed):
         assert main([str(argument) for argument in command]) == 0
     return Quantised(folder, printed.getvalue())
+
+
+@pytest.fixture
+def squeeze(losparse: Command, sources: Sources, tmp_path: Path) -> Any:
+    """Run `compress` into tmp_path/out without training; `model` replaces the model."""
+
+    def run(*flags: object, model: Path | None = None) -> Any:
+        return losparse("compress", model or sources.model, tmp_path / "out", *flags)
+
+    return run
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """Texts between blank lines."""
+    file = tmp_path / "texts.txt"
+    file.write_text("\n\n".join(text for text, _ in make_texts(96, 3)))
+    return file

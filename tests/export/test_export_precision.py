@@ -6,7 +6,6 @@ import logging
 import re
 import subprocess
 import sys
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -23,78 +22,7 @@ from losparse_export.precision import quantisable_nodes
 from losparse_export.write import fingerprint
 
 from .builders import run_graph
-
-Feeds = dict[str, np.ndarray]
-
-QUANTISED = ("int8", "int8-static", "int8-weights", "int4-weights")
-TOKENS, HIDDEN, WIDE = 9, 48, 70
-
-
-def weights(seed: int = 0) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-    shapes = {
-        "table.weight": (30, HIDDEN),
-        "q.weight_t": (HIDDEN, WIDE),
-        "k.weight_t": (HIDDEN, WIDE),
-        "out.weight_t": (WIDE, HIDDEN),
-        "head.weight": (5, HIDDEN),
-        "q.bias": (WIDE,),
-        "out.bias": (HIDDEN,),
-        "head.bias": (5,),
-    }
-    return {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-def toy_graph(opset: int = 23, **replaced: np.ndarray) -> ir.Model:
-    """ids -> Gather -> two products of one input, the first with a bias -> Add -> product -> Gemm (transB), twice."""
-    arrays = {**weights(), **replaced}
-    stored = {name: value(name, array) for name, array in arrays.items()}
-    ids = ir.Value(name="ids", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["tokens"]))
-    nodes: list[ir.Node] = []
-
-    def op(op_type: str, name: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
-        node = ir.node(op_type, inputs, attributes, name=name)
-        node.outputs[0].name = f"{name}_output_0"
-        nodes.append(node)
-        return node.outputs[0]
-
-    x = op("Gather", "/table/Gather", stored["table.weight"], ids)
-    q = op("Add", "/q/Add", op("MatMul", "/q/MatMul", x, stored["q.weight_t"]), stored["q.bias"])
-    k = op("MatMul", "/k/MatMul", x, stored["k.weight_t"])
-    h = op("MatMul", "/out/MatMul", op("Add", "/Add", q, k), stored["out.weight_t"])
-    h = op("Add", "/out/Add", h, stored["out.bias"])
-    y = op("Gemm", "/head/Gemm", h, stored["head.weight"], stored["head.bias"], transB=1)
-    z = op("Gemm", "/head/Gemm_1", x, stored["head.weight"], transB=1)
-    for output in (y, z):
-        output.type, output.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(["tokens", 5])
-    opsets = {"": opset}
-    graph = ir.Graph([ids], [y, z], nodes=nodes, initializers=stored.values(), opset_imports=opsets, name="main")
-    return ir.Model(graph, ir_version={23: 11, 18: 10}[opset], producer_name="losparse", producer_version="1")
-
-
-def value(name: str, array: np.ndarray) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-
-
-def feeds(seed: int = 0) -> Feeds:
-    return {"ids": np.random.default_rng(seed).integers(0, 30, TOKENS)}
-
-
-def convert(model: ir.Model, precision: str, **options: Any) -> ir.Model:
-    if precision == "int8-static":
-        options["calibration"] = [{"ids": np.arange(30)}]  # every activation of the first products, so nothing is cut
-    return apply_precision(model, precision, **options)
-
-
-def types(model: ir.Model) -> Counter[str]:
-    return Counter(node.op_type for node in model.graph)
-
-
-# Share of the largest output. Of weights of 7 bits, one scale a column, the error is 1/128 of the largest weight, of
-# activations 1/255 of their range: over 48 products of random sign, three products deep, 1 to 2 %. 4 bits are 1/16.
-# Half precision keeps 11 bits: 0.05 % a rounding, and there are a dozen in a row.
-BOUNDS = {"int8": 0.03, "int8-static": 0.03, "int8-weights": 0.02, "int4-weights": 0.2, "fp16": 0.002}
+from .toy import BOUNDS, QUANTISED, WIDE, convert, feeds, toy_graph, types, value, weights
 
 
 @pytest.mark.parametrize("opset", [18, 23])
@@ -311,79 +239,6 @@ def test_int8_static_uses_the_ranges_it_was_calibrated_with():
     np.testing.assert_allclose(beyond, [[-1.0, 1.0, 0.5, 1.0]], rtol=0, atol=1.01 * 2 / 255)
 
 
-def fp16_graph() -> ir.Model:
-    """x -> two LayerNormalizations of one input and one weight -> Attention -> Softmax; and n -> float -> integers."""
-    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["batch", "tokens", 8]))
-    scale = value("norm.weight", np.ones(8, np.float32))
-    big = value("big", np.array(4097.0, np.float32))
-    n = ir.Value(name="n", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["batch"]))
-    double = ir.node("Add", [x, x], name="/Add")
-    norms = [
-        ir.node("LayerNormalization", [double.outputs[0], scale], name=f"/norm{i}/LayerNormalization") for i in "ab"
-    ]
-    heads = {"q_num_heads": 2, "kv_num_heads": 2}
-    attention = ir.node("Attention", [norms[0].outputs[0], norms[1].outputs[0], x], heads, name="/Attention")
-    softmax = ir.node("Softmax", [attention.outputs[0]], name="/Softmax")
-    number = ir.node("Cast", [n], {"to": ir.DataType.FLOAT.value}, name="/Cast_1")
-    scaled = ir.node("Mul", [number.outputs[0], big], name="/Mul")
-    cast = ir.node("Cast", [scaled.outputs[0]], {"to": ir.DataType.INT64.value}, name="/Cast")
-    nodes = [double, *norms, attention, softmax, number, scaled, cast]
-    for node in nodes:
-        output = node.outputs[0]
-        output.name, output.type, output.shape = f"{node.name}_output_0", ir.TensorType(ir.DataType.FLOAT), x.shape
-    for node in (number, scaled, cast):
-        node.outputs[0].shape = n.shape
-    cast.outputs[0].type = ir.TensorType(ir.DataType.INT64)
-    outputs = [softmax.outputs[0], cast.outputs[0]]
-    graph = ir.Graph([x, n], outputs, nodes=nodes, initializers=[scale, big], opset_imports={"": 23}, name="half")
-    return ir.Model(graph, ir_version=11)
-
-
-def test_fp16_keeps_sums_and_indices_in_fp32():
-    result = apply_precision(fp16_graph(), "fp16")
-    nodes = {node.name: node for node in result.graph}
-    for name in ("/norma/LayerNormalization", "/normb/LayerNormalization", "/Softmax", "/Mul"):
-        assert nodes[name].inputs[0].dtype == ir.DataType.FLOAT, name
-    assert nodes["/Attention"].inputs[0].dtype == nodes["/Add"].outputs[0].dtype == ir.DataType.FLOAT16
-    assert nodes["/Attention"].attributes["softmax_precision"].as_int() == onnx.TensorProto.FLOAT
-    assert result.graph.initializers["norm.weight"].const_value.dtype == ir.DataType.FLOAT
-    x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
-    feed = {"x": x, "n": np.array([1, 4095])}
-    expected, actual = run_graph(fp16_graph(), feed), run_graph(result, feed)
-    # Values of magnitude 2 in 11 bits, a few roundings, and a softmax whose entries are below 1.
-    np.testing.assert_allclose(actual[0], expected[0], rtol=0, atol=2e-3)
-    assert actual[1].tolist() == [4097, 4095 * 4097]  # none of the four is a number in half precision, but 1
-
-
-def test_fp16_halves_the_weights():
-    sizes = [
-        sum(v.const_value.nbytes for v in model.graph.initializers.values())
-        for model in (toy_graph(), apply_precision(toy_graph(), "fp16"))
-    ]
-    assert sizes[1] * 2 == sizes[0]
-
-
-def test_the_cpu_provider_widens_fp16_as_the_warning_says(tmp_path):
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    options.log_severity_level = 3
-    data = ir.to_proto(apply_precision(toy_graph(), "fp16")).SerializeToString()
-    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    products = [node for node in ir.load(tmp_path / "optimised.onnx").graph if node.op_type in ("MatMul", "Gemm")]
-    stored = [each.const_value for node in products for each in node.inputs if each.const_value is not None]
-    assert products and stored and all(tensor.dtype == ir.DataType.FLOAT for tensor in stored)
-
-
-def test_fp16_warns(caplog):
-    with caplog.at_level(logging.WARNING):
-        apply_precision(toy_graph(), "fp16")
-    assert [record.name for record in caplog.records] == ["losparse_export.precision.apply"]
-    assert caplog.messages == [
-        "fp16 is for GPU providers: onnxruntime's CPU provider widens its weights and numbers back to fp32, so there "
-        "it saves neither time nor memory, only the size of the file; for CPUs take int8"
-    ]
-
-
 @pytest.mark.parametrize("precision", QUANTISED)
 def test_nothing_else_is_said(precision, caplog, capfd):
     with caplog.at_level(logging.WARNING):
@@ -396,7 +251,7 @@ def test_the_libraries_do_not_configure_logging():
     program = f"""
 import sys; sys.path[:0] = {[p for p in sys.path if p]!r}
 import logging
-from tests.export.test_export_precision import BOUNDS, convert, toy_graph
+from tests.export.toy import BOUNDS, convert, toy_graph
 before = list(sys.path)
 for precision in BOUNDS:
     convert(toy_graph(), precision)
@@ -450,10 +305,3 @@ REFUSALS = [
 def test_refusals(precision, options, message):
     with pytest.raises(LosparseError, match=f"^{re.escape(message)}$"):
         apply_precision(toy_graph(), precision, **options)
-
-
-def test_a_graph_without_products_is_refused():
-    model = fp16_graph()
-    for precision in ("int8", "int8-weights"):
-        with pytest.raises(LosparseError, match="needs a MatMul node with a constant float matrix"):
-            apply_precision(model, precision)
