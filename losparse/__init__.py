@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         OneShotLoSparse,
         StructuredPruning,
     )
+    from .neurons import drop_neurons
     from .recipe import Recipe, Training
     from .residual import FactoredLinearTraining
     from .targets import find_targets
@@ -58,6 +59,7 @@ _HOMES = {
     "compact_": "compress",
     "compress_": "compress",
     "drop_layers": "depth",
+    "drop_neurons": "neurons",
     "find_targets": "targets",
     "fine_tune": "finetune",
 }
@@ -85,6 +87,7 @@ __all__ = [
     "compact_",
     "compress_",
     "drop_layers",
+    "drop_neurons",
     "find_targets",
     "fine_tune",
 ]

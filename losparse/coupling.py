@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +109,21 @@ def choose_groups(
         mask = step.mask(int(chosen.sum()))
         masks |= dict.fromkeys(step.family.layers, mask)
     return {name: masks[name].to(scores[name].device) for name in scores}
+
+
+def feed_forward_parts(names: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
+    """Find the feed-forward parts among linear layers, by their names.
+
+    Returns:
+        Of every part the layers whose outputs are its neurons - one, or two with a gate - and the one that reads them.
+    """
+    parts = []
+    for members, _ in _partners(list(names)):
+        writers = [name for name in members if writes_residual(name)]
+        ups = tuple(name for name in members if _ROLES["up"].match(name))
+        if ups and len(writers) == 1 and len(members) == len(ups) + 1:
+            parts.append((ups, writers[0]))
+    return parts
 
 
 class _Steps:

@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from .budget import check_share
 from .data import TASKS
 from .errors import LosparseError
 from .methods import LoSparse, Method, method_from_dict, method_to_dict
 
 LoraAlso = Literal["nothing", "head", "small"]
 KeepLayersBy = Literal["even", "importance"]
+KeepNeuronsBy = Literal["error", "norm"]
 
 NO_METHOD = "none"
 """Name of the method of a recipe that compresses no layer."""
@@ -99,6 +101,8 @@ class Recipe:
         ignore: patterns of layers to leave dense.
         keep_layers: how many transformer blocks to keep, or which ones by number; None keeps all.
         keep_layers_by: how a number of blocks is chosen; see `losparse.depth`.
+        keep_neurons: share of every block's feed-forward neurons to keep; None keeps all.
+        keep_neurons_by: how they are chosen; see `losparse.neurons`.
     """
 
     task: str = "text-classification"
@@ -108,6 +112,8 @@ class Recipe:
     ignore: tuple[str, ...] = ()
     keep_layers: int | tuple[int, ...] | None = None
     keep_layers_by: KeepLayersBy = "even"
+    keep_neurons: float | None = None
+    keep_neurons_by: KeepNeuronsBy = "error"
 
     def __post_init__(self) -> None:
         """Check what does not depend on a model."""
@@ -115,9 +121,12 @@ class Recipe:
             raise LosparseError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
         if self.method is None and (self.targets is not None or self.ignore):
             raise LosparseError(f"method '{NO_METHOD}' compresses no layer; leave out targets and ignore")
-        if self.keep_layers_by not in get_args(KeepLayersBy):
-            allowed = ", ".join(get_args(KeepLayersBy))
-            raise LosparseError(f"keep_layers_by must be one of {allowed}, got {self.keep_layers_by!r}")
+        for name, choices in (("keep_layers_by", KeepLayersBy), ("keep_neurons_by", KeepNeuronsBy)):
+            if getattr(self, name) not in get_args(choices):
+                allowed = ", ".join(get_args(choices))
+                raise LosparseError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.keep_neurons is not None:
+            check_share("keep_neurons", self.keep_neurons)
         if self.keep_layers_by == "importance" and not isinstance(self.keep_layers, int):
             given = "none" if self.keep_layers is None else "a list of blocks"
             raise LosparseError(f"keep_layers_by 'importance' needs the number of blocks as keep_layers, got {given}")
@@ -133,6 +142,8 @@ class Recipe:
             "ignore": list(self.ignore),
             "keep_layers": list(self.keep_layers) if isinstance(self.keep_layers, tuple) else self.keep_layers,
             "keep_layers_by": self.keep_layers_by,
+            "keep_neurons": self.keep_neurons,
+            "keep_neurons_by": self.keep_neurons_by,
         }
 
     @classmethod
@@ -143,7 +154,8 @@ class Recipe:
             LosparseError: an unknown key, or a value out of range.
         """
         _refuse_unknown("recipe", data, [f.name for f in fields(cls)])
-        values: dict[str, Any] = {key: data[key] for key in ("task", "keep_layers_by") if key in data}
+        plain = ("task", "keep_layers_by", "keep_neurons", "keep_neurons_by")
+        values: dict[str, Any] = {key: data[key] for key in plain if key in data}
         if "method" in data:
             values["method"] = _method(_mapping("method", data["method"]))
         if "training" in data:

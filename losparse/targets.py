@@ -51,10 +51,15 @@ def writes_residual(name: str) -> bool:
     return _RESIDUAL_WRITERS.search(name) is not None
 
 
+def is_transposed(module: nn.Module) -> bool:
+    """Tell whether a linear layer stores its weight as (in, out): `Conv1D`."""
+    return isinstance(module, Conv1D)
+
+
 def weight_of(module: nn.Module) -> Tensor:
     """Return the weight of a linear layer as (out, in); `Conv1D` stores it transposed."""
     weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight.T if isinstance(module, Conv1D) else weight
+    return weight.T if is_transposed(module) else weight
 
 
 def bias_of(module: nn.Module) -> Tensor | None:

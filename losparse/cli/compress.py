@@ -18,7 +18,7 @@ import torch
 from ..data import TASKS, Examples, load_examples, relabel, split_examples
 from ..errors import LosparseError
 from ..methods import METHODS
-from ..recipe import NO_METHOD, KeepLayersBy, Recipe, Training
+from ..recipe import NO_METHOD, KeepLayersBy, KeepNeuronsBy, Recipe, Training
 from .calibration import check_calibration, read_texts, tokenize_texts
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .folders import check_out, new_folder
@@ -77,6 +77,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=get_args(KeepLayersBy),
         help="how a number of blocks is chosen: evenly spaced, or by importance on texts of --train, or without it of "
         "--calibration (default even)",
+    )
+    parser.add_argument(
+        "--keep-neurons",
+        type=float,
+        metavar="SHARE",
+        help="share of the feed-forward neurons of every block to keep, chosen on texts as above; default all",
+    )
+    parser.add_argument(
+        "--keep-neurons-by",
+        choices=get_args(KeepNeuronsBy),
+        help="error: what the outputs miss least goes, and the rest takes over; norm: small weights and inputs go "
+        "(default error)",
     )
     parser.add_argument(
         "--teacher", metavar="MODEL", help="fine-tuned model to imitate; needs --distill-weight or --distill-hidden"
@@ -192,7 +204,7 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
         data["method"] = {"name": options.method}
     data["method"] |= given(options, "method")
     data["training"] |= given(options, "training")
-    keys = ("task", "targets", "ignore", "keep_layers_by")
+    keys = ("task", "targets", "ignore", "keep_layers_by", "keep_neurons", "keep_neurons_by")
     data |= {key: value for key in keys if (value := getattr(options, key)) is not None}
     if options.keep_layers is not None:
         data["keep_layers"] = options.keep_layers[0] if len(options.keep_layers) == 1 else options.keep_layers
@@ -225,11 +237,11 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
 def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress: Progress) -> _Job:
     """Open and check everything: the cheap first, the model before the data is tokenised, all before training."""
-    from ..depth import drop_layers
     from ..distill import pair_blocks
     from ..finetune import calibration_batches
     from ..lora import require_lora
     from . import models
+    from .shrink import shrink_on_texts, shrink_unseen
     from .training import check_schedule, default_save_steps, tokenize_parts
 
     require_lora(recipe.training, recipe.method)
@@ -245,9 +257,7 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
         tokenizer = models.load_tokenizer(source, recipe.task)
         model = models.load_model(checkpoint, recipe.task, train.label_names, recipe.training.seed)
         source_parameters = sum(parameter.numel() for parameter in model.parameters())
-        if recipe.keep_layers is not None and recipe.keep_layers_by != "importance":
-            drop_layers(model, recipe.keep_layers)
-        models.check_compressible(model, recipe)
+        shrink_unseen(model, recipe)
         teacher = _open_teacher(options.teacher, recipe, train, tokenizer)
     length = models.max_length(model, tokenizer, options.max_length)
     parts = tokenize_parts(train, validation, tokenizer, recipe.task, length, progress)
@@ -255,12 +265,13 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
     if texts is not None:
         rows = tokenize_texts(texts, tokenizer, recipe.task, length, recipe.training, progress)
         calibration = calibration_batches(model, tokenizer, rows, recipe.training)  # type: ignore[arg-type]
-    if recipe.keep_layers is not None and recipe.keep_layers_by == "importance":
-        with progress.stage("measuring blocks"):
-            drop_layers(
-                model, recipe.keep_layers, by="importance", batches=models.batches_of(parts[0], model, tokenizer)
-            )
-        models.check_compressible(model, recipe)
+    shrink_on_texts(
+        model,
+        recipe,
+        progress,
+        few=lambda: models.batches_of(parts[0], model, tokenizer),
+        batches=lambda: calibration_batches(model, tokenizer, parts[0], recipe.training),  # type: ignore[arg-type]
+    )
     if teacher is not None and recipe.training.distill_hidden > 0:
         pair_blocks(model, teacher)
     steps = check_schedule(recipe, len(parts[0]))

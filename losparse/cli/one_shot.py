@@ -1,6 +1,6 @@
 """`losparse compress` without --train: a one-shot method on a model as it is, and nothing trained.
 
-MODEL --drop blocks (--keep-layers)--> shallower --compress (--method, --calibration)--> compact --save--> OUT
+MODEL --drop (--keep-layers, --keep-neurons)--> smaller --compress (--method, --calibration)--> compact --save--> OUT
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 
 from ..calibration.walk import BlocksError, stack_of
 from ..compress import CompressionReport, compress_
-from ..depth import drop_layers
 from ..errors import LosparseError
 from ..finetune import calibration_batches, task_named
 from ..machine import peak_memory_bytes
@@ -29,6 +28,7 @@ from .folders import check_out, new_folder
 from .output import Advance, Progress, check_json_target, write_json
 from .parser import given
 from .report import REPORT, outcome_of, print_report
+from .shrink import shrink_on_texts, shrink_unseen
 from .training import save_model
 
 if TYPE_CHECKING:
@@ -109,9 +109,7 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint
         tokenizer = models.load_tokenizer(checkpoint.folder, task)
         model = models.load_as_is(checkpoint, recipe.training.seed)
         source_parameters = sum(parameter.numel() for parameter in model.parameters())
-        if recipe.keep_layers is not None and recipe.keep_layers_by != "importance":
-            drop_layers(model, recipe.keep_layers)
-        models.check_compressible(model, recipe)
+        shrink_unseen(model, recipe)
     rows, batches, length = None, [], None
     if texts is not None:
         length = models.max_length(model, tokenizer, options.max_length)
@@ -119,10 +117,9 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint
             length = min(length, _BLOCK)
         rows = tokenize_texts(texts, tokenizer, task, length, recipe.training, progress)
         batches = calibration_batches(model, tokenizer, rows, recipe.training)  # type: ignore[arg-type]
-    if recipe.keep_layers is not None and recipe.keep_layers_by == "importance":
-        with progress.stage("measuring blocks"):
-            drop_layers(model, recipe.keep_layers, by="importance", batches=batches)
-        models.check_compressible(model, recipe)
+    shrink_on_texts(
+        model, recipe, progress, few=lambda: batches, batches=lambda: batches, sequential=options.sequential
+    )
     sequential = options.sequential
     if sequential is None and batches:
         sequential = bool(_blocks(model, recipe))

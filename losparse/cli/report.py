@@ -34,6 +34,7 @@ def outcome_of(
         "compression": compression.to_dict(),
         "source_parameters": source_parameters,
         "kept_layers": getattr(model.config, "losparse_kept_layers", None),
+        "kept_neurons": getattr(model.config, "losparse_kept_neurons", None),
         "file_bytes": read_checkpoint(folder).file_bytes,
         "dense_file_bytes": source.file_bytes,
         "versions": versions("torch", "transformers"),
@@ -52,6 +53,8 @@ def print_report(title: str, report: dict[str, Any]) -> None:
     print_table(title, ["", "dense", "compressed", "share"], rows)
     if report["recipe"]["keep_layers"] is not None:
         print(f"blocks kept: {', '.join(map(str, report['kept_layers']))}")
+    if report["kept_neurons"] is not None:
+        print("neurons kept: {} of {} in every block".format(*report["kept_neurons"]))
     for name in _METRICS:
         if name in report["metrics"]:
             print(f"validation {name}: {report['metrics'][name]:.4f}")

@@ -119,6 +119,15 @@ def test_blocks_by_number_and_by_importance(compress_into: Any, tmp_path: Path, 
     assert report_of(tmp_path)["kept_layers"] == [0, 1, 3]
 
 
+def test_fewer_neurons_then_a_method_that_trains(compress_into: Any, tmp_path: Path, deep: Path) -> None:
+    done = compress_into(*FEW, "--keep-layers", 2, "--keep-neurons", 0.5, "--keep-neurons-by", "norm", model=deep)
+    assert done.code == 0, done.err
+    kept, dense = report_of(tmp_path)["kept_neurons"]
+    assert kept == dense // 2 and f"neurons kept: {kept} of {dense} in every block" in done.out
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.intermediate_size == kept and model.config.num_hidden_layers == 2
+
+
 def test_targets_are_looked_for_in_the_blocks_that_stay(compress_into: Any, tmp_path: Path, deep: Path) -> None:
     compress_into(*FEW, "--keep-layers", 2, "--targets", "*.layer.3.*", model=deep).refused("'*.layer.3.*'", "matches")
     assert nothing_written(tmp_path)

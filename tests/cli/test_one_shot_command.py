@@ -154,6 +154,18 @@ def test_fewer_blocks(squeeze: Any, decoder: Path, texts: Path, tmp_path: Path, 
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.num_hidden_layers == 2
 
 
+@pytest.mark.parametrize("method", ["svd", "rom"])
+def test_fewer_neurons(squeeze: Any, sources: Sources, texts: Path, tmp_path: Path, method: str) -> None:
+    flags = ("--method", method, *KEEP, "--keep-neurons", 0.5, "--keep-layers", 1, "--calibration", texts)
+    done = squeeze(*flags)
+    assert done.code == 0, done.err
+    wide = AutoModelForSequenceClassification.from_pretrained(sources.model).config.intermediate_size
+    assert f"neurons kept: {wide // 2} of {wide} in every block" in done.out
+    assert report_of(tmp_path)["kept_neurons"] == [wide // 2, wide]
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert (model.config.intermediate_size, model.config.num_hidden_layers) == (wide // 2, 1)
+
+
 def test_half_precision_stays(squeeze: Any, decoder: Path, texts: Path, tmp_path: Path) -> None:
     AutoModelForCausalLM.from_pretrained(decoder).to(torch.bfloat16).save_pretrained(tmp_path / "half")
     tokenizer = make_tokenizer()

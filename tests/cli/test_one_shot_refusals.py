@@ -27,6 +27,8 @@ from .conftest import Command, Sources, edit_json, make_tokenizer, nothing_writt
         (["--method", "svd", "--calibration", "TEXTS"], ["method 'svd' looks at no texts", "--calibration"]),
         (["--method", "svd", "--no-sequential"], ["method 'svd' looks at no inputs", "--no-sequential"]),
         (["--method", "svd", "--keep-layers", 1, "--keep-layers-by", "importance"], ["importance needs texts"]),
+        (["--method", "svd", "--keep-neurons", 0.5], ["--keep-neurons needs texts", "--calibration FILE"]),
+        (["--method", "rom", "--calibration", "TEXTS", "--keep-neurons", 0], ["keep_neurons must be in (0, 1]"]),
         (["--method", "svd", "--low-rank", 0.1], ["'low_rank'", "'svd'", "allowed: keep"]),
         (["--method", "svd", "--mean"], ["'mean'", "'svd'", "allowed: keep"]),
         (["--method", "rom", "--calibration", "TEXTS", "--row-share", 0.5], ["'row_share'", "'rom'", "mean"]),

@@ -23,7 +23,14 @@ def test_round_trip():
 
 
 def test_no_method_and_a_number_of_blocks_round_trip():
-    recipe = Recipe(task="regression", method=None, keep_layers=3, keep_layers_by="importance")
+    recipe = Recipe(
+        task="regression",
+        method=None,
+        keep_layers=3,
+        keep_layers_by="importance",
+        keep_neurons=0.5,
+        keep_neurons_by="norm",
+    )
     assert recipe.to_dict()["method"] == {"name": "none"}
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
@@ -61,6 +68,8 @@ def test_reads_files(tmp_path, suffix):
         ({"keep_layers": "3"}, "keep_layers must be a number of blocks, or a list of their numbers, got '3'"),
         ({"keep_layers": [True]}, "keep_layers must be a number"),
         ({"keep_layers": []}, "keep_layers must be a number"),
+        ({"keep_neurons_by": "luck"}, "keep_neurons_by must be one of error, norm, got 'luck'"),
+        ({"keep_neurons": 1.5}, r"keep_neurons must be in \(0, 1\], got 1.5"),
         ({"keep_layers_by": "luck"}, "keep_layers_by must be one of even, importance, got 'luck'"),
         ({"keep_layers_by": "importance"}, "needs the number of blocks as keep_layers, got none"),
         ({"keep_layers_by": "importance", "keep_layers": [0]}, "as keep_layers, got a list of blocks"),
