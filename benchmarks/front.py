@@ -3,23 +3,23 @@
     python benchmarks/front.py --task sst2 --model MINILM_DIR --data DATA_DIR --work WORK_DIR [--shape 1x16 1x128]
     python benchmarks/front.py --draw
 
-WORK_DIR is that of `methods.py --table finetuned`. Every model is exported by the public path and run over the whole
-test set: in fp32 its logits must equal PyTorch's to 1e-4 and its predictions must be identical, or no time is taken.
-Then all of them, dense, quantised, with fewer blocks or factored, are timed in turns in one run. A model is on the
-front when no other is at least as fast and at least as right, and better in one of the two.
+WORK_DIR is that of `methods.py --table finetuned`; exports go to its folder onnx and are not made again. Every model is
+exported by the public path and run over the whole test set: in fp32 its logits must equal PyTorch's to 1e-4 and its
+predictions must be identical, or no time is taken. Then all of them, dense, quantised, with fewer blocks or factored,
+are timed in turns in one run. A model is on the front when no other is at least as fast and at least as right, and
+better in one of the two.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import _finetune
 import torch
-from _exported import whole_test_set
+from _exported import torch_logits, whole_test_set
 from _front import GROUPS, group_of, on_front, points_of
 from _results import locked, machine, versions
 
@@ -29,6 +29,7 @@ from losparse_runtime import Session, measure
 METHODS = Path(__file__).parent / "results" / "methods.json"
 RESULTS = Path(__file__).parent / "results" / "front.json"
 PICTURE = RESULTS.with_suffix(".png")
+PRECISIONS = ("fp32", "int8")
 
 
 def draw(data: dict[str, Any]) -> None:
@@ -63,20 +64,25 @@ def draw(data: dict[str, Any]) -> None:
     figure.savefig(PICTURE)
 
 
-def exported(
-    bench: _finetune.Bench, row: dict[str, Any], precision: str, threads: int
-) -> tuple[Session, dict[str, Any]]:
-    """Export one trained model and run it over the test set."""
-    source = bench.work / row["folder"]
-    report = export_model(
-        source, bench.work / "onnx" / f"{row['folder']}-{precision}", precision=precision, overwrite=True
-    )
-    session = Session(report.folder, threads=threads)
-    test = bench.task.test
-    figures = whole_test_set(session, source, test.texts, test.labels, precision)
-    figures |= {key: row[key] for key in ("method", "keep", "seed", "folder")}
-    value = figures[f"test_{bench.task.metric}"]
-    return session, figures | {"precision": precision, "value": value, "onnx_bytes": sum(report.bytes.values())}
+def exported(bench: _finetune.Bench, row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Export one trained model and run it over the test set, unless that was done; figures by precision."""
+    source, target = bench.work / row["folder"], bench.work / "onnx"
+    figures = target / f"{row['folder']}.json"
+    if figures.is_file():
+        done: dict[str, dict[str, Any]] = json.loads(figures.read_text())
+        return done
+    test, found, reference = bench.task.test, {}, None
+    for precision in PRECISIONS:
+        report = export_model(source, target / f"{row['folder']}-{precision}", precision=precision, overwrite=True)
+        session = Session(report.folder)
+        reference = torch_logits(session, source, test.texts) if reference is None else reference
+        own = whole_test_set(session, reference, test.texts, test.labels, precision)
+        own |= {key: row[key] for key in ("method", "keep", "seed", "folder")}
+        value = own[f"test_{bench.task.metric}"]
+        found[precision] = own | {"precision": precision, "value": value, "onnx_bytes": sum(report.bytes.values())}
+        print(row["folder"], precision, value, own["same_predictions"], flush=True)
+    figures.write_text(json.dumps(found))
+    return found
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -87,11 +93,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     table.sort(key=lambda row: row["method"] != "dense")  # the first is the one the others are compared with
     sessions: dict[str, Session] = {}
     models: dict[str, dict[str, Any]] = {}
-    for row, precision in itertools.product(table, ("fp32", "int8")):
-        name = f"{row['method']} {row['keep']:g} {precision}"
-        sessions[name], models[name] = exported(bench, row, precision, args.threads)
-        models[name]["latency"] = {}
-        print(name, models[name]["value"], models[name]["same_predictions"], flush=True)
+    for row in table:
+        for precision, figures in exported(bench, row).items():
+            name = f"{row['method']} {row['keep']:.2g} {precision}"
+            models[name] = figures | {"latency": {}}
+            if not args.export:
+                sessions[name] = Session(bench.work / "onnx" / f"{row['folder']}-{precision}", threads=args.threads)
+    if args.export:
+        return {}
     for shape in args.shape:
         batch, length = (int(number) for number in shape.split("x"))
         for name, latency in measure(sessions, batch=batch, length=length, min_seconds=3, memory=False).items():
@@ -115,13 +124,17 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--shape", nargs="+", default=["1x128", "1x16"], metavar="BATCHxLENGTH")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--export", action="store_true", help="export and count alone; time another day")
     parser.add_argument("--draw", action="store_true", help="draw what was measured")
     args = parser.parse_args()
     if not args.draw:
         if None in (args.model, args.data, args.work):
             parser.error("--model, --data and --work are needed, or --draw")
         torch.set_num_threads(args.threads)
-        RESULTS.write_text(json.dumps(run(args), indent=1) + "\n")
+        result = run(args)
+        if not result:
+            return
+        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
     draw(json.loads(RESULTS.read_text()))
 
 

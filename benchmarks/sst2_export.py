@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from _exported import whole_test_set
+from _exported import torch_logits, whole_test_set
 from _results import machine, versions
 from sst2 import read
 
@@ -45,7 +45,9 @@ def main() -> None:
             args.work / name, args.work / f"{name}-onnx-{precision}", precision=precision, overwrite=True
         )
         sessions[label] = Session(report.folder, threads=args.threads)
-        rows[label] = whole_test_set(sessions[label], args.work / name, test.texts, test.labels, precision)
+        if precision == "fp32":
+            reference = torch_logits(sessions[label], args.work / name, test.texts)
+        rows[label] = whole_test_set(sessions[label], reference, test.texts, test.labels, precision)
         rows[label] |= {"model": name, "precision": precision, "onnx_bytes": sum(report.bytes.values()), "latency": {}}
         print(label, rows[label], flush=True)
     for shape in args.shape:
