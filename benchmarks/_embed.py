@@ -31,13 +31,15 @@ def texts(path: Path) -> list[str]:
 @torch.no_grad()
 def embeddings(model: PreTrainedModel, tokenizer: Any, sentences: list[str]) -> Tensor:
     """Return the mean of the token vectors of each text, of length 1; (texts, hidden)."""
-    found = []
-    for start in range(0, len(sentences), BATCH):
-        batch = tokenizer(sentences[start : start + BATCH], padding=True, return_tensors="pt")
+    found = torch.zeros(len(sentences), model.config.hidden_size)
+    order = sorted(range(len(sentences)), key=lambda place: len(sentences[place]))  # little padding
+    for start in range(0, len(order), BATCH):
+        places = order[start : start + BATCH]
+        batch = tokenizer([sentences[place] for place in places], padding=True, return_tensors="pt")
         hidden = model(**batch).last_hidden_state
         mask = batch["attention_mask"][..., None]
-        found.append(F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1))
-    return torch.cat(found)
+        found[places] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+    return found
 
 
 def spearman(first: Tensor, second: Tensor) -> float:
