@@ -55,7 +55,9 @@ def whole_test_set(
     parity = compare(onnx, reference)
     same = onnx.argmax(-1) == reference.argmax(-1)
     if not parity.finite or (precision == "fp32" and not (parity.passed(TOLERANCE) and same.all())):
-        raise SystemExit(f"max difference {parity.max_abs:.1e}, {same.mean():.2%} of predictions equal")
+        raise SystemExit(
+            f"{session.folder}: max difference {parity.max_abs:.1e}, {same.mean():.2%} of predictions equal"
+        )
     scores = classification(EvalPrediction(predictions=onnx, label_ids=np.array(labels)))
     return {
         "test_accuracy": round(scores["accuracy"], 4),

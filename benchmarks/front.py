@@ -3,11 +3,11 @@
     python benchmarks/front.py --task sst2 --model MINILM_DIR --data DATA_DIR --work WORK_DIR [--shape 1x16 1x128]
     python benchmarks/front.py --draw
 
-WORK_DIR is that of `methods.py --table finetuned`; exports go to its folder onnx and are not made again. Every model is
-exported by the public path and run over the whole test set: in fp32 its logits must equal PyTorch's to 1e-4 and its
-predictions must be identical, or no time is taken. Then all of them, dense, quantised, with fewer blocks or factored,
-are timed in turns in one run. A model is on the front when no other is at least as fast and at least as right, and
-better in one of the two.
+WORK_DIR is that of `methods.py --table finetuned`; exports go to its folder onnx, and one that is newer than its model
+is not made again. Every model is exported by the public path and run over the whole test set: in fp32 its logits must
+equal PyTorch's to 1e-4 and its predictions must be identical, or no time is taken. Then all of them, dense, quantised,
+with fewer blocks or factored, are timed in turns in one run. A model is on the front when no other is at least as fast
+and at least as right, and better in one of the two.
 """
 
 from __future__ import annotations
@@ -65,10 +65,11 @@ def draw(data: dict[str, Any]) -> None:
 
 
 def exported(bench: _finetune.Bench, row: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Export one trained model and run it over the test set, unless that was done; figures by precision."""
+    """Export one trained model and run it over the test set, unless that was done since; figures by precision."""
     source, target = bench.work / row["folder"], bench.work / "onnx"
     figures = target / f"{row['folder']}.json"
-    if figures.is_file():
+    trained = (source / "model.safetensors").stat().st_mtime
+    if figures.is_file() and figures.stat().st_mtime > trained:
         done: dict[str, dict[str, Any]] = json.loads(figures.read_text())
         return done
     test, found, reference = bench.task.test, {}, None

@@ -56,6 +56,7 @@ def sst2() -> str:
     order = {"losparse+distillation": 0, "losparse": 1, "svd": 2, "pruning": 3}
     for row in sorted(data["rows"], key=lambda r: (-r["keep"], order.get(r["method"], 9), r["structure"], r["seed"])):
         name = row["method"] if row["method"] == "svd" else f"{row['method']}, {row['structure']}"
+        name += ", hidden states too" if row["training"].get("distill_hidden") else ""
         settings = row["method_settings"]
         if "low_rank" in settings:
             name += f", low rank {settings['low_rank']:g}"
@@ -240,8 +241,8 @@ def front() -> str:
     ]
     head = ["on the front", data["metric"], *(f"{each} against dense fp32" for each in data["shapes"]), "ONNX folder"]
     text = (
-        f"Every model of the SST-2 column, exported and timed in turns in one run, {data['threads']} thread on "
-        f"{data['machine']}, onnxruntime {data['versions']['onnxruntime']}; {len(points)} models. On the front of "
+        f"Every model of the {TASKS[data['task']]} columns, exported and timed in turns in one run, {data['threads']} "
+        f"thread on {data['machine']}, onnxruntime {data['versions']['onnxruntime']}; {len(points)} models. On the front of "
         f"accuracy and time at {shape} are, fastest first:\n\n{table(head, lines)}\n\n"
     )
     ours = [point for point in points if point["method"].startswith("losparse") and 0.15 < point["keep"] < 0.35]
@@ -249,9 +250,11 @@ def front() -> str:
     beaten = []
     for point in ours:
         better = [
-            other["name"] for other in plain if other["time"] < point["time"] and other["accuracy"] > point["accuracy"]
+            f"{other['name']}, {100 * (other['accuracy'] - point['accuracy']):.1f} points ahead"
+            for other in plain
+            if other["time"] < point["time"] and other["accuracy"] > point["accuracy"]
         ]
-        beaten += [f"* {point['name']}: by {', '.join(better)}"] if better else []
+        beaten += [f"* {point['name']}: by {'; '.join(better)}"] if better else []
     if not beaten:
         return text + "No dense, quantised or shortened model beats one of ours at keep 0.3 or 0.2 in both."
     return text + "Of ours at keep 0.3 and 0.2, these are beaten in both by a plain model:\n\n" + "\n".join(beaten)

@@ -97,7 +97,7 @@ class Bench:
     ) -> dict[str, Any]:
         """Train one model, save it, and return the figures of its row; the test set is read only if `test`."""
         out = self.work / name
-        teacher = self.load(self.work / "dense") if training.distill_weight else None
+        teacher = self.load(self.work / "dense") if max(training.distill_weight, training.distill_hidden) > 0 else None
         result = fine_tune(
             model,
             self.tokenizer,
@@ -154,7 +154,7 @@ class Bench:
     def row(self, text: str, training: Training, low_rank: float) -> None:
         """Run one row, `method:keep:structure`, unless it is there."""
         kind, keep, structure = text.split(":")
-        label = "losparse+distillation" if training.distill_weight else kind
+        label = "losparse+distillation" if max(training.distill_weight, training.distill_hidden) > 0 else kind
         key = {"method": label, "keep": float(keep), "structure": structure, "seed": training.seed}
         with locked(RESULTS) as data:
             if has_row(data, key):
@@ -216,6 +216,7 @@ def main() -> None:
     parser.add_argument("--low-rank", type=float, default=LOW_RANK, metavar="SHARE")
     parser.add_argument("--learning-rate", type=float, default=COMPRESS.learning_rate, metavar="RATE")
     parser.add_argument("--distill", type=float, default=0.0, metavar="WEIGHT", help="share of distillation")
+    parser.add_argument("--distill-hidden", type=float, default=0.0, metavar="WEIGHT", help="of hidden states")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -225,7 +226,13 @@ def main() -> None:
         if text == "dense":
             bench.dense_again()
         else:
-            training = replace(COMPRESS, seed=args.seed, learning_rate=args.learning_rate, distill_weight=args.distill)
+            training = replace(
+                COMPRESS,
+                seed=args.seed,
+                learning_rate=args.learning_rate,
+                distill_weight=args.distill,
+                distill_hidden=args.distill_hidden,
+            )
             (bench.tune if args.tune else bench.row)(text, training, args.low_rank)
 
 

@@ -9,7 +9,7 @@ model.save_pretrained(folder)            opens again with AutoModelFor...from_pr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -49,11 +49,14 @@ class CompressionReport:
         layers: one entry per factored layer.
         model_parameters: parameters of the whole model as stored, everything included.
         model_dense_parameters: the same with every factored layer dense.
+        sequential: whether later layers saw the outputs of compressed ones while calibrating; None where nothing was
+            calibrated.
     """
 
     layers: tuple[LayerReport, ...]
     model_parameters: int
     model_dense_parameters: int
+    sequential: bool | None = None
 
     @property
     def parameters(self) -> int:
@@ -123,11 +126,12 @@ def compress_(
             raise LosparseError(f"the weight of {name!r} holds NaN or infinity; mend the model before compressing it")
     if isinstance(method, OneShot):
         pivots = method.pivots and not to_train
-        fit_(model, method, chosen, list(batches), sequential=sequential, pivots=pivots, progress=progress)
+        sequential = fit_(model, method, chosen, list(batches), sequential=sequential, pivots=pivots, progress=progress)
     else:
+        sequential = None
         _start_training_(model, method, chosen)
     mark_compressed(model, method_to_dict(method))
-    return report(model)
+    return replace(report(model), sequential=sequential)
 
 
 def _start_training_(model: nn.Module, method: TrainedMethod, chosen: Mapping[str, nn.Module]) -> None:

@@ -35,7 +35,7 @@ def fit_(
     sequential: bool | None = None,
     pivots: bool = False,
     progress: Progress = quiet,
-) -> dict[str, FactoredLinear]:
+) -> bool | None:
     """Replace dense layers by the factored ones of a one-shot method, in place.
 
     If anything goes wrong, the model is as it was.
@@ -52,7 +52,7 @@ def fit_(
         progress: told a stage's title and how many batches of it are done since the last call.
 
     Returns:
-        The new layers by name.
+        Whether later layers saw the outputs of compressed ones; None where the method looks at no inputs.
 
     Raises:
         LosparseError: no calibration data where the method needs some, data that does not do, or a budget that a
@@ -90,7 +90,7 @@ def fit_(
         for name, layer in placed.items():
             replace_module(model, layer, layers[name])
         raise
-    return {name: placed[name] for name in layers}
+    return in_order if method.statistics & {"gram", "square"} else None
 
 
 def _measured_sizes(

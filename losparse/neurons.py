@@ -84,18 +84,17 @@ def drop_neurons(
     if by not in ("error", "norm"):
         raise LosparseError(f"neurons are kept by 'error' or 'norm', got {by!r}")
     layers = find_targets(model)
-    parts = [([layers[up] for up in ups], layers[down]) for ups, down in feed_forward_parts(layers)]
+    named = feed_forward_parts(layers)
+    parts = [([layers[up] for up in ups], layers[down]) for ups, down in named]
     width = _width(model, parts)
     kept = min(width, -(-round(keep * width) // multiple) * multiple)
     if kept == width:
         return width
-    _narrow_config(copy.deepcopy(model.config), width, kept, model)  # refused before anything is touched
-    downs = {id(down): (ups, down) for ups, down in parts}
-    looked_at = {
-        name: layer
-        for name, layer in layers.items()
-        if id(layer) in downs or (by == "norm" and any(layer is up for ups, _ in parts for up in ups))
-    }
+    entry = _width_entry(model, width)
+    _check_config(model, named, entry, kept)  # refused before anything is touched
+    readers = {id(down): ups for ups, down in parts}
+    names = {name for ups, down in named for name in (*(ups if by == "norm" else ()), down)}
+    looked_at = {name: layer for name, layer in layers.items() if name in names}
     touched: list[Layer] = [layer for ups, down in parts for layer in (*ups, down)]
     before = [(layer, layer.weight, layer.bias) for layer in touched]
     moments: dict[int, InputMoments] = {}
@@ -106,16 +105,15 @@ def drop_neurons(
                 layer = looked_at[name]
                 assert statistics.inputs is not None, "it was asked for"
                 moments[id(layer)] = statistics.inputs
-                if id(layer) in downs:
-                    ups, _ = downs[id(layer)]
-                    _narrow(ups, layer, kept, moments, by)
+                if id(layer) in readers:
+                    _narrow(readers[id(layer)], layer, kept, moments, by)
                     moments.clear()
     except BaseException:
         for old, weight, bias in before:
             _set(old, weight, bias)
         raise
     config: Any = model.config
-    _narrow_config(config, width, kept)
+    setattr(config, entry, kept)
     config.losparse_kept_neurons = [kept, (getattr(config, "losparse_kept_neurons", None) or [width, width])[1]]
     return kept
 
@@ -131,7 +129,8 @@ def _narrow(ups: Sequence[Layer], down: Layer, kept: int, moments: Mapping[int, 
         chosen = torch.sort(torch.topk(score, kept).indices).values
         fitted = weight[:, chosen]
     else:
-        chosen, fitted = choose_neurons(weight, inputs.second_moment(centred=bias is not None), kept)
+        noise = torch.finfo(torch.float32).eps * float(inputs.square.sum()) / inputs.tokens
+        chosen, fitted = choose_neurons(weight, inputs.second_moment(centred=bias is not None), kept, noise=noise)
         if bias is not None:
             bias = bias.double().cpu() + weight @ inputs.mean - fitted @ inputs.mean[chosen]
     _set(down, fitted, bias)
@@ -139,19 +138,21 @@ def _narrow(ups: Sequence[Layer], down: Layer, kept: int, moments: Mapping[int, 
         _set(up, weight_of(up)[chosen], None if up.bias is None else up.bias[chosen])
 
 
-def choose_neurons(weight: Tensor, gram: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+def choose_neurons(weight: Tensor, gram: Tensor, kept: int, *, noise: float = 0.0) -> tuple[Tensor, Tensor]:
     """Choose which inputs a product keeps, and re-fit their weights to what it was.
 
     Args:
         weight: of the product; fp64 (out, in).
         gram: second moment of its inputs; fp64 (in, in).
         kept: how many inputs to keep; 1..in.
+        noise: how far rounding may have moved an eigenvalue of `gram`: of one token, a covariance is nothing else.
 
     Returns:
         Their numbers, rising (kept,), and their weights (out, kept).
     """
     width = len(gram)
-    ridge = _RIDGE * float(gram.diagonal().mean()) or 1.0  # inputs that never occur cost nothing, whatever is added
+    # Inputs that never occur cost nothing, whatever is added.
+    ridge = max(_RIDGE * float(gram.diagonal().mean()), 2.0 * noise) or 1.0
     stay = torch.arange(width)
     fitted, inverse = weight, _inverse(gram, stay, ridge)
     for counter in range(1, _ROUNDS + 1):
@@ -201,38 +202,46 @@ def _width(model: nn.Module, parts: Sequence[tuple[Sequence[nn.Module], nn.Modul
     return int(widths.pop())
 
 
-def _narrow_config(config: Any, width: int, kept: int, model: nn.Module | None = None) -> None:
-    """Set the width; with a model, try that the config then makes the narrower model.
+def _width_entry(model: nn.Module, width: int) -> str:
+    """Return the entry of the model's config that says how many neurons a block has.
 
     Raises:
-        LosparseError: no entry of the config says the width, or it makes another model.
+        LosparseError: there is none.
     """
-    names = [name for name in _WIDTHS if getattr(config, name, None) == width]
-    if not names and getattr(config, "n_inner", width) is None:  # GPT-2: four times the hidden size
-        names = ["n_inner"]
-    for name in names[:1]:
-        setattr(config, name, kept)
-    if model is None:
-        return
-    kind: Any = type(model)
-    problem = "" if names else f"its config has none of {', '.join(_WIDTHS)} at {width}"
-    if names:
-        try:
-            with torch.device("meta"):
-                made = kind(type(config).from_dict(config.to_dict())).state_dict()
-        except Exception as error:  # configs check themselves, each in its own way
-            problem = " ".join(str(error).split())[:200]
-        else:
-            wrong = [name for name, tensor in model.state_dict().items() if not _fits(tensor, made, name, width, kept)]
-            problem = f"{wrong[0]!r} would have another shape" if wrong else ""
-    if problem:
-        raise LosparseError(f"{kind.__name__} cannot be made with {kept} neurons a block: {problem}")
-
-
-def _fits(tensor: Tensor, made: Mapping[str, Tensor], name: str, width: int, kept: int) -> bool:
-    """Tell whether a tensor of the wide model is in the narrow one, with the width alone changed."""
-    if name not in made or made[name].dim() != tensor.dim():
-        return False
-    return all(
-        new in (old, kept if old == width else old) for old, new in zip(tensor.shape, made[name].shape, strict=True)
+    config: Any = model.config
+    for name in _WIDTHS:
+        if getattr(config, name, None) == width:
+            return name
+    if getattr(config, "n_inner", width) is None:  # GPT-2: four times the hidden size
+        return "n_inner"
+    raise LosparseError(
+        f"{type(model).__name__} cannot lose neurons: its config has none of {', '.join(_WIDTHS)} at {width}"
     )
+
+
+def _check_config(model: nn.Module, named: Sequence[tuple[Sequence[str], str]], entry: str, kept: int) -> None:
+    """Try that the model's config makes the narrower model when the entry is changed, and nothing but it.
+
+    Raises:
+        LosparseError: it makes another model, or none.
+    """
+    kind, config = type(model), copy.deepcopy(model.config)
+    setattr(config, entry, kept)
+    wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    for ups, down in named:
+        for up in ups:
+            wanted[f"{up}.weight"][1 if is_transposed(model.get_submodule(up)) else 0] = kept
+            if f"{up}.bias" in wanted:
+                wanted[f"{up}.bias"][0] = kept
+        wanted[f"{down}.weight"][0 if is_transposed(model.get_submodule(down)) else 1] = kept
+    try:
+        with torch.device("meta"):
+            made = kind(type(config).from_dict(config.to_dict())).state_dict()  # type: ignore[operator, union-attr]
+    except Exception as error:  # configs check themselves, each in its own way
+        problem = " ".join(str(error).split())[:200]
+        raise LosparseError(f"{kind.__name__} cannot be made with {kept} neurons a block: {problem}") from error
+    wrong = [name for name, shape in wanted.items() if name not in made or list(made[name].shape) != shape]
+    if wrong:
+        raise LosparseError(
+            f"{kind.__name__} cannot be made with {kept} neurons a block: {wrong[0]!r} would have another shape"
+        )

@@ -127,6 +127,8 @@ class Recipe:
                 raise LosparseError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
         if self.keep_neurons is not None:
             check_share("keep_neurons", self.keep_neurons)
+        elif self.keep_neurons_by != "error":
+            raise LosparseError(f"keep_neurons_by {self.keep_neurons_by!r} needs a share as keep_neurons, got none")
         if self.keep_layers_by == "importance" and not isinstance(self.keep_layers, int):
             given = "none" if self.keep_layers is None else "a list of blocks"
             raise LosparseError(f"keep_layers_by 'importance' needs the number of blocks as keep_layers, got {given}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -173,9 +172,13 @@ def refuse_unsupported(args: TrainingArguments) -> None:
 def _unscale(optimizer: Any) -> None:
     """Take the fp16 loss scale out of the gradients, unless the Trainer did so when it clipped or took their norm."""
     scaler = getattr(optimizer, "scaler", None)
-    if scaler is not None:
-        with suppress(RuntimeError):  # of a second time, which the scaler refuses
-            scaler.unscale_(optimizer.optimizer)
+    if scaler is None:
+        return
+    try:
+        scaler.unscale_(optimizer.optimizer)
+    except RuntimeError as error:
+        if "unscale_()" not in str(error):  # how it refuses a second time
+            raise
 
 
 def freeze_embeddings(model: nn.Module) -> int:

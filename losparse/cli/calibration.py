@@ -30,16 +30,16 @@ def check_calibration(options: argparse.Namespace, recipe: Recipe) -> None:
     name = NO_METHOD if method is None else next(name for name, kind in METHODS.items() if kind is type(method))
     statistics = method.statistics if isinstance(method, OneShot) else frozenset()
     trained = options.train is not None
-    shrinks = "--keep-layers-by importance" if recipe.keep_layers_by == "importance" else ""
-    shrinks = "--keep-neurons" if recipe.keep_neurons is not None else shrinks
-    looks_at_texts = bool(statistics) or (bool(shrinks) and not trained)
+    shrinking = ["--keep-neurons"] if recipe.keep_neurons is not None else []
+    shrinking += ["--keep-layers-by importance"] if recipe.keep_layers_by == "importance" else []
+    looks_at_texts = bool(statistics) or (bool(shrinking) and not trained)
     if not trained:
         if not isinstance(method, OneShot):
             raise LosparseError(f"method '{name}' needs training; add --train FILE, or take another method: {_SEE}")
         if "fisher" in statistics:
             raise LosparseError(f"method '{name}' needs labels; add --train FILE, or take another method: {_SEE}")
         if looks_at_texts and options.calibration is None:
-            what = f"method '{name}'" if statistics else shrinks
+            what = f"method '{name}'" if statistics else shrinking[0]
             raise LosparseError(f"{what} needs texts; add --calibration FILE, or take another: {_SEE}")
     if options.calibration is not None:
         if "fisher" in statistics:

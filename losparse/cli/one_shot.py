@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..calibration.walk import BlocksError, stack_of
+from ..calibration.walk import stack_of
 from ..compress import CompressionReport, compress_
 from ..errors import LosparseError
 from ..finetune import calibration_batches, task_named
@@ -67,13 +67,7 @@ def run_one_shot(options: argparse.Namespace, recipe: Recipe) -> int:
     progress = Progress(verbose=options.verbose)
     job = _prepare(options, recipe, read_checkpoint(source), progress)
     started = time.perf_counter()
-    try:
-        compression = _compress(job, progress)
-    except BlocksError:  # found out before any layer is touched
-        if options.sequential:
-            raise
-        job = replace(job, sequential=False)
-        compression = _compress(job, progress)
+    compression = _compress(job, progress)
     report = _save(options, job, compression, time.perf_counter() - started)
     rows = "" if job.rows is None else f" on {report['examples']['calibration']:,} rows of text"
     print_report(f"{options.out}: {report['recipe']['method']['name']}{rows} in {report['seconds']:.0f} s", report)
@@ -120,10 +114,7 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint
     shrink_on_texts(
         model, recipe, progress, few=lambda: batches, batches=lambda: batches, sequential=options.sequential
     )
-    sequential = options.sequential
-    if sequential is None and batches:
-        sequential = bool(_blocks(model, recipe))
-    return _Job(checkpoint, recipe, model, tokenizer, rows, batches, length, source_parameters, sequential)
+    return _Job(checkpoint, recipe, model, tokenizer, rows, batches, length, source_parameters, options.sequential)
 
 
 def _blocks(model: PreTrainedModel, recipe: Recipe) -> list[str]:
@@ -175,7 +166,7 @@ def _save(options: argparse.Namespace, job: _Job, compression: CompressionReport
         report = {
             "format": 1,
             **settings_of(options),
-            "sequential": job.sequential,
+            "sequential": compression.sequential,
             "recipe": recipe,
             "architecture": type(job.model).__name__,
             "max_length": job.max_length,

@@ -52,6 +52,7 @@ def test_an_encoder_without_training(squeeze: Any, sources: Sources, tmp_path: P
     assert lines[1].split() == ["dense", "compressed", "share"] and len(lines) == 5
     report = report_of(tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == report
+    assert report["sequential"] is (None if method == "svd" else True)  # svd looks at nothing
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     stored = sum(module.parameter_count() for module in model.modules() if isinstance(module, FactoredLinear))
     assert stored == report["compression"]["parameters"]

@@ -213,6 +213,26 @@ def test_a_failure_on_the_way_leaves_the_model_alone():
     assert width(model) == {model.config.intermediate_size}
 
 
+@pytest.mark.parametrize("by", ["error", "norm"])
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_one_token_is_enough_for_numbers(by, scale):
+    """The covariance of one token is rounding, of either sign."""
+    for seed in range(4):
+        model = bert(seed=seed)
+        with torch.no_grad():
+            for layer in model.bert.encoder.layer:
+                layer.intermediate.dense.weight.mul_(scale)
+        one = [{"input_ids": torch.tensor([[5 + seed]]), "attention_mask": torch.ones(1, 1, dtype=torch.long)}]
+        drop_neurons(model, 0.5, one, by=by)
+        assert torch.isfinite(logits(model)).all()
+
+
+def test_texts_without_a_token_are_refused():
+    nothing = [{**batch, "attention_mask": torch.zeros_like(batch["attention_mask"])} for batch in batches()]
+    with pytest.raises(LosparseError, match="read no token"):
+        drop_neurons(bert(), 0.5, nothing)
+
+
 def test_models_that_cannot_be_narrower_are_refused():
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 3, "sep_token_id": 4}
     fused = AutoModel.from_config(ModernBertConfig(**SIZES, **ids))  # up and gate are one product
@@ -224,7 +244,10 @@ def test_models_that_cannot_be_narrower_are_refused():
         drop_neurons(model, 0.5, batches())
     odd = bert()
     odd.config.intermediate_size = 7
-    with pytest.raises(LosparseError, match=r"cannot be made with .* neurons a block: its config has none of"):
+    with pytest.raises(LosparseError, match=r"cannot lose neurons: its config has none of intermediate_size, .* at 64"):
+        drop_neurons(odd, 0.5, batches())
+    odd.config.ffn_dim = 64  # says the width, and makes nothing
+    with pytest.raises(LosparseError, match=r"cannot be made with 32 neurons a block: 'bert.* would have another"):
         drop_neurons(odd, 0.5, batches())
 
 

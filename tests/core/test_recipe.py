@@ -69,6 +69,7 @@ def test_reads_files(tmp_path, suffix):
         ({"keep_layers": [True]}, "keep_layers must be a number"),
         ({"keep_layers": []}, "keep_layers must be a number"),
         ({"keep_neurons_by": "luck"}, "keep_neurons_by must be one of error, norm, got 'luck'"),
+        ({"keep_neurons_by": "norm"}, "keep_neurons_by 'norm' needs a share as keep_neurons, got none"),
         ({"keep_neurons": 1.5}, r"keep_neurons must be in \(0, 1\], got 1.5"),
         ({"keep_layers_by": "luck"}, "keep_layers_by must be one of even, importance, got 'luck'"),
         ({"keep_layers_by": "importance"}, "needs the number of blocks as keep_layers, got none"),

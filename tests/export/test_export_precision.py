@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +21,7 @@ from losparse_export.precision import quantisable_nodes
 from losparse_export.write import fingerprint
 
 from .builders import run_graph
-from .toy import BOUNDS, QUANTISED, WIDE, convert, feeds, toy_graph, types, value, weights
+from .toy import BOUNDS, QUANTISED, WIDE, as_run, convert, feeds, toy_graph, types, value, weights
 
 
 @pytest.mark.parametrize("opset", [18, 23])
@@ -99,12 +98,7 @@ def test_products_of_one_input_share_its_quantisation():
 
 def test_onnxruntime_makes_one_kernel_of_a_product(tmp_path):
     """The bias goes into it, and where no other product reads the input its quantisation too."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    options.log_severity_level = 3
-    data = ir.to_proto(apply_precision(toy_graph(), "int8")).SerializeToString()
-    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    count = types(ir.load(tmp_path / "optimised.onnx"))
+    count = types(as_run(apply_precision(toy_graph(), "int8"), tmp_path))
     expected = {"DynamicQuantizeLinear": 1, "MatMulIntegerToFloat": 2, "DynamicQuantizeMatMul": 1, "Add": 1}
     assert {name: count[name] for name in (*expected, "Mul", "Cast")} == {**expected, "Mul": 0, "Cast": 0}
 

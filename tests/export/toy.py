@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 
 from losparse_export import apply_precision
 
@@ -71,6 +73,15 @@ def convert(model: ir.Model, precision: str, **options: Any) -> ir.Model:
     if precision == "int8-static":
         options["calibration"] = [{"ids": np.arange(30)}]  # every activation of the first products, so nothing is cut
     return apply_precision(model, precision, **options)
+
+
+def as_run(model: ir.Model, folder: Path) -> ir.Model:
+    """Return the graph that onnxruntime's CPU provider makes of a model before it runs it."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ir.load(folder / "optimised.onnx")
 
 
 def types(model: ir.Model) -> Counter[str]:
