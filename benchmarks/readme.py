@@ -242,8 +242,8 @@ def front() -> str:
     head = ["on the front", data["metric"], *(f"{each} against dense fp32" for each in data["shapes"]), "ONNX folder"]
     text = (
         f"Every model of the {TASKS[data['task']]} columns, exported and timed in turns in one run, {data['threads']} "
-        f"thread on {data['machine']}, onnxruntime {data['versions']['onnxruntime']}; {len(points)} models. On the front of "
-        f"accuracy and time at {shape} are, fastest first:\n\n{table(head, lines)}\n\n"
+        f"thread on {data['machine']}, onnxruntime {data['versions']['onnxruntime']}; {len(points)} models. On the "
+        f"front of accuracy and time at {shape} are, fastest first:\n\n{table(head, lines)}\n\n"
     )
     ours = [point for point in points if point["method"].startswith("losparse") and 0.15 < point["keep"] < 0.35]
     plain = [point for point in points if group_of(point["method"]) in ("dense", "fewer dense blocks")]
