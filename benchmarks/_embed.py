@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _memory import peak_bytes, reset_peak
+from _memory import peak_bytes, reset_peak, warm_up
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
@@ -18,7 +18,8 @@ from losparse import compress_
 from losparse.methods import Method
 
 PAIRS = 5000
-CALIBRATION_TEXTS = 2048
+CALIBRATION_TEXTS = 1024  # as many as the command takes by default
+CALIBRATION_BATCH = 16  # what a run holds grows with it
 BATCH = 64
 
 
@@ -58,14 +59,15 @@ def run(model_dir: Path, data: Path, method: Method | None, seed: int) -> dict[s
     order = np.random.default_rng(seed).permutation(len(train))[:CALIBRATION_TEXTS]
     chosen = [train[place] for place in sorted(order, key=lambda place: len(train[place]))]
     pairs = torch.from_numpy(np.random.default_rng(seed).integers(0, len(test), (PAIRS, 2)))
+    warm_up()
     before = peak_bytes()
     model = AutoModel.from_pretrained(model_dir, dtype=torch.float32).eval()
     dense = embeddings(model, tokenizer, test)
     figures: dict[str, Any] = {"weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters())}
     if method is not None:
         batches = [
-            dict(tokenizer(chosen[start : start + BATCH], padding=True, return_tensors="pt"))
-            for start in range(0, len(chosen), BATCH)
+            dict(tokenizer(chosen[start : start + CALIBRATION_BATCH], padding=True, return_tensors="pt"))
+            for start in range(0, len(chosen), CALIBRATION_BATCH)
         ]
         reset_peak()
         started = time.perf_counter()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _memory import peak_bytes, reset_peak
+from _memory import peak_bytes, reset_peak, warm_up
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -43,6 +43,7 @@ def run(model_dir: Path, data: Path, method: Method | None, seed: int) -> dict[s
     test = windows(model_dir, data / "wikitext2-raw-test" / "wikitext2-raw-test.joined.txt", TEST_WINDOWS)
     text = data / "wikitext2-raw-train1mb" / "train-first1MB.txt"
     calibration = windows(model_dir, text, CALIBRATION_WINDOWS)
+    warm_up()
     before = peak_bytes()
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
     weights = sum(p.numel() * p.element_size() for p in model.parameters())

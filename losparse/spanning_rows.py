@@ -1,4 +1,4 @@
-"""Rows of a matrix of which all other rows are combinations with small coefficients; numpy alone.
+"""Rows of a matrix of which all other rows are combinations with small coefficients.
 
 References:
     Businger and Golub, Numerische Mathematik 7 (1965): QR with column pivoting.
@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Matrix = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -32,11 +34,12 @@ def spanning_rows(factor: NDArray[Any]) -> tuple[Places, Matrix]:
         The spanning rows P, sorted; (rank,). And C with `factor = C factor[P]`: the identity at P, no entry above
         `MAX_COEFFICIENT` in magnitude; (rows, rank).
     """
-    basis = np.linalg.qr(factor.astype(np.float64))[0]
+    # By torch: numpy's own threads would fight for the cores with those of a model that has just run.
+    basis = torch.linalg.qr(torch.from_numpy(factor.astype(np.float64))).Q
     rows = _pivoted_qr(basis)
     while True:
         rows = np.sort(rows)
-        combine: Matrix = np.linalg.solve(basis[rows].T, basis.T).T
+        combine: Matrix = torch.linalg.solve(basis[torch.from_numpy(rows)].T, basis.T).T.numpy()
         combine[rows] = np.eye(len(rows))  # exactly
         # Exchanging may leave an entry just at the bound, which solving anew gives with other last bits.
         if np.abs(combine).max() <= MAX_COEFFICIENT * (1 + 1e-9):
@@ -44,30 +47,30 @@ def spanning_rows(factor: NDArray[Any]) -> tuple[Places, Matrix]:
         rows = _exchange(combine, rows)
 
 
-def _pivoted_qr(basis: Matrix) -> Places:
+def _pivoted_qr(basis: Tensor) -> Places:
     """Take the row that is farthest from the span of those taken, `rank` times.
 
     The squared distances of all rows add up to the number of steps left, so the farthest row is far from rounding at
     every step, though distances are updated and never computed anew.
 
     Args:
-        basis: orthonormal columns; (rows, rank).
+        basis: orthonormal columns; fp64 (rows, rank).
 
     Returns:
         Rows in the order taken; (rank,).
     """
     count, rank = basis.shape
-    distances = np.square(basis).sum(1)  # squared; (rows,)
-    directions = np.zeros((rank, rank))  # one per row taken, orthonormal
+    distances = basis.square().sum(1)  # squared; (rows,)
+    directions = basis.new_zeros(rank, rank)  # one per row taken, orthonormal
     taken = np.zeros(rank, np.int64)
     for step in range(rank):
         row = taken[step] = int(distances.argmax())
-        direction, earlier = basis[row].copy(), directions[:step]
+        direction, earlier = basis[row].clone(), directions[:step]
         for _ in range(2):  # what rounding leaves after the first time is taken off the second
             direction -= earlier.T @ (earlier @ direction)
-        direction /= np.linalg.norm(direction)
+        direction /= torch.linalg.vector_norm(direction)
         directions[step] = direction
-        distances -= np.square(basis @ direction)
+        distances -= (basis @ direction).square()
         distances[row] = -count  # never again
     return taken
 

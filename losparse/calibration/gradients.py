@@ -113,7 +113,8 @@ def output_sensitivity(
         layers: by qualified name.
         batches: labels in them are not looked at.
         advance: told after every batch.
-        length: tokens of a row that are used, from its beginning; what backward has to hold grows with it.
+        length: tokens of a row that are used, from its beginning, and about as many of short rows are taken together;
+            what backward has to hold grows with it.
         seed: of what is drawn.
 
     Returns:
@@ -142,9 +143,9 @@ def output_sensitivity(
     hooks.append(embeddings.register_forward_hook(lambda _m, _a, output: output.requires_grad_(True)))
     with hooked(hooks), gradients(model, []):
         for batch in batches:
-            for row in rows_of(inputs_of(batch), length):
-                mask.set(row)
-                _drawn_likelihood(model(**row), mask, generator).backward()  # type: ignore[no-untyped-call]
+            for rows in few_rows_of(inputs_of(batch), length):
+                mask.set(rows)
+                _drawn_likelihood(model(**rows), mask, generator).backward()  # type: ignore[no-untyped-call]
             advance(1)
     for name, statistics in found.items():
         if statistics.sensitivity is None or not torch.isfinite(statistics.sensitivity).all():
@@ -181,13 +182,26 @@ def _real(values: Tensor, mask: Mask) -> Tensor:
     return values.flatten(0, 1) if tokens is None else tokens
 
 
-def rows_of(batch: Batch, length: int) -> Iterator[dict[str, Any]]:
-    """Take a batch apart into single rows without padding, cut to a length."""
-    for example in examples_of(batch):
-        width = len(next(iter(example.values()))[0])
+def few_rows_of(batch: Batch, length: int) -> Iterator[dict[str, Any]]:
+    """Take a batch apart into as many rows at a time as `length` tokens hold, cut to that length.
+
+    Columns that are padding in all of those rows are left out, and so are rows that are padding alone.
+    """
+    mask = batch.get("attention_mask")
+    size, width = next(iter(batch.values())).shape[:2]
+    real = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else torch.ones(size, width, dtype=torch.bool)
+    rows = real.any(1).nonzero()[:, 0].tolist()
+    lengths = real.sum(1).clamp(max=length).tolist()
+    while rows:
+        count, longest = 0, 0
+        while count < len(rows) and (count + 1) * max(longest, lengths[rows[count]]) <= length:
+            longest = max(longest, lengths[rows[count]])
+            count += 1
+        chosen, rows = rows[:count], rows[count:]
+        columns = real[chosen].any(0).nonzero()[:, 0][:length]
         yield {
-            key: value[:, :length] if isinstance(value, Tensor) and value.shape[1:2] == (width,) else value
-            for key, value in example.items()
+            key: value[chosen][:, columns] if value.dim() > 1 and value.shape[1] == width else value[chosen]
+            for key, value in batch.items()
         }
 
 

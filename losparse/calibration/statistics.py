@@ -18,8 +18,11 @@ Statistic = Literal["gram", "square", "fisher", "sensitivity"]
 """What a method may ask for: the inputs' Gram matrix; their squares and absolute values; squared gradients of the
 weight; squared gradients of the outputs."""
 
-_BLOCK = 4096
+_BLOCK = 1024
 """Tokens whose products are summed in fp32 before they go to fp64."""
+
+_PART = 512
+"""Rows of a Gram matrix that are computed at a time: it is held once, in fp64, and hardly more."""
 
 
 @dataclass
@@ -61,7 +64,8 @@ class InputMoments:
             self.square += wide.square().sum(0).double().cpu()
             self.absolute += wide.abs().sum(0).double().cpu()
             if self.gram is not None:
-                self.gram += (wide.T @ wide).double().cpu()
+                for rows, part in zip(torch.split(self.gram, _PART), torch.split(wide, _PART, dim=1), strict=True):
+                    rows += (part.T @ wide).cpu()
 
     @property
     def mean(self) -> Tensor:
@@ -77,7 +81,7 @@ class InputMoments:
         if self.gram is None:
             raise LosparseError("the Gram matrix of the inputs was not collected; ask for the statistic 'gram'")
         moment = self.gram / self.tokens
-        return moment - torch.outer(self.mean, self.mean) if centred else moment
+        return moment.addr_(self.mean, self.mean, alpha=-1.0) if centred else moment
 
     def check(self, name: str) -> None:
         """Refuse moments that say nothing.

@@ -1,6 +1,7 @@
 """Walking through a model block by block, so that later layers see what the compressed blocks before them give.
 
-The model is run once as it is, and what every block is called with is noted. A block can then be run again on other
+The model is run once as it is, and what every block is called with is noted (where all blocks of the first batch were
+given the very same objects, later batches end in front of the first block). A block can then be run again on other
 hidden states, on its own: everything else it takes (masks, positions) does not change. Whether that is really so is
 checked on the first batch: a model whose blocks talk to each other some other way is refused.
 
@@ -30,6 +31,16 @@ class _Call:
     rest: tuple[Any, ...]
     keywords: dict[str, Any]
     by_keyword: bool
+
+    def same_rest(self, other: _Call) -> bool:
+        """Tell whether two blocks are given the very same objects."""
+        return (
+            self.by_keyword == other.by_keyword
+            and len(self.rest) == len(other.rest)
+            and all(one is another for one, another in zip(self.rest, other.rest, strict=True))
+            and self.keywords.keys() == other.keywords.keys()
+            and all(value is other.keywords[key] for key, value in self.keywords.items())
+        )
 
 
 def block_of(model: nn.Module, name: str) -> str | None:
@@ -83,6 +94,7 @@ class BlockWalk:
         self._calls: list[list[_Call]] = [[] for _ in blocks]
         self._first: list[Tensor] = []
         self._check: Tensor | None = None
+        self._alike = False
         self._capture(batches, advance)
         self.restart()
         self._refuse_talkers()
@@ -149,12 +161,19 @@ class BlockWalk:
             for batch in batches:
                 mask.set(batch)
                 self.masks.append(mask.real)
-                backbone(self.model)(**inputs_of(batch))
+                with contextlib.suppress(_EnoughError):
+                    backbone(self.model)(**inputs_of(batch))
+                self._alike = self._alike or self._are_alike()
                 advance(1)
         if not self.masks:
             raise no_batch()
         if any(len(calls) != len(self.masks) for calls in self._calls):
             raise self._refusal("a block was not called exactly once per batch")
+
+    def _are_alike(self) -> bool:
+        """Tell whether every block was given the very same objects as the first, its hidden states apart."""
+        calls = [given[-1] for given in self._calls if given]
+        return len(calls) == len(self.blocks) and all(call.same_rest(calls[0]) for call in calls)
 
     def _noter(self, place: int) -> Any:
         def note(module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
@@ -167,7 +186,13 @@ class BlockWalk:
             if place == 1 and self._check is None:
                 self._check = state
             rest = {key: value for key, value in keywords.items() if key != _HIDDEN}
-            self._calls[place].append(_Call(arguments if by_keyword else arguments[1:], rest, by_keyword))
+            call = _Call(arguments if by_keyword else arguments[1:], rest, by_keyword)
+            if not self._alike:
+                self._calls[place].append(call)
+                return
+            for calls in self._calls:  # no need to run the other blocks to know what they would be given
+                calls.append(call)
+            raise _EnoughError
 
         return note
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from losparse.calibration.gradients import examples_of, output_sensitivity, squared_gradients
+from losparse.calibration.gradients import examples_of, few_rows_of, output_sensitivity, squared_gradients
 from losparse.calibration.observe import whole_pass
 from losparse.calibration.visit import visitor
 from losparse.calibration.walk import BlockWalk, stack_of
@@ -197,6 +197,35 @@ def test_sensitivity_needs_no_labels_and_no_padding():
         assert (found.sensitivity > 0).any()
     cut = output_sensitivity(model, find_targets(model), batches(), length=3)[name]
     assert cut.tokens == 3 * 12
+
+
+def test_few_rows_hold_every_real_token_once():
+    ids = torch.arange(1, 31).view(5, 6)
+    lengths = torch.tensor([2, 6, 0, 3, 1])
+    mask = (torch.arange(6) < lengths[:, None]).long()
+    for length, expected in ((6, [(1, 2), (1, 6), (2, 3)]), (100, [(4, 6)]), (2, [(1, 2), (1, 2), (1, 2), (1, 1)])):
+        parts = list(few_rows_of({"input_ids": ids, "attention_mask": mask}, length))
+        assert [tuple(part["input_ids"].shape) for part in parts] == expected
+        assert all(part["input_ids"].numel() <= max(length, 24) for part in parts)
+        seen = torch.cat([part["input_ids"][part["attention_mask"].bool()] for part in parts])
+        assert torch.equal(seen, ids[(mask * (torch.arange(6) < length)).bool()])
+    (part,) = few_rows_of({"input_ids": ids}, 100)
+    assert torch.equal(part["input_ids"], ids)
+
+
+def test_later_batches_end_in_front_of_the_first_block_where_all_blocks_are_given_the_same():
+    model = build_bert()
+    calls = [0, 0]
+    for place, block in enumerate(model.bert.encoder.layer[:2]):
+        block.register_forward_hook(lambda *_, place=place: calls.__setitem__(place, calls[place] + 1))
+    walk = BlockWalk(model, stack_of(model, find_targets(model)), batches())
+    assert calls == [2, 1]  # once more by the check that blocks can be run alone
+    with torch.no_grad():
+        wanted = [model.bert(**{k: v for k, v in b.items() if k != "labels"}).last_hidden_state for b in batches()]
+    for place in range(len(walk.blocks)):
+        walk.step(place)
+    for state, want in zip(walk.states, wanted, strict=True):
+        torch.testing.assert_close(state, want)
 
 
 def test_refusals():

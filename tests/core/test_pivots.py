@@ -233,7 +233,7 @@ def test_rows_are_exchanged_where_pivoting_leaves_a_large_coefficient():
     b = ((1 - a**2) / 2) ** 0.5  # both columns have length 1
     short = np.full((others, 1), ((1 - 2 * c**2) / others) ** 0.5)
     basis = np.concatenate([[[a, 0], [-b, c], [b, c]], np.hstack([0 * short, short])])
-    taken = _pivoted_qr(basis)
+    taken = _pivoted_qr(torch.from_numpy(basis))
     combine = np.linalg.solve(basis[taken].T, basis.T).T
     assert sorted(taken.tolist())[0] == 0 and np.abs(combine).max() == pytest.approx(2 * b / a) and 2 * b / a > 1.8
     places, combine = spanning_rows(basis)
