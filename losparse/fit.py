@@ -19,11 +19,12 @@ from .calibration.statistics import LayerStatistics
 from .calibration.visit import Progress, quiet, visitor
 from .calibration.walk import block_numbers
 from .errors import LosparseError
+from .joint import Unit, group_with_pivots, joint_units, single_units, split
 from .layers import FactoredLinear
 from .methods.one_shot import OneShot
 from .pivots import default_side, pivots_where_possible
 from .search import OutputError
-from .targets import bias_of, replace_module, weight_of
+from .targets import replace_module, weight_of
 
 
 def fit_(
@@ -63,29 +64,32 @@ def fit_(
             f"method {type(method).__name__} needs calibration data, got none; pass batches of texts"
             + (" with labels" if "fisher" in method.statistics else "")
         )
+    if method.joint and not batches:
+        raise LosparseError("joint=True runs the model to see which layers read the same input; pass a batch of texts")
     known = _gradients(model, method, layers, batches, progress)
     visit, in_order = visitor(model, layers, batches, method.statistics, sequential=sequential, progress=progress)
 
-    def groups(*, sequential: bool, batches: int | None = None) -> Iterator[tuple[str, LayerStatistics]]:
+    units = joint_units(model, layers, batches[0]) if method.joint else single_units(layers)
+
+    def visited(*, sequential: bool, batches: int | None = None) -> Iterator[tuple[Unit, LayerStatistics]]:
         for group in visit(sequential=sequential, batches=batches):
-            for name, statistics in group.items():
-                yield name, _merge(statistics, known.get(name))
+            found = {name: _merge(statistics, known.get(name)) for name, statistics in group.items()}
+            # Layers that read the same tensor are visited together.
+            yield from ((unit, unit.statistics(found)) for unit in units if unit.name in found)
 
     if method.measured:
         measure = OutputError(model, batches, progress) if method.allocation == "search" else None
-        sizes = _measured_sizes(method, layers, groups(sequential=False, batches=_enough(batches)), measure)
+        sizes = _measured_sizes(method, layers, units, visited(sequential=False, batches=_enough(batches)), measure)
     else:
-        shapes = {name: (len(_weight(layer)), _weight(layer).shape[1]) for name, layer in layers.items()}
-        sizes = method.sizes(shapes, block_numbers(model, layers))
+        shapes = {unit.name: (sum(unit.outputs), _weight(layers[unit.name]).shape[1]) for unit in units}
+        sizes = method.sizes(shapes, block_numbers(model, shapes))
     placed: dict[str, FactoredLinear] = {}
     try:
-        for name, statistics in groups(sequential=in_order):
-            old = layers[name]
-            new = method.factor(name, _weight(old), bias_of(old), statistics, sizes[name])
-            if pivots:
-                new = pivots_where_possible(new, default_side(name))
-            replace_module(model, old, new.train(old.training))
-            placed[name] = new
+        for unit, statistics in visited(sequential=in_order):
+            fitted = _fit_unit(method, unit, layers, statistics, sizes[unit.name], pivots=pivots)
+            for name, new in fitted.items():
+                replace_module(model, layers[name], new.train(layers[name].training))
+                placed[name] = new
     except BaseException:
         for name, layer in placed.items():
             replace_module(model, layer, layers[name])
@@ -93,21 +97,47 @@ def fit_(
     return in_order if method.statistics & {"gram", "square"} else None
 
 
+def _fit_unit(
+    method: OneShot,
+    unit: Unit,
+    layers: Mapping[str, nn.Module],
+    statistics: LayerStatistics,
+    size: Size,
+    *,
+    pivots: bool,
+) -> dict[str, FactoredLinear]:
+    """Return the factored layers of a unit by name."""
+    weight, bias = unit.weight(layers), unit.bias(layers)
+    new = method.factor(unit.name, weight, bias, statistics, size)
+    if len(unit.names) == 1:
+        return {unit.name: pivots_where_possible(new, default_side(unit.name)) if pivots else new}
+    parts = split(new, unit.outputs)
+    if pivots and new.rank:
+        stored = group_with_pivots(parts)
+        if stored is None:  # then there is room for fewer plain factors only
+            overlap = new.rank * new.rank // sum(weight.shape) + 1
+            small = size._replace(rank=max(1, size.rank - overlap))
+            stored = split(method.factor(unit.name, weight, bias, statistics, small), unit.outputs)
+        parts = stored
+    return dict(zip(unit.names, parts, strict=True))
+
+
 def _measured_sizes(
     method: OneShot,
     layers: Mapping[str, nn.Module],
-    statistics: Iterable[tuple[str, LayerStatistics]],
+    units: Sequence[Unit],
+    statistics: Iterable[tuple[Unit, LayerStatistics]],
     measure: OutputError | None,
 ) -> dict[str, Size]:
     """Choose sizes by the error they leave: by the method's own account, or measured at the model's outputs."""
     found: dict[str, Candidates] = {}
-    for name, own in statistics:
+    for unit, own in statistics:
         if measure is None:
-            found[name] = method.candidates(name, _weight(layers[name]), own)
+            found[unit.name] = method.candidates(unit.name, unit.weight(layers), own)
         else:
-            found[name] = measure.candidates(method, name, layers[name], own)
+            found[unit.name] = measure.candidates(method, unit.name, layers[unit.name], own)
     dense = sum(_weight(layer).numel() for layer in layers.values())
-    return spend_globally({name: found[name] for name in layers}, int(method.keep * dense + 1e-6))
+    return spend_globally({unit.name: found[unit.name] for unit in units}, int(method.keep * dense + 1e-6))
 
 
 ALLOCATION_TOKENS = 8192

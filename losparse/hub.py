@@ -6,7 +6,7 @@ every factored layer, and safetensors with only their compact tensors. After `im
 
     quantization_config = {
       "quant_method": "losparse",
-      "format": 1,                           2 when a layer has pivots
+      "format": 1,                           2 when a layer has pivots, 3 when layers share a factor
       "form": "compact",                     "training" in checkpoints written while the masks still move
       "method": {"name": "losparse", "keep": 0.2, ...},
       "layers": {"bert.encoder.layer.0.attention.self.query":
@@ -15,6 +15,7 @@ every factored layer, and safetensors with only their compact tensors. After `im
 
 `pivots` is "out" or "in" for a low-rank part stored by pivot outputs or inputs (`layers`), null or absent for plain
 factors.
+An entry of a layer that shares the factor `v` of another one names it as `v_of`, and stores no `v` (`joint`).
 In form "training" an entry also names its `trainer`, one of `TRAINING_FORMS`, and that form's settings.
 """
 
@@ -30,13 +31,13 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from .errors import LosparseError
-from .layers import FactoredLinear, TrainingForm
+from .layers import FactoredLinear, SharedFactorLinear, TrainingForm
 from .mixed_rank import MixedRankLinear
 from .residual import FactoredLinearTraining
 from .targets import is_linear, replace_module, weight_of
 
 # Without pivots a folder is what losparse wrote before it had them, and older versions go on reading it.
-FORMAT, PIVOT_FORMAT = 1, 2
+FORMAT, PIVOT_FORMAT, JOINT_FORMAT = 1, 2, 3
 TRAINING_FORMS: dict[str, type[TrainingForm]] = {
     kind.trainer: kind for kind in (FactoredLinearTraining, MixedRankLinear)
 }
@@ -62,9 +63,9 @@ class LosparseConfig(QuantizationConfigMixin):  # type: ignore[misc]
         unknown.pop("quant_method", None)
         if unknown:
             raise LosparseError(f"quantization_config has unknown keys {sorted(unknown)}; written by a newer losparse?")
-        if format not in (FORMAT, PIVOT_FORMAT):
+        if format not in (FORMAT, PIVOT_FORMAT, JOINT_FORMAT):
             raise LosparseError(
-                f"quantization_config has format {format}, this losparse reads {FORMAT} and {PIVOT_FORMAT}; upgrade it"
+                f"quantization_config has format {format}, this losparse reads {FORMAT} to {JOINT_FORMAT}; upgrade it"
             )
         if form not in ("compact", "training"):
             raise LosparseError(f"quantization_config form must be 'compact' or 'training', got {form!r}")
@@ -96,8 +97,9 @@ class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         """Replace the listed layers; their tensors are loaded by name afterwards."""
-        for name, entry in self.quantization_config.layers.items():
-            place_empty_layer(model, name, entry, self.quantization_config.form)
+        layers = self.quantization_config.layers
+        for name in sorted(layers, key=lambda name: "v_of" in layers[name]):  # those that share a factor last
+            place_empty_layer(model, name, layers[name], self.quantization_config.form)
 
     def is_serializable(self, **kwargs: Any) -> bool:
         """Return True: `save_pretrained` writes the compact tensors."""
@@ -135,14 +137,30 @@ def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], for
             f"quantization_config says {name!r} is {out_features}x{in_features}, the model has "
             f"{weight.shape[0]}x{weight.shape[1]}; config.json does not fit its own architecture"
         )
-    options: dict[str, Any] = {"rank": rank, "bias": bias, "device": weight.device, "dtype": weight.dtype}
+    options: dict[str, Any] = {"bias": bias, "device": weight.device, "dtype": weight.dtype}
     if form == "training":
-        layer = _training_form(name, entry)(in_features, out_features, **options)
+        layer = _training_form(name, entry)(in_features, out_features, rank=rank, **options)
+    elif "v_of" in entry:
+        owner = _owner(model, name, entry, (rank, in_features))
+        layer = SharedFactorLinear(owner, out_features, kept=kept, **options)
     else:
-        layer = FactoredLinear(in_features, out_features, kept=kept, axis=axis, pivots=entry.get("pivots"), **options)
+        options |= {"rank": rank, "kept": kept, "axis": axis, "pivots": entry.get("pivots")}
+        layer = FactoredLinear(in_features, out_features, **options)
     replace_module(model, old, layer)
     # Some models (GPT-2) initialise weights of linear layers by name, from the module above: they are no longer there.
     model.get_submodule(str(found).rpartition(".")[0])._is_hf_initialized = True  # type: ignore[assignment]
+
+
+def _owner(model: nn.Module, name: str, entry: Mapping[str, Any], shape: tuple[int, int]) -> FactoredLinear:
+    """Return the layer whose factor an entry says it shares; `shape` is that of the factor, (rank, in)."""
+    found = _local_name(model, str(entry["v_of"]))
+    owner = model.get_submodule(found) if found is not None else None
+    if not isinstance(owner, FactoredLinear) or (owner.rank, owner.in_features) != shape:
+        raise LosparseError(
+            f"quantization_config says {name!r} shares the {shape[0]}x{shape[1]} factor of {entry['v_of']!r}, which "
+            "has none of that size; the config is damaged"
+        )
+    return owner
 
 
 def _training_form(name: str, entry: Mapping[str, Any]) -> Callable[..., FactoredLinear]:
@@ -166,9 +184,8 @@ def _local_name(model: nn.Module, name: str) -> str | None:
 def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Return the `layers` entry for a model: sizes of every factored layer by qualified name."""
     layers: dict[str, dict[str, Any]] = {}
-    for name, module in model.named_modules():
-        if not isinstance(module, FactoredLinear):
-            continue
+    names = {module: name for name, module in model.named_modules() if isinstance(module, FactoredLinear)}
+    for module, name in names.items():
         entry: dict[str, Any] = {
             "in": module.in_features,
             "out": module.out_features,
@@ -181,6 +198,8 @@ def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
         if isinstance(module, TrainingForm):
             entry["trainer"] = module.trainer
             entry |= {key: getattr(module, key) for key in module.settings}
+        if isinstance(module, SharedFactorLinear):
+            entry["v_of"] = names[module.owner]
         layers[name] = entry
     return layers
 
@@ -197,6 +216,8 @@ def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
         return
     layers = describe(model)
     training = any(isinstance(module, TrainingForm) for module in model.modules())
+    joint = any("v_of" in entry for entry in layers.values())
+    pivots = any(entry["pivots"] for entry in layers.values())
     if method is None:
         recorded = getattr(config, "quantization_config", None)
         method = recorded.method if isinstance(recorded, LosparseConfig) else None
@@ -204,5 +225,5 @@ def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
         layers=layers,
         form="training" if training else "compact",
         method=method,
-        format=PIVOT_FORMAT if any(entry["pivots"] for entry in layers.values()) else FORMAT,
+        format=JOINT_FORMAT if joint else PIVOT_FORMAT if pivots else FORMAT,
     )

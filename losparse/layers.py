@@ -61,6 +61,14 @@ class FactoredLinear(nn.Module):
     kept: Tensor | None
     pivots: Tensor | None
 
+    owns_v: ClassVar[bool] = True
+    """Whether `v` is stored with this layer; not so in `SharedFactorLinear`."""
+
+    @staticmethod
+    def largest_rank(in_features: int, out_features: int) -> int:
+        """Return the largest rank a layer of these sizes can have."""
+        return min(in_features, out_features)
+
     def __init__(
         self,
         in_features: int,
@@ -80,7 +88,7 @@ class FactoredLinear(nn.Module):
             LosparseError: a size is out of range, or the axis or the side of the pivots is unknown.
         """
         super().__init__()
-        _check_sizes(in_features, out_features, rank, kept, axis)
+        _check_sizes(in_features, out_features, rank, kept, axis, self.largest_rank(in_features, out_features))
         if pivots not in (None, "out", "in"):
             raise LosparseError(f"pivots must be 'out' (outputs), 'in' (inputs) or None, got {pivots!r}")
         self.in_features, self.out_features = in_features, out_features
@@ -91,7 +99,8 @@ class FactoredLinear(nn.Module):
             return None if 0 in shape else nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))
 
         self.register_parameter("u", parameter(out_features - (rank if self.pivot_side == "out" else 0), rank))
-        self.register_parameter("v", parameter(rank, in_features - (rank if self.pivot_side == "in" else 0)))
+        if self.owns_v:
+            self.register_parameter("v", parameter(rank, in_features - (rank if self.pivot_side == "in" else 0)))
         self.register_parameter("sparse", parameter(*self._sparse_shape()))
         self.register_buffer("kept", torch.arange(kept, device=device, dtype=torch.int64) if kept else None)
         self.register_buffer("pivots", torch.arange(rank, device=device) if self.pivot_side else None)
@@ -152,6 +161,7 @@ class FactoredLinear(nn.Module):
                 "in_features": self.in_features,
                 "out_features": self.out_features,
                 **({} if self.pivot_side is None else {"pivot_side": self.pivot_side}),
+                **({} if self.owns_v else {"shared_v": 1}),
             },
             dtype=x.dtype,
             shape=(*x.shape[:-1], self.out_features),
@@ -220,6 +230,60 @@ class FactoredLinear(nn.Module):
         )
 
 
+class SharedFactorLinear(FactoredLinear):
+    """A layer whose `v` is that of another layer, its owner, which reads the same input; see `joint`.
+
+    The owner stores `v`: it is neither a parameter nor in the state dict of this layer. What is put in the owner's
+    place must be put in this layer's `owner` too.
+
+    Attributes:
+        u: (out, rank); the rank is the owner's, and may exceed the outputs.
+    """
+
+    owns_v: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        owner: FactoredLinear,
+        out_features: int,
+        *,
+        kept: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Allocate an empty layer of kept rows and a share in the owner's factor.
+
+        Raises:
+            LosparseError: a size is out of range, or the owner has no `v` that can be shared.
+        """
+        if not owner.rank or owner.pivot_side == "in" or isinstance(owner, SharedFactorLinear | TrainingForm):
+            raise LosparseError("only the whole v of a compact layer that stores it can be shared with other layers")
+        self._owner = (owner,)  # in a tuple, so that it does not become a part of this module
+        super().__init__(
+            owner.in_features, out_features, rank=owner.rank, kept=kept, bias=bias, device=device, dtype=dtype
+        )
+
+    @staticmethod
+    def largest_rank(in_features: int, out_features: int) -> int:
+        """Return the largest rank the owner can have."""
+        return in_features
+
+    @property
+    def owner(self) -> FactoredLinear:
+        """The layer that stores `v`."""
+        return self._owner[0]
+
+    @property
+    def v(self) -> nn.Parameter | None:  # type: ignore[override]
+        """The owner's factor; (rank, in)."""
+        return self.owner.v
+
+    def parameter_count(self) -> int:
+        """Count what is stored here: u and sparse."""
+        return super().parameter_count() - self.rank * self.in_features
+
+
 class TrainingForm(FactoredLinear, ABC):
     """A layer while a method trains it; `compact()` gives the small layer it has become.
 
@@ -262,12 +326,11 @@ def _pivots_in_place(pivots: Tensor, others: Tensor | None, dim: int, places: Te
     return joined.index_select(dim, _pivots_first(places, joined.shape[dim]).argsort())
 
 
-def _check_sizes(in_features: int, out_features: int, rank: int, kept: int, axis: str) -> None:
+def _check_sizes(in_features: int, out_features: int, rank: int, kept: int, axis: str, limit: int) -> None:
     if axis not in ("out", "in"):
         raise LosparseError(f"axis must be 'out' (rows) or 'in' (columns), got {axis!r}")
     if in_features < 1 or out_features < 1:
         raise LosparseError(f"a linear layer needs at least one input and one output, got {out_features}x{in_features}")
-    limit = min(in_features, out_features)
     if not 0 <= rank <= limit:
         raise LosparseError(f"rank must be in 0..{limit} for a {out_features}x{in_features} layer, got {rank}")
     groups = out_features if axis == "out" else in_features

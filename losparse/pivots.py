@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from .errors import LosparseError
 from .hub import mark_compressed
+from .joint import MAX_ERROR as GROUP_ERROR
+from .joint import group_with_pivots, groups_of
 from .layers import FactoredLinear, PivotSide, TrainingForm
 from .spanning_rows import spanning_rows
 from .targets import replace_module, writes_residual
@@ -82,8 +84,18 @@ def store_pivots_(model: nn.Module, side_of: Callable[[str], PivotSide] = defaul
     """
     new: dict[FactoredLinear, FactoredLinear] = {}
     left: dict[str, str] = {}
+    grouped = {layer: group for group in groups_of(model) for layer in group}
     for name, layer in model.named_modules():
         if not isinstance(layer, FactoredLinear) or not layer.rank or layer.pivot_side is not None:
+            continue
+        if layer in grouped:
+            group = grouped[layer]
+            if layer is group[0]:
+                stored = group_with_pivots(group)
+                if stored is None:
+                    left[name] = f"its factor is shared, and pivots would lose more than {GROUP_ERROR:g} eps"
+                else:
+                    new |= zip(group, stored, strict=True)
             continue
         try:
             converted, error = _convert(layer, side_of(name))

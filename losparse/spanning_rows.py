@@ -7,12 +7,13 @@ References:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Matrix = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -34,7 +35,9 @@ def spanning_rows(factor: NDArray[Any]) -> tuple[Places, Matrix]:
         The spanning rows P, sorted; (rank,). And C with `factor = C factor[P]`: the identity at P, no entry above
         `MAX_COEFFICIENT` in magnitude; (rows, rank).
     """
-    # By torch: numpy's own threads would fight for the cores with those of a model that has just run.
+    import torch  # here, so that planning an export loads no torch
+
+    # numpy's own threads would fight for the cores with those of a model that has just run.
     basis = torch.linalg.qr(torch.from_numpy(factor.astype(np.float64))).Q
     rows = _pivoted_qr(basis)
     while True:
@@ -68,7 +71,7 @@ def _pivoted_qr(basis: Tensor) -> Places:
         direction, earlier = basis[row].clone(), directions[:step]
         for _ in range(2):  # what rounding leaves after the first time is taken off the second
             direction -= earlier.T @ (earlier @ direction)
-        direction /= torch.linalg.vector_norm(direction)
+        direction /= direction.norm()
         directions[step] = direction
         distances -= (basis @ direction).square()
         distances[row] = -count  # never again

@@ -3,7 +3,7 @@
 The trace leaves one node per layer (and per call of the layer), of domain `losparse` and type `FactoredLinear`:
 
     y = FactoredLinear(x, u, v, sparse, kept, bias, pivots)
-            {axis, rank, kept_count, in_features, out_features, pivot_side}
+            {axis, rank, kept_count, in_features, out_features, pivot_side, shared_v}
 
 with the weights as initialisers and absent ones left out; `pivots` and `pivot_side` ("out" or "in") are there when the
 low-rank part is stored by pivots. What is read from a node are full factors all the same, so no form has to know.
@@ -73,6 +73,8 @@ class LayerShape:
         order: how one side was put in order, or None where the kept groups lie anywhere.
         pivots: the side whose pivots the model stores, "out" or "in"; None for plain factors. Forms do not depend on
             it: they are made from full factors.
+        shared: whether the model stores `v` with another layer that reads the same input. Forms do not depend on it:
+            equal products are merged later.
     """
 
     out_features: int
@@ -82,6 +84,7 @@ class LayerShape:
     axis: str
     order: Order | None = None
     pivots: str | None = None
+    shared: bool = False
 
     @property
     def sizes(self) -> str:
@@ -186,6 +189,7 @@ def read_factored(node: ir.Node) -> FactoredNode:
         axis=node.attributes["axis"].as_string(),
         order=read_order(node),
         pivots=side,
+        shared="shared_v" in node.attributes,
     )
     u, v = _whole_factors(shape, arrays.pop("u"), arrays.pop("v"), arrays["pivots"])
     return FactoredNode(

@@ -8,11 +8,12 @@ carried out by `lower_model`. In a file:
      "layers": {"encoder.layer.0.attention.self.query": {
         "lowering": "folded", "reason": "...", "refused": {"gather": "...", ...},
         "precision": "int8", "shape": [384, 384], "rank": 10, "kept": 48, "axis": "out", "pivots": null,
-        "order": {"side": "out", "blocks": 12, "first": 0, "pivots": false, "split": false}}}}
+        "shared": false, "order": {"side": "out", "blocks": 12, "first": 0, "pivots": false, "split": false}}}}
 
 A fold with a text in "refused" is not made; `passes.fold` says what folds are. In an int8 plan a layer's products are
 quantised where that is faster, and stay fp32 where its precision says so. "pivots" says how the model stores the
-low-rank part ("out", "in", or null for plain factors); it may be left out, since forms do not depend on it.
+low-rank part ("out", "in", or null for plain factors), "shared" whether its right factor is stored with another layer;
+both may be left out, since forms do not depend on them.
 """
 
 from __future__ import annotations
@@ -266,12 +267,13 @@ def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
         "kept": layer.shape.kept,
         "axis": layer.shape.axis,
         "pivots": layer.shape.pivots,
+        "shared": layer.shape.shared,
         "order": None if layer.shape.order is None else asdict(layer.shape.order),
     }
 
 
 def _layer_from_dict(data: Any, source: str) -> LayerPlan:
-    if not isinstance(data, Mapping) or set(data) - {"pivots"} != _LAYER_KEYS:
+    if not isinstance(data, Mapping) or set(data) - {"pivots", "shared"} != _LAYER_KEYS:
         got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
         raise LosparseError(f"{source}: must be an object with the keys {', '.join(sorted(_LAYER_KEYS))}, got {got}")
     shape, refused = data["shape"], data["refused"]
@@ -282,11 +284,14 @@ def _layer_from_dict(data: Any, source: str) -> LayerPlan:
         raise LosparseError(f"{source}: axis must be 'out' or 'in', got {data['axis']!r}")
     if data.get("pivots") not in (None, "out", "in"):
         raise LosparseError(f"{source}: pivots must be 'out', 'in' or null, got {data['pivots']!r}")
+    if not isinstance(data.get("shared", False), bool):
+        raise LosparseError(f"{source}: shared must be true or false, got {data['shared']!r}")
     if not isinstance(refused, Mapping) or not all(isinstance(x, str) for x in (*refused.values(), data["reason"])):
         raise LosparseError(f"{source}: reason must be a text, and refused an object of texts")
     lowering = lowering_by_name(data["lowering"], source).NAME
     order = _order_from_dict(data["order"], source)
-    layer = LayerShape(shape[0], shape[1], data["rank"], data["kept"], data["axis"], order, data.get("pivots"))
+    stored = data.get("pivots"), data.get("shared", False)
+    layer = LayerShape(shape[0], shape[1], data["rank"], data["kept"], data["axis"], order, *stored)
     return LayerPlan(layer, lowering, data["reason"], dict(refused), _precision(data["precision"], source))
 
 

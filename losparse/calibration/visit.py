@@ -83,8 +83,7 @@ class _Blind:
         self.layers = layers
 
     def __call__(self, *, sequential: bool, batches: int | None = None) -> Iterator[dict[str, LayerStatistics]]:
-        for name in self.layers:
-            yield {name: LayerStatistics()}
+        yield {name: LayerStatistics() for name in self.layers}
 
 
 class _AtOnce:

@@ -22,7 +22,8 @@ _IN_BLOCK = re.compile(r"\.\d+\..*\.weight$")
 class Layer:
     """One layer as stored; counts are parameters, biases and indices not counted.
 
-    `pivots` is the side whose pivots store the low-rank part, "out" or "in"; None for plain factors.
+    `pivots` is the side whose pivots store the low-rank part, "out" or "in"; None for plain factors. `v_of` names the
+    layer that stores this one's right factor, None where it does so itself.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Layer:
     reason: str | None = None
     refused: Mapping[str, str] | None = None
     pivots: str | None = None
+    v_of: str | None = None
 
     @property
     def dense_parameters(self) -> int:
@@ -140,7 +142,9 @@ def _compressed_layer(checkpoint: Checkpoint, name: str, entry: Any) -> Layer:
         raise LosparseError(f"'{checkpoint.folder}': the entry of layer '{name}' in config.json is malformed") from None
     saved_out, saved_in = (rank if pivots == side else 0 for side in ("out", "in"))
     sparse = (kept, into) if axis == "out" else (out, kept)
-    expected = {"u": (out - saved_out, rank), "v": (rank, into - saved_in), "sparse": sparse}
+    # A shared factor is stored with, and counted at, the layer that owns it.
+    owner = entry.get("v_of")
+    expected = {"u": (out - saved_out, rank), "v": (0 if owner else rank, into - saved_in), "sparse": sparse}
     parameters = sum(math.prod(shape) for shape in expected.values())
     for part, shape in {**expected, "pivots": (rank if pivots else 0,)}.items():
         stored = checkpoint.shapes.get(f"{name}.{part}")
@@ -149,7 +153,7 @@ def _compressed_layer(checkpoint: Checkpoint, name: str, entry: Any) -> Layer:
                 f"'{checkpoint.folder}': config.json says '{name}.{part}' is {_shape(shape)}, the weights have "
                 f"{'none' if stored is None else _shape(stored)}; config.json and weights are from different models"
             )
-    return Layer(name, out, into, rank, kept, axis, parameters, pivots=pivots)
+    return Layer(name, out, into, rank, kept, axis, parameters, pivots=pivots, v_of=owner)
 
 
 def _dense_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
@@ -186,7 +190,8 @@ def _planned_layer(name: str, entry: dict[str, Any]) -> Layer:
     rank, kept, axis = int(entry["rank"]), int(entry["kept"]), str(entry["axis"])
     _check_sizes(out, into)
     pivots = _pivot_side(entry)
-    parameters = rank * (out + into - (rank if pivots else 0)) + kept * (into if axis == "out" else out)
+    right = 0 if entry.get("shared") else into
+    parameters = rank * (out + right - (rank if pivots else 0)) + kept * (into if axis == "out" else out)
     refused = {str(form): str(why) for form, why in entry["refused"].items()}
     reasons = str(entry["lowering"]), str(entry["reason"]), refused
     return Layer(name, out, into, rank, kept, axis, parameters, *reasons, pivots)
@@ -234,7 +239,7 @@ def _print_reasons(contents: Contents) -> None:
 
 def _row(layer: Layer) -> list[str]:
     kept = "-" if layer.kept is None else f"{layer.kept} {'rows' if layer.axis == 'out' else 'columns'}"
-    rank = "-" if layer.rank is None else f"{layer.rank}{_PIVOTS[layer.pivots]}"
+    rank = "-" if layer.rank is None else f"{layer.rank}{_PIVOTS[layer.pivots]}{' (shared v)' if layer.v_of else ''}"
     if layer.is_dense:
         rank, kept = "-", "dense"
     return [

@@ -52,6 +52,8 @@ class OneShot:
         multiple: ranks are rounded down to a multiple of this, where that leaves any.
         pivots: store the low-rank part by pivot rows (after fine-tuning, if there is any): rank^2 parameters fewer,
             exactly, which the budget counts.
+        joint: layers that read the same input (query, key and value; gate and up) are factored as one, and share one
+            right factor; by the name of the first of them, where names count. Takes one batch of texts to see them.
     """
 
     keep: float = 0.2
@@ -60,6 +62,7 @@ class OneShot:
     last: int | None = None
     multiple: int = 1
     pivots: bool = True
+    joint: bool = False
 
     trains: ClassVar[bool] = False
     looks_at: ClassVar[frozenset[Statistic]] = frozenset()
@@ -78,6 +81,8 @@ class OneShot:
             )
         if self.weights is not None:
             parse_weights(self.weights)
+        if self.joint and self.allocation == "search":
+            raise LosparseError("joint is for every allocation but 'search', which tries layers one by one")
         for name in ("multiple", "last"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -1,6 +1,9 @@
-"""Products that read the same tensor become one product and a Split, where that is cheaper.
+"""Products that read the same tensor become one product, and a Split where they differ and that is cheaper.
 
+    x -> MatMul(A), x -> MatMul(A)            ->        x -> MatMul(A), read twice
     x -> MatMul(A), x -> MatMul(B) + b        ->        x -> MatMul([A B]) + [0 b] -> Split
+
+The first is what layers with a shared right factor leave.
 
 Thin products run at a poor rate, every node costs a start, and a quantised product quantises its input anew; the Split
 copies what was computed. Query, key and value of a factored layer gain, wide products do not.
@@ -8,6 +11,7 @@ copies what was computed. Query, key and value of a factored layer gain, wide pr
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +62,9 @@ class SharePass(ir.passes.InPlacePass):
                 assert x is not None
                 readers.setdefault(x, []).append(node)
         for nodes in readers.values():
-            products = [_read(node) for node in nodes]
+            different = _merge_equal(nodes)
+            changed = changed or len(different) < len(nodes)
+            products = [_read(node) for node in different]
             if len(products) > 1 and self._pays(products):
                 _stack(model.graph, products)
                 changed = True
@@ -78,6 +84,31 @@ def _is_product(node: ir.Node) -> bool:
         return False
     x = node.inputs[0]
     return x.const_value is None and x.shape is not None and constant_matrix(node.inputs[1]) is not None
+
+
+def _merge_equal(nodes: list[ir.Node]) -> list[ir.Node]:
+    """Let every product that equals an earlier one be computed once; returns those that are left."""
+    first: dict[tuple[tuple[int, ...], str, bytes], ir.Node] = {}
+    for node in nodes:
+        weight = constant_matrix(node.inputs[1])
+        assert weight is not None
+        earlier = first.setdefault((weight.shape, weight.dtype.str, _digest(weight)), node)
+        if earlier is not node:
+            _mark_shared(earlier)
+            replace_value(node.outputs[0], earlier.outputs[0])
+    return list(first.values())
+
+
+def _digest(weight: Array) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(weight).tobytes()).digest()
+
+
+def _mark_shared(*nodes: ir.Node | None) -> None:
+    """Note on nodes that they compute for several modules."""
+    for node in nodes:
+        scope = "" if node is None else unmarked(node.metadata_props.get(SCOPE, ""))[0]
+        if node is not None and scope:
+            node.metadata_props[SCOPE] = scope + SHARED
 
 
 def _read(node: ir.Node) -> _Product:
@@ -116,9 +147,8 @@ def _stack(graph: ir.Graph, products: list[_Product]) -> None:
         num_outputs=len(widths),
     )
     graph.insert_before(first, split)
-    scope = unmarked(first.metadata_props.get(SCOPE, ""))[0]
-    for node in (split, *(node for node in shared if node is not None)):
-        node.metadata_props[SCOPE] = scope + SHARED if scope else ""
+    split.metadata_props[SCOPE] = first.metadata_props.get(SCOPE, "")
+    _mark_shared(split, *shared)
     for product, part in zip(products, split.outputs, strict=True):
         part.type, part.shape = product.output.type, ir.Shape([*x.shape.dims[:-1], product.width])
         replace_value(product.output, part)
