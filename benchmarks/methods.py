@@ -50,6 +50,8 @@ def one_shot_methods(table: str, keep: float) -> dict[str, Method]:
         "rom + pivots + mean + global": ROM(keep=keep, allocation="global"),
         "losparse one-shot": OneShotLoSparse(keep=keep),
         "losparse one-shot without rows": OneShotLoSparse(keep=keep, row_share=0.0),
+        "rom + pivots + mean + joint": ROM(keep=keep, joint=True),
+        "losparse one-shot + joint": OneShotLoSparse(keep=keep, joint=True),
     }
     if table == "oneshot-lm":
         rows["fwsvd"] = FWSVD(**plain, fisher="fast")

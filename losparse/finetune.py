@@ -139,20 +139,28 @@ def fine_tune(
     return FineTuneResult(metrics=metrics, steps=trained.global_step, seconds=seconds, compression=compression)
 
 
+CALIBRATION_EXAMPLES, CALIBRATION_TOKENS = 1024, 32_768
+"""What a one-shot method looks at where a recipe does not say: texts, or fewer blocks of a causal model's."""
+
+
 def needs_data(method: Method) -> bool:
     """Tell whether a method looks at data before training begins."""
-    return isinstance(method, OneShot) and bool(method.statistics)
+    return isinstance(method, OneShot) and method.needs_texts
 
 
 def calibration_batches(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset[dict[str, Any]], training: Training
 ) -> list[dict[str, Any]]:
     """Return batches of examples on which a one-shot method is calibrated: spread over the data, seeded."""
-    count = min(training.calibration_examples, len(data))  # type: ignore[arg-type]
+    count = training.calibration_examples or CALIBRATION_EXAMPLES
     chosen = np.random.default_rng(training.seed).permutation(len(data))[:count]  # type: ignore[arg-type]
-    rows = sorted((data[int(place)] for place in chosen), key=lambda row: len(row["input_ids"]))
+    rows = [data[int(place)] for place in chosen]
+    if training.calibration_examples is None:
+        tokens = np.cumsum([len(row["input_ids"]) for row in rows])
+        rows = rows[: max(1, int((tokens <= CALIBRATION_TOKENS).sum()))]
+    rows.sort(key=lambda row: len(row["input_ids"]))
     collate, size = collator(model, tokenizer), training.batch_size
-    return [dict(collate(rows[start : start + size])) for start in range(0, count, size)]
+    return [dict(collate(rows[start : start + size])) for start in range(0, len(rows), size)]
 
 
 def _trainer(

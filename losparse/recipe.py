@@ -41,7 +41,7 @@ class Training:
         freeze_embeddings: leave the embedding tables as they are.
         seed: of everything random.
         calibration_examples: examples of --calibration, or else of training, that a one-shot method looks at, if it
-            needs any.
+            needs any; None takes 1,024, or fewer that hold 32,768 tokens.
         distill_weight: share of the loss that is distillation from the teacher; [0, 1].
         distill_temperature: softens both distributions of the distillation loss.
         distill_hidden: weight of the mean squared difference from the teacher's hidden states after every block,
@@ -64,7 +64,7 @@ class Training:
     bf16: bool = False
     freeze_embeddings: bool = True
     seed: int = 0
-    calibration_examples: int = 1024
+    calibration_examples: int | None = None
     distill_weight: float = 0.0
     distill_temperature: float = 2.0
     distill_hidden: float = 0.0

@@ -32,14 +32,19 @@ def check_calibration(options: argparse.Namespace, recipe: Recipe) -> None:
     trained = options.train is not None
     shrinking = ["--keep-neurons"] if recipe.keep_neurons is not None else []
     shrinking += ["--keep-layers-by importance"] if recipe.keep_layers_by == "importance" else []
-    looks_at_texts = bool(statistics) or (bool(shrinking) and not trained)
+    reads = isinstance(method, OneShot) and method.needs_texts
+    looks_at_texts = reads or (bool(shrinking) and not trained)
     if not trained:
-        if not isinstance(method, OneShot):
+        if method is None and recipe.keep_layers is None and recipe.keep_neurons is None:
+            raise LosparseError(
+                f"method '{name}' without training changes nothing; add --keep-layers, --keep-neurons or --train FILE"
+            )
+        if not isinstance(method, OneShot | None):
             raise LosparseError(f"method '{name}' needs training; add --train FILE, or take another method: {_SEE}")
         if "fisher" in statistics:
             raise LosparseError(f"method '{name}' needs labels; add --train FILE, or take another method: {_SEE}")
         if looks_at_texts and options.calibration is None:
-            what = f"method '{name}'" if statistics else shrinking[0]
+            what = f"method '{name}'" if statistics else "--joint" if reads else shrinking[0]
             raise LosparseError(f"{what} needs texts; add --calibration FILE, or take another: {_SEE}")
     if options.calibration is not None:
         if "fisher" in statistics:
@@ -78,8 +83,11 @@ def tokenize_texts(
     Raises:
         LosparseError: see `losparse.tokens.tokenize`.
     """
+    from ..finetune import CALIBRATION_EXAMPLES
+
     if task != "causal-lm":  # where rows are texts, those that will not be looked at need no tokens
-        order = np.random.default_rng(training.seed).permutation(len(texts))[: training.calibration_examples]
+        count = training.calibration_examples or CALIBRATION_EXAMPLES
+        order = np.random.default_rng(training.seed).permutation(len(texts))[:count]
         texts, task = texts.select(sorted(map(int, order))), "text-classification"
     with progress.stage("tokenising calibration texts", len(texts)) as advance:
         rows = tokenize(texts, tokenizer, task=task, max_length=length, progress=advance)

@@ -1,4 +1,4 @@
-"""`losparse compress` without --train: a one-shot method on a model as it is, and nothing trained.
+"""`losparse compress` without --train: a one-shot method, or none, on a model as it is, and nothing trained.
 
 MODEL --drop (--keep-layers, --keep-neurons)--> smaller --compress (--method, --calibration)--> compact --save--> OUT
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..calibration.walk import stack_of
-from ..compress import CompressionReport, compress_
+from ..compress import CompressionReport, compress_, dense_report
 from ..errors import LosparseError
 from ..finetune import calibration_batches, task_named
 from ..machine import peak_memory_bytes
@@ -70,7 +70,8 @@ def run_one_shot(options: argparse.Namespace, recipe: Recipe) -> int:
     compression = _compress(job, progress)
     report = _save(options, job, compression, time.perf_counter() - started)
     rows = "" if job.rows is None else f" on {report['examples']['calibration']:,} rows of text"
-    print_report(f"{options.out}: {report['recipe']['method']['name']}{rows} in {report['seconds']:.0f} s", report)
+    done = "smaller" if job.recipe.method is None else report["recipe"]["method"]["name"]
+    print_report(f"{options.out}: {done}{rows} in {report['seconds']:.0f} s", report)
     if options.json is not None:
         write_json(options.json, report)
     return 0
@@ -123,7 +124,8 @@ def _blocks(model: PreTrainedModel, recipe: Recipe) -> list[str]:
 
 def _compress(job: _Job, progress: Progress) -> CompressionReport:
     recipe = job.recipe
-    assert recipe.method is not None, "check_calibration wants a one-shot method"
+    if recipe.method is None:  # narrower or shallower, and that is all
+        return dense_report(job.model)
     with progress.stage("compressing") as advance:
         report = compress_(
             job.model,
@@ -160,7 +162,7 @@ def _save(options: argparse.Namespace, job: _Job, compression: CompressionReport
     recipe = job.recipe.to_dict()
     del recipe["task"]  # nothing was trained for it
     recipe["training"] = {name: recipe["training"][name] for name in _WITHOUT_TRAINING}
-    looked_at = 0 if job.rows is None else min(len(job.rows), job.recipe.training.calibration_examples)
+    looked_at = sum(len(batch["input_ids"]) for batch in job.batches)
     with new_folder(options.out, overwrite=options.overwrite) as folder:
         save_model(job.model, job.tokenizer, folder)
         report = {

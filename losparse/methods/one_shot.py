@@ -112,6 +112,11 @@ class OneShot:
         return self.looks_at | {"sensitivity"} if weighs else self.looks_at
 
     @property
+    def needs_texts(self) -> bool:
+        """Whether calibration data is looked at."""
+        return bool(self.statistics) or self.joint
+
+    @property
     def compensates(self) -> bool:
         """Whether the bias takes over the mean of what is dropped."""
         return False

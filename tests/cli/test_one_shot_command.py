@@ -72,7 +72,7 @@ def test_the_report_says_what_was_done(squeeze: Any, sources: Sources, tmp_path:
     assert report["architecture"] == "BertForSequenceClassification"
     assert report["recipe"]["method"] == {
         "name": "rom", "keep": 0.5, "allocation": "uniform", "weights": None, "last": None, "multiple": 1,
-        "pivots": True, "mean": False,
+        "pivots": True, "joint": False, "mean": False,
     }  # fmt: skip
     assert report["recipe"]["training"] == {"batch_size": 7, "seed": 0, "calibration_examples": 40}
     assert report["examples"] == {"calibration": 40} and report["max_length"] == 8 and report["sequential"] is True
@@ -85,6 +85,30 @@ def test_the_report_says_what_was_done(squeeze: Any, sources: Sources, tmp_path:
     again = ("--recipe", tmp_path / "recipe.json", "--calibration", sources.train, "--max-length", 8, "--overwrite")
     assert squeeze(*again).code == 0
     assert same(weights_of(tmp_path), before)  # a report's recipe is a recipe
+
+
+@pytest.mark.parametrize("method", ["rom", "svd"])
+def test_layers_that_share_a_factor(squeeze: Any, sources: Sources, tmp_path: Path, method: str) -> None:
+    done = squeeze("--method", method, *KEEP, "--joint", "--calibration", sources.train)
+    assert (done.code, done.err) == (0, "")
+    entries = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["layers"]
+    assert sum("v_of" in entry for entry in entries.values()) == 4
+    assert report_of(tmp_path)["compression"]["share"] <= 0.5
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert sum(p.numel() for p in model.parameters()) == report_of(tmp_path)["compression"]["model_parameters"]
+
+
+def test_fewer_neurons_and_no_method(squeeze: Any, sources: Sources, tmp_path: Path) -> None:
+    flags = ("--method", "none", "--keep-neurons", 0.5, "--keep-layers", 1)
+    done = squeeze(*flags, "--calibration", sources.train)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[0].startswith(f"{tmp_path / 'out'}: smaller on 256 rows of text in ")
+    report = report_of(tmp_path)
+    assert report["compression"]["layers"] == [] and report["recipe"]["method"] == {"name": "none"}
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert len(model.bert.encoder.layer) == 1 and model.config.intermediate_size * 2 == report["kept_neurons"][1]
+    assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    assert sum(p.numel() for p in model.parameters()) == report["compression"]["model_parameters"]
 
 
 @pytest.mark.parametrize("method", ["rom", "losparse-one-shot"])

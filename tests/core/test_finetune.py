@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertModel, TrainerCallback
 
-from losparse import LPAF, SVD, LoSparse, Training, fine_tune
+from losparse import LPAF, SVD, LoSparse, Training, fine_tune, finetune
 from losparse.errors import LosparseError
+from losparse.finetune import calibration_batches
 from losparse.layers import FactoredLinear
 from losparse.training import freeze_embeddings
 
@@ -74,6 +76,20 @@ def test_distillation_follows_the_teacher(tokenizer, tmp_path):
     assert result.metrics["accuracy"] > 0.9, "no label was seen, only the teacher"
     with pytest.raises(LosparseError, match="needs a teacher"):
         run(tokenizer, tmp_path, training)
+
+
+def test_calibration_takes_no_more_than_is_asked_for(tokenizer, monkeypatch):
+    model, items = build_bert(), toy_items(60)
+
+    def rows(training):
+        return sum(len(batch["input_ids"]) for batch in calibration_batches(model, tokenizer, items, training))
+
+    assert rows(Training()) == 60 and rows(Training(calibration_examples=7)) == 7
+    lengths = [len(items[int(place)]["input_ids"]) for place in np.random.default_rng(0).permutation(60)]
+    monkeypatch.setattr(finetune, "CALIBRATION_TOKENS", sum(lengths[:9]) + 1)
+    assert rows(Training()) == 9 and rows(Training(calibration_examples=50)) == 50
+    monkeypatch.setattr(finetune, "CALIBRATION_TOKENS", 1)
+    assert rows(Training()) == 1
 
 
 def test_embeddings_are_frozen_by_name():
