@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from .errors import LosparseError
+from .joint import groups_of
 from .layers import FactoredLinear, TrainingForm
 from .methods import Method
 from .recipe import Training, check_lora
@@ -38,6 +39,8 @@ def require_lora(training: Training, method: Method | None) -> None:
 def attach_adapters(model: nn.Module, training: Training) -> Any:
     """Put adapters on the tensors of every compact factored layer, and freeze all else but what the recipe names.
 
+    A right factor that several layers share (`joint`) gets none.
+
     Args:
         model: with compact factored layers; changed in place.
         training: the rank of the adapters and what is trained beside them; what is frozen already stays frozen.
@@ -56,11 +59,13 @@ def attach_adapters(model: nn.Module, training: Training) -> Any:
     factored = {name: m for name, m in model.named_modules() if isinstance(m, FactoredLinear)}
     if not factored or any(isinstance(module, TrainingForm) for module in factored.values()):
         raise LosparseError("adapters need compact factored layers; compress_(model, method) with a one-shot method")
+    # peft adapts a parameter while its own module runs, so layers that share it would go on with the old one.
+    shared = {id(group[0].v) for group in groups_of(model)}
     targets = [
         f"{name}.{tensor}"
         for name, module in factored.items()
         for tensor, parameter in module.named_parameters(recurse=False)
-        if parameter.dim() == 2
+        if parameter.dim() == 2 and id(parameter) not in shared
     ]
     beside = [parameter for parameter in trained_beside(model, training.lora_also) if parameter.requires_grad]
     config = LoraConfig(

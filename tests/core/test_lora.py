@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from losparse import SVD, LoSparse, Recipe, Training, compact_, compress_, fine_tune
+from losparse import ROM, SVD, LoSparse, Recipe, Training, compact_, compress_, fine_tune
 from losparse.errors import LosparseError
 from losparse.layers import FactoredLinear
 from losparse.lora import attach_adapters, merge_adapters
@@ -53,6 +53,23 @@ def test_adapted_equals_merged_and_nothing_is_left():
             assert torch.linalg.matrix_rank(tensor - original[name], rtol=1e-3) == 2, name
         else:
             assert torch.equal(tensor, original[name]), name
+
+
+def test_a_shared_factor_has_no_adapter():
+    model, batch = build_bert(), collate(toy_items(4))
+    compress_(model, ROM(keep=0.6, joint=True), [batch])
+    original = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    adapted = attach_adapters(model, LORA)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=1.0)
+    during = model(**batch).logits
+    merge_adapters(adapted)
+    torch.testing.assert_close(model(**batch).logits, during, rtol=1e-5, atol=1e-5)  # as above
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, original[name])}
+    attention = "bert.encoder.layer.0.attention.self"
+    assert {f"{attention}.{name}.u" for name in ("query", "key", "value")} <= changed
+    assert not any(f"{attention}.{name}.v" in changed for name in ("query", "key", "value"))
 
 
 @pytest.mark.parametrize("also", ["nothing", "head", "small"])
