@@ -129,17 +129,19 @@ class _ByBlock:
         title = "compressing block by block" if sequential else "measuring block by block"
         for place, layers in enumerate(self.groups):
             tell: Advance = lambda done: self.progress(title, done)  # noqa: E731
-            if sequential:
-                for names in self.walk.stages(place, layers):
-                    yield self._moments(place, {name: layers[name] for name in names})
-                self.walk.step(place, tell)
-            elif layers:
+            if layers and not sequential:
                 mask = Mask()
                 with observe(layers, mask, gram=self.gram) as moments:
                     self.walk.step(place, tell, mask=mask)
                 yield checked(layers, moments)
-            else:
+                continue
+            if layers:
+                for names in self.walk.stages(place, layers):
+                    yield self._moments(place, {name: layers[name] for name in names})
+            if any(self.groups[place + 1 :]):
                 self.walk.step(place, tell)
+            else:  # nobody asks what comes behind
+                tell(len(self.walk.states))
         yield from self.rest(sequential=sequential, batches=batches)
 
     def _moments(self, place: int, layers: Mapping[str, nn.Module]) -> dict[str, LayerStatistics]:
