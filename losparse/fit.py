@@ -68,7 +68,6 @@ def fit_(
         raise LosparseError("joint=True runs the model to see which layers read the same input; pass a batch of texts")
     known = _gradients(model, method, layers, batches, progress)
     visit, in_order = visitor(model, layers, batches, method.statistics, sequential=sequential, progress=progress)
-
     units = joint_units(model, layers, batches[0]) if method.joint else single_units(layers)
 
     def visited(*, sequential: bool, batches: int | None = None) -> Iterator[tuple[Unit, LayerStatistics]]:

@@ -6,8 +6,8 @@ r"""Layers that read the same input and share one right factor: query, key and v
                                    +-- u_2 (out_2, rank) -- y_2
 
 One `v` is stored for all, so the same budget buys a higher rank. One layer owns `v`; the others are
-`SharedFactorLinear`. With pivots, `v` holds `rank` outputs of one of the layers
-(the owner then), and rank^2 parameters are saved for the group.
+`SharedFactorLinear`. With pivots, `v` holds `rank` outputs of one of the layers (the owner then), and rank^2
+parameters are saved for the group.
 
 References:
     Data-free joint rank-k approximation, arXiv:2402.16319, for a basis that several weights share; the metric, kept
@@ -16,7 +16,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,8 @@ from torch import Tensor, nn
 
 from .calibration.observe import Batch, backbone, hooked, inference, inputs_of
 from .calibration.statistics import LayerStatistics
+from .calibration.walk import block_of
+from .errors import LosparseError
 from .layers import FactoredLinear, SharedFactorLinear
 from .spanning_rows import spanning_rows
 from .targets import bias_of, weight_of
@@ -72,18 +74,15 @@ class Unit:
             return own[0]
         return replace(
             own[0],
-            fisher_in=_joined([one.fisher_in for one in own], torch.sum),
+            fisher_in=_joined([one.fisher_in for one in own], lambda parts: torch.stack(parts).sum(0)),
             fisher_out=_joined([one.fisher_out for one in own], torch.cat),
             sensitivity=_joined([one.sensitivity for one in own], torch.cat),
         )
 
 
-def _joined(values: Sequence[Tensor | None], how: Any) -> Tensor | None:
+def _joined(values: Sequence[Tensor | None], join: Callable[[list[Tensor]], Tensor]) -> Tensor | None:
     present = [value for value in values if value is not None]
-    if len(present) < len(values):
-        return None
-    joined: Tensor = torch.stack(present).sum(0) if how is torch.sum else torch.cat(present)
-    return joined
+    return join(present) if len(present) == len(values) else None
 
 
 def single_units(layers: Mapping[str, nn.Module]) -> list[Unit]:
@@ -100,8 +99,8 @@ def joint_units(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch)
         batch: as the model takes it.
 
     Returns:
-        Units that hold every layer once. Layers make a group if they are called one after another with the very same
-        tensor, and one of them has as many outputs as a rank can be: it will own the factor. Others stay by
+        Units that hold every layer once. Layers of a block make a group if they are called one after another with the
+        very same tensor, and one of them has as many outputs as a rank can be: it will own the factor. Others stay by
         themselves, and so does a layer that is called more than once (DeBERTa's query and key), or never.
     """
     calls: list[tuple[str, Tensor]] = []
@@ -117,7 +116,7 @@ def joint_units(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch)
     for name, x in calls:
         if often.count(name) > 1:
             before = None
-        elif x is before:
+        elif x is before and block_of(model, name) == block_of(model, groups[-1][-1]):
             groups[-1].append(name)
         else:
             groups.append([name])
@@ -186,9 +185,14 @@ def group_with_pivots(members: Sequence[FactoredLinear]) -> list[FactoredLinear]
     Returns:
         Layers in the same order that stand for the same weights, up to rounding, and store rank^2 parameters less;
         None where rounding would be worse than `MAX_ERROR`.
+
+    Raises:
+        LosparseError: the factors hold NaN or infinity.
     """
     u = torch.cat([_factor(member.u) for member in members])
     v = _factor(members[0].v)
+    if not (torch.isfinite(u).all() and torch.isfinite(v).all()):
+        raise LosparseError("the factors of its group hold NaN or infinity; train the model again")
     exact = u @ v
     norm = max(float(torch.linalg.matrix_norm(exact)), torch.finfo(torch.float64).tiny)
     best: tuple[float, list[FactoredLinear] | None] = (MAX_ERROR, None)

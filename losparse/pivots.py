@@ -10,7 +10,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -68,8 +68,8 @@ def default_side(name: str) -> PivotSide:
 def store_pivots_(model: nn.Module, side_of: Callable[[str], PivotSide] = default_side) -> dict[str, str]:
     """Store the low-rank part of every compact layer by pivots, in place.
 
-    Layers without a low-rank part, and those that have pivots already, stay as they are. Every other layer becomes
-    smaller, by rank^2 parameters.
+    Layers without a low-rank part, and those that have pivots already, stay as they are. Every other layer, or group
+    of layers that share a factor (`joint`), becomes smaller, by rank^2 parameters.
 
     Args:
         model: with factored layers; a transformers model also gets the entry in its config.
@@ -88,22 +88,15 @@ def store_pivots_(model: nn.Module, side_of: Callable[[str], PivotSide] = defaul
     for name, layer in model.named_modules():
         if not isinstance(layer, FactoredLinear) or not layer.rank or layer.pivot_side is not None:
             continue
-        if layer in grouped:
-            group = grouped[layer]
-            if layer is group[0]:
-                stored = group_with_pivots(group)
-                if stored is None:
-                    left[name] = f"its factor is shared, and pivots would lose more than {GROUP_ERROR:g} eps"
-                else:
-                    new |= zip(group, stored, strict=True)
+        group = grouped.get(layer, [layer])
+        if layer is not group[0]:  # it comes with its owner
             continue
         try:
-            converted, error = _convert(layer, side_of(name))
+            stored, refused = _store(group, side_of(name))
         except LosparseError as problem:
             raise LosparseError(f"layer {name!r}: {problem}") from problem
-        refused = _refusal(error, converted)
         if refused is None:
-            new[layer] = converted
+            new |= zip(group, stored, strict=True)
         else:
             left[name] = refused
     for old, converted in new.items():
@@ -111,6 +104,15 @@ def store_pivots_(model: nn.Module, side_of: Callable[[str], PivotSide] = defaul
     if new:
         mark_compressed(model, None)
     return left
+
+
+def _store(group: Sequence[FactoredLinear], side: PivotSide) -> tuple[list[FactoredLinear], str | None]:
+    """Return the layers of a group, or a single one, with pivots, and why they are not good enough, or None."""
+    if len(group) > 1:
+        members = group_with_pivots(group)
+        return members or [], None if members else f"its factor is shared, and pivots lose over {GROUP_ERROR:g} eps"
+    converted, error = _convert(group[0], side)
+    return [converted], _refusal(error, converted)
 
 
 @torch.no_grad()

@@ -76,7 +76,7 @@ class BlocksError(LosparseError):
 
 
 class _EnoughError(Exception):
-    """Ends the run of a block early; never leaves this file."""
+    """Ends the run of a block, or of the model, early; never leaves this file."""
 
 
 class BlockWalk:

@@ -18,6 +18,7 @@ from losparse.errors import LosparseError
 from losparse.joint import group_with_pivots, groups_of, joint_units, split
 from losparse.layers import FactoredLinear, SharedFactorLinear
 from losparse.methods import FWSVD
+from losparse.pivots import store_pivots_
 from losparse.targets import find_targets, weight_of
 
 from .conftest import build_bert
@@ -66,6 +67,18 @@ def test_no_pivots_where_no_layer_spans_the_others():
     assert group_with_pivots(parts) is None
 
 
+def test_factors_that_are_not_finite_are_refused_by_name():
+    model = build_bert()
+    compress_(model, ROM(keep=0.6, joint=True), batches(), to_train=True)
+    with torch.no_grad():
+        model.get_submodule(QUERY).v[0, 0] = torch.nan
+    with pytest.raises(
+        LosparseError, match=r"layer 'bert.*self\.query': the factors of its group hold NaN or infinity"
+    ):
+        store_pivots_(model)
+    assert len(groups_of(model)) == 2
+
+
 def test_a_copy_shares_with_its_own_owner():
     group = nn.ModuleList(split(stacked(), [8, 20, 12]))
     other = copy.deepcopy(group)
@@ -99,6 +112,23 @@ def test_layers_that_read_the_same_tensor_are_found():
         [n.rpartition(".")[2] for n in unit.names] for unit in joint_units(llama, find_targets(llama), batches(1)[0])
     ]
     assert found[:4] == [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
+
+
+class Reading(nn.Module):
+    """Two blocks whose only layers read the same tensor, as cross-attention reads the encoder's outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleDict({"k": nn.Linear(8, 8), "v": nn.Linear(8, 8)}) for _ in range(2))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return sum(block["k"](states) + block["v"](states) for block in self.blocks)
+
+
+def test_a_group_stays_within_its_block():
+    model = Reading()
+    units = joint_units(model, find_targets(model), {"states": torch.randn(3, 8)})
+    assert [unit.names for unit in units] == [("blocks.0.k", "blocks.0.v"), ("blocks.1.k", "blocks.1.v")]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,11 @@ def constant_vector(value: ir.Value | None, width: int) -> Array | None:
     if value is None or value.const_value is None or tuple(value.const_value.shape.numpy()) != (width,):
         return None
     return np.asarray(value.const_value.numpy())
+
+
+def digest(array: Array) -> str:
+    """Identify numbers by their hash: holding the bytes themselves would double the memory of the model."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def derived_name(value: ir.Value | None, ending: str) -> str:

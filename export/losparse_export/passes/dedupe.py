@@ -9,12 +9,10 @@ the first case refuses matrices that are views of others, and folding leaves suc
 
 from __future__ import annotations
 
-import hashlib
-
-import numpy as np
 import onnx_ir as ir
 
 from ..layer import SCOPE, Array
+from .constants import digest
 
 # Elements; below 4 KiB of floats a Transpose node costs more than it saves.
 _SMALLEST_TRANSPOSED = 1024
@@ -46,8 +44,7 @@ class ShareWeightsPass(ir.passes.InPlacePass):
 
 
 def _key(dtype: ir.DataType, array: Array) -> _Key:
-    """Identify numbers by their hash: holding the bytes themselves would double the memory of the model."""
-    return dtype, array.shape, hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return dtype, array.shape, digest(array)
 
 
 def _transpose(graph: ir.Graph, value: ir.Value, earlier: ir.Value) -> ir.Value:

@@ -11,7 +11,6 @@ copies what was computed. Query, key and value of a factored layer gain, wide pr
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ import onnx_ir as ir
 
 from ..layer import SCOPE, SHARED, Array
 from ..lowerings.base import ELEMENT, NODE, QUANTISE
-from .constants import add_constant, constant_matrix, constant_vector, derived_name, new_node, replace_value
+from .constants import add_constant, constant_matrix, constant_vector, derived_name, digest, new_node, replace_value
 from .naming import unmarked
 
 # A product narrower than this takes as long as one of this width: the kernels work on panels of 16 columns.
@@ -62,6 +61,8 @@ class SharePass(ir.passes.InPlacePass):
                 assert x is not None
                 readers.setdefault(x, []).append(node)
         for nodes in readers.values():
+            if len(nodes) == 1:
+                continue
             different = _merge_equal(nodes)
             changed = changed or len(different) < len(nodes)
             products = [_read(node) for node in different]
@@ -88,19 +89,18 @@ def _is_product(node: ir.Node) -> bool:
 
 def _merge_equal(nodes: list[ir.Node]) -> list[ir.Node]:
     """Let every product that equals an earlier one be computed once; returns those that are left."""
-    first: dict[tuple[tuple[int, ...], str, bytes], ir.Node] = {}
+    first: dict[tuple[tuple[int, ...], str, str], ir.Node] = {}
+    left = []
     for node in nodes:
         weight = constant_matrix(node.inputs[1])
         assert weight is not None
-        earlier = first.setdefault((weight.shape, weight.dtype.str, _digest(weight)), node)
-        if earlier is not node:
-            _mark_shared(earlier)
-            replace_value(node.outputs[0], earlier.outputs[0])
-    return list(first.values())
-
-
-def _digest(weight: Array) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(weight).tobytes()).digest()
+        earlier = first.setdefault((weight.shape, weight.dtype.str, digest(weight)), node)
+        if earlier is node or node.outputs[0].is_graph_output():  # two outputs of a graph cannot be one value
+            left.append(node)
+            continue
+        _mark_shared(earlier)
+        replace_value(node.outputs[0], earlier.outputs[0])
+    return left
 
 
 def _mark_shared(*nodes: ir.Node | None) -> None:
