@@ -170,7 +170,7 @@ def compact_(model: nn.Module, method: Method | None = None) -> CompressionRepor
         replace_module(model, layer, layer.compact())
     if training:
         mark_compressed(model, None)
-    if isinstance(method, OneShot) and method.pivots:
+    if getattr(method, "pivots", False):
         store_pivots_(model)
     return report(model)
 

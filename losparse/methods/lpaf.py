@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..budget import break_even_rank, check_share, rank_for
+from ..budget import break_even_rank, check_share, pivot_rank, rank_for
 from ..errors import LosparseError
 from ..mixed_rank import MixedRankLinear
 from .about import About
@@ -72,6 +72,7 @@ class LPAF:
         settle_share: share of training with the pruned weights alone, before they are factored; [0, 1).
         mixed_share: share of training with both ranks mixed; (0, 1). What is left trains the factors alone.
         mixed_start: probability of the pruned matrix where mixing begins; [0, 1]. 0 does not mix.
+        pivots: store the trained factors by pivot rows: rank^2 parameters fewer, exactly, which the budget counts.
     """
 
     keep: float = 0.2
@@ -84,6 +85,7 @@ class LPAF:
     settle_share: float = 0.1
     mixed_share: float = 0.3
     mixed_start: float = 0.5
+    pivots: bool = True
 
     trains: ClassVar[bool] = True
     about: ClassVar[About] = About(
@@ -123,11 +125,13 @@ class LPAF:
         """Return the rank of the layer's factors.
 
         Raises:
-            LosparseError: it is at break-even or above, so the factors would be larger than the weight.
+            LosparseError: it is at break-even or above, so what is stored would be no smaller than the weight.
         """
         if self.uniform_rank is None:
+            if self.pivots:
+                return pivot_rank(self.keep, out_features, in_features)
             return rank_for(self.keep, out_features, in_features, name=name, round_up=False)
-        limit = break_even_rank(out_features, in_features)
+        limit = float(min(out_features, in_features)) if self.pivots else break_even_rank(out_features, in_features)
         if self.uniform_rank >= limit:
             raise LosparseError(
                 f"uniform_rank must be below the break-even {limit:.1f} for {name!r} ({out_features}x{in_features}), "

@@ -136,11 +136,18 @@ def test_refuses_values_out_of_range(kwargs, message):
         LPAF(**kwargs)
 
 
-def test_rank_follows_keep_or_is_the_same_everywhere():
-    assert [LPAF(keep=0.3).rank_of("a", *size) for size in ((32, 32), (64, 32))] == [4, 6]  # of 16 and 21.3, down
-    assert [LPAF(uniform_rank=5).rank_of("a", *size) for size in ((32, 32), (64, 32))] == [5, 5]
-    with pytest.raises(LosparseError, match=r"below the break-even 16.0 for 'a' \(32x32\), got 16"):
-        LPAF(uniform_rank=16).rank_of("a", 32, 32)
+@pytest.mark.parametrize(
+    ("pivots", "ranks", "limit"),
+    # plain: 0.3 of 16 and 21.3; pivots: 5 * 59 = 295 of 307 parameters, 7 * 89 = 623 of 614 are too many, 6 * 90 = 540
+    [(False, [4, 6], 16), (True, [5, 6], 32)],
+    ids=["plain", "pivots"],
+)
+def test_rank_follows_keep_or_is_the_same_everywhere(pivots, ranks, limit):
+    sizes = ((32, 32), (64, 32))
+    assert [LPAF(keep=0.3, pivots=pivots).rank_of("a", *size) for size in sizes] == ranks
+    assert [LPAF(uniform_rank=5, pivots=pivots).rank_of("a", *size) for size in sizes] == [5, 5]
+    with pytest.raises(LosparseError, match=rf"below the break-even {limit}.0 for 'a' \(32x32\), got {limit}"):
+        LPAF(uniform_rank=limit, pivots=pivots).rank_of("a", 32, 32)
 
 
 # Stage 2

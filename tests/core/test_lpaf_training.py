@@ -115,10 +115,11 @@ def test_the_end_meets_the_budget_and_compacts_exactly(tmp_path):
     batch = {key: value for key, value in collate(toy_items(8, seed=5)).items() if key != "labels"}
     before = model(**batch).logits
     report = compact_(model, METHOD)
-    # ranks 4 of 16 and 6 of 21.3, rounded down: 8 layers of 256 and 4 of 576 parameters, of 16,384
-    assert report.parameters == 8 * 256 + 4 * 576
+    # 8 layers of rank 5 and 4 of rank 6, stored by pivots, of 16,384 parameters
+    assert report.parameters == 8 * 5 * (64 - 5) + 4 * 6 * (96 - 6)
     assert report.share <= METHOD.keep
-    assert {(layer.rank, layer.kept) for layer in report.layers} == {(4, 0), (6, 0)}
+    assert {(layer.rank, layer.kept) for layer in report.layers} == {(5, 0), (6, 0)}
+    assert {layer.pivots for layer in report.layers} == {"out", "in"}
     torch.testing.assert_close(model(**batch).logits, before, atol=1e-5, rtol=1e-5)  # fp32, order of summation
 
 
