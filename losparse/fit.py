@@ -21,6 +21,7 @@ from .calibration.walk import block_numbers
 from .errors import LosparseError
 from .joint import Unit, group_with_pivots, joint_units, single_units, split
 from .layers import FactoredLinear
+from .machine import release_memory
 from .methods.one_shot import OneShot
 from .pivots import default_side, pivots_where_possible
 from .search import OutputError
@@ -67,14 +68,19 @@ def fit_(
     if method.joint and not batches:
         raise LosparseError("joint=True runs the model to see which layers read the same input; pass a batch of texts")
     known = _gradients(model, method, layers, batches, progress)
+    release_memory()
     visit, in_order = visitor(model, layers, batches, method.statistics, sequential=sequential, progress=progress)
     units = joint_units(model, layers, batches[0]) if method.joint else single_units(layers)
 
-    def visited(*, sequential: bool, batches: int | None = None) -> Iterator[tuple[Unit, LayerStatistics]]:
-        for group in visit(sequential=sequential, batches=batches):
+    def visited(
+        *, sequential: bool, batches: int | None = None, last: bool = False
+    ) -> Iterator[tuple[Unit, LayerStatistics]]:
+        for group in visit(sequential=sequential, batches=batches, last=last):
             found = {name: _merge(statistics, known.get(name)) for name, statistics in group.items()}
+            release_memory()
             # Layers that read the same tensor are visited together.
             yield from ((unit, unit.statistics(found)) for unit in units if unit.name in found)
+            del group, found  # or they are held while the next group is looked at; so with whoever takes them
 
     if method.measured:
         measure = OutputError(model, batches, progress) if method.allocation == "search" else None
@@ -84,11 +90,12 @@ def fit_(
         sizes = method.sizes(shapes, block_numbers(model, shapes))
     placed: dict[str, FactoredLinear] = {}
     try:
-        for unit, statistics in visited(sequential=in_order):
+        for unit, statistics in visited(sequential=in_order, last=True):
             fitted = _fit_unit(method, unit, layers, statistics, sizes[unit.name], pivots=pivots)
             for name, new in fitted.items():
                 replace_module(model, layers[name], new.train(layers[name].training))
                 placed[name] = new
+            del statistics
     except BaseException:
         for name, layer in placed.items():
             replace_module(model, layer, layers[name])
@@ -135,6 +142,7 @@ def _measured_sizes(
             found[unit.name] = method.candidates(unit.name, unit.weight(layers), own)
         else:
             found[unit.name] = measure.candidates(method, unit.name, layers[unit.name], own)
+        del own
     dense = sum(_weight(layer).numel() for layer in layers.values())
     return spend_globally({unit.name: found[unit.name] for unit in units}, int(method.keep * dense + 1e-6))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -34,6 +35,19 @@ def peak_memory_bytes() -> int | None:
     """Return the largest resident set this process has had, in bytes; None where the system does not say."""
     lines = _STATUS.read_text(encoding="utf-8").splitlines() if _STATUS.is_file() else []
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
+def release_memory() -> None:
+    """Give memory that was freed back to the system; nothing where the C library has no such call (glibc has).
+
+    A pass over a model leaves holes of all sizes between what is still held, and the C library keeps them: one-shot
+    LoSparse on MiniLM holds 190 MB at most, and had taken 260 MB.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another libc; no libc by that way (Windows)
+        return
+    trim(0)
 
 
 def _cpu_name() -> str:

@@ -100,7 +100,7 @@ def drop_neurons(
     moments: dict[int, InputMoments] = {}
     try:
         visit, in_order = visitor(model, looked_at, batches, {"gram"}, sequential=sequential, progress=progress)
-        for group in visit(sequential=in_order):
+        for group in visit(sequential=in_order, last=True):
             for name, statistics in group.items():
                 layer = looked_at[name]
                 assert statistics.inputs is not None, "it was asked for"

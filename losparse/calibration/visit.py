@@ -28,8 +28,13 @@ def quiet(title: str, done: int) -> None:
 class Visit(Protocol):
     """Visits every layer once."""
 
-    def __call__(self, *, sequential: bool, batches: int | None = None) -> Iterator[dict[str, LayerStatistics]]:
-        """Yield groups of layers, with the statistics of each, on all batches or the first ones alone."""
+    def __call__(
+        self, *, sequential: bool, batches: int | None = None, last: bool = False
+    ) -> Iterator[dict[str, LayerStatistics]]:
+        """Yield groups of layers, with the statistics of each, on all batches or the first ones alone.
+
+        `last` promises that no visit follows, so that nothing has to be held for one.
+        """
 
 
 def visitor(
@@ -82,7 +87,9 @@ class _Blind:
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
         self.layers = layers
 
-    def __call__(self, *, sequential: bool, batches: int | None = None) -> Iterator[dict[str, LayerStatistics]]:
+    def __call__(
+        self, *, sequential: bool, batches: int | None = None, last: bool = False
+    ) -> Iterator[dict[str, LayerStatistics]]:
         yield {name: LayerStatistics() for name in self.layers}
 
 
@@ -100,7 +107,9 @@ class _AtOnce:
         self.model, self.layers, self.batches, self.gram = model, layers, batches, gram
         self.advance: Advance = lambda done: progress("running the model", done)
 
-    def __call__(self, *, sequential: bool, batches: int | None = None) -> Iterator[dict[str, LayerStatistics]]:
+    def __call__(
+        self, *, sequential: bool, batches: int | None = None, last: bool = False
+    ) -> Iterator[dict[str, LayerStatistics]]:
         if self.layers:
             yield whole_pass(self.model, self.layers, self.batches[:batches], gram=self.gram, advance=self.advance)
 
@@ -124,8 +133,10 @@ class _ByBlock:
         outside = {name: layer for name, layer in layers.items() if name not in inside}
         self.rest = _AtOnce(model, outside, batches, gram, progress)
 
-    def __call__(self, *, sequential: bool, batches: int | None = None) -> Iterator[dict[str, LayerStatistics]]:
-        self.walk.restart(batches)
+    def __call__(
+        self, *, sequential: bool, batches: int | None = None, last: bool = False
+    ) -> Iterator[dict[str, LayerStatistics]]:
+        self.walk.restart(batches, last=last)
         title = "compressing block by block" if sequential else "measuring block by block"
         for place, layers in enumerate(self.groups):
             tell: Advance = lambda done: self.progress(title, done)  # noqa: E731
@@ -133,7 +144,10 @@ class _ByBlock:
                 mask = Mask()
                 with observe(layers, mask, gram=self.gram) as moments:
                     self.walk.step(place, tell, mask=mask)
-                yield checked(layers, moments)
+                found = checked(layers, moments)
+                del moments
+                yield found
+                del found
                 continue
             if layers:
                 for names in self.walk.stages(place, layers):

@@ -99,9 +99,14 @@ class BlockWalk:
         self.restart()
         self._refuse_talkers()
 
-    def restart(self, batches: int | None = None) -> None:
-        """Go back in front of the first block, with all batches or the first ones alone."""
+    def restart(self, batches: int | None = None, *, last: bool = False) -> None:
+        """Go back in front of the first block, with all batches or the first ones alone.
+
+        Nobody can come back after the `last` time: what is in front of the first block is let go as it is left.
+        """
         self.states = list(self._first[:batches])
+        if last:
+            self._first.clear()
 
     def step(self, place: int, advance: Advance = silent, *, mask: Mask | None = None) -> None:
         """Run one block on all tokens, and stand behind it.

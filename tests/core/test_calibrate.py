@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -104,6 +106,21 @@ def test_a_sequential_visit_sees_replaced_layers():
     # With every layer before it zero, the block reads the embeddings' norms alone.
     again = whole_pass(model, layers, batches(), gram=True)[last].inputs.mean
     torch.testing.assert_close(seen[last], again)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_visit_holds_one_group_and_a_last_one_no_first_states(sequential):
+    model = build_bert()
+    visit, _ = visitor(model, find_targets(model), batches(), {"gram"}, sequential=True)
+    assert len(list(visit(sequential=False, batches=2))) == 2, "one visit leaves the first states for another"
+    states = [weakref.ref(state) for state in visit.walk._first]
+    assert len(states) == 3 and all(state() is not None for state in states)
+    grams = []
+    for group in visit(sequential=sequential, last=True):
+        assert all(gram() is None for gram in grams), "statistics of an earlier group are still held"
+        grams = [weakref.ref(own.inputs.gram) for own in group.values()]
+        del group
+    assert grams and all(state() is None for state in states)
 
 
 def test_stages_are_in_the_order_of_calls():
