@@ -105,8 +105,10 @@ def output_sensitivity(
 
     An error of a layer's outputs is then measured in what it costs the loss, so that outputs, and layers, can be
     compared. No labels are needed: classes and tokens are drawn from the model's own distribution, which makes it the
-    Fisher information itself; where a model has no distribution, its hidden states get random directions, which
-    makes it the Gauss-Newton matrix of their squared error.
+    Fisher information itself. Where a model has no distribution, the mean of a text's hidden states - its embedding,
+    for most - gets a random direction, which makes it the Gauss-Newton matrix of that mean's squared error; errors of
+    single tokens count as far as they do not cancel. (A direction for every token keeps similarities less well: rank
+    correlation 0.968 in place of 0.975 on MiniLM at keep 0.6.)
 
     Args:
         model: any transformers model.
@@ -169,9 +171,19 @@ def _drawn_likelihood(output: Any, mask: Mask, generator: torch.Generator) -> Te
     if total is not None:
         return total
     values = getattr(output, "logits", None)
-    states = _real(values if isinstance(values, Tensor) else output[0], mask).float()
+    states = _real(values, mask) if isinstance(values, Tensor) else _mean_state(output[0], mask)
     directions = torch.randn(states.shape, generator=generator).to(states.device)
-    return (states * directions).sum()
+    return (states.float() * directions).sum()
+
+
+def _mean_state(states: Tensor, mask: Mask) -> Tensor:
+    """Return the mean hidden state of every text's real tokens; (texts, hidden)."""
+    if states.dim() < 3:
+        return states
+    if mask.real is None or states.shape[:2] != mask.real.shape:
+        return states.flatten(1, -2).mean(1)
+    weights = mask.real.to(states.dtype)[..., None]
+    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def _real(values: Tensor, mask: Mask) -> Tensor:

@@ -216,6 +216,31 @@ def test_sensitivity_needs_no_labels_and_no_padding():
     assert cut.tokens == 3 * 12
 
 
+def test_a_model_without_a_head_is_judged_by_the_mean_of_each_text():
+    """By hand: the layer's outputs are the hidden states, so the gradient at a token is direction / length."""
+
+    class Embedder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(10, 4)
+            self.layer = nn.Linear(4, 4)
+
+        def get_input_embeddings(self) -> nn.Module:
+            return self.words
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor]:
+            return (self.layer(self.words(input_ids)),)
+
+    model = Embedder()
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    batch = {"input_ids": torch.arange(8).view(2, 4), "attention_mask": mask}
+    found = output_sensitivity(model, {"layer": model.layer}, [batch], seed=3)["layer"]
+    directions = torch.randn((2, 4), generator=torch.Generator().manual_seed(3)).double()
+    lengths = mask.sum(1, keepdim=True)
+    torch.testing.assert_close(found.sensitivity, (directions.square() / lengths).sum(0), rtol=1e-5, atol=0)  # fp32
+    assert found.tokens == 6
+
+
 def test_few_rows_hold_every_real_token_once():
     ids = torch.arange(1, 31).view(5, 6)
     lengths = torch.tensor([2, 6, 0, 3, 1])
