@@ -6,7 +6,7 @@ errors of single layers are taken to add up, so that the budget can be spent as 
 References:
     Surgical Feature-Space Decomposition (ACL 2024), the rank search of LLM-ROM's authors, goes from the last layer to
     the first and takes the smallest rank whose loss is within a bound; ours meets a budget instead, and needs no
-    labels: the error is that of the outputs' distributions, or of hidden states where there are none.
+    labels: the error is that of the outputs' distributions, or of each text's mean hidden state where there are none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .allocate import Candidates
-from .calibration.observe import Batch, inference, inputs_of
+from .calibration.observe import Batch, inference, inputs_of, mean_states
 from .calibration.statistics import LayerStatistics
 from .calibration.visit import Progress
 from .errors import LosparseError
@@ -80,7 +80,7 @@ class OutputError:
         )
 
     def _error(self) -> float:
-        """Return the mean error over batches: KL divergence in nats, or squared difference of hidden states."""
+        """Return the mean error over batches: KL divergence (nats), or squared difference of values or states."""
         pairs = zip((self._run(batch) for batch in self.batches), self.dense, strict=True)
         return sum(self._distance(values, dense) for values, dense in pairs) / len(self.batches)
 
@@ -95,15 +95,16 @@ class OutputError:
         return max(total, 0.0) / values[..., 0].numel()
 
     def _run(self, batch: Batch) -> Tensor:
-        """Return logits, or hidden states where the model has no distribution; of real tokens."""
+        """Return logits, of real tokens or of texts; without a head the mean hidden state of every text."""
         with inference(self.model):
             output = self.model(**inputs_of(batch))
         logits = getattr(output, "logits", None)
         if logits is None and getattr(output, "start_logits", None) is not None:
             logits = torch.stack([output.start_logits, output.end_logits], dim=1)
-        values: Tensor = output[0] if logits is None else logits
         self.distribution = logits is not None and logits.shape[-1] > 1
         mask = batch.get("attention_mask")
-        if isinstance(mask, Tensor) and values.dim() == 3 and values.shape[:2] == mask.shape:
-            values = values[mask.bool()]
-        return values
+        real = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        if logits is None:
+            return mean_states(output[0], real)
+        values: Tensor = logits
+        return values[real] if real is not None and values.dim() == 3 and values.shape[:2] == real.shape else values

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import LosparseError
 from ..targets import weight_of
-from .observe import Advance, Batch, Mask, hooked, inference, inputs_of, no_batch, silent
+from .observe import Advance, Batch, Mask, hooked, inference, inputs_of, mean_states, no_batch, silent
 from .statistics import LayerStatistics
 
 Fisher = Literal["exact", "fast"]
@@ -171,19 +171,9 @@ def _drawn_likelihood(output: Any, mask: Mask, generator: torch.Generator) -> Te
     if total is not None:
         return total
     values = getattr(output, "logits", None)
-    states = _real(values, mask) if isinstance(values, Tensor) else _mean_state(output[0], mask)
+    states = _real(values, mask) if isinstance(values, Tensor) else mean_states(output[0], mask.real)
     directions = torch.randn(states.shape, generator=generator).to(states.device)
     return (states.float() * directions).sum()
-
-
-def _mean_state(states: Tensor, mask: Mask) -> Tensor:
-    """Return the mean hidden state of every text's real tokens; (texts, hidden)."""
-    if states.dim() < 3:
-        return states
-    if mask.real is None or states.shape[:2] != mask.real.shape:
-        return states.flatten(1, -2).mean(1)
-    weights = mask.real.to(states.dtype)[..., None]
-    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 def _real(values: Tensor, mask: Mask) -> Tensor:

@@ -54,6 +54,21 @@ class Mask:
         return x[flat] if x.dim() == 2 and len(x) == len(flat) else None
 
 
+def mean_states(states: Tensor, real: Tensor | None) -> Tensor:
+    """Return the mean hidden state of every text, which is what most make of a model without a head.
+
+    Args:
+        states: (texts, tokens, hidden), or of the texts already: (texts, hidden).
+        real: which tokens count; (texts, tokens), or None where all do.
+    """
+    if states.dim() < 3:
+        return states
+    if real is None or states.shape[:2] != real.shape:
+        return states.flatten(1, -2).mean(1)
+    weights = real.to(states.dtype)[..., None]
+    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
 @contextmanager
 def observe(layers: Mapping[str, nn.Module], mask: Mask, *, gram: bool) -> Iterator[dict[str, InputMoments]]:
     """Add up the inputs of some layers while the model runs.

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from losparse.calibration.gradients import examples_of, few_rows_of, output_sensitivity, squared_gradients
-from losparse.calibration.observe import whole_pass
+from losparse.calibration.observe import mean_states, whole_pass
 from losparse.calibration.visit import visitor
 from losparse.calibration.walk import BlockWalk, stack_of
 from losparse.errors import LosparseError
@@ -319,3 +319,11 @@ def test_blocks_that_cannot_be_run_alone_are_visited_at_once():
         assert not in_order
         (found,) = visit(sequential=in_order)
         assert {name: own.inputs.tokens for name, own in found.items()} == dict.fromkeys(layers, 4)
+
+
+def test_mean_states_leave_padding_out():
+    states = torch.tensor([[[1.0], [3.0], [100.0]], [[2.0], [4.0], [6.0]], [[7.0], [7.0], [7.0]]])
+    real = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 0]]).bool()
+    assert mean_states(states, real).tolist() == [[2.0], [4.0], [0.0]]  # a text of padding alone is no NaN
+    assert mean_states(states, None)[1].tolist() == [4.0]
+    assert torch.equal(mean_states(states[:, 0], real), states[:, 0])  # of texts already
