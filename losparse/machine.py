@@ -1,4 +1,4 @@
-"""Where a number was taken: the machine and the versions, as reports record them."""
+"""The machine: its name and the versions on it, as reports record them, and its memory."""
 
 from __future__ import annotations
 

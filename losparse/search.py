@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .allocate import Candidates
-from .calibration.observe import Batch, inference, inputs_of, mean_states
+from .calibration.observe import Batch, Mask, inference, inputs_of, mean_states
 from .calibration.statistics import LayerStatistics
 from .calibration.visit import Progress
 from .errors import LosparseError
@@ -102,9 +102,10 @@ class OutputError:
         if logits is None and getattr(output, "start_logits", None) is not None:
             logits = torch.stack([output.start_logits, output.end_logits], dim=1)
         self.distribution = logits is not None and logits.shape[-1] > 1
-        mask = batch.get("attention_mask")
-        real = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        mask = Mask()
+        mask.set(batch)
         if logits is None:
-            return mean_states(output[0], real)
+            return mean_states(output[0], mask.real)
         values: Tensor = logits
+        real = mask.real
         return values[real] if real is not None and values.dim() == 3 and values.shape[:2] == real.shape else values

@@ -60,7 +60,11 @@ def mean_states(states: Tensor, real: Tensor | None) -> Tensor:
     Args:
         states: (texts, tokens, hidden), or of the texts already: (texts, hidden).
         real: which tokens count; (texts, tokens), or None where all do.
+
+    Returns:
+        In fp32, since half precision cannot count tokens beyond 256; (texts, hidden).
     """
+    states = states.float()
     if states.dim() < 3:
         return states
     if real is None or states.shape[:2] != real.shape:

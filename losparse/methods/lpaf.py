@@ -72,7 +72,7 @@ class LPAF:
         settle_share: share of training with the pruned weights alone, before they are factored; [0, 1).
         mixed_share: share of training with both ranks mixed; (0, 1). What is left trains the factors alone.
         mixed_start: probability of the pruned matrix where mixing begins; [0, 1]. 0 does not mix.
-        pivots: store the trained factors by pivot rows: rank^2 parameters fewer, exactly, which the budget counts.
+        pivots: store the trained factors by pivots: rank^2 parameters fewer, exactly, which the budget counts.
     """
 
     keep: float = 0.2
