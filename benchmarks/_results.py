@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from losparse import machine as losparse_machine
+
 
 @contextmanager
 def locked(path: Path) -> Iterator[dict[str, Any]]:
@@ -37,10 +39,5 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """Return the processor's name."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    """Return the processor's name and its vector instructions."""
+    return str(losparse_machine.machine()["cpu"])

@@ -94,9 +94,26 @@ def latency() -> str:
 
 def encoders() -> str:
     """Speed of encoders of random weights, against what torch.onnx.export and onnxruntime give by default."""
-    data = load("encoder_latency.json")
+    data, vnni = load("encoder_latency.json"), load("encoder_latency_vnni.json")
     if not data:
         return ""
+    text = (
+        f"Encoders of random weights at keep {data['keep']:g} (low rank {data['low_rank']:g}), median and speed-up "
+        f"over dense-fp32-default, timed in turns in one run at {data['rows'][0]['threads']} thread on "
+        f"{data['machine']}, onnxruntime {data['versions']['onnxruntime']}. `default` is what torch.onnx.export "
+        "writes, and its quantize_dynamic form, as onnxruntime runs them; `tuned` is our export of the dense model.\n\n"
+        + encoder_table(data)
+    )
+    if vnni:
+        text += f"\n\nThe same at {vnni['rows'][0]['threads']} thread on {vnni['machine']}:\n\n{encoder_table(vnni)}"
+    return (
+        f"{text}\n\nWhere the time goes, 12x768 at 1 x 128, in ms by operator, {data['machine']}:\n\n"
+        + profile_table(data["profiles"]["12x768"])
+    )
+
+
+def encoder_table(data: dict[str, Any]) -> str:
+    """Shapes and calls down, variants across."""
     names = list(dict.fromkeys(row["variant"] for row in data["rows"]))
     calls = sorted(
         {(row["shape"], row["batch"], row["length"]) for row in data["rows"]},
@@ -111,15 +128,7 @@ def encoders() -> str:
         }
         cells = [f"{own[name]['median_ms']:.1f} ms, {own[name]['speedup']:.2f}x" for name in names]
         rows.append([f"{shape}, {batch} x {length}", *cells])
-    return (
-        f"Encoders of random weights at keep {data['keep']:g} (low rank {data['low_rank']:g}), median and speed-up "
-        f"over dense-fp32-default, timed in turns in one run at {data['rows'][0]['threads']} thread on "
-        f"{data['machine']}, onnxruntime {data['versions']['onnxruntime']}. `default` is what torch.onnx.export "
-        "writes, and its quantize_dynamic form, as onnxruntime runs them; `tuned` is our export of the dense model.\n\n"
-        + table(["layers x hidden, batch x tokens", *names], rows)
-        + "\n\nWhere the time goes, 12x768 at 1 x 128, in ms by operator:\n\n"
-        + profile_table(data["profiles"]["12x768"])
-    )
+    return table(["layers x hidden, batch x tokens", *names], rows)
 
 
 def profile_table(profiles: dict[str, dict[str, float]]) -> str:

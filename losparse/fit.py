@@ -67,15 +67,17 @@ def fit_(
         )
     if method.joint and not batches:
         raise LosparseError("joint=True runs the model to see which layers read the same input; pass a batch of texts")
+    # What is freed of a batch then has room for the next one; in another order memory fills with holes.
+    batches = sorted(batches, key=_tokens, reverse=True)
     known = _gradients(model, method, layers, batches, progress)
     release_memory()
     visit, in_order = visitor(model, layers, batches, method.statistics, sequential=sequential, progress=progress)
     units = joint_units(model, layers, batches[0]) if method.joint else single_units(layers)
 
     def visited(
-        *, sequential: bool, batches: int | None = None, last: bool = False
+        *, sequential: bool, chosen: Sequence[int] | None = None, last: bool = False
     ) -> Iterator[tuple[Unit, LayerStatistics]]:
-        for group in visit(sequential=sequential, batches=batches, last=last):
+        for group in visit(sequential=sequential, chosen=chosen, last=last):
             found = {name: _merge(statistics, known.get(name)) for name, statistics in group.items()}
             release_memory()
             # Layers that read the same tensor are visited together.
@@ -84,7 +86,7 @@ def fit_(
 
     if method.measured:
         measure = OutputError(model, batches, progress) if method.allocation == "search" else None
-        sizes = _measured_sizes(method, layers, units, visited(sequential=False, batches=_enough(batches)), measure)
+        sizes = _measured_sizes(method, layers, units, visited(sequential=False, chosen=_enough(batches)), measure)
     else:
         shapes = {unit.name: (sum(unit.outputs), _weight(layers[unit.name]).shape[1]) for unit in units}
         sizes = method.sizes(shapes, block_numbers(model, shapes))
@@ -148,18 +150,19 @@ def _measured_sizes(
 
 
 ALLOCATION_TOKENS = 8192
-"""Real tokens on which sizes are chosen: how much each layer may hold needs less data than what it holds."""
+"""About how many real tokens sizes are chosen on: how much each layer may hold needs less data than what it holds."""
 
 
-def _enough(batches: Sequence[Batch]) -> int:
-    """Return how many batches hold the tokens that sizes are chosen on."""
-    tokens = 0
-    for number, batch in enumerate(batches, start=1):
-        mask, ids = batch.get("attention_mask"), batch.get("input_ids")
-        tokens += int(mask.sum()) if mask is not None else ids.numel() if ids is not None else 0
-        if tokens >= ALLOCATION_TOKENS:
-            return number
-    return len(batches)
+def _enough(batches: Sequence[Batch]) -> Sequence[int]:
+    """Return the numbers of the batches that sizes are chosen on: spread over all, since they are in order of size."""
+    every = max(1, round(sum(map(_tokens, batches)) / ALLOCATION_TOKENS))
+    return range((len(batches) - 1) % every // 2, len(batches), every)
+
+
+def _tokens(batch: Batch) -> int:
+    """Return how many real tokens a batch holds."""
+    mask, ids = batch.get("attention_mask"), batch.get("input_ids")
+    return int(mask.sum()) if mask is not None else ids.numel() if ids is not None else 0
 
 
 def _weight(layer: nn.Module) -> Tensor:

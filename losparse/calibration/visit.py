@@ -29,9 +29,9 @@ class Visit(Protocol):
     """Visits every layer once."""
 
     def __call__(
-        self, *, sequential: bool, batches: int | None = None, last: bool = False
+        self, *, sequential: bool, chosen: Sequence[int] | None = None, last: bool = False
     ) -> Iterator[dict[str, LayerStatistics]]:
-        """Yield groups of layers, with the statistics of each, on all batches or the first ones alone.
+        """Yield groups of layers, with the statistics of each, on all batches or the chosen ones, by number.
 
         `last` promises that no visit follows, so that nothing has to be held for one.
         """
@@ -88,7 +88,7 @@ class _Blind:
         self.layers = layers
 
     def __call__(
-        self, *, sequential: bool, batches: int | None = None, last: bool = False
+        self, *, sequential: bool, chosen: Sequence[int] | None = None, last: bool = False
     ) -> Iterator[dict[str, LayerStatistics]]:
         yield {name: LayerStatistics() for name in self.layers}
 
@@ -108,10 +108,11 @@ class _AtOnce:
         self.advance: Advance = lambda done: progress("running the model", done)
 
     def __call__(
-        self, *, sequential: bool, batches: int | None = None, last: bool = False
+        self, *, sequential: bool, chosen: Sequence[int] | None = None, last: bool = False
     ) -> Iterator[dict[str, LayerStatistics]]:
         if self.layers:
-            yield whole_pass(self.model, self.layers, self.batches[:batches], gram=self.gram, advance=self.advance)
+            batches = self.batches if chosen is None else [self.batches[number] for number in chosen]
+            yield whole_pass(self.model, self.layers, batches, gram=self.gram, advance=self.advance)
 
 
 class _ByBlock:
@@ -134,9 +135,9 @@ class _ByBlock:
         self.rest = _AtOnce(model, outside, batches, gram, progress)
 
     def __call__(
-        self, *, sequential: bool, batches: int | None = None, last: bool = False
+        self, *, sequential: bool, chosen: Sequence[int] | None = None, last: bool = False
     ) -> Iterator[dict[str, LayerStatistics]]:
-        self.walk.restart(batches, last=last)
+        self.walk.restart(chosen, last=last)
         title = "compressing block by block" if sequential else "measuring block by block"
         for place, layers in enumerate(self.groups):
             tell: Advance = lambda done: self.progress(title, done)  # noqa: E731
@@ -156,7 +157,7 @@ class _ByBlock:
                 self.walk.step(place, tell)
             else:  # nobody asks what comes behind
                 tell(len(self.walk.states))
-        yield from self.rest(sequential=sequential, batches=batches)
+        yield from self.rest(sequential=sequential, chosen=chosen)
 
     def _moments(self, place: int, layers: Mapping[str, nn.Module]) -> dict[str, LayerStatistics]:
         mask = Mask()

@@ -19,9 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LosparseError
+from ..machine import release_memory
 from .observe import Advance, Batch, Mask, backbone, hooked, inference, inputs_of, no_batch, silent
 
 _HIDDEN = "hidden_states"
+
+_BETWEEN_RELEASES = 8
+"""Batches after which freed memory goes back to the system: tensors of other lengths do not fit the holes left."""
 
 
 @dataclass
@@ -99,12 +103,13 @@ class BlockWalk:
         self.restart()
         self._refuse_talkers()
 
-    def restart(self, batches: int | None = None, *, last: bool = False) -> None:
-        """Go back in front of the first block, with all batches or the first ones alone.
+    def restart(self, chosen: Sequence[int] | None = None, *, last: bool = False) -> None:
+        """Go back in front of the first block, with all batches or the chosen ones alone.
 
         Nobody can come back after the `last` time: what is in front of the first block is let go as it is left.
         """
-        self.states = list(self._first[:batches])
+        numbers = range(len(self._first)) if chosen is None else chosen
+        self.states = {number: self._first[number] for number in numbers}
         if last:
             self._first.clear()
 
@@ -116,7 +121,7 @@ class BlockWalk:
             advance: told after every batch.
             mask: set to that of every batch, for hooks that look at the block's layers meanwhile.
         """
-        for number in range(len(self.states)):
+        for number in self.states:
             self.states[number] = self._run(place, number, mask)
             advance(1)
 
@@ -128,7 +133,7 @@ class BlockWalk:
 
         # Registered last, so it stops the block when all others have looked.
         with hooked([until.register_forward_pre_hook(stop)]):
-            for number in range(len(self.states)):
+            for number in self.states:
                 with contextlib.suppress(_EnoughError):
                     self._run(place, number, mask)
 
@@ -140,7 +145,7 @@ class BlockWalk:
             return lambda module, arguments: calls.setdefault(name, arguments[0])
 
         with hooked(layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()):
-            self._run(place, 0, None)
+            self._run(place, next(iter(self.states)), None)
         stages: list[list[str]] = []
         for name, x in calls.items():
             if stages and calls[stages[-1][0]] is x:
@@ -153,6 +158,8 @@ class BlockWalk:
     def _run(self, place: int, number: int, mask: Mask | None) -> Tensor:
         if mask is not None:
             mask.real = self.masks[number]
+        if number % _BETWEEN_RELEASES == 0:
+            release_memory()
         with inference(self.model):
             return _call(self.blocks[place], self._calls[place][number], self.states[number])
 

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from losparse import ROM, fit
 from losparse.calibration.gradients import examples_of, few_rows_of, output_sensitivity, squared_gradients
 from losparse.calibration.observe import mean_states, whole_pass
-from losparse.calibration.visit import visitor
+from losparse.calibration.visit import _AtOnce, quiet, visitor
 from losparse.calibration.walk import BlockWalk, stack_of
 from losparse.errors import LosparseError
 from losparse.targets import find_targets
@@ -112,7 +113,7 @@ def test_a_sequential_visit_sees_replaced_layers():
 def test_a_visit_holds_one_group_and_a_last_one_no_first_states(sequential):
     model = build_bert()
     visit, _ = visitor(model, find_targets(model), batches(), {"gram"}, sequential=True)
-    assert len(list(visit(sequential=False, batches=2))) == 2, "one visit leaves the first states for another"
+    assert len(list(visit(sequential=False, chosen=[0, 2]))) == 2, "one visit leaves the first states for another"
     states = [weakref.ref(state) for state in visit.walk._first]
     assert len(states) == 3 and all(state() is not None for state in states)
     grams = []
@@ -121,6 +122,47 @@ def test_a_visit_holds_one_group_and_a_last_one_no_first_states(sequential):
         grams = [weakref.ref(own.inputs.gram) for own in group.values()]
         del group
     assert grams and all(state() is None for state in states)
+
+
+@pytest.mark.parametrize("sequential", [False, True, "at once"])
+def test_a_visit_of_chosen_batches_sees_those_alone(sequential):
+    model, own = build_bert(), batches()
+    layers = find_targets(model)
+    visit, _ = visitor(model, layers, own, {"gram"}, sequential=True)
+    if sequential == "at once":
+        visit = _AtOnce(model, layers, own, True, quiet)
+    expected = whole_pass(model, layers, [own[0], own[2]], gram=True)
+    seen = {name: one for group in visit(sequential=sequential is True, chosen=[0, 2]) for name, one in group.items()}
+    assert seen.keys() == expected.keys()
+    for name, one in seen.items():
+        assert one.inputs.tokens == expected[name].inputs.tokens
+        torch.testing.assert_close(one.inputs.mean, expected[name].inputs.mean)
+
+
+def test_sizes_are_chosen_on_batches_spread_over_all(monkeypatch):
+    sized = [{"input_ids": torch.ones(1, length, dtype=torch.int64)} for length in range(20, 0, -1)]
+    monkeypatch.setattr(fit, "ALLOCATION_TOKENS", 50)  # of 210
+    chosen = list(fit._enough(sized))
+    assert chosen == [1, 5, 9, 13, 17]
+    monkeypatch.setattr(fit, "ALLOCATION_TOKENS", 500)
+    assert list(fit._enough(sized)) == list(range(20)), "fewer tokens than that: all"
+    assert list(fit._enough([{"pixel_values": torch.ones(1)}])) == [0], "what has no tokens is not counted"
+
+
+def test_large_batches_are_looked_at_first(monkeypatch):
+    seen = []
+
+    def note(model, layers, batches, statistics, **options):
+        seen.extend(int(batch["attention_mask"].sum()) for batch in batches)
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(fit, "visitor", note)
+    model = build_bert()
+    ids = torch.ones(1, 6, dtype=torch.int64)
+    sized = [{"input_ids": ids, "attention_mask": (torch.arange(6) < real).long()[None]} for real in (2, 5, 3)]
+    with pytest.raises(RuntimeError, match="seen"):
+        fit.fit_(model, ROM(keep=0.5), find_targets(model), sized)
+    assert seen == [5, 3, 2]
 
 
 def test_stages_are_in_the_order_of_calls():
@@ -266,7 +308,7 @@ def test_later_batches_end_in_front_of_the_first_block_where_all_blocks_are_give
         wanted = [model.bert(**{k: v for k, v in b.items() if k != "labels"}).last_hidden_state for b in batches()]
     for place in range(len(walk.blocks)):
         walk.step(place)
-    for state, want in zip(walk.states, wanted, strict=True):
+    for state, want in zip(walk.states.values(), wanted, strict=True):
         torch.testing.assert_close(state, want)
 
 

@@ -6,7 +6,8 @@ import ctypes
 
 import pytest
 
-from losparse.machine import release_memory
+from losparse import machine as module
+from losparse.machine import machine, release_memory
 
 
 def test_memory_is_given_back_where_the_c_library_can(monkeypatch):
@@ -29,3 +30,24 @@ def test_other_c_libraries_are_left_alone(monkeypatch, without):
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     release_memory()
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("model name\t: AMD EPYC\nflags\t\t: fpu avx2 bmi1", "AMD EPYC (AVX2)"),
+        ("model name : AMD EPYC\nflags : avx2 avx512f avx512_vnni avx_vnni", "AMD EPYC (AVX2, AVX-512, VNNI)"),
+        ("Features\t: fp asimd asimddp i8mm", "arm64 (NEON, dot products, int8 matrix products)"),
+        ("model name : old\nflags : fpu sse", "old"),
+        ("model name : one\nflags : avx2\n\nmodel name : two\nflags : avx512f", "one (AVX2)"),
+        ("", "arm64"),
+    ],
+    ids=["no VNNI", "VNNI", "arm", "neither", "the first of two", "empty"],
+)
+def test_processors_that_hide_their_model_are_told_apart(monkeypatch, tmp_path, lines, expected):
+    """Cached times are found by this name: an AVX2 machine's must not be taken for those of one with VNNI."""
+    (tmp_path / "cpuinfo").write_text(lines)
+    monkeypatch.setattr(module, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(module.platform, "processor", lambda: "")
+    monkeypatch.setattr(module.platform, "machine", lambda: "arm64")
+    assert machine()["cpu"] == expected
