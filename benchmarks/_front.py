@@ -15,6 +15,14 @@ GROUPS = {  # of a picture's points: what a name begins with, and the colour
 }
 
 
+def first_seeds(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the row of the first seed of every method and keep, dense first: the others are compared with it."""
+    found: dict[tuple[str, float], dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (row["method"] != "dense", row["seed"])):
+        found.setdefault((row["method"], row["keep"]), row)
+    return list(found.values())
+
+
 def group_of(method: str) -> str:
     """Return the group of a method by its name."""
     return next(name for name, (starts, _) in GROUPS.items() if method.startswith(starts))

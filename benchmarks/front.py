@@ -1,13 +1,15 @@
 """Accuracy against latency and bytes: every model of the table "finetuned" of one task, exported, in fp32 and int8.
 
     python benchmarks/front.py --task sst2 --model MINILM_DIR --data DATA_DIR --work WORK_DIR [--shape 1x16 1x128]
+                               [--json FILE]
     python benchmarks/front.py --draw
 
 WORK_DIR is that of `methods.py --table finetuned`; exports go to its folder onnx, and one that is newer than its model
-is not made again. Every model is exported by the public path and run over the whole test set: in fp32 its logits must
-equal PyTorch's to 1e-4 and its predictions must be identical, or no time is taken. Then all of them, dense, quantised,
-with fewer blocks or factored, are timed in turns in one run. A model is on the front when no other is at least as fast
-and at least as right, and better in one of the two.
+is not made again. Of every method and keep the model of the first seed is taken that is there. Each is exported by the
+public path and run over the whole test set: in fp32 its logits must equal PyTorch's to 1e-4 and its predictions must
+be identical, or no time is taken. Then all of them, dense, quantised, with fewer blocks or factored, are timed in turns
+in one run. A model is on the front when no other is at least as fast and at least as right, and better in one of the
+two.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 import _finetune
 import torch
 from _exported import torch_logits, whole_test_set
-from _front import GROUPS, group_of, on_front, points_of
+from _front import GROUPS, first_seeds, group_of, on_front, points_of
 from _results import locked, machine, versions
 
 from losparse_export import export_model
@@ -90,8 +92,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Export, compare, time."""
     bench = _finetune.Bench(args.task, args.model, args.data, args.work)
     with locked(METHODS) as methods:
-        table = [r for r in methods["rows"] if r["table"] == "finetuned" and r["data"] == args.task and not r["seed"]]
-    table.sort(key=lambda row: row["method"] != "dense")  # the first is the one the others are compared with
+        rows = [row for row in methods["rows"] if row["table"] == "finetuned" and row["data"] == args.task]
+    table = first_seeds(row for row in rows if (bench.work / row["folder"] / "model.safetensors").is_file())
+    for name in sorted({row["method"] for row in rows} - {row["method"] for row in table}):
+        print(f"no model of {name} in {bench.work}: left out", flush=True)
     sessions: dict[str, Session] = {}
     models: dict[str, dict[str, Any]] = {}
     for row in table:
@@ -126,6 +130,7 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", default=["1x128", "1x16"], metavar="BATCHxLENGTH")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--export", action="store_true", help="export and count alone; time another day")
+    parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
     parser.add_argument("--draw", action="store_true", help="draw what was measured")
     args = parser.parse_args()
     if not args.draw:
@@ -135,8 +140,9 @@ def main() -> None:
         result = run(args)
         if not result:
             return
-        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    draw(json.loads(RESULTS.read_text()))
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    if args.json == RESULTS:
+        draw(json.loads(RESULTS.read_text()))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from _front import group_of, on_front, points_of
@@ -38,35 +39,39 @@ def sst2() -> str:
         return ""
     best = data["dense_test_accuracy"]
 
-    def line(name: str, keep: str, row: dict[str, Any]) -> list[str]:
-        share = row["test_accuracy"] / best
+    def line(name: str, keep: str, same: list[dict[str, Any]]) -> list[str]:
+        row, tests = same[0], [row["test_accuracy"] for row in same]
+        spread = f" ({min(tests):.1%}-{max(tests):.1%}, {len(tests)} seeds)" if len(tests) > 1 else ""
         return [
             name,
             keep,
             f"{row['training']['learning_rate']:g}",
-            f"{row['dev_accuracy']:.1%}",
-            f"{row['test_accuracy']:.1%}",
-            f"{share:.1%}",
+            f"{mean(row['dev_accuracy'] for row in same):.1%}",
+            f"{mean(tests):.1%}{spread}",
+            f"{mean(tests) / best:.1%}",
             f"{row['file_bytes'] / 1e6:.1f} MB",
         ]
 
-    rows = [line("dense", "1", data["dense"])]
+    rows = [line("dense", "1", [data["dense"]])]
     if "dense_as_much_training" in data:
-        rows.append(line("dense, trained as long as the rows below", "1", data["dense_as_much_training"]))
+        rows.append(line("dense, trained as long as the rows below", "1", [data["dense_as_much_training"]]))
     order = {"losparse+distillation": 0, "losparse": 1, "svd": 2, "pruning": 3}
+    seeds: dict[tuple[str, float, float], list[dict[str, Any]]] = {}
     for row in sorted(data["rows"], key=lambda r: (-r["keep"], order.get(r["method"], 9), r["structure"], r["seed"])):
         name = row["method"] if row["method"] == "svd" else f"{row['method']}, {row['structure']}"
         name += ", hidden states too" if row["training"].get("distill_hidden") else ""
         settings = row["method_settings"]
         if "low_rank" in settings:
             name += f", low rank {settings['low_rank']:g}"
-        rows.append(line(name, f"{row['keep']:g}", row))
+        seeds.setdefault((name, row["keep"], row["training"]["learning_rate"]), []).append(row)
+    rows += [line(name, f"{keep:g}", same) for (name, keep, _), same in seeds.items()]
     text = table(["model", "keep", "learning rate", "dev", "test", "of dense", "file"], rows)
     settings = data["settings"]["rows"]
     torch, transformers = data["versions"]["torch"], data["versions"]["transformers"]
     return (
-        f"{text}\n\n{settings['epochs']:g} epochs, batch {settings['batch_size']}, seed {settings['seed']}, embeddings "
-        f"frozen, fp32; torch {torch}, transformers {transformers}."
+        f"{text}\n\n{settings['epochs']:g} epochs, batch {settings['batch_size']}, seed {settings['seed']} or the mean "
+        f"of several, embeddings frozen, fp32 (other seeds at keep 0.1: bf16); torch {torch}, transformers "
+        f"{transformers}."
     )
 
 
@@ -233,9 +238,12 @@ def finetuned() -> str:
 
 def front() -> str:
     """The models that no other beats in accuracy and time, and ours that a model without this library beats."""
-    data = load("front.json")
-    if not data:
-        return ""
+    parts = [front_of(data) for data in (load("front.json"), load("front_vnni.json")) if data]
+    return "\n\n".join(parts)
+
+
+def front_of(data: dict[str, Any]) -> str:
+    """The front of one run."""
     shape = data["shapes"][0]
     points = points_of(data["models"], shape)
     by_name = {point["name"]: point for point in points}
@@ -250,9 +258,9 @@ def front() -> str:
     ]
     head = ["on the front", data["metric"], *(f"{each} against dense fp32" for each in data["shapes"]), "ONNX folder"]
     text = (
-        f"Every model of the {TASKS[data['task']]} columns, exported and timed in turns in one run, {data['threads']} "
-        f"thread on {data['machine']}, onnxruntime {data['versions']['onnxruntime']}; {len(points)} models. On the "
-        f"front of accuracy and time at {shape} are, fastest first:\n\n{table(head, lines)}\n\n"
+        f"{len(points)} models of the {TASKS[data['task']]} columns, exported and timed in turns in one run, "
+        f"{data['threads']} thread on {data['machine']}, onnxruntime {data['versions']['onnxruntime']}. On the front "
+        f"of accuracy and time at {shape} are, fastest first:\n\n{table(head, lines)}\n\n"
     )
     ours = [point for point in points if point["method"].startswith("losparse") and 0.15 < point["keep"] < 0.35]
     plain = [point for point in points if group_of(point["method"]) in ("dense", "fewer dense blocks")]

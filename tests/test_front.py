@@ -40,6 +40,12 @@ def test_what_is_on_the_front_is_beaten_by_nobody_and_all_else_is(front, places)
         assert (point["name"] in chosen) == (not beaten and not twin)
 
 
+def test_the_first_seed_of_every_method_and_keep_is_taken_and_dense_comes_first(front):
+    rows = [("rom", 0.2, 1), ("rom", 0.1, 2), ("dense", 1.0, 0), ("rom", 0.2, 0), ("rom", 0.1, 3)]
+    taken = front.first_seeds({"method": method, "keep": keep, "seed": seed} for method, keep, seed in rows)
+    assert [tuple(row.values()) for row in taken] == [("dense", 1.0, 0), ("rom", 0.2, 0), ("rom", 0.1, 2)]
+
+
 def test_every_method_of_the_table_has_a_group(front):
     names = [
         "dense",
