@@ -1,7 +1,7 @@
 """Accuracy against latency and bytes: every model of the table "finetuned" of one task, exported, in fp32 and int8.
 
     python benchmarks/front.py --task sst2 --model MINILM_DIR --data DATA_DIR --work WORK_DIR [--shape 1x16 1x128]
-                               [--json FILE]
+                               [--weight-bits 8] [--json FILE]
     python benchmarks/front.py --draw
 
 WORK_DIR is that of `methods.py --table finetuned`; exports go to its folder onnx, and one that is newer than its model
@@ -66,17 +66,19 @@ def draw(data: dict[str, Any]) -> None:
     figure.savefig(PICTURE)
 
 
-def exported(bench: _finetune.Bench, row: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def exported(bench: _finetune.Bench, row: dict[str, Any], weight_bits: int) -> dict[str, dict[str, Any]]:
     """Export one trained model and run it over the test set, unless that was done since; figures by precision."""
     source, target = bench.work / row["folder"], bench.work / "onnx"
-    figures = target / f"{row['folder']}.json"
+    figures = target / f"{row['folder']}-{weight_bits}.json"
     trained = (source / "model.safetensors").stat().st_mtime
     if figures.is_file() and figures.stat().st_mtime > trained:
         done: dict[str, dict[str, Any]] = json.loads(figures.read_text())
         return done
     test, found, reference = bench.task.test, {}, None
     for precision in PRECISIONS:
-        report = export_model(source, target / f"{row['folder']}-{precision}", precision=precision, overwrite=True)
+        bits = weight_bits if precision == "int8" else 7
+        out = target / f"{row['folder']}-{precision}"
+        report = export_model(source, out, precision=precision, weight_bits=bits, overwrite=True)
         session = Session(report.folder)
         reference = torch_logits(session, source, test.texts) if reference is None else reference
         own = whole_test_set(session, reference, test.texts, test.labels, precision)
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     sessions: dict[str, Session] = {}
     models: dict[str, dict[str, Any]] = {}
     for row in table:
-        for precision, figures in exported(bench, row).items():
+        for precision, figures in exported(bench, row, args.weight_bits).items():
             name = f"{row['method']} {row['keep']:.2g} {precision}"
             models[name] = figures | {"latency": {}}
             if not args.export:
@@ -115,6 +117,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "metric": f"{bench.task.metric} on the test set of {args.task}",
         "shapes": args.shape,
         "threads": args.threads,
+        "weight_bits": args.weight_bits,
         "machine": machine(),
         "versions": versions(),
         "models": models,
@@ -130,6 +133,7 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", default=["1x128", "1x16"], metavar="BATCHxLENGTH")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--export", action="store_true", help="export and count alone; time another day")
+    parser.add_argument("--weight-bits", type=int, default=7, help="of int8; 8 for CPUs with VNNI")
     parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
     parser.add_argument("--draw", action="store_true", help="draw what was measured")
     args = parser.parse_args()

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 import losparse
+from losparse.errors import LosparseError
 from losparse_runtime import Session, measure
+from losparse_runtime.cpus import int8_overflows
 
 from .assets import copy_tokenizer, read_pooling, tokenizer_limit
 from .build import Built, build_graph, dense_plan
@@ -26,7 +28,7 @@ from .plan import Plan
 from .precision import apply_precision
 from .tasks import TaskModel, max_positions
 from .texts import Calibration, TextFile, encode_calibration, measure_accuracy, read_calibration, read_labelled
-from .tolerances import check_precision
+from .tolerances import INT8_BITS, check_precision, check_weight_bits
 from .trace import check_opset, trace_model
 from .tune import Call
 from .write import EXTERNAL_FROM, METADATA_FILE, check_out, fingerprint, save_model, staged_folder
@@ -72,6 +74,7 @@ def export_model(
     tune: bool = False,
     precision: str = "fp32",
     calibration: Calibration | None = None,
+    weight_bits: int = INT8_BITS[0],
     data: TextFile | str | Path | None = None,
     external_from: int = EXTERNAL_FROM,
     progress: Progress | None = None,
@@ -92,6 +95,8 @@ def export_model(
         precision: a key of `PRECISION_TABLE`, which says what each is for. Any other than fp32 is made from the fp32
             graph once that equals PyTorch, and judged by the bounds of its own.
         calibration: for int8-static: a file of texts, texts, or inputs of runs; the first 128 texts are used.
+        weight_bits: of int8 and int8-static: 7, or 8, which is more exact, for CPUs with VNNI (and Arm's): on others
+            such a folder is refused, because their kernels would overflow.
         data: labelled texts to measure the accuracy of both models on; text-classification only.
         external_from: weights of more bytes in all are written beside the graph, not into it.
         progress: called with a text, the number of steps done, and their number.
@@ -106,6 +111,12 @@ def export_model(
     out = Path(out)
     check_opset(opset)
     check_precision(precision, calibrated=calibration is not None)
+    check_weight_bits(weight_bits, precision)
+    if weight_bits > INT8_BITS[0] and int8_overflows():
+        raise LosparseError(
+            f"weight_bits={weight_bits} is for CPUs with VNNI, and this one has none, so the export could not be "
+            f"compared with PyTorch; export on one that has, or with weight_bits={INT8_BITS[0]} (--weight-bits)"
+        )
     check_out(out, overwrite=overwrite)
     tell = progress or (lambda _text, _done, _steps: None)
     tell(_STEPS[0], 0, len(_STEPS))
@@ -119,7 +130,7 @@ def export_model(
         tell(_STEPS[2], 2, len(_STEPS))
         built = build_graph(prepared, precision=precision, plan=plan, call=call, tune=tune, progress=progress)
         tell(_STEPS[3], 3, len(_STEPS))
-        writer = _Writer(loaded, wrapped, precision, given, external_from, progress)
+        writer = _Writer(loaded, wrapped, precision, weight_bits, given, external_from, progress)
         metadata, parity = writer.write(built, folder)
         if tune and built.plan.layers:
             faster = _dense_if_faster(folder, built, prepared, call or Call(), writer)
@@ -142,6 +153,7 @@ class _Writer:
     loaded: Loaded
     wrapped: TaskModel
     precision: str
+    weight_bits: int
     calibration: Any
     external_from: int
     progress: Progress | None
@@ -154,8 +166,14 @@ class _Writer:
         if self.precision == "fp32":
             return metadata, parity
         feeds = None if self.calibration is None else encode_calibration(self.calibration, folder)
-        graph = apply_precision(built.graph, self.precision, nodes=built.quantise or None, calibration=feeds)
-        metadata = place(graph, built.plan, precision=self.precision)
+        graph = apply_precision(
+            built.graph,
+            self.precision,
+            nodes=built.quantise or None,
+            calibration=feeds,
+            weight_bits=self.weight_bits,
+        )
+        metadata = place(graph, built.plan, precision=self.precision, weight_bits=self.weight_bits)
         return metadata, check_parity(self.wrapped, folder, precision=self.precision, progress=self.progress)
 
 
@@ -184,6 +202,7 @@ def write_folder(
     *,
     external_from: int = EXTERNAL_FROM,
     precision: str = "fp32",
+    weight_bits: int = INT8_BITS[0],
 ) -> dict[str, Any]:
     """Write everything but the result of the comparison, which is made with what is written here.
 
@@ -197,7 +216,9 @@ def write_folder(
         longest = min(longest, tokenizer_limit(loaded.folder) or longest)
     if loaded.task.name == "feature-extraction":
         pooling = read_pooling(loaded.folder)
-    metadata = describe_model(loaded, graph, precision=precision, pooling=pooling, max_length=longest)
+    metadata = describe_model(
+        loaded, graph, precision=precision, weight_bits=weight_bits, pooling=pooling, max_length=longest
+    )
     metadata["fingerprint"] = fingerprint(graph)
     graph.producer_name, graph.producer_version = "losparse", losparse.__version__
     graph.metadata_props.clear()

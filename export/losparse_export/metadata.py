@@ -17,8 +17,10 @@ from losparse.layers import FactoredLinear
 
 from .assets import Pooling
 from .load import Loaded, parameter_counts
+from .tolerances import INT8_BITS, INT8_PRODUCTS
 
 FORMAT = 1
+NEWER_FORMAT = 2  # of folders that a reader must refuse on some machines, which those of format 1 do not know of
 
 # Fusions of onnxruntime 1.31 that cost time on the CPU provider: as one node, normalisation and sum take several times
 # as long. Without them a plain 12 x 768 export is 4-5 % faster in fp32 and 7-8 % in int8 (1 x 16 and 1 x 128, one
@@ -29,7 +31,7 @@ _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxrunt
 
 
 def describe_model(
-    loaded: Loaded, model: ir.Model, *, precision: str, pooling: Pooling | None, max_length: int
+    loaded: Loaded, model: ir.Model, *, precision: str, weight_bits: int, pooling: Pooling | None, max_length: int
 ) -> dict[str, Any]:
     """Return the metadata of an export, without its files, fingerprint and parity.
 
@@ -37,15 +39,18 @@ def describe_model(
         loaded: the PyTorch model.
         model: the finished graph.
         precision: that it is in.
+        weight_bits: of a weight in an int8 product, where the precision has such.
         pooling: for feature extraction.
         max_length: tokens a row may have.
     """
     per_class = loaded.task.name in ("text-classification", "token-classification")
+    int8 = precision in INT8_PRODUCTS
     return {
-        "format": FORMAT,
+        "format": NEWER_FORMAT if int8 and weight_bits > INT8_BITS[0] else FORMAT,
         "task": loaded.task.name,
         "source": _describe_source(loaded),
         "precision": precision,
+        **({"weight_bits": weight_bits} if int8 else {}),
         "opset": model.graph.opset_imports[""],
         "ir_version": model.ir_version,
         "inputs": [_describe_value(value) for value in model.graph.inputs],

@@ -24,7 +24,7 @@ TASKS = ("text-classification", "token-classification", "question-answering", "f
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    from losparse_export.tolerances import PRECISION_TABLE  # loads neither torch nor onnx
+    from losparse_export.tolerances import INT8_BITS, PRECISION_TABLE  # loads neither torch nor onnx
 
     parser.add_argument("model", metavar="DIR", help="checkpoint, compressed or dense: a folder, or a hub id")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist")
@@ -35,6 +35,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="fp32",
         metavar="NAME",
         help="; ".join(f"{each.name}: {each.purpose}" for each in PRECISION_TABLE.values()) + " (default fp32)",
+    )
+    parser.add_argument(
+        "--weight-bits",
+        type=int,
+        default=INT8_BITS[0],
+        metavar="N",
+        help="of int8 and int8-static: 7 (default), right on every CPU; 8, more exact, for CPUs with VNNI and Arm's",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if losparse wrote it")
     plan = parser.add_argument_group("plan: the form of every compressed layer (plan.json in OUT)")
@@ -58,11 +65,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Export, and print what came of it."""
-    from losparse_export.tolerances import check_precision
+    from losparse_export.tolerances import check_precision, check_weight_bits
 
     if options.plan is not None and (options.tune or options.batch or options.length):
         raise LosparseError("--plan says what to do already; leave out --tune, --batch and --length, or --plan")
     check_precision(options.precision, calibrated=options.calibration is not None)
+    check_weight_bits(options.weight_bits, options.precision)
     check_out(options.out, overwrite=options.overwrite, sources=(Path(options.model),))
     progress = Progress(verbose=options.verbose)
     with progress.stage("exporting") as advance:
@@ -76,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
             task=options.task,
             opset=options.opset,
             precision=options.precision,
+            weight_bits=options.weight_bits,
             calibration=None if options.calibration is None else TextFile(options.calibration, *columns),
             data=None if options.data is None else TextFile(options.data, *columns, options.label_column),
             plan=plan,

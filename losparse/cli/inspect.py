@@ -60,6 +60,7 @@ class Contents:
         model_parameters: of the whole model; indices not counted.
         file_bytes: size of the model's files.
         precision: of an ONNX folder; None for a checkpoint.
+        weight_bits: of a weight in an int8 product; None where there is none.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class Contents:
     model_parameters: int
     file_bytes: int
     precision: str | None = None
+    weight_bits: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -75,6 +77,7 @@ class Contents:
         return {
             "kind": self.kind,
             "precision": self.precision,
+            "weight_bits": self.weight_bits,
             "model_parameters": self.model_parameters,
             "file_bytes": self.file_bytes,
             "layer_parameters": stored,
@@ -182,7 +185,9 @@ def _onnx_contents(folder: Path) -> Contents:
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise LosparseError(f"'{folder / 'plan.json'}' is malformed ({error!r}); export the folder again") from None
     file_bytes = sum(record.bytes for record in metadata.files.values())
-    return Contents("ONNX folder", layers, int(metadata.parameters["model"]), file_bytes, metadata.precision)
+    return Contents(
+        "ONNX folder", layers, int(metadata.parameters["model"]), file_bytes, metadata.precision, metadata.weight_bits
+    )
 
 
 def _planned_layer(name: str, entry: dict[str, Any]) -> Layer:
@@ -223,7 +228,8 @@ def _print(folder: Path, contents: Contents) -> None:
         print(f"layers: {stored:,} of {dense:,} parameters ({share:.1%}){note}")
     print(f"model: {contents.model_parameters:,} parameters")
     if contents.precision is not None:
-        print(f"precision: {contents.precision}")
+        bits = "" if contents.weight_bits is None else f", weights of {contents.weight_bits} bits"
+        print(f"precision: {contents.precision}{bits}")
     print(f"files: {contents.file_bytes:,} bytes ({human_bytes(contents.file_bytes)})")
 
 

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use, which is not how many the machine has.
+"""How many CPUs this process may use, which is not how many the machine has, and what their int8 products are like.
 
 onnxruntime sizes its thread pool from the host; inside a container that oversubscribes the share it was given.
 """
@@ -15,6 +15,19 @@ def available_cpus() -> int:
     quota = cgroup_quota()
     # Rounded down: a thread beyond the quota makes the kernel stop all of them for the rest of each period.
     return affinity if quota is None else max(1, min(affinity, int(quota)))
+
+
+def int8_overflows(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Tell whether int8 products with weights of 8 bits overflow here; False where the system does not say.
+
+    onnxruntime's kernels for x86-64 without VNNI add pairs of u8 x s8 products in 16 bits, which saturate.
+    """
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return bool(flags) and not {"avx_vnni", "avx512_vnni"} & set(flags)
 
 
 def cgroup_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:

@@ -14,7 +14,7 @@ from typing import Any
 from .errors import FolderError
 from .fields import Fields
 
-FORMAT = 1
+FORMATS = (1, 2)
 MODEL_FILE = "model.onnx"
 FINGERPRINT_KEY = "losparse.fingerprint"
 
@@ -90,6 +90,7 @@ class Metadata:
         task: a key of TASK_OUTPUTS.
         source: the model that was exported.
         precision: as in "fp32" or "int8".
+        weight_bits: bits of a weight in an int8 product; None where there is none, or an earlier writer did not say.
         opset: ONNX operator-set version.
         ir_version: ONNX file-format version.
         fingerprint: SHA-256 of the graph and its weights; the model file carries the same.
@@ -111,6 +112,7 @@ class Metadata:
     task: str
     source: Source
     precision: str
+    weight_bits: int | None
     opset: int
     ir_version: int
     fingerprint: str
@@ -144,12 +146,12 @@ def parse_metadata(fields: Fields) -> Metadata:
     Raises:
         FolderError: the format version is not this one; a field is missing, of the wrong type, or contradicts another.
     """
-    _check_format(fields)
     metadata = Metadata(
-        format=FORMAT,
+        format=_format(fields),
         task=fields.choice("task", tuple(TASK_OUTPUTS)),
         source=_source(fields.object("source")),
         precision=fields.text("precision"),
+        weight_bits=fields.integer("weight_bits", 1) if "weight_bits" in fields.data else None,
         opset=fields.integer("opset", 1),
         ir_version=fields.integer("ir_version", 1),
         fingerprint=fields.digest("fingerprint"),
@@ -169,13 +171,15 @@ def parse_metadata(fields: Fields) -> Metadata:
     return metadata
 
 
-def _check_format(fields: Fields) -> None:
+def _format(fields: Fields) -> int:
     version = fields.integer("format", 1)
-    if version != FORMAT:
+    if version not in FORMATS:
+        known = " and ".join(map(str, FORMATS))
         raise FolderError(
-            f"{fields.file}: field 'format' is {version}, this losparse_runtime reads {FORMAT}: "
+            f"{fields.file}: field 'format' is {version}, this losparse_runtime reads {known}: "
             "a newer losparse wrote the folder; pip install --upgrade losparse, or export it again with this version"
         )
+    return version
 
 
 def _source(fields: Fields) -> Source:

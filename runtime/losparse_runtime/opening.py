@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .cpus import int8_overflows
 from .dependencies import import_onnxruntime
 from .errors import FolderError, InputError, ProviderError, one_line
 from .metadata import FINGERPRINT_KEY, MODEL_FILE, ORT_DTYPES, Metadata
 
 _CPU = "CPUExecutionProvider"
+_SAFE_BITS = 7  # of a weight in an int8 product, on any CPU
 _ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about the graph, which the user did not write
 
 logger = logging.getLogger(__name__)
@@ -73,9 +75,14 @@ def open_model(folder: Path, metadata: Metadata, options: Options, *, profile: P
     Raises:
         DependencyError: onnxruntime is not installed.
         ProviderError: a provider is unknown, not installed, or was dropped, and falling back is not allowed.
-        FolderError: the model file is damaged, or is not the one the metadata describes.
+        FolderError: the model file is damaged, is not the one the metadata describes, or is not for this CPU.
     """
     ort = import_onnxruntime()
+    if metadata.weight_bits is not None and metadata.weight_bits > _SAFE_BITS and int8_overflows():
+        raise FolderError(
+            f"{folder}: int8 products with weights of {metadata.weight_bits} bits are for CPUs with VNNI, and this one "
+            f"has none, so they would overflow; export the model again with --weight-bits {_SAFE_BITS}"
+        )
     wanted = _installed(ort, options)
     try:
         session = _create(ort, folder, metadata, options, wanted, profile)

@@ -49,8 +49,9 @@ def test_accuracy_is_counted_on_the_texts(quantised: Quantised, losparse: Comman
 
 def test_inspect_shows_the_precision(quantised: Quantised, whole_pass: Pass, losparse: Command, tmp_path: Path) -> None:
     done = losparse("inspect", quantised.onnx, "--json", tmp_path / "inspect.json")
-    assert "precision: int8-static" in done.out.splitlines()
-    assert json.loads((tmp_path / "inspect.json").read_text())["precision"] == "int8-static"
+    assert "precision: int8-static, weights of 7 bits" in done.out.splitlines()
+    said = json.loads((tmp_path / "inspect.json").read_text())
+    assert (said["precision"], said["weight_bits"]) == ("int8-static", 7)
     assert "precision: fp32" in losparse("inspect", whole_pass.onnx).out
     assert "precision" not in losparse("inspect", whole_pass.compressed).out
 
@@ -97,6 +98,8 @@ def test_refusals(losparse: Command, whole_pass: Pass, sources: Sources, tmp_pat
     losparse(*export, "--precision", "int8-static").refused("--calibration FILE")
     given = losparse(*export, "--precision", "int8", "--calibration", sources.train)
     given.refused("calibration is for precision 'int8-static', got it with 'int8'")
+    losparse(*export, "--precision", "int8", "--weight-bits", 4).refused("weight_bits must be 7 or 8, got 4")
+    losparse(*export, "--weight-bits", 8).refused("'int8' and 'int8-static', got it with 'fp32'", "(--weight-bits)")
     static = (*export, "--precision", "int8-static")
     losparse(*static, "--calibration", tmp_path / "none.csv").refused("no data file")
     losparse(*static, "--calibration", sources.train, "--text-column", "body").refused("no column 'body'")

@@ -155,6 +155,19 @@ def test_int8_weights_have_seven_bits_and_a_scale_a_column():
     assert not stored["q.weight_t_zero_point"].const_value.numpy().any()
 
 
+@pytest.mark.parametrize("precision", ["int8", "int8-static"])
+def test_int8_weights_of_eight_bits_are_nearer(precision):
+    model, runs = toy_graph(), [feeds()] if precision == "int8-static" else None
+    steps = {}
+    for bits in (7, 8):
+        result = apply_precision(model, precision, calibration=runs, weight_bits=bits)
+        stored = result.graph.initializers
+        quantised = stored["q.weight_t_quantized"].const_value.numpy().astype(np.float64)
+        assert np.array_equal(np.abs(quantised).max(axis=0), np.full(WIDE, {7: 64, 8: 127}[bits]))
+        steps[bits] = stored["q.weight_t_scale"].const_value.numpy()
+    assert np.allclose(steps[8], steps[7] * 64 / 127, rtol=1e-5), "the same range in twice as many steps"
+
+
 def product_graph(weight: np.ndarray, bias: np.ndarray) -> ir.Model:
     x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["tokens", len(weight)]))
     product = ir.node("MatMul", [x, value("layer.weight_t", weight)], name="/layer/MatMul")
@@ -286,6 +299,13 @@ REFUSALS = [
         {"nodes": []},
         "precision 'int4-weights' needs a MatMul node with a constant float matrix to quantise, got none; "
         "fp32 and fp16 need none",
+    ),
+    ("int8", {"weight_bits": 6}, "weight_bits must be 7 or 8, got 6"),
+    (
+        "fp16",
+        {"weight_bits": 8},
+        "weight_bits=8 is for precision 'int8' and 'int8-static', got it with 'fp16'; leave weight_bits= "
+        "(--weight-bits) out",
     ),
     (
         "int8-static",

@@ -21,6 +21,7 @@ from losparse_export.texts import CALIBRATION_TEXTS, read_calibration
 from losparse_export.tolerances import coarser_precision
 from losparse_export.write import fingerprint
 from losparse_runtime import Parity, Session, read_metadata, verify_files
+from losparse_runtime.cpus import int8_overflows
 
 from .builders import build_model
 
@@ -57,6 +58,25 @@ def test_export(export_bert, tmp_path, precision):
     assert model.metadata_props["losparse.fingerprint"] == metadata["fingerprint"] == fingerprint(model)
     assert (model.graph.opset_imports[""], model.ir_version) == (23, 11)
     assert "Gather" in Counter(node.op_type for node in model.graph)
+
+
+@pytest.mark.skipif(int8_overflows(), reason="weights of 8 bits overflow here, so the export is refused")
+def test_weights_of_eight_bits_are_said_in_the_folder(export_bert, tmp_path):
+    reports = {bits: export_bert(tmp_path / str(bits), precision="int8", weight_bits=bits) for bits in (7, 8)}
+    for bits, form in ((7, 1), (8, 2)):  # a reader of format 1 would not know where it must refuse them
+        metadata = read_metadata(reports[bits].folder)
+        assert (metadata.weight_bits, metadata.format, metadata.precision) == (bits, form, "int8")
+    assert reports[8].parity.cosine > reports[7].parity.cosine
+    Session(reports[8].folder)
+
+
+def test_weights_of_eight_bits_are_refused_where_they_cannot_be_compared(export_bert, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "int8_overflows", lambda: True)
+    message = r"weight_bits=8 is for CPUs with VNNI, and this one has none, .* or with weight_bits=7 \(--weight-bits\)$"
+    with pytest.raises(LosparseError, match=message):
+        export_bert(tmp_path / "out", precision="int8", weight_bits=8)
+    assert not list(tmp_path.iterdir())
+    assert export_bert(tmp_path / "out", precision="int8").metadata["weight_bits"] == 7
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16"])

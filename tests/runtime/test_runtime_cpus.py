@@ -50,3 +50,21 @@ def test_affinity_and_quota_both_count(monkeypatch: pytest.MonkeyPatch, quota: f
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
     monkeypatch.setattr(cpus, "cgroup_quota", lambda: quota)
     assert cpus.available_cpus() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "overflows"),
+    [
+        ("processor : 0\nflags\t\t: fpu avx2 bmi2\n", True),
+        ("flags : fpu ssse3\n", True),
+        ("flags : avx2 avx512f avx512_vnni\n", False),
+        ("flags : avx2 avx_vnni\n", False),
+        ("Features : fp asimd\n", False),
+        ("", False),
+    ],
+    ids=["AVX2", "older", "AVX-512 VNNI", "AVX VNNI", "Arm", "not said"],
+)
+def test_where_products_with_weights_of_eight_bits_overflow(tmp_path: Path, text: str, overflows: bool) -> None:
+    write(tmp_path / "cpuinfo", text)
+    assert cpus.int8_overflows(tmp_path / "cpuinfo") is overflows
+    assert cpus.int8_overflows(tmp_path / "no such file") is False

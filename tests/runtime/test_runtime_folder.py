@@ -112,8 +112,11 @@ def test_metadata_that_cannot_be_read(make_folder: MakeFolder) -> None:
 
 
 def test_a_later_format_is_refused_with_the_way_out(make_folder: MakeFolder) -> None:
-    folder = make_folder().edit(put("format", 2)).path
-    refused(folder, r"field 'format' is 2, this losparse_runtime reads 1: .* pip install --upgrade losparse, or export")
+    folder = make_folder().edit(put("format", 3)).path
+    refused(
+        folder,
+        r"field 'format' is 3, this losparse_runtime reads 1 and 2: .* pip install --upgrade losparse, or export",
+    )
 
 
 @pytest.mark.parametrize(

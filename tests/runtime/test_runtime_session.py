@@ -267,3 +267,16 @@ def test_threads_share_a_session(make_folder: MakeFolder) -> None:
 def test_options_are_checked_where_they_are_made() -> None:
     with pytest.raises(InputError, match="threads must be"):
         opening_module.Options((CPU,), threads=0)
+
+
+@pytest.mark.parametrize(("bits", "overflows", "refused"), [(8, True, True), (8, False, False), (7, True, False)])
+def test_weights_of_eight_bits_are_refused_where_they_overflow(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, bits: int, overflows: bool, refused: bool
+) -> None:
+    monkeypatch.setattr(opening_module, "int8_overflows", lambda: overflows)
+    folder = make_folder().edit(lambda data: data.update(weight_bits=bits, format=2))
+    if not refused:
+        assert Session(folder.path).metadata.weight_bits == bits
+        return
+    with pytest.raises(FolderError, match=r"weights of 8 bits are for CPUs with VNNI, .* again with --weight-bits 7$"):
+        Session(folder.path)

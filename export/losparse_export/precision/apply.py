@@ -16,7 +16,7 @@ from onnx_ir.passes import common
 from losparse.errors import LosparseError
 
 from ..passes.naming import module_of_path
-from ..tolerances import WEIGHT_BITS, check_precision
+from ..tolerances import INT8_BITS, WEIGHT_BITS, check_precision, check_weight_bits
 from .half import convert_fp16
 from .quantize import Feeds, quantize_dynamic_int8, quantize_static_int8, quantize_weights
 
@@ -36,6 +36,7 @@ def apply_precision(
     *,
     nodes: Collection[str] | None = None,
     calibration: Sequence[Feeds] | None = None,
+    weight_bits: int = INT8_BITS[0],
 ) -> ir.Model:
     """Rewrite a finished graph in another precision.
 
@@ -46,15 +47,17 @@ def apply_precision(
             choice and do not look at it.
         calibration: for int8-static, and for it only: inputs of runs in which the ranges of activations are measured;
             int64 (batch, sequence) by input name.
+        weight_bits: of int8 and int8-static: 7, or 8 for CPUs with VNNI.
 
     Returns:
         The graph in the precision, with the operator set and file format of `model`; `model` itself for fp32.
 
     Raises:
-        LosparseError: the precision is unknown, calibration is missing or not for it, or a node of `nodes` is not a
-            MatMul with a constant float matrix, or the graph has none.
+        LosparseError: the precision is unknown, calibration is missing, it or weight_bits is not for the precision, or
+            a node of `nodes` is not a MatMul with a constant float matrix, or the graph has none.
     """
     check_precision(precision, calibrated=calibration is not None)
+    check_weight_bits(weight_bits, precision)
     if calibration is not None and not calibration:
         raise LosparseError(
             "calibration must hold the inputs of at least one run, got none; give some, or choose 'int8'"
@@ -67,9 +70,9 @@ def apply_precision(
     with tempfile.TemporaryDirectory(prefix="losparse.") as name, _contained():
         folder = Path(name)
         if precision == "int8":
-            result = quantize_dynamic_int8(model, folder, chosen)
+            result = quantize_dynamic_int8(model, folder, chosen, bits=weight_bits)
         elif precision == "int8-static":
-            result = quantize_static_int8(model, folder, chosen, calibration or ())
+            result = quantize_static_int8(model, folder, chosen, calibration or (), bits=weight_bits)
         elif precision in WEIGHT_BITS:
             result = quantize_weights(model, folder, chosen, bits=WEIGHT_BITS[precision])
         else:

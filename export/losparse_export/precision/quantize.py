@@ -21,8 +21,8 @@ BLOCK_SIZE = 32
 _ACCURACY_LEVEL = 4
 
 
-def quantize_dynamic_int8(model: ir.Model, folder: Path, nodes: Sequence[str]) -> ir.Model:
-    """Int8 weights, one scale an output, and activations whose scale is computed in every run."""
+def quantize_dynamic_int8(model: ir.Model, folder: Path, nodes: Sequence[str], *, bits: int) -> ir.Model:
+    """Int8 weights of 7 or 8 bits, one scale an output, and activations whose scale is computed in every run."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     # The library makes MatMul and Add of every Gemm, and transposes its weight also where others read it.
@@ -32,16 +32,18 @@ def quantize_dynamic_int8(model: ir.Model, folder: Path, nodes: Sequence[str]) -
         folder / RESULT,
         op_types_to_quantize=["MatMul"],
         per_channel=True,
-        # 7 bits: the u8 x s8 kernel of a CPU with AVX2 and no VNNI adds pairs of products in 16 bits, which 8 bits
-        # overflow without a word.
-        reduce_range=True,
+        # The u8 x s8 kernel of a CPU with AVX2 and no VNNI adds pairs of products in 16 bits, which 8 bits overflow
+        # without a word.
+        reduce_range=bits == 7,
         weight_type=QuantType.QInt8,
         nodes_to_quantize=list(nodes),
     )
     return show_hidden(ir.load(folder / RESULT))
 
 
-def quantize_static_int8(model: ir.Model, folder: Path, nodes: Sequence[str], calibration: Sequence[Feeds]) -> ir.Model:
+def quantize_static_int8(
+    model: ir.Model, folder: Path, nodes: Sequence[str], calibration: Sequence[Feeds], *, bits: int
+) -> ir.Model:
     """As int8, with the scales of activations measured once."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -54,7 +56,7 @@ def quantize_static_int8(model: ir.Model, folder: Path, nodes: Sequence[str], ca
         calibrate_method=CalibrationMethod.MinMax,
         op_types_to_quantize=["MatMul"],
         per_channel=True,
-        reduce_range=True,
+        reduce_range=bits == 7,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         nodes_to_quantize=list(nodes),
