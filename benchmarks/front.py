@@ -66,6 +66,11 @@ def draw(data: dict[str, Any]) -> None:
     figure.savefig(PICTURE)
 
 
+def onnx_folder(bench: _finetune.Bench, row: dict[str, Any], precision: str, weight_bits: int) -> Path:
+    """Return where an export goes."""
+    return bench.work / "onnx" / f"{row['folder']}-{precision}{weight_bits if precision == 'int8' else ''}"
+
+
 def exported(bench: _finetune.Bench, row: dict[str, Any], weight_bits: int) -> dict[str, dict[str, Any]]:
     """Export one trained model and run it over the test set, unless that was done since; figures by precision."""
     source, target = bench.work / row["folder"], bench.work / "onnx"
@@ -76,9 +81,9 @@ def exported(bench: _finetune.Bench, row: dict[str, Any], weight_bits: int) -> d
         return done
     test, found, reference = bench.task.test, {}, None
     for precision in PRECISIONS:
-        bits = weight_bits if precision == "int8" else 7
-        out = target / f"{row['folder']}-{precision}"
-        report = export_model(source, out, precision=precision, weight_bits=bits, overwrite=True)
+        out = onnx_folder(bench, row, precision, weight_bits)
+        bits = {"weight_bits": weight_bits} if precision == "int8" else {}
+        report = export_model(source, out, precision=precision, **bits, overwrite=True)
         session = Session(report.folder)
         reference = torch_logits(session, source, test.texts) if reference is None else reference
         own = whole_test_set(session, reference, test.texts, test.labels, precision)
@@ -105,7 +110,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             name = f"{row['method']} {row['keep']:.2g} {precision}"
             models[name] = figures | {"latency": {}}
             if not args.export:
-                sessions[name] = Session(bench.work / "onnx" / f"{row['folder']}-{precision}", threads=args.threads)
+                folder = onnx_folder(bench, row, precision, args.weight_bits)
+                sessions[name] = Session(folder, threads=args.threads)
     if args.export:
         return {}
     for shape in args.shape:

@@ -260,7 +260,8 @@ def front_of(data: dict[str, Any]) -> str:
     text = (
         f"{len(points)} models of the {TASKS[data['task']]} columns, exported and timed in turns in one run, "
         f"{data['threads']} thread on {data['machine']}, onnxruntime {data['versions']['onnxruntime']}, int8 with "
-        f"weights of {data.get('weight_bits', 7)} bits. On the front of accuracy and time at {shape} are, fastest first:\n\n{table(head, lines)}\n\n"
+        f"weights of {data.get('weight_bits', 7)} bits. On the front of accuracy and time at {shape} are, fastest "
+        f"first:\n\n{table(head, lines)}\n\n"
     )
     ours = [point for point in points if point["method"].startswith("losparse") and 0.15 < point["keep"] < 0.35]
     plain = [point for point in points if group_of(point["method"]) in ("dense", "fewer dense blocks")]
