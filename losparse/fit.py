@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .allocate import Candidates, Size, spend_globally
 from .calibration.gradients import output_sensitivity, squared_gradients
-from .calibration.observe import Batch
+from .calibration.observe import Batch, real_tokens, spread
 from .calibration.statistics import LayerStatistics
 from .calibration.visit import Progress, quiet, visitor
 from .calibration.walk import block_numbers
@@ -68,7 +68,7 @@ def fit_(
     if method.joint and not batches:
         raise LosparseError("joint=True runs the model to see which layers read the same input; pass a batch of texts")
     # What is freed of a batch then has room for the next one; in another order memory fills with holes.
-    batches = sorted(batches, key=_tokens, reverse=True)
+    batches = sorted(batches, key=real_tokens, reverse=True)
     known = _gradients(model, method, layers, batches, progress)
     release_memory()
     visit, in_order = visitor(model, layers, batches, method.statistics, sequential=sequential, progress=progress)
@@ -86,7 +86,9 @@ def fit_(
 
     if method.measured:
         measure = OutputError(model, batches, progress) if method.allocation == "search" else None
-        sizes = _measured_sizes(method, layers, units, visited(sequential=False, chosen=_enough(batches)), measure)
+        sizes = _measured_sizes(
+            method, layers, units, visited(sequential=False, chosen=spread(batches, ALLOCATION_TOKENS)), measure
+        )
     else:
         shapes = {unit.name: (sum(unit.outputs), _weight(layers[unit.name]).shape[1]) for unit in units}
         sizes = method.sizes(shapes, block_numbers(model, shapes))
@@ -151,18 +153,6 @@ def _measured_sizes(
 
 ALLOCATION_TOKENS = 8192
 """About how many real tokens sizes are chosen on: how much each layer may hold needs less data than what it holds."""
-
-
-def _enough(batches: Sequence[Batch]) -> Sequence[int]:
-    """Return the numbers of the batches that sizes are chosen on: spread over all, since they are in order of size."""
-    every = max(1, round(sum(map(_tokens, batches)) / ALLOCATION_TOKENS))
-    return range((len(batches) - 1) % every // 2, len(batches), every)
-
-
-def _tokens(batch: Batch) -> int:
-    """Return how many real tokens a batch holds."""
-    mask, ids = batch.get("attention_mask"), batch.get("input_ids")
-    return int(mask.sum()) if mask is not None else ids.numel() if ids is not None else 0
 
 
 def _weight(layer: nn.Module) -> Tensor:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .allocate import Candidates
-from .calibration.observe import Batch, Mask, inference, inputs_of, mean_states
+from .calibration.observe import Batch, Mask, inference, inputs_of, mean_states, spread
 from .calibration.statistics import LayerStatistics
 from .calibration.visit import Progress
 from .errors import LosparseError
@@ -27,7 +27,7 @@ from .methods.one_shot import OneShot, dense_size
 from .targets import bias_of, replace_module, weight_of
 
 SEARCH_TOKENS = 2048
-"""Tokens of the texts on which every size of every layer is tried."""
+"""About how many tokens of the texts on which every size of every layer is tried."""
 
 _ROWS = 64
 """Rows of logits whose divergence is computed at a time: a vocabulary in fp64 is large."""
@@ -45,14 +45,8 @@ class OutputError:
         if not batches:
             raise LosparseError("allocation='search' runs the model on texts, got none; pass batches")
         self.model, self.progress = model, progress
-        self.batches: list[Batch] = []
+        self.batches = [batches[number] for number in spread(batches, SEARCH_TOKENS)]
         self.distribution = False
-        tokens = 0
-        for batch in batches:
-            if tokens >= SEARCH_TOKENS:
-                break
-            self.batches.append(batch)
-            tokens += next(value for key, value in batch.items() if "label" not in key).numel()
         self.dense = [self._run(batch) for batch in self.batches]
 
     def candidates(self, method: OneShot, name: str, layer: nn.Module, statistics: LayerStatistics) -> Candidates:

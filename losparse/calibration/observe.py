@@ -9,7 +9,7 @@ share one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +52,23 @@ class Mask:
             return x[self.real]
         flat = self.real.flatten()
         return x[flat] if x.dim() == 2 and len(x) == len(flat) else None
+
+
+def real_tokens(batch: Batch) -> int:
+    """Return how many tokens of a batch are no padding; 0 where it holds none."""
+    mask, ids = batch.get("attention_mask"), batch.get("input_ids")
+    return int(mask.sum()) if mask is not None else ids.numel() if ids is not None else 0
+
+
+def spread(batches: Sequence[Batch], tokens: int) -> Sequence[int]:
+    """Return the numbers of batches that hold about `tokens` real tokens: evenly spaced, since they come by size.
+
+    Args:
+        batches: of calibration data.
+        tokens: wanted; all batches are taken where they hold fewer, or little more.
+    """
+    every = max(1, round(sum(map(real_tokens, batches)) / tokens))
+    return range((len(batches) - 1) % every // 2, len(batches), every)
 
 
 def mean_states(states: Tensor, real: Tensor | None) -> Tensor:

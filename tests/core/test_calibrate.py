@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from losparse import ROM, fit
 from losparse.calibration.gradients import examples_of, few_rows_of, output_sensitivity, squared_gradients
-from losparse.calibration.observe import mean_states, whole_pass
+from losparse.calibration.observe import mean_states, real_tokens, spread, whole_pass
 from losparse.calibration.visit import _AtOnce, quiet, visitor
 from losparse.calibration.walk import BlockWalk, stack_of
 from losparse.errors import LosparseError
@@ -139,14 +139,14 @@ def test_a_visit_of_chosen_batches_sees_those_alone(sequential):
         torch.testing.assert_close(one.inputs.mean, expected[name].inputs.mean)
 
 
-def test_sizes_are_chosen_on_batches_spread_over_all(monkeypatch):
-    sized = [{"input_ids": torch.ones(1, length, dtype=torch.int64)} for length in range(20, 0, -1)]
-    monkeypatch.setattr(fit, "ALLOCATION_TOKENS", 50)  # of 210
-    chosen = list(fit._enough(sized))
-    assert chosen == [1, 5, 9, 13, 17]
-    monkeypatch.setattr(fit, "ALLOCATION_TOKENS", 500)
-    assert list(fit._enough(sized)) == list(range(20)), "fewer tokens than that: all"
-    assert list(fit._enough([{"pixel_values": torch.ones(1)}])) == [0], "what has no tokens is not counted"
+def test_some_batches_are_spread_over_all():
+    sized = [{"input_ids": torch.ones(1, length, dtype=torch.int64)} for length in range(20, 0, -1)]  # 210 tokens
+    assert list(spread(sized, 50)) == [1, 5, 9, 13, 17]
+    assert list(spread(sized, 500)) == list(range(20)), "fewer tokens than that: all"
+    assert list(spread(sized[:1], 5)) == [0], "never none"
+    assert list(spread([{"pixel_values": torch.ones(1)}], 5)) == [0], "what has no tokens is not counted"
+    masked = {"input_ids": torch.ones(2, 3, dtype=torch.int64), "attention_mask": torch.tensor([[1, 1, 0], [1, 0, 0]])}
+    assert real_tokens(masked) == 3
 
 
 def test_large_batches_are_looked_at_first(monkeypatch):
