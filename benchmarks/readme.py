@@ -102,8 +102,8 @@ def encoders() -> str:
     data, vnni = load("encoder_latency.json"), load("encoder_latency_vnni.json")
     if not data:
         return ""
-    text = (
-        f"Encoders of random weights at keep {data['keep']:g} (low rank {data['low_rank']:g}), median and speed-up "
+    text = "".join(map(in_short, filter(None, (data, vnni)))) + (
+        f"\nEncoders of random weights at keep {data['keep']:g} (low rank {data['low_rank']:g}), median and speed-up "
         f"over dense-fp32-default, timed in turns in one run at {data['rows'][0]['threads']} thread on "
         f"{data['machine']}, onnxruntime {data['versions']['onnxruntime']}. `default` is what torch.onnx.export "
         "writes, and its quantize_dynamic form, as onnxruntime runs them; `tuned` is our export of the dense model.\n\n"
@@ -114,6 +114,18 @@ def encoders() -> str:
     return (
         f"{text}\n\nWhere the time goes, 12x768 at 1 x 128, in ms by operator, {data['machine']}:\n\n"
         + profile_table(data["profiles"]["12x768"])
+    )
+
+
+def in_short(data: dict[str, Any]) -> str:
+    """One line on a BERT-base encoder."""
+    call = ("12x768", 1, 128)
+    own = [row for row in data["rows"] if (row["shape"], row["batch"], row["length"]) == call]
+    speed = {row["variant"]: row["speedup"] for row in own}
+    return (
+        f"* {data['machine']}: 12 x 768 at 1 x 128 runs {speed['factored-fp32']:.1f}x as fast as dense fp32, "
+        f"{speed['factored-int8']:.1f}x in int8; dense int8 as onnxruntime makes it, "
+        f"{speed['dense-int8-default']:.1f}x\n"
     )
 
 
