@@ -70,7 +70,7 @@ def sst2() -> str:
     torch, transformers = data["versions"]["torch"], data["versions"]["transformers"]
     return (
         f"{text}\n\n{settings['epochs']:g} epochs, batch {settings['batch_size']}, seed {settings['seed']} or the mean "
-        f"of several, embeddings frozen, fp32 (other seeds at keep 0.1: bf16); torch {torch}, transformers "
+        f"of several, embeddings frozen, fp32 (other seeds partly under bf16 autocast); torch {torch}, transformers "
         f"{transformers}."
     )
 
