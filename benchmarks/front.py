@@ -2,14 +2,14 @@
 
     python benchmarks/front.py --task sst2 --model MINILM_DIR --data DATA_DIR --work WORK_DIR [--shape 1x16 1x128]
                                [--weight-bits 8] [--json FILE]
-    python benchmarks/front.py --draw
+    python benchmarks/front.py --draw [--json FILE]
 
 WORK_DIR is that of `methods.py --table finetuned`; exports go to its folder onnx, and one that is newer than its model
 is not made again. Of every method and keep the model of the first seed is taken that is there. Each is exported by the
 public path and run over the whole test set: in fp32 its logits must equal PyTorch's to 1e-4 and its predictions must
 be identical, or no time is taken. Then all of them, dense, quantised, with fewer blocks or factored, are timed in turns
 in one run. A model is on the front when no other is at least as fast and at least as right, and better in one of the
-two.
+two. The picture goes beside FILE.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ from losparse_runtime import Session, measure
 
 METHODS = Path(__file__).parent / "results" / "methods.json"
 RESULTS = Path(__file__).parent / "results" / "front.json"
-PICTURE = RESULTS.with_suffix(".png")
 PRECISIONS = ("fp32", "int8")
 
 
-def draw(data: dict[str, Any]) -> None:
+def draw(data: dict[str, Any], picture: Path) -> None:
     """Draw accuracy against time and against bytes; the fronts as lines."""
     import matplotlib
 
@@ -63,7 +62,7 @@ def draw(data: dict[str, Any]) -> None:
     panels[0].legend(loc="lower right", fontsize=8, title="circle fp32, triangle int8", title_fontsize=8)
     panels[0].set_ylim(bottom=min(p["accuracy"] for p in points) - 0.005)
     figure.tight_layout()
-    figure.savefig(PICTURE)
+    figure.savefig(picture)
 
 
 def onnx_folder(bench: _finetune.Bench, row: dict[str, Any], precision: str, weight_bits: int) -> Path:
@@ -151,8 +150,7 @@ def main() -> None:
         if not result:
             return
         args.json.write_text(json.dumps(result, indent=1) + "\n")
-    if args.json == RESULTS:
-        draw(json.loads(RESULTS.read_text()))
+    draw(json.loads(args.json.read_text()), args.json.with_suffix(".png"))
 
 
 if __name__ == "__main__":
