@@ -99,6 +99,7 @@ class BlockWalk:
         self._first: list[Tensor] = []
         self._check: Tensor | None = None
         self._alike = False
+        self._runs = 0
         self._capture(batches, advance)
         self.restart()
         self._refuse_talkers()
@@ -158,7 +159,8 @@ class BlockWalk:
     def _run(self, place: int, number: int, mask: Mask | None) -> Tensor:
         if mask is not None:
             mask.real = self.masks[number]
-        if number % _BETWEEN_RELEASES == 0:
+        self._runs += 1
+        if self._runs % _BETWEEN_RELEASES == 0:
             release_memory()
         with inference(self.model):
             return _call(self.blocks[place], self._calls[place][number], self.states[number])

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from losparse import ROM, fit
+from losparse.calibration import walk as walk_module
 from losparse.calibration.gradients import examples_of, few_rows_of, output_sensitivity, squared_gradients
 from losparse.calibration.observe import mean_states, real_tokens, spread, whole_pass
 from losparse.calibration.visit import _AtOnce, quiet, visitor
@@ -137,6 +138,16 @@ def test_a_visit_of_chosen_batches_sees_those_alone(sequential):
     for name, one in seen.items():
         assert one.inputs.tokens == expected[name].inputs.tokens
         torch.testing.assert_close(one.inputs.mean, expected[name].inputs.mean)
+
+
+def test_memory_is_given_back_whatever_batches_are_chosen(monkeypatch):
+    released = []
+    monkeypatch.setattr(walk_module, "release_memory", lambda: released.append(True))
+    model = build_bert()
+    walk = BlockWalk(model, stack_of(model, find_targets(model)), batches(16))
+    walk.restart(range(1, 16, 2))  # no number of these is a multiple of 8
+    walk.step(0)
+    assert len(released) == 1
 
 
 def test_some_batches_are_spread_over_all():
