@@ -9,8 +9,9 @@ from transformers import BertModel, TrainerCallback
 
 from losparse import LPAF, SVD, LoSparse, Training, fine_tune, finetune
 from losparse.errors import LosparseError
-from losparse.finetune import calibration_batches
+from losparse.finetune import bf16_is_slow, calibration_batches
 from losparse.layers import FactoredLinear
+from losparse.machine import machine
 from losparse.training import freeze_embeddings
 
 from .conftest import build_bert, toy_items
@@ -97,3 +98,20 @@ def test_embeddings_are_frozen_by_name():
     frozen = freeze_embeddings(model)
     assert frozen == sum(p.numel() for p in model.embeddings.parameters())
     assert all(p.requires_grad for p in model.encoder.parameters())
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_bf16_on_a_processor_that_emulates_it_is_warned_of(tokenizer, tmp_path, monkeypatch, caplog, slow):
+    monkeypatch.setattr(finetune, "bf16_is_slow", lambda: slow)
+    short = Training(max_steps=1, batch_size=2, bf16=True)
+    with caplog.at_level("WARNING", logger="losparse.finetune"):
+        run(tokenizer, tmp_path, training=short)
+    assert any("leave bf16 out here" in message for message in caplog.messages) == slow
+
+
+def test_bf16_is_called_slow_only_where_the_product_is():
+    # a machine that names its instructions: with AVX-512 torch has kernels of its own for bf16
+    flags = machine()["cpu"]
+    if torch.accelerator.is_available() or "AVX2" not in flags:
+        pytest.skip("x86 without an accelerator is what is known")
+    assert bf16_is_slow() == ("AVX-512" not in flags)
