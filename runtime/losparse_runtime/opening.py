@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .cpus import int8_overflows
-from .dependencies import import_onnxruntime
+from .dependencies import import_onnxruntime, installed_onnxruntimes
 from .errors import FolderError, InputError, ProviderError, one_line
 from .metadata import FINGERPRINT_KEY, MODEL_FILE, ORT_DTYPES, Metadata
 
@@ -117,8 +117,23 @@ def _installed(ort: Any, options: Options) -> list[str]:
 
 def _fall_back(what: str, options: Options) -> None:
     if not options.allow_fallback:
-        raise ProviderError(f"{what}; pip install losparse[gpu] for CUDA, or allow_fallback=True to run without it")
+        raise ProviderError(f"{what}; {_way_to_cuda()}, or allow_fallback=True to run without it")
     logger.warning("%s; going on because allow_fallback is set", what)
+
+
+def _way_to_cuda() -> str:
+    """What to install for CUDA. The packages that hold onnxruntime share files, so what is there must go first."""
+    found = installed_onnxruntimes()
+    if len(found) > 1:
+        return (
+            f"{' and '.join(found)} are both installed and overwrite each other: pip uninstall {' '.join(found)}, "
+            "then pip install losparse[gpu] for CUDA"
+        )
+    if found == ["onnxruntime-gpu"]:
+        return "install the driver, CUDA and cuDNN that this onnxruntime-gpu was built for"
+    if found:
+        return f"pip uninstall {found[0]}, then pip install losparse[gpu] for CUDA"
+    return "pip install losparse[gpu] for CUDA"
 
 
 def _create(

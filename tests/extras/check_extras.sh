@@ -2,6 +2,7 @@
 # What the extras bring, each in a clean environment:
 #   [runtime]  onnxruntime, no torch; `losparse run` works on an exported folder
 #   [gpu]      onnxruntime-gpu in place of onnxruntime; runs on the CPU provider, refuses CUDA where there is none
+#   both       what the runtime says where onnxruntime came beside onnxruntime-gpu, and where one of the two went again
 # Usage: check_extras.sh PYTHON_WITH_EXPORT
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -35,15 +36,21 @@ if command -v nvidia-smi >/dev/null 2>&1; then
   echo "CUDA refusal not checked: this machine has an NVIDIA driver"
   exit 0
 fi
-(cd "$work" && "$work/gpu/bin/python" - "$work/onnx" <<'PY'
+cat >"$work/cuda.py" <<'PY'
 import sys
 from losparse_runtime import Session
-from losparse_runtime.errors import ProviderError
+from losparse_runtime.errors import LosparseRuntimeError
 try:
     Session(sys.argv[1], providers=["CUDAExecutionProvider"])
-except ProviderError as error:
+except LosparseRuntimeError as error:
     print("CUDA refused:", error)
 else:
     sys.exit("FAILED: CUDA was not refused")
 PY
-)
+refused() { (cd "$work" && "$work/gpu/bin/python" cuda.py "$work/onnx") | tee "$work/said"; grep -q "$1" "$work/said" || fail "not said: $1"; }
+
+refused "install the driver, CUDA and cuDNN"
+"$work/gpu/bin/python" -m pip install --quiet -c constraints.txt onnxruntime
+refused "onnxruntime and onnxruntime-gpu are both installed"
+"$work/gpu/bin/python" -m pip uninstall --quiet --yes onnxruntime
+refused "onnxruntime is there in parts only"

@@ -80,6 +80,22 @@ def test_a_missing_dependency_names_the_way_out(
     assert isinstance(raised.value, ImportError)
 
 
+def test_what_is_left_of_onnxruntime_after_one_of_two_packages_went_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "onnxruntime" / "capi").mkdir(parents=True)  # no __init__.py: Python imports it as a namespace
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # so that what was there before comes back
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for name in ("onnxruntime", "onnxruntime_gpu"):
+        (tmp_path / f"{name}-1.31.1.dist-info").mkdir()
+        metadata = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.31.1\n"
+        (tmp_path / f"{name}-1.31.1.dist-info" / "METADATA").write_text(metadata)
+    assert dependencies.installed_onnxruntimes() == ["onnxruntime", "onnxruntime-gpu"]
+    with pytest.raises(DependencyError, match=r"in parts only.*; pip uninstall onnxruntime onnxruntime-gpu, then pip"):
+        dependencies.import_onnxruntime()
+
+
 def test_one_line_is_one_line_of_bounded_length() -> None:
     assert one_line(ValueError("a\n  b\tc")) == "a b c"
     assert one_line(KeyError()) == "KeyError"

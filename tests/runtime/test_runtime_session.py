@@ -154,10 +154,34 @@ def test_a_provider_that_cannot_start(make_folder: MakeFolder, monkeypatch: pyte
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
     folder = make_folder().path
     with pytest.raises(
-        ProviderError, match=r"^onnxruntime cannot start CUDAExecutionProvider: no device found; pip inst"
+        ProviderError, match=r"^onnxruntime cannot start CUDAExecutionProvider: no device found; pip uninst"
     ):
         Session(folder, providers=[CUDA])
     assert Session(folder, providers=[CUDA], allow_fallback=True, threads=1).providers == (CPU,)
+
+
+@pytest.mark.parametrize(
+    ("installed", "way_out"),
+    [
+        (["onnxruntime"], r"; pip uninstall onnxruntime, then pip install losparse\[gpu\] for CUDA, or allow"),
+        (
+            ["onnxruntime-gpu"],
+            r"; install the driver, CUDA and cuDNN that this onnxruntime-gpu was built for, or allow",
+        ),
+        ([], r"; pip install losparse\[gpu\] for CUDA, or allow"),  # built from source
+        (
+            ["onnxruntime", "onnxruntime-gpu"],
+            r"; onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+            r"pip uninstall onnxruntime onnxruntime-gpu, then pip install losparse\[gpu\] for CUDA, or allow",
+        ),
+    ],
+)
+def test_the_way_to_cuda_goes_by_what_is_installed(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, installed: list[str], way_out: str
+) -> None:
+    monkeypatch.setattr(opening_module, "installed_onnxruntimes", lambda: installed)
+    with pytest.raises(ProviderError, match=way_out):
+        Session(make_folder().path, providers=[CUDA])
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model at all" * 20])
