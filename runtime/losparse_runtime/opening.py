@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from .errors import FolderError, InputError, ProviderError, one_line
 from .metadata import FINGERPRINT_KEY, MODEL_FILE, ORT_DTYPES, Metadata
 
 _CPU = "CPUExecutionProvider"
+_OF_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 _SAFE_BITS = 7  # of a weight in an int8 product, on any CPU
 _ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about the graph, which the user did not write
 
@@ -84,6 +87,8 @@ def open_model(folder: Path, metadata: Metadata, options: Options, *, profile: P
             f"has none, so they would overflow; export the model again with --weight-bits {_SAFE_BITS}"
         )
     wanted = _installed(ort, options)
+    if any(name in _OF_CUDA for name in wanted):
+        _preload_cuda(ort)
     try:
         session = _create(ort, folder, metadata, options, wanted, profile)
     except ProviderError as error:
@@ -99,6 +104,20 @@ def open_model(folder: Path, metadata: Metadata, options: Options, *, profile: P
         )
     _check_model(session, folder, metadata)
     return session
+
+
+def _preload_cuda(ort: Any) -> None:
+    """Load CUDA and cuDNN from where pip installs them: by itself onnxruntime finds only those of the system.
+
+    What cannot be loaded onnxruntime prints, and `run` has an output of its own; opening the session says the same.
+    """
+    if not hasattr(ort, "preload_dlls"):  # before 1.21
+        return
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        ort.preload_dlls()
+    for line in said.getvalue().splitlines():
+        logger.info("%s", line)
 
 
 def _installed(ort: Any, options: Options) -> list[str]:
@@ -130,7 +149,7 @@ def _way_to_cuda() -> str:
             "then pip install losparse[gpu] for CUDA"
         )
     if found == ["onnxruntime-gpu"]:
-        return "install the driver, CUDA and cuDNN that this onnxruntime-gpu was built for"
+        return "install the NVIDIA driver, and CUDA and cuDNN (pip install onnxruntime-gpu[cuda,cudnn])"
     if found:
         return f"pip uninstall {found[0]}, then pip install losparse[gpu] for CUDA"
     return "pip install losparse[gpu] for CUDA"

@@ -49,7 +49,7 @@ else:
 PY
 refused() { (cd "$work" && "$work/gpu/bin/python" cuda.py "$work/onnx") | tee "$work/said"; grep -q "$1" "$work/said" || fail "not said: $1"; }
 
-refused "install the driver, CUDA and cuDNN"
+refused "install the NVIDIA driver, and CUDA and cuDNN"
 "$work/gpu/bin/python" -m pip install --quiet -c constraints.txt onnxruntime
 refused "onnxruntime and onnxruntime-gpu are both installed"
 "$work/gpu/bin/python" -m pip uninstall --quiet --yes onnxruntime

@@ -129,6 +129,30 @@ def test_a_provider_that_stays_is_no_error(make_folder: MakeFolder, monkeypatch:
     assert Session(make_folder().path, providers=[CUDA], threads=1).providers == (CUDA, CPU)
 
 
+def test_cuda_of_pip_is_loaded_before_a_cuda_session_and_only_then(
+    make_folder: MakeFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = make_folder().path
+    pretend_cuda(monkeypatch, drop=False)
+    calls: list[str] = []
+
+    def preload() -> None:
+        calls.append("preload")
+        print("Failed to load libcublasLt.so.13")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
+    Session(folder, providers=[CPU], threads=1)
+    assert calls == []
+    with caplog.at_level(logging.INFO):
+        Session(folder, providers=[CUDA], threads=1)
+    assert calls == ["preload"]
+    assert capsys.readouterr().out == "", "standard output is the command's"
+    assert "libcublasLt.so.13" in caplog.text
+
+
 def test_a_provider_dropped_in_silence_is_an_error(
     make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -166,7 +190,7 @@ def test_a_provider_that_cannot_start(make_folder: MakeFolder, monkeypatch: pyte
         (["onnxruntime"], r"; pip uninstall onnxruntime, then pip install losparse\[gpu\] for CUDA, or allow"),
         (
             ["onnxruntime-gpu"],
-            r"; install the driver, CUDA and cuDNN that this onnxruntime-gpu was built for, or allow",
+            r"; install the NVIDIA driver, and CUDA and cuDNN \(pip install onnxruntime-gpu\[cuda,cudnn\]\), or allow",
         ),
         ([], r"; pip install losparse\[gpu\] for CUDA, or allow"),  # built from source
         (
