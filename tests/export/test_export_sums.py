@@ -253,6 +253,16 @@ def mark(model: ir.Model, *names: str) -> None:
             node.metadata_props[PRECISION] = "int8"
 
 
+@pytest.mark.parametrize("reader", [without_bias, two_readers])
+def test_the_sum_that_takes_the_shift_off_a_marked_product_is_not_marked(reader):
+    torch.manual_seed(0)
+    model = stream(Blocks(), reader=reader)
+    mark(model, "up")  # the writer stays fp32, so its bias moves into the normalisation
+    assert rewrite(model)
+    assert any(node.op_type == "Add" for node in model.graph)
+    assert {node.op_type for node in model.graph if PRECISION in node.metadata_props} == {"MatMul"}
+
+
 def test_a_product_of_another_precision_keeps_its_bias_behind_it():
     torch.manual_seed(0)
     model = plain_bias(Blocks())

@@ -222,7 +222,9 @@ def _take_off(graph: ir.Graph, node: ir.Node, bias: Array) -> None:
             adder.replace_input_with(place, add_constant(graph, name, (vector + correction).astype(_dtype(out))))
             return
     constant = add_constant(graph, name, correction.astype(_dtype(out)))
-    added = ir.Node("", "Add", [out, constant], metadata_props=dict(node.metadata_props))
+    # The product may be marked for quantising, which is not for a sum.
+    scope = {key: value for key, value in node.metadata_props.items() if key != PRECISION}
+    added = ir.Node("", "Add", [out, constant], metadata_props=scope)
     added.outputs[0].type, added.outputs[0].shape = out.type, out.shape
     graph.insert_after(node, added)
     for user, index in uses:
