@@ -20,7 +20,7 @@ from ..machine import machine, versions
 from .bench import bench
 from .check import check, open_reference
 from .checkpoint import read_checkpoint
-from .folders import check_out, new_folder
+from .folders import DEMO_REPORT, check_out, new_folder
 from .inspect import read_contents
 from .output import Progress, check_json_target, human_bytes, print_table, write_json
 from .parser import positive_int
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
             "machine": machine(),
             "versions": versions("torch", "transformers", "onnx", "onnxruntime"),
         }
-        write_json(folder / "report.json", report)
+        write_json(folder / DEMO_REPORT, report)
     _print(options.out, report)
     if options.json is not None:
         write_json(options.json, report)

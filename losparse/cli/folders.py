@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -11,8 +12,11 @@ from pathlib import Path
 
 from ..errors import LosparseError
 
-MARKERS = ("losparse.json", "losparse_report.json", "report.json")
+MARKERS = ("losparse.json", "losparse_report.json")
 """Files by which a folder that losparse wrote is known; no other folder is ever replaced."""
+
+DEMO_REPORT = "report.json"
+"""What the demo writes into its folder. Others use that name too, so what is in it decides."""
 
 
 def check_out(out: Path, *, overwrite: bool, sources: tuple[Path, ...] = ()) -> None:
@@ -35,8 +39,19 @@ def check_out(out: Path, *, overwrite: bool, sources: tuple[Path, ...] = ()) -> 
     if not overwrite:
         raise LosparseError(f"OUT '{out}' exists; choose another, or add --overwrite to replace it")
     empty = out.is_dir() and not any(out.iterdir())
-    if out.is_symlink() or not (empty or any((out / name).is_file() for name in MARKERS)):
+    if out.is_symlink() or not (empty or _is_ours(out)):
         raise LosparseError(f"OUT '{out}' was not written by losparse, so it is not replaced; choose another")
+
+
+def _is_ours(out: Path) -> bool:
+    if any((out / name).is_file() for name in MARKERS):
+        return True
+    try:
+        report = json.loads((out / DEMO_REPORT).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    versions = report.get("versions") if isinstance(report, dict) else None
+    return isinstance(versions, dict) and "losparse" in versions
 
 
 @contextmanager

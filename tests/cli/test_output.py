@@ -133,7 +133,7 @@ def test_a_failure_keeps_what_was_to_be_replaced(tmp_path: Path) -> None:
 def test_a_swap_that_fails_brings_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "report.json").write_text("old")
+    (out / "losparse_report.json").write_text("old")
     real = Path.rename
 
     def rename(self: Path, target: Path) -> Path:
@@ -150,8 +150,22 @@ def test_a_swap_that_fails_brings_the_old_folder_back(tmp_path: Path, monkeypatc
             return rename(self, target) if len(calls) == 2 else real(self, target)
 
         patch.setattr(Path, "rename", once)
-    assert (out / "report.json").read_text() == "old"
+    assert (out / "losparse_report.json").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no json", '{"versions": {"torch": "2"}}'])
+def test_a_folder_with_a_report_of_another_program_is_never_replaced(tmp_path: Path, content: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.json").write_text(content)
+    with pytest.raises(LosparseError, match="was not written by losparse"):
+        check_out(tmp_path / "out", overwrite=True)
+
+
+def test_the_demos_folder_may_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.json").write_text('{"versions": {"losparse": "0.1"}}')
+    check_out(tmp_path / "out", overwrite=True)
 
 
 def test_links_and_files_are_never_replaced(tmp_path: Path) -> None:
