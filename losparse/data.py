@@ -159,16 +159,27 @@ def relabel(examples: Examples, names: Sequence[str]) -> Examples:
 
     Args:
         examples: with labels in the order of `load_examples`.
-        names: the model's labels by class id. Examples whose labels are the integers below their number are taken
-            to be labelled with class ids.
+        names: the model's labels by class id; upper and lower case count as one. Examples whose labels are the integers
+            below their number are taken to be labelled with class ids.
     """
-    numbers = tuple(str(number) for number in range(len(names)))
-    known = names if set(examples.label_names) <= set(names) else numbers
-    if not examples.label_names or not set(examples.label_names) <= set(known):
+    new = _places(examples.label_names, names)
+    if not new:
         return examples
-    new = [known.index(name) for name in examples.label_names]
     labels = [[new[each] for each in label] if isinstance(label, list) else new[label] for label in examples.labels]
     return replace(examples, labels=labels, label_names=tuple(names))
+
+
+def _places(given: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Return the class id of every label: as named, as named in another case, or as an id; none if they are others."""
+    folded = [name.casefold() for name in names]
+    for wanted, known in (
+        (list(given), list(names)),
+        ([name.casefold() for name in given], folded),
+        (list(given), [str(number) for number in range(len(names))]),
+    ):
+        if set(wanted) <= set(known) and len(set(wanted)) == len(wanted) and len(set(known)) == len(known):
+            return [known.index(name) for name in wanted]
+    return []
 
 
 def split_examples(examples: Examples, share: float, seed: int = 0) -> tuple[Examples, Examples]:
@@ -328,10 +339,16 @@ def _label_names(table: Table, column: str, values: Sequence[str], names: Sequen
 
 
 def _lookup(values: Sequence[str], names: Sequence[str]) -> dict[str, int]:
-    """Map labels to class ids; where none of them is a name but one is a class id, they are taken as class ids."""
+    """Map labels to class ids; where none of them is a name but one is a class id, they are taken as class ids.
+
+    A label that is a name but for upper and lower case is that name, where no two names differ in it alone.
+    """
     by_name = {name: number for number, name in enumerate(names)}
     by_number = {str(number): number for number in range(len(names))}
     distinct = set(values)
+    folded = {name.casefold(): number for name, number in by_name.items()}
+    if len(folded) == len(by_name):
+        by_name |= {value: folded[value.casefold()] for value in distinct if value.casefold() in folded}
     return by_number if distinct & by_number.keys() and not distinct & by_name.keys() else by_name
 
 

@@ -122,6 +122,7 @@ def fine_tune(
         freeze_embeddings(model)
     adapted = attach_adapters(model, training) if training.lora_rank > 0 else None
     pruning = () if method is None else method.callbacks()
+    use_cache = getattr(model.config, "use_cache", None)
     trainer = _trainer(model, tokenizer, train, validation, training, output_dir, teacher, quiet)
     for callback in (*pruning, *callbacks):
         trainer.add_callback(callback)
@@ -141,6 +142,8 @@ def fine_tune(
     if task_of(model) == "causal-lm":
         metrics["perplexity"] = perplexity(metrics["loss"])
     model.eval().requires_grad_(True)
+    if use_cache is not None:
+        model.config.use_cache = use_cache  # the Trainer turns it off, which is for training alone
     return FineTuneResult(metrics=metrics, steps=trained.global_step, seconds=seconds, compression=compression)
 
 

@@ -182,10 +182,22 @@ def _unscale(optimizer: Any) -> None:
 
 
 def freeze_embeddings(model: nn.Module) -> int:
-    """Stop the gradients of the embedding tables and their norms; returns the number of parameters frozen."""
+    """Stop the gradients of the embedding tables outside the blocks, and of an encoder's norms beside them.
+
+    A head that is tied to the table stays as it is with it.
+
+    Returns:
+        The number of parameters frozen.
+    """
+    tables = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        # T5 has a table of distances within a block, which is no embedding; blocks are numbered
+        if isinstance(module, nn.Embedding) and not any(part.isdigit() for part in name.split("."))
+    }
     frozen = 0
     for name, parameter in model.named_parameters():
-        if "embeddings" in name.split("."):
+        if name in tables or "embeddings" in name.split("."):
             parameter.requires_grad_(False)
             frozen += parameter.numel()
     return frozen

@@ -28,6 +28,9 @@ _TOKENIZER_FILES = (
 )
 
 
+_POOLING_MODULES = ("Transformer", "Pooling", "Normalize", "")
+
+
 @dataclass(frozen=True)
 class Pooling:
     """How token vectors become one vector a text.
@@ -91,6 +94,12 @@ def read_pooling(source: Path | None) -> Pooling:
     entries = [entry for entry in modules if isinstance(entry, Mapping)]
     types = {str(entry.get("type", "")).rpartition(".")[2]: str(entry.get("path", "")) for entry in entries}
     normalize = "Normalize" in types
+    others = sorted(name for name in types if name not in _POOLING_MODULES)
+    if others:
+        logger.warning(
+            "%s puts %s behind its pooling, which is not exported: no pooling is recorded", source, others[0]
+        )
+        return Pooling(None, normalize)
     settings = _optional_json(source / types.get("Pooling", "1_Pooling") / "config.json")
     # Newer folders name the mode, older ones have a switch for each.
     switch = "pooling_mode_"

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 TESTED = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "deberta-v2", "electra")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 
 
 @dataclass(frozen=True)

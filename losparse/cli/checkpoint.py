@@ -65,7 +65,7 @@ def find_model(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]))
     except Exception as error:  # the hub client raises many unrelated types: network, no such name, no rights
         reason = " ".join(str(error).split())[:200]
         raise LosparseError(f"no model folder '{name}', and it could not be fetched from the hub: {reason}") from error

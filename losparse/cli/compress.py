@@ -255,11 +255,13 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
     models.quiet_transformers()
     with progress.stage("opening the model"):
         tokenizer = models.load_tokenizer(source, recipe.task)
+        models.warn_of_order(checkpoint, recipe.task, train.label_names)
         model = models.load_model(checkpoint, recipe.task, train.label_names, recipe.training.seed)
+        models.fit_padding(model, tokenizer)
         source_parameters = sum(parameter.numel() for parameter in model.parameters())
         shrink_unseen(model, recipe)
         teacher = _open_teacher(options.teacher, recipe, train, tokenizer)
-    length = models.max_length(model, tokenizer, options.max_length)
+    length = models.max_length(model, tokenizer, options.max_length, teacher)
     parts = tokenize_parts(train, validation, tokenizer, recipe.task, length, progress)
     calibration = None
     if texts is not None:
@@ -297,22 +299,16 @@ def _load_data(options: argparse.Namespace, recipe: Recipe, known: tuple[str, ..
 def _open_teacher(
     name: str | None, recipe: Recipe, train: Examples, tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedModel | None:
-    """Open the model to imitate; it must have the labels and the vocabulary of the model to train."""
+    """Open the model to imitate; see `check_teacher`."""
     from . import models
 
     if name is None:
         return None
     checkpoint = read_checkpoint(find_model(name))
-    known = models.labels_of(checkpoint, recipe.task)
-    if train.label_names and known is not None and known != train.label_names:
-        raise LosparseError(
-            f"the teacher '{name}' has the labels {', '.join(known)}, training has {', '.join(train.label_names)}; "
-            "both must have the same in the same order"
-        )
-    vocabulary = int(checkpoint.config.get("vocab_size", len(tokenizer)))
-    if vocabulary < len(tokenizer):
-        raise LosparseError(f"the teacher '{name}' has {vocabulary} tokens, the model's tokenizer {len(tokenizer)}")
-    return models.load_model(checkpoint, recipe.task, train.label_names, recipe.training.seed)
+    models.check_teacher(checkpoint, recipe, train.label_names, len(tokenizer))
+    head = recipe.training.distill_weight > 0
+    teacher = models.load_model(checkpoint, recipe.task, train.label_names, recipe.training.seed, head=head)
+    return models.fit_padding(teacher, tokenizer)
 
 
 def _save(options: argparse.Namespace, job: _Job, result: FineTuneResult) -> dict[str, Any]:

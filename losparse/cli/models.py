@@ -28,7 +28,20 @@ AUTO_CLASSES = {
     "causal-lm": "AutoModelForCausalLM",
 }
 
-_HEAD_OF = {"text-classification": "ForSequenceClassification", "token-classification": "ForTokenClassification"}
+_HEAD_OF = {
+    "text-classification": "ForSequenceClassification",
+    "token-classification": "ForTokenClassification",
+    "regression": "ForSequenceClassification",
+    "question-answering": "ForQuestionAnswering",
+}
+_OUTPUTS = {"regression": 1, "question-answering": 2}
+_DEFAULT_CLASSES = 2
+"""Classes of a head where config.json does not list them, as transformers leaves two without names out."""
+_SHOWN = 5
+"""Labels named in a message."""
+
+logger = logging.getLogger(__name__)
+
 _IMPORTANCE_ROWS, _IMPORTANCE_BATCH = 128, 16
 """Rows of training, evenly taken, on which the importance of blocks is measured."""
 
@@ -46,15 +59,85 @@ def quiet_transformers() -> None:
 def labels_of(checkpoint: Checkpoint, task: str) -> tuple[str, ...] | None:
     """Return the labels of a model that was trained for the task, by class id; None for generic or no labels."""
     table = checkpoint.config.get("id2label")
-    architectures = checkpoint.config.get("architectures") or []
-    if task not in _HEAD_OF or not isinstance(table, dict) or not any(_HEAD_OF[task] in name for name in architectures):
+    if task in _OUTPUTS or not isinstance(table, dict) or _outputs(checkpoint, task) is None:
         return None
     names = tuple(str(table.get(str(number))) for number in range(len(table)))
     return None if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
 
 
-def load_model(checkpoint: Checkpoint, task: str, labels: Sequence[str], seed: int) -> PreTrainedModel:
-    """Open a dense model in fp32 for a task; a head it does not have is made from `seed`.
+def warn_of_order(checkpoint: Checkpoint, task: str, labels: Sequence[str]) -> None:
+    """Say in which order texts are taken for the classes of a head that has as many, and does not know these names."""
+    differ = labels_of(checkpoint, task) not in (None, tuple(labels))
+    if _outputs(checkpoint, task) == len(labels) and (differ or _has_nameless_head(checkpoint, task, labels)):
+        logger.warning(
+            "the classes of '%s' are not called %s: these are taken for its classes 0 to %d in this order; if it "
+            "learned another, give class ids as labels, or set id2label in its config.json",
+            checkpoint.folder,
+            ", ".join(labels[:_SHOWN]) + (", ..." if len(labels) > _SHOWN else ""),
+            len(labels) - 1,
+        )
+
+
+def check_teacher(checkpoint: Checkpoint, recipe: Recipe, labels: Sequence[str], tokenizer_size: int) -> None:
+    """Refuse a model that cannot teach these labels.
+
+    Raises:
+        LosparseError: it has other labels or no names for them, has no head for the task while its outputs are to be
+            imitated, or knows fewer tokens than the tokenizer has.
+    """
+    name, task = f"the teacher '{checkpoint.folder}'", recipe.task
+    vocabulary = int(checkpoint.config.get("vocab_size", tokenizer_size))
+    if vocabulary < tokenizer_size:
+        raise LosparseError(f"{name} has {vocabulary} tokens, the model's tokenizer {tokenizer_size}")
+    if recipe.training.distill_weight == 0:
+        return  # hidden states alone: its head is not used
+    outputs, wanted = _outputs(checkpoint, task), _OUTPUTS.get(task, len(labels))
+    if task in _HEAD_OF and outputs is None:
+        raise LosparseError(f"{name} has no head for {task}; give one fine-tuned for it, or --distill-weight 0")
+    if outputs is not None and outputs != wanted:
+        raise LosparseError(f"{name} has a head of {outputs} outputs, training needs {wanted}; give one of the task")
+    known = labels_of(checkpoint, task)
+    if labels and known is not None and known != tuple(labels):
+        raise LosparseError(
+            f"{name} has the labels {', '.join(known)}, training has {', '.join(labels)}; "
+            "both must have the same in the same order"
+        )
+    if _has_nameless_head(checkpoint, task, labels):
+        raise LosparseError(
+            f"{name} does not say which of its classes is {labels[0]}; set id2label in its config.json, or give class "
+            "ids as labels"
+        )
+
+
+def _has_nameless_head(checkpoint: Checkpoint, task: str, labels: Sequence[str]) -> bool:
+    """Tell whether a model has a trained head with generic names, where labels are texts."""
+    ids = tuple(str(number) for number in range(len(labels)))
+    texts = bool(labels) and tuple(labels) not in (ids, tuple(f"LABEL_{number}" for number in ids))
+    return texts and _outputs(checkpoint, task) is not None and labels_of(checkpoint, task) is None
+
+
+def _outputs(checkpoint: Checkpoint, task: str) -> int | None:
+    """Return how many outputs the model's head for the task has; None if it has none, or another task's."""
+    architectures = checkpoint.config.get("architectures") or []
+    if task not in _HEAD_OF or not any(_HEAD_OF[task] in name for name in architectures):
+        return None
+    table = checkpoint.config.get("id2label")
+    if task == "question-answering" or not isinstance(table, dict):
+        return _DEFAULT_CLASSES
+    return len(table)
+
+
+def fit_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Return the model, told which token pads; decoders with a head find the last real token of a text by it."""
+    if getattr(model.config, "pad_token_id", None) is None and tokenizer.pad_token_id is not None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def load_model(
+    checkpoint: Checkpoint, task: str, labels: Sequence[str], seed: int, *, head: bool = False
+) -> PreTrainedModel:
+    """Open a dense model in fp32 for a task; a head it does not have is made from `seed`, unless it needs its own.
 
     Raises:
         LosparseError: the model cannot be opened, lacks weights of its blocks, has weights that are not finite, or
@@ -69,7 +152,7 @@ def load_model(checkpoint: Checkpoint, task: str, labels: Sequence[str], seed: i
     if "SequenceClassification" in AUTO_CLASSES[task]:
         options["problem_type"] = "regression" if task == "regression" else "single_label_classification"
     set_seed(seed)
-    model = _open(getattr(transformers, AUTO_CLASSES[task]), checkpoint, task, options)
+    model = _open(getattr(transformers, AUTO_CLASSES[task]), checkpoint, task, options, head=head)
     if task == "causal-lm":
         _check_causal(checkpoint.folder, model)
     return check_finite(checkpoint.folder, model)
@@ -222,17 +305,25 @@ def load_tokenizer(folder: Path, task: str = "text-classification") -> PreTraine
     return tokenizer
 
 
-def max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wanted: int | None) -> int:
-    """Return how many tokens a text may have: what is wanted, or all that the model has positions for.
+def max_length(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    wanted: int | None,
+    teacher: PreTrainedModel | None = None,
+) -> int:
+    """Return how many tokens a text may have: what is wanted, or all that model and teacher have positions for.
 
     Raises:
-        LosparseError: more is wanted than the model has positions.
+        LosparseError: more is wanted than one of them has positions.
     """
-    limit = position_count(model)
-    if limit is None:
-        limit = tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else wanted or _NO_LIMIT
+    counts = [position_count(each) for each in (model, teacher) if each is not None]
+    known = [count for count in counts if count is not None]
+    if not known:
+        known = [tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else wanted or _NO_LIMIT]
+    limit = min(known)
     if wanted is not None and wanted > limit:
-        raise LosparseError(f"--max-length must be at most the model's {limit} positions, got {wanted}")
+        whose = "model" if limit == counts[0] else "teacher"
+        raise LosparseError(f"--max-length must be at most the {whose}'s {limit} positions, got {wanted}")
     return limit if wanted is None else wanted
 
 

@@ -29,7 +29,7 @@ from .output import Advance, Progress, check_json_target, write_json
 from .parser import given
 from .report import REPORT, outcome_of, print_report
 from .shrink import shrink_on_texts, shrink_unseen
-from .training import save_model
+from .training import copy_pooling, save_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -102,7 +102,7 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint
     models.quiet_transformers()
     with progress.stage("opening the model"):
         tokenizer = models.load_tokenizer(checkpoint.folder, task)
-        model = models.load_as_is(checkpoint, recipe.training.seed)
+        model = models.fit_padding(models.load_as_is(checkpoint, recipe.training.seed), tokenizer)
         source_parameters = sum(parameter.numel() for parameter in model.parameters())
         shrink_unseen(model, recipe)
     rows, batches, length = None, [], None
@@ -125,17 +125,18 @@ def _blocks(model: PreTrainedModel, recipe: Recipe) -> list[str]:
 def _compress(job: _Job, progress: Progress) -> CompressionReport:
     recipe = job.recipe
     if recipe.method is None:  # narrower or shallower, and that is all
-        return dense_report(job.model)
-    with progress.stage("compressing") as advance:
-        report = compress_(
-            job.model,
-            recipe.method,
-            job.batches,
-            targets=recipe.targets,
-            ignore=recipe.ignore,
-            sequential=job.sequential,
-            progress=_following(advance, len(job.batches), len(_blocks(job.model, recipe))),
-        )
+        report = dense_report(job.model)
+    else:
+        with progress.stage("compressing") as advance:
+            report = compress_(
+                job.model,
+                recipe.method,
+                job.batches,
+                targets=recipe.targets,
+                ignore=recipe.ignore,
+                sequential=job.sequential,
+                progress=_following(advance, len(job.batches), len(_blocks(job.model, recipe))),
+            )
     stored = job.checkpoint.config.get("dtype", job.checkpoint.config.get("torch_dtype"))
     if stored in ("float16", "bfloat16"):  # fp32 was for the arithmetic; the file should not grow
         job.model.to(getattr(torch, stored))
@@ -165,6 +166,7 @@ def _save(options: argparse.Namespace, job: _Job, compression: CompressionReport
     looked_at = sum(len(batch["input_ids"]) for batch in job.batches)
     with new_folder(options.out, overwrite=options.overwrite) as folder:
         save_model(job.model, job.tokenizer, folder)
+        copy_pooling(job.checkpoint.folder, folder)
         report = {
             "format": 1,
             **settings_of(options),

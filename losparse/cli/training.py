@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -211,6 +212,32 @@ def check_work(out: Path, settings: dict[str, Any], *, resume: bool, overwrite: 
                 f"{before.get(changed[0])!r} then, {settings.get(changed[0])!r} now"
             )
     return work
+
+
+def copy_pooling(source: Path, folder: Path) -> None:
+    """Copy what says how a sentence encoder's token vectors become one, where its folder is of sentence-transformers.
+
+    Copied are the list of modules, their settings, and the weights of those after the model. Folders that the list
+    names outside of the source are not followed.
+    """
+    modules = source / "modules.json"
+    if not modules.is_file():
+        return
+    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    try:
+        entries = json.loads(modules.read_bytes())
+    except ValueError as error:
+        raise LosparseError(f"'{modules}' is not valid JSON: {error}") from None
+    listed = entries if isinstance(entries, list) else []
+    paths = [Path(str(entry.get("path", ""))) for entry in listed if isinstance(entry, dict)]
+    for path in paths:
+        inside = path.parts and not path.is_absolute() and ".." not in path.parts
+        for file in sorted((source / path).glob("*")) if inside else []:
+            if file.suffix in (".json", ".safetensors", ".txt") and file.is_file():
+                (folder / path).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / path / file.name)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

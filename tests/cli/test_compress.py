@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 
 from losparse.cli import training
 
-from .conftest import FEW, Command, Pass, Sources, edit_json, nothing_written
+from .conftest import FEW, Command, Pass, Sources, edit_json, name_classes, nothing_written
 
 # What it leaves
 
@@ -102,8 +102,20 @@ def test_texts_that_are_cut_are_counted(compress_into: Any, tmp_path: Path) -> N
     assert json.loads((tmp_path / "out" / "losparse_report.json").read_text())["truncated"]["train"] > 0
 
 
-def test_a_teacher_is_imitated(compress_into: Any, whole_pass: Pass, sources: Sources, tmp_path: Path) -> None:
-    assert compress_into(*FEW, "--teacher", sources.model, "--distill-weight", 0.5).code == 0
+def test_a_teacher_is_imitated(compress_into: Any, whole_pass: Pass, model_copy: Path, tmp_path: Path) -> None:
+    name_classes(model_copy, "bad", "good")
+    assert compress_into(*FEW, "--teacher", model_copy, "--distill-weight", 0.5).code == 0
+
+
+def test_the_order_of_a_head_without_names_is_said(
+    compress_into: Any, model_copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert compress_into(*FEW, model=model_copy).code == 0
+    assert "are not called bad, good: these are taken for its classes 0 to 1 in this order" in caplog.text
+    caplog.clear()
+    name_classes(model_copy, "BAD", "Good")
+    assert compress_into(*FEW, "--overwrite", model=model_copy).code == 0
+    assert "are not called" not in caplog.text, "case is no difference"
 
 
 def test_labels_keep_the_order_of_a_model_that_knows_them(compress_into: Any, model_copy: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from losparse.cli.compress import read_recipe
 from losparse.cli.main import build_parser
 from losparse.recipe import Recipe
 
-from .conftest import FEW, Pass, Sources, edit_json, make_model, make_tokenizer, nothing_written
+from .conftest import FEW, Pass, Sources, edit_json, make_model, make_tokenizer, name_classes, nothing_written
 
 
 def damage(model: Path, kind: str) -> None:
@@ -158,9 +158,43 @@ def test_missing_files(compress_into: Any, tmp_path: Path) -> None:
     compress_into(*FEW, "--recipe", tmp_path / "none.json").refused("none.json", "does not exist")
 
 
+# Teachers
+
+DISTIL = ("--distill-weight", 0.5)
+
+
 def test_a_teacher_of_other_labels(compress_into: Any, model_copy: Path) -> None:
-    edit_json(model_copy / "config.json", id2label={"0": "x", "1": "y"}, label2id={"x": 0, "y": 1})
-    compress_into(*FEW, "--teacher", model_copy, "--distill-weight", 0.5).refused("labels x, y", "bad, good")
+    name_classes(model_copy, "x", "y")
+    compress_into(*FEW, "--teacher", model_copy, *DISTIL).refused("labels x, y", "bad, good")
+
+
+def test_a_teacher_that_does_not_say_which_class_is_which(
+    compress_into: Any, model_copy: Path, sources: Sources, tmp_path: Path
+) -> None:
+    compress_into(*FEW, "--teacher", model_copy, *DISTIL).refused("which of its classes is bad", "id2label", "ids")
+    ids = tmp_path / "ids.csv"
+    ids.write_text(sources.train.read_text().replace(",good", ",1").replace(",bad", ",0"))
+    assert compress_into(*FEW, "--teacher", model_copy, *DISTIL, train=ids, validation=ids).code == 0
+
+
+def test_a_teacher_whose_head_does_not_fit(compress_into: Any, tmp_path: Path) -> None:
+    make_tokenizer().save_pretrained(tmp_path / "teacher")
+    teach = (*FEW, "--teacher", tmp_path / "teacher")
+    make_model().base_model.save_pretrained(tmp_path / "teacher")
+    compress_into(*teach, *DISTIL).refused("has no head for text-classification", "--distill-weight 0")
+    assert compress_into(*teach, "--distill-hidden", 1).code == 0, "hidden states need no head"
+    make_model(num_labels=5).save_pretrained(tmp_path / "teacher")
+    compress_into(*teach, *DISTIL, "--overwrite").refused("a head of 5 outputs, training needs 2")
+
+
+def test_texts_are_cut_to_the_teachers_positions(compress_into: Any, tmp_path: Path) -> None:
+    make_tokenizer().save_pretrained(tmp_path / "teacher")
+    make_model(max_position_embeddings=8).save_pretrained(tmp_path / "teacher")
+    name_classes(tmp_path / "teacher", "bad", "good")
+    teach = (*FEW, "--teacher", tmp_path / "teacher", *DISTIL)
+    compress_into(*teach, "--max-length", 9).refused("the teacher's 8 positions, got 9")
+    done = compress_into(*teach)
+    assert done.code == 0 and "longer than 8 tokens" in done.out
 
 
 # Recipes

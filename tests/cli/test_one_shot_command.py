@@ -14,6 +14,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertModel,
+    GPT2Config,
+    GPT2ForSequenceClassification,
 )
 
 from losparse import finetune
@@ -40,6 +42,40 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 
 # What it leaves
+
+
+def test_a_sentence_encoder_keeps_its_pooling(squeeze: Any, sources: Sources, tmp_path: Path) -> None:
+    encoder = tmp_path / "encoder"
+    BertModel.from_pretrained(sources.model).save_pretrained(encoder)
+    make_tokenizer().save_pretrained(encoder)
+    modules = [{"type": "m.Transformer", "path": ""}, {"type": "m.Pooling", "path": "1_Pooling"}]
+    modules += [{"type": "m.Normalize", "path": "2_Normalize"}, {"type": "m.Odd", "path": "../outside"}]
+    (encoder / "modules.json").write_text(json.dumps(modules))
+    (encoder / "1_Pooling").mkdir()
+    (encoder / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "config.json").write_text("{}")
+    assert squeeze("--method", "svd", *KEEP, model=encoder).code == 0
+    assert json.loads((tmp_path / "out" / "modules.json").read_text()) == modules
+    assert (tmp_path / "out" / "1_Pooling" / "config.json").read_text() == '{"pooling_mode_cls_token": true}'
+    assert sorted(path.name for path in (tmp_path / "outside").iterdir()) == ["config.json"]
+
+
+def test_half_precision_without_a_method_stays(squeeze: Any, sources: Sources, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    AutoModelForSequenceClassification.from_pretrained(sources.model).half().save_pretrained(half)
+    make_tokenizer().save_pretrained(half)
+    assert squeeze("--method", "none", "--keep-layers", 1, model=half).code == 0
+    stored = weights_of(tmp_path)
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+
+
+def test_a_decoder_with_a_head_knows_what_pads(squeeze: Any, texts: Path, tmp_path: Path) -> None:
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 16, "vocab_size": 24}
+    GPT2ForSequenceClassification(GPT2Config(**sizes)).save_pretrained(tmp_path / "gpt2")
+    make_tokenizer().save_pretrained(tmp_path / "gpt2")
+    done = squeeze("--method", "losparse-one-shot", *KEEP, "--calibration", texts, model=tmp_path / "gpt2")
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize("method", ["rom", "asvd", "losparse-one-shot", "svd"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import BertModel, TrainerCallback
+from transformers import BertModel, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from losparse import LPAF, SVD, LoSparse, Training, fine_tune, finetune
 from losparse.errors import LosparseError
@@ -100,6 +100,15 @@ def test_embeddings_are_frozen_by_name():
     assert all(p.requires_grad for p in model.encoder.parameters())
 
 
+def test_a_decoders_tables_are_frozen_too():
+    model = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=20, n_positions=8))
+    assert freeze_embeddings(model) == 16 * 20 + 16 * 8
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == [
+        "transformer.wte.weight",
+        "transformer.wpe.weight",
+    ]
+
+
 @pytest.mark.parametrize("slow", [True, False])
 def test_bf16_on_a_processor_that_emulates_it_is_warned_of(tokenizer, tmp_path, monkeypatch, caplog, slow):
     monkeypatch.setattr(finetune, "bf16_is_slow", lambda: slow)
@@ -107,6 +116,11 @@ def test_bf16_on_a_processor_that_emulates_it_is_warned_of(tokenizer, tmp_path, 
     with caplog.at_level("WARNING", logger="losparse.finetune"):
         run(tokenizer, tmp_path, training=short)
     assert any("leave bf16 out here" in message for message in caplog.messages) == slow
+
+
+def test_the_cache_is_on_again_after_training(tokenizer, tmp_path):
+    model, _ = run(tokenizer, tmp_path, training=Training(max_steps=1, batch_size=2))
+    assert model.config.use_cache, "the Trainer turns it off, and saves it so"
 
 
 def test_bf16_is_called_slow_only_where_the_product_is():

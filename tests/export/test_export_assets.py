@@ -50,6 +50,14 @@ def test_pooling_of_a_plain_folder_and_of_none(tmp_path):
     assert read_pooling(tmp_path) == read_pooling(None) == Pooling("mean", False)
 
 
+def test_a_layer_behind_the_pooling_is_said_to_be_left_out(tmp_path, caplog):
+    dense = {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}
+    sentence_folder(tmp_path, [TRANSFORMER, POOLING, dense], {"pooling_mode": "mean"})
+    with caplog.at_level(logging.WARNING):
+        assert read_pooling(tmp_path) == Pooling(None, False)
+    assert "puts Dense behind its pooling, which is not exported" in caplog.text
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"pooling_mode_max_tokens": True}, {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}],
