@@ -31,6 +31,11 @@ _TOKENIZER_FILES = (
 _POOLING_MODULES = ("Transformer", "Pooling", "Normalize", "")
 
 
+# What configurations differ about: case, accents, spaces, punctuation, other scripts.
+_TEXTS = ("Hello, World! It's 3.5 %.", "Crème brûlée  for\tNaïve ÅNGSTRÖM", "日本語 и кириллица")
+_TEXT_TOKENS = 128
+
+
 @dataclass(frozen=True)
 class Pooling:
     """How token vectors become one vector a text.
@@ -81,6 +86,47 @@ def tokenizer_limit(source: Path) -> int | None:
     limit = _optional_json(source / "tokenizer_config.json").get("model_max_length")
     # Tokenizers without a limit write a number of thirty digits.
     return int(limit) if isinstance(limit, int | float) and 0 < limit < 1e9 else None
+
+
+def sentence_limit(source: Path) -> int | None:
+    """Return to how many tokens sentence-transformers cuts a text; None where the folder does not say."""
+    settings = _optional_json(source / "sentence_bert_config.json")
+    if settings.get("do_lower_case") is True:
+        logger.warning("%s lowers the case of texts before its tokenizer does; the exported folder does not", source)
+    limit = settings.get("max_seq_length")
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def compare_tokenizers(source: Path, folder: Path) -> bool:
+    """Warn where the runtime, which reads tokenizer.json alone, gives other tokens than transformers does in training.
+
+    Returns:
+        Whether transformers tells the texts of a pair by token types; some tokenizers leave them out.
+    """
+    from transformers import AutoTokenizer
+
+    from losparse_runtime.encoder import TextEncoder
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # transformers raises unrelated types for what it cannot read
+        logger.warning("the tokenizer of %s cannot be opened by transformers to be compared: %s", source, error)
+        return True
+    texts = [*_TEXTS, " ".join(tokenizer.get_added_vocab())]
+    encoder = TextEncoder(folder, _TEXT_TOKENS, None)
+    for text, encoding in zip(texts, encoder.encodings(texts), strict=True):
+        wanted = tokenizer(text, truncation=True, max_length=_TEXT_TOKENS)["input_ids"]
+        if encoding.ids != wanted:
+            logger.warning(
+                "%s: tokenizer.json gives other tokens than transformers for %r (%s, %s): tokenizer_config.json "
+                "contradicts it; save the tokenizer again with save_pretrained",
+                source,
+                text[:60],
+                encoding.ids[:8],
+                wanted[:8],
+            )
+            break
+    return "token_type_ids" in tokenizer.model_input_names
 
 
 def read_pooling(source: Path | None) -> Pooling:

@@ -18,7 +18,7 @@ from losparse.errors import LosparseError
 from losparse_runtime import Session, measure
 from losparse_runtime.cpus import int8_overflows
 
-from .assets import copy_tokenizer, read_pooling, tokenizer_limit
+from .assets import compare_tokenizers, copy_tokenizer, read_pooling, sentence_limit, tokenizer_limit
 from .build import Built, build_graph, dense_plan
 from .load import Loaded, load_model
 from .metadata import describe_model, graph_metadata, model_config
@@ -210,15 +210,19 @@ def write_folder(
         The metadata, as written.
     """
     longest = max_positions(loaded.model)
-    pooling = None
+    pooling, type_ids = None, True
     if loaded.folder is not None:
-        copy_tokenizer(loaded.folder, folder)
+        if copy_tokenizer(loaded.folder, folder):
+            type_ids = compare_tokenizers(loaded.folder, folder)
         longest = min(longest, tokenizer_limit(loaded.folder) or longest)
     if loaded.task.name == "feature-extraction":
         pooling = read_pooling(loaded.folder)
+        if loaded.folder is not None:
+            longest = min(longest, sentence_limit(loaded.folder) or longest)
     metadata = describe_model(
         loaded, graph, precision=precision, weight_bits=weight_bits, pooling=pooling, max_length=longest
     )
+    metadata["type_ids"] = type_ids
     metadata["fingerprint"] = fingerprint(graph)
     graph.producer_name, graph.producer_version = "losparse", losparse.__version__
     graph.metadata_props.clear()

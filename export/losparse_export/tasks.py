@@ -73,7 +73,8 @@ def choose_task(name: str | None, architecture: str | None, source: str) -> Task
         if architecture is not None and architecture.endswith(task.ending):
             return task
     raise LosparseError(
-        f"{source}: architecture {architecture!r} does not say the task; name one of {', '.join(TASKS)} with task="
+        f"{source}: architecture {architecture!r} does not say the task; name one of {', '.join(TASKS)} with task= "
+        "(--task)"
     )
 
 

@@ -9,6 +9,7 @@ so they do here: the layer then gives, or takes, two.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ from .passes import finish_planned
 from .passes.constants import add_constant
 from .plan import LayerPlan, Plan, candidates
 from .precision import apply_precision
+
+logger = logging.getLogger(__name__)
 
 # Forms whose estimate is above the cheapest one's by this factor are not timed: it is off by less.
 _HOPELESS = 3.0
@@ -256,7 +259,11 @@ def _read_times(file: Path) -> dict[str, float]:
 
 
 def _write_times(file: Path, times: Mapping[str, float]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Keep the times for another export, where the cache can be written: a home may be read-only."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(dict(times), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(dict(times), indent=1) + "\n", encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        logger.info("times are not kept: %s", error)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..data import load_texts
 from ..errors import LosparseError
 from .bench import check_alike
+from .checkpoint import find_model
 from .output import Advance, Progress, check_json_target, print_table, write_json
 from .run import add_session_options
 
@@ -55,11 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("folder", type=Path, metavar="ONNX_DIR", help="what `losparse export` wrote")
     parser.add_argument(
-        "--reference",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="its checkpoint, or another ONNX folder",
+        "--reference", required=True, metavar="MODEL", help="its checkpoint, a folder or hub id, or another ONNX folder"
     )
     parser.add_argument("--data", metavar="F", help="texts to compare on too: csv, tsv, jsonl, or a hub data set")
     parser.add_argument("--text-column", metavar="NAME", help="column of texts, words or questions")
@@ -84,12 +81,12 @@ def run(options: argparse.Namespace) -> int:
     texts = None if options.data is None else _read_texts(options, session.task)
     progress = Progress(verbose=options.verbose)
     with progress.stage("opening the reference"):
-        reference = open_reference(session, options.reference, threads=options.threads)
+        reference = open_reference(session, find_model(options.reference), threads=options.threads)
     tolerance = options.tolerance
     result = check(session, reference, texts, progress, tolerance=tolerance)
     _print(result)
     if options.json is not None:
-        write_json(options.json, {"folder": str(options.folder), "reference": str(options.reference), **result})
+        write_json(options.json, {"folder": str(options.folder), "reference": options.reference, **result})
     return 0 if result["passed"] else 1
 
 

@@ -79,7 +79,7 @@ def _read_config(model: str) -> Any:
     if Path(model).exists() and not (Path(model) / "config.json").is_file():
         raise LosparseError(f"'{model}' has no config.json; an estimate needs one, and nothing else of a model")
     try:
-        return AutoConfig.from_pretrained(model)
+        return AutoConfig.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise LosparseError(f"'{model}': no configuration can be read: {str(error).splitlines()[0]}") from error
 

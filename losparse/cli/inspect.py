@@ -99,6 +99,8 @@ def run(options: argparse.Namespace) -> int:
     """Print the table."""
     check_json_target(options.json)
     contents = read_contents(options.folder)
+    if options.reasons and not (options.folder / "losparse.json").is_file():
+        raise LosparseError(f"--reasons is for an ONNX folder, and '{options.folder}' is a checkpoint; leave it out")
     _print(options.folder, contents)
     if options.reasons:
         _print_reasons(contents)

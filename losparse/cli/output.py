@@ -133,10 +133,14 @@ def check_json_target(path: Path | None) -> None:
     """Refuse a --json file that cannot be written, before the work it reports on.
 
     Raises:
-        LosparseError: its folder does not exist, or it is a folder itself.
+        LosparseError: its folder does not exist or takes no files, or it is a folder itself.
     """
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+    if path is None:
+        return
+    if path.is_dir() or not path.absolute().parent.is_dir():
         raise LosparseError(f"--json must be a file in an existing folder, got '{path}'")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise LosparseError(f"--json must be a file in a folder that can be written to, got '{path}'")
 
 
 def human_bytes(count: int) -> str:

@@ -65,7 +65,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lines_of_stdin() -> list[str]:
-    lines = [] if sys.stdin.isatty() else [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+    try:
+        lines = [] if sys.stdin.isatty() else [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+    except UnicodeDecodeError as error:
+        raise LosparseError(f"stdin must be text in {error.encoding}, got other bytes; convert it first") from None
     if not lines:
         raise LosparseError("no text to run; give texts after the folder, or lines on stdin")
     return lines

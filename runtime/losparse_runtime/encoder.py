@@ -34,14 +34,18 @@ class TextEncoder:
         folder: an exported ONNX folder.
         max_length: positions the model has, in tokens.
         pad_token_id: the padding id of the model's configuration, for a tokenizer that names none.
+        type_ids: tell the second text of a pair by its token types; where training did not, all are 0.
     """
 
-    def __init__(self, folder: Path, max_length: int, pad_token_id: int | None) -> None:
+    def __init__(self, folder: Path, max_length: int, pad_token_id: int | None, type_ids: bool = True) -> None:
         self.folder = folder
         self.max_length = max_length
         self._model_pad_id = pad_token_id
+        self._type_ids = type_ids
+        self._tokenizer: Tokenizer | None = None
         # Truncation is a setting of the tokenizer object, not an argument of encode: set and use it under one lock.
-        self._lock = threading.Lock()
+        # Opening it is under the same lock, so that nobody sets one object and uses another.
+        self._lock = threading.RLock()
 
     def encodings(
         self, texts: str | Iterable[str], pairs: str | Iterable[str] | None = None, max_length: int | None = None
@@ -130,10 +134,11 @@ class TextEncoder:
             columns = slice(length - size, length) if self._pads_left else slice(0, size)
             ids[row, columns] = encoding.ids
             mask[row, columns] = 1
-            types[row, columns] = encoding.type_ids
+            if self._type_ids:
+                types[row, columns] = encoding.type_ids
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, opened at the first use: a session fed with token ids needs none.
 
@@ -141,6 +146,12 @@ class TextEncoder:
             TokenizerError: `tokenizer.json` is missing or damaged.
             DependencyError: tokenizers is not installed.
         """
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = self._open()
+            return self._tokenizer
+
+    def _open(self) -> Tokenizer:
         file = self.folder / TOKENIZER_FILE
         if not file.is_file():
             raise TokenizerError(
@@ -155,6 +166,7 @@ class TextEncoder:
                 f"{file}: tokenizers cannot read it ({one_line(error)}); export the folder again"
             ) from error
         tokenizer.no_padding()
+        tokenizer.no_truncation()
         return tokenizer
 
     @cached_property

@@ -31,12 +31,14 @@ class ModelConfig:
         type_vocab_size: rows of the token-type embedding.
         pad_token_id: the id the model takes for padding.
         multi_label: several classes can be right at once: scores are sigmoids.
+        regression: the outputs are numbers: they are the scores.
     """
 
     vocab_size: int | None = None
     type_vocab_size: int | None = None
     pad_token_id: int | None = None
     multi_label: bool = False
+    regression: bool = False
 
 
 def read_metadata(folder: Path) -> Metadata:
@@ -108,6 +110,7 @@ def read_model_config(folder: Path) -> ModelConfig:
         type_vocab_size=count("type_vocab_size", 0) or None,
         pad_token_id=count("pad_token_id", 0),
         multi_label=fields.data.get("problem_type") == "multi_label_classification",
+        regression=fields.data.get("problem_type") == "regression",
     )
 
 

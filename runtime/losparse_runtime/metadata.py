@@ -99,6 +99,7 @@ class Metadata:
         outputs: in the order of the file.
         labels: class names by class id; None where the task has none.
         max_length: positions the model has, in tokens.
+        type_ids: whether the second text of a pair has other token types than the first, as it had in training.
         pooling: how feature extraction turns tokens into one vector: "mean", "cls", or None.
         normalize: whether that vector is scaled to length 1.
         disabled_optimizers: onnxruntime graph optimizers the session switches off.
@@ -121,6 +122,7 @@ class Metadata:
     outputs: tuple[TensorSpec, ...]
     labels: tuple[str, ...] | None
     max_length: int
+    type_ids: bool
     pooling: str | None
     normalize: bool
     disabled_optimizers: tuple[str, ...]
@@ -160,6 +162,7 @@ def parse_metadata(fields: Fields) -> Metadata:
         outputs=_tensors(fields, "outputs"),
         labels=None if fields.is_null("labels") else fields.texts("labels"),
         max_length=fields.integer("max_length", 1),
+        type_ids=fields.flag("type_ids") if "type_ids" in fields.data else True,
         pooling=None if fields.is_null("pooling") else fields.choice("pooling", POOLINGS),
         normalize=fields.flag("normalize"),
         disabled_optimizers=fields.object("session").texts("disabled_optimizers"),

@@ -136,7 +136,9 @@ def _installed(ort: Any, options: Options) -> list[str]:
 
 def _fall_back(what: str, options: Options) -> None:
     if not options.allow_fallback:
-        raise ProviderError(f"{what}; {_way_to_cuda()}, or allow_fallback=True to run without it")
+        of_cuda = any(name in _OF_CUDA for name in options.providers)
+        way_out = _way_to_cuda() if of_cuda else "install the onnxruntime that has it"
+        raise ProviderError(f"{what}; {way_out}, or allow_fallback=True to run without it")
     logger.warning("%s; going on because allow_fallback is set", what)
 
 

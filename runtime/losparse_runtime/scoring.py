@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,9 @@ def pool(hidden: Array, mask: Array, pooling: str) -> Array:
     return mean
 
 
-def class_scores(logits: Array, multi_label: bool) -> Array:
-    """Logits (batch, classes) to scores; one class is a regression, whose value is the score."""
-    if logits.shape[-1] == 1:
+def class_scores(logits: Array, multi_label: bool, regression: bool = False) -> Array:
+    """Logits (batch, classes) to scores; of a regression, which one class is too, the values are the scores."""
+    if regression or logits.shape[-1] == 1:
         return logits
     if multi_label:
         # tanh form of the sigmoid: exp(-x) would overflow for large negative logits.
@@ -39,9 +39,9 @@ def softmax(logits: Array) -> Array:
     return probabilities
 
 
-def log_sum(parts: Sequence[Array]) -> float:
-    """log(sum(exp(x))) over all entries of all parts."""
-    values = np.concatenate(parts)
+def log_sum(logits: Iterable[float]) -> float:
+    """log(sum(exp(x))) over all logits."""
+    values = np.fromiter(logits, np.float64)
     top = float(values.max())
     return top + float(np.log(np.exp(values - top).sum()))
 

@@ -77,7 +77,8 @@ class Answer:
         text: the span as it stands in the context.
         start: its first character, counted from 0.
         end: one past its last character.
-        score: probability of the first token times probability of the last token, each over all context tokens.
+        score: probability of the first token times probability of the last token, each over all context tokens. A
+            token in several windows counts once, with its largest logit.
     """
 
     text: str
@@ -108,7 +109,7 @@ def classify(
     encodings = session.encoder.encodings(texts, pairs)
     results: dict[int, Classification] = {}
     for rows, outputs, _ in _batches(session, encodings, batch_size):
-        scores = class_scores(outputs["logits"], session.config.multi_label)
+        scores = class_scores(outputs["logits"], session.config.multi_label, session.config.regression)
         for index, row in zip(rows, scores, strict=True):
             best = int(row.argmax())
             results[index] = Classification(labels[best], float(row[best]), _by_label(labels, row))
@@ -204,7 +205,8 @@ def answer(session: Session, question: str, context: str, *, max_tokens: int = 3
     _check_count("max_tokens", max_tokens, 1)
     _check_count("stride", stride, 0)
     windows = session.encoder.windows(question, context, stride)
-    starts, ends = [], []
+    starts: dict[tuple[int, int], float] = {}  # by the place in the context
+    ends: dict[tuple[int, int], float] = {}
     best: tuple[float, int, int] | None = None
     for rows, outputs, mask in _batches(session, windows, _WINDOWS_IN_A_RUN):
         for row, index in enumerate(rows):
@@ -215,15 +217,16 @@ def answer(session: Session, question: str, context: str, *, max_tokens: int = 3
             real = mask[row].astype(bool)
             start = outputs["start_logits"][row][real][inside].astype(np.float64)
             end = outputs["end_logits"][row][real][inside].astype(np.float64)
-            starts.append(start)
-            ends.append(end)
+            offsets = [windows[index].offsets[place] for place in np.flatnonzero(inside)]
+            for logits, found in ((start, starts), (end, ends)):
+                for place, logit in zip(offsets, logits, strict=True):
+                    found[place] = max(float(logit), found.get(place, -np.inf))
             total, first, last = best_span(start, end, max_tokens)
             if best is None or total > best[0]:
-                offsets = [windows[index].offsets[place] for place in np.flatnonzero(inside)]
                 best = total, offsets[first][0], offsets[last][1]
     if best is None:
         raise InputError("context must have at least one token, got none; give the text that holds the answer")
-    score = float(np.exp(best[0] - log_sum(starts) - log_sum(ends)))
+    score = float(np.exp(best[0] - log_sum(starts.values()) - log_sum(ends.values())))
     return Answer(context[best[1] : best[2]], best[1], best[2], score)
 
 

@@ -117,3 +117,7 @@ def test_sharded_checkpoints(losparse: Command, model_copy: Path) -> None:
     losparse("inspect", model_copy).refused("lacks part1.safetensors")
     file.write_text("{}")
     losparse("inspect", model_copy).refused("weight_map")
+
+
+def test_reasons_are_for_an_onnx_folder(losparse: Command, whole_pass: Pass) -> None:
+    losparse("inspect", whole_pass.compressed, "--reasons").refused("--reasons is for an ONNX folder", "checkpoint")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -92,6 +93,15 @@ def test_estimate(losparse: Command, tmp_path: Path, sources: Sources) -> None:
     assert lines[-1].startswith(("Worth it", "Not worth it"))
     data = json.loads(report.read_text())
     assert data["rows"][2]["keep"] <= 0.4 and data["machine"]["cpu"] and data["call"]["length"] == 8
+
+
+def test_estimate_runs_no_code_of_the_model(losparse: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"model_type": "own", "auto_map": {"AutoConfig": "conf.OwnConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "conf.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    losparse("estimate", tmp_path).refused("no configuration can be read")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_estimate_refusals(losparse: Command, tmp_path: Path, sources: Sources) -> None:

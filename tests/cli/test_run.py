@@ -23,6 +23,13 @@ def test_run_classifies(losparse: Command, whole_pass: Pass) -> None:
     assert [(row[0], row[2]) for row in rows[1:]] == [("good", "the film was great"), ("bad", "a dull plot")]
 
 
+def test_run_refuses_stdin_of_another_encoding(
+    losparse: Command, whole_pass: Pass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+    losparse("run", whole_pass.onnx).refused("stdin must be text in utf-8", "convert it")
+
+
 def test_run_reads_lines_of_stdin(losparse: Command, whole_pass: Pass, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("a dull plot\n\nthe film was great\n"))
     assert [line.split()[0] for line in losparse("run", whole_pass.onnx).out.splitlines()[1:]] == [

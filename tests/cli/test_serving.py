@@ -132,7 +132,8 @@ def test_check_refusals(losparse: Command, whole_pass: Pass, onnx_copy: Path, tm
     reference = ("--reference", whole_pass.compressed)
     folder = whole_pass.onnx
     losparse("check", folder).refused("--reference")
-    losparse("check", folder, "--reference", tmp_path / "none").refused("none", "no such folder")
+    losparse("check", folder, "--reference", tmp_path / "none").refused("none", "does not exist")
+    losparse("check", folder, "--reference", "owner/none").refused("no model folder 'owner/none'", "hub")
     losparse("check", whole_pass.compressed, *reference).refused("is a model checkpoint", "losparse export")
     losparse("check", folder, *reference, "--tolerance", "nan").refused("--tolerance")
     losparse("check", folder, *reference, "--data", tmp_path / "none.csv").refused("no data file")

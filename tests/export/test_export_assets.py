@@ -6,9 +6,17 @@ import json
 import logging
 
 import pytest
+from transformers import BertTokenizer
 
 from losparse.errors import LosparseError
-from losparse_export.assets import Pooling, copy_tokenizer, read_pooling, tokenizer_limit
+from losparse_export.assets import (
+    Pooling,
+    compare_tokenizers,
+    copy_tokenizer,
+    read_pooling,
+    sentence_limit,
+    tokenizer_limit,
+)
 
 TRANSFORMER = {"type": "sentence_transformers.models.Transformer", "path": ""}
 POOLING = {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}
@@ -73,6 +81,49 @@ def test_damaged_modules_file(tmp_path):
     (tmp_path / "modules.json").write_text("[")
     with pytest.raises(LosparseError, match=r"modules\.json: cannot be read as JSON"):
         read_pooling(tmp_path)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(256, 256), (None, None), (0, None), ("long", None)])
+def test_sentence_limit(tmp_path, limit, expected):
+    assert sentence_limit(tmp_path) is None
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit}))
+    assert sentence_limit(tmp_path) == expected
+
+
+def test_a_sentence_encoder_that_lowers_case_itself_is_told(tmp_path, caplog):
+    (tmp_path / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    with caplog.at_level(logging.WARNING):
+        sentence_limit(tmp_path)
+    assert "lowers the case of texts before its tokenizer does" in caplog.text
+
+
+def word_tokenizer(folder, **settings):
+    words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "Hello"])}
+    tokenizer = BertTokenizer(vocab=words, **settings)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_tokenizers_that_agree_are_not_spoken_of(tmp_path, caplog):
+    folder = word_tokenizer(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert compare_tokenizers(folder, folder)
+    assert caplog.text == ""
+
+
+def test_a_tokenizer_whose_settings_contradict_its_file_is_told(tmp_path, caplog):
+    source, folder = word_tokenizer(tmp_path / "cased", do_lower_case=False), word_tokenizer(tmp_path / "lower")
+    with caplog.at_level(logging.WARNING):
+        compare_tokenizers(source, folder)
+    assert "tokenizer.json gives other tokens than transformers for" in caplog.text
+
+
+def test_a_tokenizer_without_token_types(tmp_path):
+    folder = word_tokenizer(tmp_path)
+    file = folder / "tokenizer_config.json"
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    assert not compare_tokenizers(folder, folder)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(512, 512), (int(1e30), None), (None, None), ("long", None)])

@@ -107,3 +107,9 @@ def test_timing_really_runs(tmp_path):
     known = json.loads((tmp_path / "times.json").read_text())
     assert len(known) >= 2 and all(0 < ms < 1000 for ms in known.values())
     assert tuned.layers["a"].lowering in {key.rpartition("; ")[2] for key in known}
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(times, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    tuned = tune_plan(plan_layers({"a": ROWS}), Call(1, 128, 1), cache=tmp_path / "file" / "times.json")
+    assert tuned.layers["a"].reason.startswith("fastest of") and len(times) == 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,28 @@ MakeFolder = Callable[..., Any]
 @pytest.fixture
 def session(make_folder: MakeFolder) -> Session:
     return Session(make_folder().path, threads=1)
+
+
+def test_threads_share_one_tokenizer(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Truncation is a setting of the object: a second one, opened at the same time, would not have it."""
+    real, opened = session.encoder._open, []
+
+    def slow() -> Any:
+        opened.append(None)
+        time.sleep(0.05)
+        return real()
+
+    monkeypatch.setattr(session.encoder, "_open", slow)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: session.encoder.tokenizer, range(4)))
+    assert len(opened) == 1 and len({id(tokenizer) for tokenizer in found}) == 1
+
+
+def test_token_types_are_zero_where_training_had_none(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    assert Session(folder.path, threads=1).encode("a b", "c")["token_type_ids"].any()
+    folder.edit(lambda data: data.update(type_ids=False))
+    assert not Session(folder.path, threads=1).encode("a b", "c")["token_type_ids"].any()
 
 
 def test_texts_are_padded_to_the_longest(session: Session) -> None:

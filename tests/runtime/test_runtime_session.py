@@ -112,6 +112,13 @@ def test_providers_that_are_not_there(make_folder: MakeFolder, providers: Any, m
         Session(make_folder().path, providers=providers)
 
 
+def test_advice_for_cuda_is_for_cuda(make_folder: MakeFolder) -> None:
+    with pytest.raises(
+        ProviderError, match=r"OpenVINO.* is not installed; .*; install the onnxruntime that has it, or"
+    ):
+        Session(make_folder().path, providers=["OpenVINOExecutionProvider"])
+
+
 def test_a_typing_mistake_is_no_reason_to_fall_back(make_folder: MakeFolder) -> None:
     with pytest.raises(ProviderError, match="not a name that onnxruntime knows"):
         Session(make_folder().path, providers=["CUDAExecutionProvder"], allow_fallback=True)

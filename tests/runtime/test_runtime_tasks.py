@@ -113,6 +113,15 @@ def test_tag(make_folder: MakeFolder) -> None:
             assert tag.score == pytest.approx(float(scores.max()), rel=1e-4)
 
 
+def test_numbers_of_a_regression_are_the_scores(make_folder: MakeFolder) -> None:
+    folder = make_folder("text-classification")
+    folder.edit(lambda data: data.update(problem_type="regression"), "config.json")
+    found = Session(folder.path, threads=1).classify("a")[0]
+    inputs = {"input_ids": np.array([ids("a")])}
+    logits = Session(folder.path, threads=1).run(inputs)["logits"][0]
+    assert list(found.scores.values()) == pytest.approx(logits.tolist(), rel=1e-6)
+
+
 def spans_by_hand(folder: Any, context: str, max_tokens: int) -> tuple[int, int, float]:
     """First and last token of the best span, and its score: all spans tried one by one."""
     words = [4 + VOCABULARY.index(word) for word in context.split()]
@@ -144,7 +153,8 @@ def test_an_answer_beyond_the_model_s_positions(make_folder: MakeFolder, place: 
     context = " ".join(best if i == place else worst for i in range(60))
     answer = Session(folder.path, threads=1).answer("a", context, max_tokens=1, stride=3)
     assert (answer.text, answer.start, answer.end) == (best, 2 * place, 2 * place + 1)
-    assert 0 < answer.score < 1
+    # words in two windows count once: the score is that of one window over all of the context
+    assert answer.score == pytest.approx(spans_by_hand(folder, context, 1)[2], rel=1e-4)
 
 
 def spans_score(folder: Any, word: str) -> float:
