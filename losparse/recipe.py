@@ -15,6 +15,7 @@ from .budget import check_share
 from .data import TASKS
 from .errors import LosparseError
 from .methods import LoSparse, Method, method_from_dict, method_to_dict
+from .typed import typed_value, typed_values
 
 LoraAlso = Literal["nothing", "head", "small"]
 KeepLayersBy = Literal["even", "importance"]
@@ -153,17 +154,19 @@ class Recipe:
         """Build a recipe from plain data; missing keys take their defaults.
 
         Raises:
-            LosparseError: an unknown key, or a value out of range.
+            LosparseError: an unknown key, or a value out of range or of another type.
         """
         _refuse_unknown("recipe", data, [f.name for f in fields(cls)])
         plain = ("task", "keep_layers_by", "keep_neurons", "keep_neurons_by")
         values: dict[str, Any] = {key: data[key] for key in plain if key in data}
+        if "keep_neurons" in values:
+            values["keep_neurons"] = typed_value("keep_neurons", float | None, values["keep_neurons"])
         if "method" in data:
             values["method"] = _method(_mapping("method", data["method"]))
         if "training" in data:
             training = _mapping("training", data["training"])
             _refuse_unknown("training", training, [f.name for f in fields(Training)])
-            values["training"] = Training(**training)
+            values["training"] = Training(**typed_values(Training, training))
         if data.get("targets") is not None:
             values["targets"] = _patterns("targets", data["targets"])
         if data.get("ignore") is not None:
@@ -181,14 +184,17 @@ class Recipe:
         """
         if not path.is_file():
             raise LosparseError(f"recipe file {str(path)!r} does not exist")
-        text = path.read_text(encoding="utf-8")
         try:
+            text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark before the text
             if path.suffix in (".yaml", ".yml"):
                 import yaml
 
                 data = yaml.safe_load(text)
             else:
                 data = json.loads(text)
+        except UnicodeDecodeError as error:
+            byte = f"byte 0x{error.object[error.start]:02x} is not utf-8"
+            raise LosparseError(f"recipe file {str(path)!r} cannot be read: {byte}; save the file as utf-8") from error
         except Exception as error:  # the two parsers share no base class but ValueError-likes
             reason = str(error).splitlines()[0]
             raise LosparseError(f"recipe file {str(path)!r} cannot be read: {reason}") from error
@@ -213,7 +219,7 @@ def _method(data: Mapping[str, Any]) -> Method | None:
         return method_from_dict(data)
     extra = [key for key in data if key != "name"]
     if extra:
-        raise LosparseError(f"method '{NO_METHOD}' has no settings, got {', '.join(extra)}; leave them out")
+        raise LosparseError(f"method '{NO_METHOD}' has no settings, got {', '.join(map(str, extra))}; leave them out")
     return None
 
 
@@ -231,7 +237,7 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
 
 
 def _patterns(name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise LosparseError(f"{name} must be a list of name patterns, got {value!r}")
     return tuple(value)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import LosparseError
 from ..layers import FactoredLinear
+from ..typed import typed_values
 from .about import About
 from .asvd import ASVD
 from .fwsvd import FWSVD
@@ -85,10 +86,10 @@ def method_from_dict(data: Mapping[str, Any]) -> Method:
     """Build a method from plain data.
 
     Raises:
-        LosparseError: unknown method or key, or a value out of range.
+        LosparseError: unknown method or key, or a value out of range or of another type.
     """
     name = data.get("name")
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise LosparseError(f"method must be one of {', '.join(sorted(METHODS))}, got {name!r}")
     kind = METHODS[name]
     values = {key: value for key, value in data.items() if key != "name"}
@@ -96,6 +97,7 @@ def method_from_dict(data: Mapping[str, Any]) -> Method:
     for key in values:
         if key not in allowed:
             raise LosparseError(f"unknown key {key!r} for method {name!r}; allowed: {', '.join(allowed)}")
+    values = typed_values(kind, values)
     try:
         method: Method = kind(**values)
     except TypeError as error:

@@ -74,11 +74,50 @@ def test_reads_files(tmp_path, suffix):
         ({"keep_layers_by": "luck"}, "keep_layers_by must be one of even, importance, got 'luck'"),
         ({"keep_layers_by": "importance"}, "needs the number of blocks as keep_layers, got none"),
         ({"keep_layers_by": "importance", "keep_layers": [0]}, "as keep_layers, got a list of blocks"),
+        ({"training": {"freeze_embeddings": "no"}}, "freeze_embeddings must be true or false, got 'no'"),
+        ({"training": {"bf16": 0}}, "bf16 must be true or false, got 0"),
+        ({"training": {"seed": 1.5}}, "seed must be a whole number, got 1.5"),
+        ({"training": {"batch_size": True}}, "batch_size must be a whole number, got True"),
+        ({"training": {"max_steps": "none"}}, "max_steps must be a whole number or null, got 'none'"),
+        ({"training": {"weight_decay": "low"}}, "weight_decay must be a number, got 'low'"),
+        ({"training": {"epochs": None}}, "epochs must be a number, got None"),
+        ({"training": {"learning_rate": "1e999"}}, "learning_rate must be a finite number, got '1e999'"),
+        ({"training": {"learning_rate": 10**400}}, "learning_rate must be a finite number, got 1000"),
+        ({"keep_neurons": [0.5]}, r"keep_neurons must be a number or null, got \[0.5\]"),
+        ({"method": {"name": "losparse", "window": 2.5}}, "window must be a whole number, got 2.5"),
+        ({"method": {"name": "svd", "pivots": "yes"}}, "pivots must be true or false, got 'yes'"),
+        ({"method": {"name": "svd", "weights": 3}}, "weights must be a text or null, got 3"),
+        ({"method": {"name": ["svd"]}}, r"method must be one of .* got \['svd'\]"),
+        ({"method": {"name": "none", 1: 2}}, "method 'none' has no settings, got 1"),
+        ({"targets": 3}, "targets must be a list of name patterns, got 3"),
     ],
 )
 def test_refuses(data, message):
     with pytest.raises(LosparseError, match=message):
         Recipe.from_dict(data)
+
+
+def test_numbers_may_be_texts_since_yaml_reads_them_so(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "training: {learning_rate: 2e-4, weight_decay: 1e-2, batch_size: 8.0, max_steps: 1e2}\n"
+        "method: {name: losparse, initial_share: 5e-2, window: 2e0}\nkeep_neurons: 5e-1\n"
+    )
+    recipe = Recipe.read(path)
+    assert recipe.training == Training(learning_rate=2e-4, weight_decay=1e-2, batch_size=8, max_steps=100)
+    assert recipe.method == LoSparse(initial_share=0.05, window=2)
+    assert (type(recipe.training.batch_size), type(recipe.method.window)) == (int, int)
+    assert recipe.keep_neurons == 0.5
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+def test_files_are_utf_8_with_or_without_a_mark(tmp_path, suffix):
+    path = tmp_path / f"recipe{suffix}"
+    path.write_bytes(b'\xef\xbb\xbf{"ignore": ["caf\xc3\xa9"]}')
+    assert Recipe.read(path).ignore == ("café",)
+    path.write_bytes(b'{"ignore": ["caf\xe9"]}')
+    with pytest.raises(LosparseError, match=f"recipe{suffix}' cannot be read: byte 0xe9 is not utf-8; save"):
+        Recipe.read(path)
 
 
 def test_refuses_unreadable_files(tmp_path):
