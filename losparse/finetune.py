@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from .calibration.observe import Batch
 from .compress import CompressionReport, compact_, compress_, report
 from .distill import DistillingTrainer, MeanLossTrainer
+from .diverged import DivergenceMixin, require_finite
 from .errors import LosparseError
 from .lora import attach_adapters, merge_adapters, require_lora
 from .methods import Method, OneShot
@@ -101,7 +103,7 @@ def fine_tune(
 
     Raises:
         LosparseError: a layer cannot be compressed, the schedule does not fit, distillation has no teacher or one
-            that does not fit, or adapters have nothing to stand on.
+            that does not fit, adapters have nothing to stand on, or training diverged.
     """
     for name in ("distill_weight", "distill_hidden"):
         if getattr(training, name) > 0 and teacher is None:
@@ -132,19 +134,36 @@ def fine_tune(
     started = time.perf_counter()
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.perf_counter() - started
+    require_finite(model, trained.global_step)
     if adapted is not None:
         merge_adapters(adapted)
     compression = None
     if method is not None:
         compact_(model, method)
         compression = report(model)
-    metrics = {key.removeprefix("eval_"): float(value) for key, value in trainer.evaluate().items()}
-    if task_of(model) == "causal-lm":
-        metrics["perplexity"] = perplexity(metrics["loss"])
+    metrics = _measure(trainer, task_of(model))
     model.eval().requires_grad_(True)
     if use_cache is not None:
         model.config.use_cache = use_cache  # the Trainer turns it off, which is for training alone
     return FineTuneResult(metrics=metrics, steps=trained.global_step, seconds=seconds, compression=compression)
+
+
+def _measure(trainer: Trainer, task: str) -> dict[str, float]:
+    """Return the metrics of the validation examples.
+
+    Raises:
+        LosparseError: one is NaN or infinite, which no report can hold.
+    """
+    metrics = {key.removeprefix("eval_"): float(value) for key, value in trainer.evaluate().items()}
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise LosparseError(
+                f"the validation {name} must be finite, got {value:g}; lower learning_rate if training went astray, or "
+                "give validation examples that have labels"
+            )
+    if task == "causal-lm":
+        metrics["perplexity"] = perplexity(metrics["loss"])
+    return metrics
 
 
 def bf16_is_slow() -> bool:
@@ -217,6 +236,7 @@ def _trainer(
         report_to="none",
         disable_tqdm=quiet,
         logging_strategy="no",
+        logging_nan_inf_filter=False,  # `diverged` looks at every loss, and once is enough
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     options: dict[str, Any] = {
@@ -229,8 +249,16 @@ def _trainer(
         "compute_metrics": metrics_of(task_of(model)),
     }
     if teacher is not None and max(training.distill_weight, training.distill_hidden) > 0:
-        return DistillingTrainer(teacher=teacher, recipe=training, **options)
-    return MeanLossTrainer(**options)
+        return _DistillingTrainer(teacher=teacher, recipe=training, **options)
+    return _MeanLossTrainer(**options)
+
+
+class _MeanLossTrainer(DivergenceMixin, MeanLossTrainer):
+    """A `MeanLossTrainer` that stops where training diverges."""
+
+
+class _DistillingTrainer(DivergenceMixin, DistillingTrainer):
+    """A `DistillingTrainer` that stops where training diverges."""
 
 
 def task_of(model: nn.Module) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from .diverged import diverged
 from .errors import LosparseError
 from .joint import groups_of
 from .layers import FactoredLinear, TrainingForm
@@ -89,7 +90,7 @@ def merge_adapters(adapted: Any) -> None:
     try:
         adapted.merge_and_unload(safe_merge=True)
     except ValueError as error:
-        raise LosparseError("the adapters hold NaN or infinity, training diverged; lower learning_rate") from error
+        raise diverged("the adapters hold NaN or infinity") from error
 
 
 def trained_beside(model: nn.Module, also: str) -> list[nn.Parameter]:

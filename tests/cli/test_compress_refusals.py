@@ -197,6 +197,13 @@ def test_texts_are_cut_to_the_teachers_positions(compress_into: Any, tmp_path: P
     assert done.code == 0 and "longer than 8 tokens" in done.out
 
 
+def test_a_training_that_diverges(compress_into: Any, tmp_path: Path) -> None:
+    flags = (*FEW, "--max-steps", 6, "--learning-rate", 1e30, "--save-steps", 1)
+    for resume in ([], ["--resume"]):
+        compress_into(*flags, *resume).refused("training diverged: the loss is nan at step", "lower learning_rate")
+        assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
+
+
 # Recipes
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import BertModel, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from losparse import LPAF, SVD, LoSparse, Training, fine_tune, finetune
@@ -77,6 +78,47 @@ def test_distillation_follows_the_teacher(tokenizer, tmp_path):
     assert result.metrics["accuracy"] > 0.9, "no label was seen, only the teacher"
     with pytest.raises(LosparseError, match="needs a teacher"):
         run(tokenizer, tmp_path, training)
+
+
+@pytest.mark.parametrize("method", [None, LoSparse(keep=0.4, low_rank=0.1, window=1)], ids=["dense", "losparse"])
+def test_a_training_that_diverges_stops_and_leaves_no_checkpoint_with_nan(tokenizer, tmp_path, method):
+    training = Training(max_steps=12, learning_rate=1e30, batch_size=8, freeze_embeddings=False, save_steps=1)
+    with pytest.raises(LosparseError, match=r"training diverged: the loss is nan at step \d; lower learning_rate"):
+        run(tokenizer, tmp_path, training, method=method)
+    saved = list(tmp_path.glob("checkpoint-*"))
+    assert saved, "the first step leaves finite weights"
+    for folder in saved:
+        assert all(tensor.isfinite().all() for tensor in load_file(folder / "model.safetensors").values())
+
+
+class Ruin(TrainerCallback):
+    """Does what a step of a diverging training does to the weights."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        with torch.no_grad():
+            model.classifier.bias.copy_(torch.tensor([self.value, -self.value]))
+
+
+def test_weights_that_only_the_last_step_ruined_are_found(tokenizer, tmp_path):
+    for save_steps in (None, 1):
+        training = Training(max_steps=1, batch_size=8, save_steps=save_steps)
+        with pytest.raises(LosparseError, match=r"diverged: 'classifier.bias' holds NaN or infinity after step 1"):
+            run(tokenizer, tmp_path, training, callbacks=(Ruin(float("inf")),))
+    with pytest.raises(LosparseError, match="the validation loss must be finite, got "):
+        run(tokenizer, tmp_path, Training(max_steps=1, batch_size=8), callbacks=(Ruin(3e38),))
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_batch_without_a_label_is_no_divergence(tokenizer, tmp_path):
+    items = toy_items(4)
+    unlabelled = [{**items[0], "labels": -100}]  # the mean over no label is NaN, its gradients are zero
+    training = Training(max_steps=2, batch_size=1)
+    model = build_bert()
+    result = fine_tune(model, tokenizer, unlabelled, items, training, output_dir=tmp_path, quiet=True)
+    assert np.isfinite(result.metrics["loss"])
 
 
 def test_calibration_takes_no_more_than_is_asked_for(tokenizer, monkeypatch):
