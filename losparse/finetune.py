@@ -31,9 +31,9 @@ from transformers import (
     set_seed,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.trainer_utils import get_last_checkpoint
 
 from .calibration.observe import Batch
+from .checkpoints import last_checkpoint
 from .compress import CompressionReport, compact_, compress_, report
 from .distill import DistillingTrainer, MeanLossTrainer
 from .diverged import DivergenceMixin, require_finite
@@ -97,7 +97,7 @@ def fine_tune(
         ignore: patterns of layers to leave dense.
         calibration: batches that a one-shot method looks at; default: some training examples, if it needs any.
         sequential: see `compress_`.
-        resume: go on from the last checkpoint in `output_dir`; without one, start.
+        resume: go on from the last whole checkpoint in `output_dir`; without one, start.
         quiet: no progress bar.
         callbacks: more callbacks for the Trainer.
 
@@ -130,9 +130,9 @@ def fine_tune(
         trainer.add_callback(callback)
     if quiet:
         trainer.remove_callback(PrinterCallback)  # it prints metrics where there is no progress bar
-    checkpoint = get_last_checkpoint(str(output_dir)) if resume and output_dir.is_dir() else None
+    checkpoint = last_checkpoint(output_dir, clean=trainer.is_world_process_zero()) if resume else None
     started = time.perf_counter()
-    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    trained = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - started
     require_finite(model, trained.global_step)
     if adapted is not None:

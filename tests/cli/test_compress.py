@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -203,6 +204,22 @@ def test_a_resumed_training_gives_the_same_weights(
     resumed, straight = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "straight"))
     assert resumed.keys() == straight.keys()
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+
+
+def test_a_checkpoint_that_was_cut_off_does_not_stop_a_resumed_training(
+    compress_into: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    flags = ("--max-steps", 8, *FEW[2:], "--save-steps", 3)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 5)
+        assert compress_into(*flags).code == 130
+    work = tmp_path / "out.partial"
+    shutil.copytree(work / "checkpoint-3", work / "checkpoint-6")
+    (work / "checkpoint-6" / "trainer_state.json").unlink()
+    done = compress_into(*flags, "--resume")
+    assert done.code == 0, done.err
+    assert len(caplog.messages) == 1 and "checkpoint-6' was cut off" in caplog.messages[0]
+    assert "8 steps" in done.out and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_training_that_stops_before_its_first_checkpoint_leaves_nothing(

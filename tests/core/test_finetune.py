@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import BertModel, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from losparse import LPAF, SVD, LoSparse, Training, fine_tune, finetune
+from losparse.checkpoints import last_checkpoint, missing_part
 from losparse.errors import LosparseError
 from losparse.finetune import bf16_is_slow, calibration_batches
 from losparse.layers import FactoredLinear
@@ -119,6 +123,44 @@ def test_a_batch_without_a_label_is_no_divergence(tokenizer, tmp_path):
     model = build_bert()
     result = fine_tune(model, tokenizer, unlabelled, items, training, output_dir=tmp_path, quiet=True)
     assert np.isfinite(result.metrics["loss"])
+
+
+@pytest.fixture
+def checkpoints(tokenizer, tmp_path):
+    """A whole checkpoint after step 2, and one after step 4 to cut."""
+    run(tokenizer, tmp_path, Training(max_steps=2, batch_size=8, save_steps=2))
+    shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "checkpoint-4")
+    return tmp_path
+
+
+FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_checkpoint_that_was_cut_off_is_left_out_and_removed(checkpoints, caplog, name):
+    whole, cut = checkpoints / "checkpoint-2", checkpoints / "checkpoint-4"
+    assert last_checkpoint(checkpoints, clean=True) == cut, "the newer one, while it is whole"
+    content = (cut / name).read_bytes()
+    (cut / name).write_bytes(content[: len(content) // 2])
+    assert last_checkpoint(checkpoints, clean=False) == whole and cut.exists()
+    (cut / name).unlink()
+    with caplog.at_level("WARNING", logger="losparse"):
+        assert last_checkpoint(checkpoints, clean=True) == whole and not cut.exists()
+    assert caplog.messages == [f"'{cut}' was cut off while it was written ({name}), so it is left out and removed"]
+    shutil.rmtree(whole)
+    assert last_checkpoint(checkpoints, clean=True) is None
+    assert last_checkpoint(checkpoints / "none", clean=True) is None
+
+
+def test_sharded_weights_must_be_there_in_every_part(checkpoints):
+    cut = checkpoints / "checkpoint-4"
+    (cut / "model.safetensors").rename(cut / "part1.safetensors")
+    index = {"weight_map": {"a": "part1.safetensors", "b": "part1.safetensors"}}
+    (cut / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert last_checkpoint(checkpoints, clean=False) == cut
+    index["weight_map"]["b"] = "part2.safetensors"
+    (cut / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert missing_part(cut) == "part2.safetensors"
 
 
 def test_calibration_takes_no_more_than_is_asked_for(tokenizer, monkeypatch):
