@@ -145,6 +145,8 @@ def load_texts(
         LosparseError: a column is not there, or a text is missing or empty.
     """
     table = read_table(source, split=split, plain=plain)
+    if table.plain:  # columns are those of other files
+        return _load_texts(table, None, None)
     if task == "token-classification":
         column = _column(table, text_column, (*WORDS_COLUMNS, *TEXT_COLUMNS), "text")
         words = [" ".join(value) if isinstance(value, list) else value for value in _values(table, column)]
@@ -259,7 +261,7 @@ def _load_plain(table: Table, text: str | None, pair: str | None, label: str | N
     for option, value in (("pair", pair), ("label", label)):
         if value is not None:
             raise LosparseError(f"causal-lm learns from texts alone; leave out --{option}-column, got '{value}'")
-    column = _column(table, text, TEXT_COLUMNS, "text")
+    column = _column(table, None if table.plain else text, TEXT_COLUMNS, "text")
     texts = [_text(table, row, column, value) for row, value in enumerate(_values(table, column))]
     return Examples(texts, None, [None] * len(texts), ())
 

@@ -38,6 +38,7 @@ class Table:
         rows: one dict per row; a jsonl row may lack columns.
         lines: line of the file in which each row ends (row number for a data set), from 1.
         classes: class names of columns that the data set itself declares as classes.
+        plain: whether the file is plain text, so its one column has no name of its own that an option could give.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Table:
     rows: list[dict[str, Any]]
     lines: list[int]
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    plain: bool = False
 
     def where(self, row: int) -> str:
         """Return how a message points at a row."""
@@ -111,7 +113,7 @@ def _read_plain(path: Path, text: str) -> Table:
             rows.append({"text": "\n".join(part)})
             lines.append(line)  # counted from 0, so this is the number of the line before
             part = []
-    return Table(str(path), ("text",), rows, lines)
+    return Table(str(path), ("text",), rows, lines, plain=True)
 
 
 def _read_separated(path: Path, text: str, *, tabs: bool) -> Table:

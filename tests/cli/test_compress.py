@@ -256,6 +256,16 @@ def test_columns_of_pairs(compress_into: Any, tmp_path: Path) -> None:
     assert compress_into(*FEW, *columns, train=file, validation=file).code == 0
 
 
+def test_the_columns_of_training_are_not_those_of_plain_calibration_texts(
+    compress_into: Any, texts: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "reviews.csv"
+    file.write_text("review_body,label\nthe film was fine,good\na plot was dull,bad\n" * 8)
+    columns = ("--text-column", "review_body", "--calibration", texts)
+    done = compress_into("--method", "rom", "--keep", 0.5, "--max-steps", 1, *columns, train=file, validation=file)
+    assert done.code == 0, done.err
+
+
 def test_two_processes_share_one_training(sources: Sources, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     files = ("--train", sources.train, "--validation", sources.validation, "--batch-size", 16)
