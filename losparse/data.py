@@ -149,8 +149,11 @@ def load_texts(
         return _load_texts(table, None, None)
     if task == "token-classification":
         column = _column(table, text_column, (*WORDS_COLUMNS, *TEXT_COLUMNS), "text")
-        words = [" ".join(value) if isinstance(value, list) else value for value in _values(table, column)]
-        return [_text(table, row, column, value) for row, value in enumerate(words)], None
+        texts = [
+            " ".join(value) if isinstance(value, list) and all(isinstance(word, str) for word in value) else value
+            for value in _values(table, column)
+        ]
+        return [_text(table, row, column, value) for row, value in enumerate(texts)], None
     if task == "question-answering":
         text_column, pair_column = text_column or "question", pair_column or "context"
     return _load_texts(table, text_column, pair_column)
@@ -285,7 +288,7 @@ def _values(table: Table, column: str) -> Iterator[Any]:
 def _text(table: Table, row: int, column: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise LosparseError(f"{table.where(row)}: '{column}' must be a text that is not empty, got {_show(value)}")
-    return value
+    return table.whole(row, column, value)
 
 
 def _label(table: Table, row: int, column: str, value: Any) -> str:
@@ -297,7 +300,7 @@ def _label(table: Table, row: int, column: str, value: Any) -> str:
         raise LosparseError(
             f"{table.where(row)}: '{column}' must be a label (a text or an integer), got {_show(value)}"
         )
-    return text
+    return table.whole(row, column, text)
 
 
 def _number(table: Table, row: int, column: str, value: Any) -> float:

@@ -52,6 +52,20 @@ class Table:
         """Return how a message points at a row."""
         return f"{self.name}, line {self.lines[row]}"
 
+    def whole(self, row: int, column: str, text: str) -> str:
+        """Return a text of a row, unless JSON's escapes made half of a character in it, which is no utf-8.
+
+        Raises:
+            LosparseError: a surrogate stands alone in it.
+        """
+        half = re.search("[\ud800-\udfff]", text)
+        if half is not None:
+            raise LosparseError(
+                f"{self.where(row)}: '{column}' must be whole characters, got {half[0]!r} at {half.start()}, half of a "
+                "pair that stands for one; take it out, or write the character itself"
+            )
+        return text
+
 
 def read_table(source: str | Path, *, split: str = "train", plain: bool = False) -> Table:
     """Read a file by its suffix, or a hub data set if no such file exists and the name has the form of one.

@@ -58,6 +58,24 @@ def test_columns_are_not_those_of_plain_text(write: Write, task: str) -> None:
         load_examples(path, task="causal-lm", pair_column="title")
 
 
+@pytest.mark.parametrize("row", [{"text": "no \ud83d", "label": "x"}, {"text": "no", "label": "\udc00"}])
+def test_half_a_character_is_refused_by_line(write: Write, row: dict[str, str]) -> None:
+    path = write("a.jsonl", jsonl({"text": "yes \U0001f600", "label": "y"}, row))
+    with pytest.raises(LosparseError, match=r"a\.jsonl, line 2: '\w+' must be whole characters, got '\\ud") as error:
+        classify(path)
+    str(error.value).encode()  # the message itself can be printed
+
+
+def test_half_a_character_among_words(write: Write) -> None:
+    path = write("a.jsonl", jsonl({"tokens": ["a", "b"], "tags": ["x", "y"]}, {"tokens": ["\ud83d"], "tags": ["x"]}))
+    with pytest.raises(LosparseError, match=r"line 2: 'tokens' must be whole characters"):
+        load_examples(path, task="token-classification")
+    with pytest.raises(LosparseError, match=r"line 2: 'tokens' must be whole characters"):
+        load_texts(path, task="token-classification")
+    with pytest.raises(LosparseError, match=r"line 1: 'tokens' must be a text that is not empty, got \['a', 3\]"):
+        load_texts(write("b.jsonl", jsonl({"tokens": ["a", 3]})), task="token-classification")
+
+
 def test_tsv_takes_quotes_as_they_are(write: Write) -> None:
     examples = classify(write("a.tsv", 'sentence\tlabel\n"half\t0\nwhole\t1\n'))
     assert examples.texts == ['"half', "whole"]
