@@ -33,6 +33,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from .errors import LosparseError
 from .layers import FactoredLinear, SharedFactorLinear, TrainingForm
 from .mixed_rank import MixedRankLinear
+from .names import local_name
 from .residual import FactoredLinearTraining
 from .targets import is_linear, replace_module, weight_of
 
@@ -174,11 +175,8 @@ def _training_form(name: str, entry: Mapping[str, Any]) -> Callable[..., Factore
 
 
 def _local_name(model: nn.Module, name: str) -> str | None:
-    """Find a layer saved from a model with a head in the bare model, and the other way round."""
     names = {n for n, _ in model.named_modules()}
-    prefix = getattr(model, "base_model_prefix", "")
-    candidates = (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}")
-    return next((candidate for candidate in candidates if candidate in names), None)
+    return local_name(name, getattr(model, "base_model_prefix", ""), names)
 
 
 def describe(model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LosparseError
+from ..names import local_name
 from .checkpoint import Checkpoint, read_checkpoint, read_json_object
 from .output import check_json_target, human_bytes, print_table, write_json
 
@@ -135,10 +136,21 @@ def compressed_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
     entries = (checkpoint.quantization or {}).get("layers")
     if not isinstance(entries, dict) or not entries:
         raise LosparseError(f"'{checkpoint.folder}' says it is compressed, but its config.json lists no layers")
-    return tuple(_compressed_layer(checkpoint, name, entries[name]) for name in sorted(entries, key=_natural))
+    stored = {name.rpartition(".")[0] for name in checkpoint.shapes}
+    return tuple(
+        _compressed_layer(checkpoint, name, _stored_name(name, stored), entries[name])
+        for name in sorted(entries, key=_natural)
+    )
 
 
-def _compressed_layer(checkpoint: Checkpoint, name: str, entry: Any) -> Layer:
+def _stored_name(name: str, stored: set[str]) -> str:
+    """Return what a layer is called in the weights: a model that lost or got a head since has another prefix."""
+    prefixes = sorted({each.partition(".")[0] for each in (name, *stored)})
+    found = (local_name(name, prefix, stored) for prefix in prefixes)
+    return next((each for each in found if each is not None), name)
+
+
+def _compressed_layer(checkpoint: Checkpoint, name: str, stored_name: str, entry: Any) -> Layer:
     try:
         out, into, rank, kept = (int(entry[key]) for key in ("out", "in", "rank", "kept"))
         axis, pivots = str(entry["axis"]), _pivot_side(entry)
@@ -152,7 +164,7 @@ def _compressed_layer(checkpoint: Checkpoint, name: str, entry: Any) -> Layer:
     expected = {"u": (out - saved_out, rank), "v": (0 if owner else rank, into - saved_in), "sparse": sparse}
     parameters = sum(math.prod(shape) for shape in expected.values())
     for part, shape in {**expected, "pivots": (rank if pivots else 0,)}.items():
-        stored = checkpoint.shapes.get(f"{name}.{part}")
+        stored = checkpoint.shapes.get(f"{stored_name}.{part}")
         if 0 not in shape and stored != shape:
             raise LosparseError(
                 f"'{checkpoint.folder}': config.json says '{name}.{part}' is {_shape(shape)}, the weights have "

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from losparse import SVD, compress_
 from losparse.cli.checkpoint import read_header
 from losparse.compress import report
+from losparse.hub import mark_compressed
 from losparse.pivots import store_pivots_
 
 from .conftest import Command, Pass, Sources, edit_json, loaded_by, make_model
@@ -93,6 +94,26 @@ def test_inspect_shows_pivots(losparse: Command, tmp_path: Path) -> None:
         layers[name]["pivots"] = side
         (tmp_path / "pivots" / "config.json").write_text(json.dumps(config))
         losparse("inspect", tmp_path / "pivots").refused(*words)
+
+
+def test_inspect_knows_layers_by_the_names_that_the_loader_knows(losparse: Command, tmp_path: Path) -> None:
+    model = make_model()
+    compress_(model, SVD(keep=0.5))
+    model.save_pretrained(tmp_path / "with head")
+    AutoModel.from_pretrained(tmp_path / "with head").save_pretrained(tmp_path / "bare")
+    bare = model.bert
+    del bare.config.quantization_config
+    mark_compressed(bare, None)
+    bare.save_pretrained(tmp_path / "born bare")
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "born bare").save_pretrained(tmp_path / "got head")
+    for name in ("with head", "bare", "born bare", "got head"):
+        done = losparse("inspect", tmp_path / name)
+        assert done.code == 0, done.err
+        assert "layers: 7,992 of 16,384 parameters" in done.out
+    edit = json.loads((tmp_path / "bare" / "config.json").read_text())["quantization_config"]
+    next(iter(edit["layers"].values()))["rank"] = 3
+    edit_json(tmp_path / "bare" / "config.json", quantization_config=edit)
+    losparse("inspect", tmp_path / "bare").refused("different models")
 
 
 def test_headers_are_read_as_safetensors_reads_them(sources: Sources) -> None:
