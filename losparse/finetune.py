@@ -42,6 +42,7 @@ from .lora import attach_adapters, merge_adapters, require_lora
 from .methods import Method, OneShot
 from .metrics import metrics_of, perplexity
 from .recipe import Training
+from .tokens import QUESTION, Tokenized
 from .training import freeze_embeddings
 
 logger = logging.getLogger(__name__)
@@ -213,6 +214,8 @@ def _trainer(
 ) -> Trainer:
     """Build the Trainer of a recipe."""
     saving = training.save_steps is not None
+    # The Trainer measures in an order of its own, so the rows themselves must say which question they are windows of.
+    windows = isinstance(validation, Tokenized) and validation.questions is not None
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=training.epochs,
@@ -238,12 +241,13 @@ def _trainer(
         logging_strategy="no",
         logging_nan_inf_filter=False,  # `diverged` looks at every loss, and once is enough
         dataloader_pin_memory=torch.cuda.is_available(),
+        label_names=["start_positions", "end_positions", QUESTION] if windows else None,
     )
     options: dict[str, Any] = {
         "model": model,
         "args": arguments,
         "train_dataset": train,
-        "eval_dataset": validation,
+        "eval_dataset": validation.numbered() if isinstance(validation, Tokenized) else validation,
         "processing_class": tokenizer,
         "data_collator": collator(model, tokenizer),
         "compute_metrics": metrics_of(task_of(model)),
@@ -253,12 +257,20 @@ def _trainer(
     return _MeanLossTrainer(**options)
 
 
-class _MeanLossTrainer(DivergenceMixin, MeanLossTrainer):
-    """A `MeanLossTrainer` that stops where training diverges."""
+class _Careful(DivergenceMixin):
+    """Stops where training diverges, and keeps from the model what only the metrics look at."""
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        """Return the loss of what the model takes."""
+        return super().compute_loss(model, {k: v for k, v in inputs.items() if k != QUESTION}, *args, **options)
 
 
-class _DistillingTrainer(DivergenceMixin, DistillingTrainer):
-    """A `DistillingTrainer` that stops where training diverges."""
+class _MeanLossTrainer(_Careful, MeanLossTrainer):
+    """A careful `MeanLossTrainer`."""
+
+
+class _DistillingTrainer(_Careful, DistillingTrainer):
+    """A careful `DistillingTrainer`."""
 
 
 def task_of(model: nn.Module) -> str:

@@ -1,7 +1,8 @@
 """What a fine-tuning is measured by, from the predictions of a Hugging Face Trainer; plain numpy.
 
     text-classification, token-classification   accuracy, matthews
-    question-answering                          accuracy: the share of answers with both ends right
+    question-answering                          accuracy: the share of questions whose answer has both ends right, read
+                                                from all windows of its context (`spans`)
     regression                                  pearson, spearman, mse
     causal-lm                                   perplexity, which follows from the loss
 
@@ -38,10 +39,37 @@ def classification(prediction: Any) -> dict[str, float]:
 
 
 def spans(prediction: Any) -> dict[str, float]:
-    """Return the share of exact answer spans."""
-    ends = zip(prediction.predictions, prediction.label_ids, strict=False)
-    right = np.stack([logits.argmax(-1) == truth for logits, truth in ends])
-    return {"accuracy": float(np.all(right, axis=0).mean())}
+    """Return the share of questions that are answered exactly.
+
+    The answer to a question is the span with the largest sum of start and end logit in any window of its context.
+    There is none if every window prefers its first token, which labels say where a window does not hold the answer:
+    if the smallest sum there is not exceeded. It is right if it is the labelled span of a window that has one, or
+    none where no window has one.
+
+    Args:
+        prediction: predictions are start and end logits, (rows, tokens) each; labels are first token, last token
+            and, if rows are windows, number of the question, (rows,) each. Without numbers every row is a question.
+
+    References:
+        The evaluation of SQuAD 2.0 (Rajpurkar et al., arXiv:1806.03822), its threshold for "no answer" at 0.
+    """
+    starts, ends = (np.asarray(logits, np.float64) for logits in prediction.predictions[:2])
+    first, last = prediction.label_ids[:2]
+    questions = prediction.label_ids[2] if len(prediction.label_ids) > 2 else np.arange(len(first))
+    nothing = starts[:, 0] + ends[:, 0]
+    begins = np.maximum.accumulate(starts[:, 1:], axis=1)  # the best start up to each token
+    sums = begins + ends[:, 1:]
+    stop = sums.argmax(axis=1)
+    rows = np.arange(len(stop))
+    begin = (starts[:, 1:] == begins[rows, stop][:, None]).argmax(axis=1)
+    exact = (begin + 1 == first) & (stop + 1 == last)
+    right = []
+    order = np.argsort(questions, kind="stable")
+    for windows in np.split(order, np.flatnonzero(np.diff(questions[order])) + 1):
+        best = windows[sums[windows, stop[windows]].argmax()]
+        answered = sums[best, stop[best]] > nothing[windows].min()
+        right.append(exact[best] if answered else not first[windows].any())
+    return {"accuracy": float(np.mean(right))}
 
 
 def regression(prediction: Any) -> dict[str, float]:

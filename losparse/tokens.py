@@ -14,6 +14,7 @@ Rows are not padded: a padding collator pads each batch to its longest row.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -34,18 +35,23 @@ STRIDE_SHARE = 1 / 3
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
+QUESTION = "question"
+"""Key of the number of a row's question, in rows that a metric is to group by it; no model takes it."""
+
 
 class Tokenized(Sequence[dict[str, Any]]):
     """Tokenised examples: a map-style data set of dicts of plain lists, which any torch `DataLoader` takes.
 
     Attributes:
         truncated: how many examples did not fit into the maximum length.
+        questions: number of the example that each row is a window of, for question-answering; else None.
     """
 
-    def __init__(self, rows: list[dict[str, Any]], truncated: int = 0) -> None:
+    def __init__(self, rows: list[dict[str, Any]], truncated: int = 0, questions: Sequence[int] | None = None) -> None:
         """Hold the rows."""
         self._rows = rows
         self.truncated = truncated
+        self.questions = questions
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -54,8 +60,16 @@ class Tokenized(Sequence[dict[str, Any]]):
     def __getitem__(self, row: Any) -> Any:
         """Return one row (as a copy, since collators pop from it), or a slice of rows."""
         if isinstance(row, slice):
-            return Tokenized(self._rows[row], self.truncated)
+            questions = None if self.questions is None else self.questions[row]
+            return Tokenized(self._rows[row], self.truncated, questions)
         return dict(self._rows[row])
+
+    def numbered(self) -> Tokenized:
+        """Return the rows with the number of their question under `QUESTION`, if they are windows of questions."""
+        if self.questions is None:
+            return self
+        rows = [{**row, QUESTION: number} for row, number in zip(self._rows, self.questions, strict=True)]
+        return Tokenized(rows, self.truncated, self.questions)
 
 
 def tokenize(
@@ -87,17 +101,23 @@ def tokenize(
         raise LosparseError(f"max_length must be above the {special} special tokens of every text, got {max_length}")
     if task == "causal-lm":
         return _blocks(examples, tokenizer, max_length, progress)
-    encode = {"question-answering": _questions, "token-classification": _words}.get(task, _texts)
+    windows = task == "question-answering"
+    encode = _words if task == "token-classification" else _texts
     rows: list[dict[str, Any]] = []
+    questions: list[int] = []
     truncated = 0
     for first in range(0, len(examples), CHUNK):
         part = examples.select(range(first, min(first + CHUNK, len(examples))))
-        new_rows, cut = encode(part, tokenizer, max_length)
+        if windows:
+            new_rows, cut, sources = _questions(part, tokenizer, max_length)
+            questions += [first + source for source in sources]
+        else:
+            new_rows, cut = encode(part, tokenizer, max_length)
         rows += new_rows
         truncated += cut
         if progress is not None:
             progress(len(part))
-    return Tokenized(rows, truncated)
+    return Tokenized(rows, truncated, questions if windows else None)
 
 
 def _blocks(examples: Examples, tokenizer: Any, length: int, progress: Callable[[int], None] | None) -> Tokenized:
@@ -158,7 +178,8 @@ def _first_token_labels(offsets: Sequence[tuple[int, int]], word_of: Sequence[in
     return aligned
 
 
-def _questions(examples: Examples, tokenizer: Any, max_length: int) -> tuple[list[dict[str, Any]], int]:
+def _questions(examples: Examples, tokenizer: Any, max_length: int) -> tuple[list[dict[str, Any]], int, list[int]]:
+    """Return the windows, how many questions have several, and of which question each window is."""
     questions = tokenizer(examples.texts, add_special_tokens=False)["input_ids"]
     stride = int(max_length * STRIDE_SHARE)
     longest = max(len(ids) for ids in questions)
@@ -181,7 +202,7 @@ def _questions(examples: Examples, tokenizer: Any, max_length: int) -> tuple[lis
         context = [part == 1 for part in encoded.sequence_ids(row)]
         start, end = _answer_span(encoded["offset_mapping"][row], context, examples.labels[sources[row]])
         rows.append({**inputs, "start_positions": start, "end_positions": end})
-    return rows, sum(sources.count(source) > 1 for source in set(sources))
+    return rows, sum(count > 1 for count in Counter(sources).values()), list(sources)
 
 
 def _answer_span(offsets: Sequence[tuple[int, int]], context: Sequence[bool], answer: Answer) -> tuple[int, int]:

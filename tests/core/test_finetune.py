@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertModel, GPT2Config, GPT2LMHeadModel, TrainerCallback
+from transformers import BertForQuestionAnswering, BertModel, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from losparse import LPAF, SVD, LoSparse, Training, fine_tune, finetune
 from losparse.checkpoints import last_checkpoint, missing_part
@@ -17,6 +17,8 @@ from losparse.errors import LosparseError
 from losparse.finetune import bf16_is_slow, calibration_batches
 from losparse.layers import FactoredLinear
 from losparse.machine import machine
+from losparse.metrics import spans
+from losparse.tokens import Tokenized
 from losparse.training import freeze_embeddings
 
 from .conftest import build_bert, toy_items
@@ -161,6 +163,27 @@ def test_sharded_weights_must_be_there_in_every_part(checkpoints):
     index["weight_map"]["b"] = "part2.safetensors"
     (cut / "model.safetensors.index.json").write_text(json.dumps(index))
     assert missing_part(cut) == "part2.safetensors"
+
+
+def test_windows_of_questions_are_measured_by_question(tokenizer, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(finetune, "metrics_of", lambda task: lambda found: seen.append(found) or spans(found))
+    model = BertForQuestionAnswering(build_bert().config)
+    # the Trainer measures long rows first, so these come in another order
+    items = [
+        {"input_ids": [10 + n] * (2 + n), "attention_mask": [1] * (2 + n), "start_positions": n, "end_positions": n}
+        for n in range(6)
+    ]
+    rows = Tokenized(items, questions=[0, 0, 1, 2, 2, 2])
+    training = Training(max_steps=1, batch_size=1)
+    result = fine_tune(model, tokenizer, rows, rows, training, output_dir=tmp_path, quiet=True)
+    first, last, questions = seen[0].label_ids
+    assert sorted(zip(questions, first, last, strict=True)) == [(q, n, n) for n, q in enumerate(rows.questions)]
+    assert list(questions) != rows.questions and len(seen[0].predictions[0]) == 6
+    assert 3 * result.metrics["accuracy"] == pytest.approx(round(3 * result.metrics["accuracy"])), "three questions"
+    # rows of somebody's own, which know of no question, are questions each
+    fine_tune(model, tokenizer, items, items, training, output_dir=tmp_path, quiet=True)
+    assert len(seen[1].label_ids) == 2
 
 
 def test_calibration_takes_no_more_than_is_asked_for(tokenizer, monkeypatch):

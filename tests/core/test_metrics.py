@@ -54,9 +54,37 @@ def test_classification_of_texts_and_tokens():
     assert classification(tokens) == {"accuracy": 1.0, "matthews": 1.0}
 
 
+def peaks(*places, length=6, height=5.0):
+    """Logits of one row a place, with a peak there; a pair of place and height sets another."""
+    logits = np.zeros((len(places), length))
+    for row, place in enumerate(places):
+        at, value = place if isinstance(place, tuple) else (place, height)
+        logits[row, at] = value
+    return logits
+
+
 def test_spans_need_both_ends():
-    # one span right in both ends, the other only in its start
-    assert spans(prediction((LOGITS, LOGITS), (np.array([0, 1]), np.array([0, 0])))) == {"accuracy": 0.5}
+    # right in both ends, right in the start alone, wrongly an answer, rightly none
+    first, last = np.array([2, 2, 0, 0]), np.array([3, 4, 0, 0])
+    assert spans(prediction((peaks(2, 2, 2, 0), peaks(3, 3, 3, 0)), (first, last))) == {"accuracy": 0.5}
+
+
+def test_a_span_does_not_end_before_it_starts():
+    starts, ends = peaks(4), peaks(2, height=4.0)  # 4..4 has 5 + 0, 1..2 has 0 + 4
+    assert spans(prediction((starts, ends), (np.array([4]), np.array([4])))) == {"accuracy": 1.0}
+
+
+def test_questions_are_counted_and_not_their_windows():
+    # Rows in another order than the questions'. Question 7: only its second window has the answer, and its first one
+    # says so. Question 8: two windows have the answer, the surer one errs. Question 9: no window has one.
+    questions = np.array([9, 7, 8, 7, 8, 9])
+    first = np.array([0, 2, 3, 0, 1, 0])
+    starts = peaks(0, 2, 3, (0, 9.0), (5, 9.0), 0)
+    label_ids = (first, first, questions)
+    assert spans(prediction((starts, starts), label_ids)) == {"accuracy": pytest.approx(2 / 3)}
+    # a window of question 9 that is sure of an answer makes it wrong
+    starts[0] = peaks(4)
+    assert spans(prediction((starts, starts), label_ids)) == {"accuracy": pytest.approx(1 / 3)}
 
 
 def test_regression_takes_logits_of_one_column():

@@ -8,6 +8,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from losparse import tokens
 from losparse.data import Answer, Examples, tokenize
 from losparse.errors import LosparseError
 
@@ -101,6 +102,18 @@ def test_a_long_context_gives_windows_and_only_those_with_the_answer_point_at_it
         assert len(row["input_ids"]) <= 12
         assert (start, end) == ((row["input_ids"].index(9),) * 2 if 9 in row["input_ids"] else (0, 0))
     assert any(start for start, _ in spans) and (0, 0) in spans
+
+
+def test_windows_know_their_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "CHUNK", 2)
+    long, short = " ".join(["a"] * 20), "a b"
+    examples = Examples(["where"] * 3, [short, long, short], [Answer("a", 0)] * 3, ())
+    rows = tokenize(examples, word_piece(), task="question-answering", max_length=12)
+    assert rows.questions is not None and rows.truncated == 1
+    assert [rows.questions.count(number) for number in range(3)] == [1, len(rows) - 2, 1]
+    assert "question" not in rows[0], "models are trained on rows without it"
+    assert [row["question"] for row in rows.numbered()] == rows.questions == sorted(rows.questions)
+    assert rows[1:].questions == rows.questions[1:]
 
 
 def test_tokenize_refuses() -> None:
