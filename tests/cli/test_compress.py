@@ -218,7 +218,7 @@ def test_a_checkpoint_that_was_cut_off_does_not_stop_a_resumed_training(
     (work / "checkpoint-6" / "trainer_state.json").unlink()
     done = compress_into(*flags, "--resume")
     assert done.code == 0, done.err
-    assert len(caplog.messages) == 1 and "checkpoint-6' was cut off" in caplog.messages[0]
+    assert sum("checkpoint-6' was cut off" in message for message in caplog.messages) == 1
     assert "8 steps" in done.out and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
