@@ -128,7 +128,7 @@ def test_hub_is_asked_for_names_with_an_owner(monkeypatch, dense):
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     loaded = load_model("owner/model")
     assert loaded.name == "owner/model"
-    assert asked == [("owner/model", ["*.json", "*.safetensors", "*.txt", "*.model"])]  # neither pickles nor code
+    assert asked == [("owner/model", ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"])]  # no pickles, no code
 
 
 def test_hub_out_of_reach():

@@ -153,7 +153,7 @@ def test_cuda_of_pip_is_loaded_before_a_cuda_session_and_only_then(
     monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
     Session(folder, providers=[CPU], threads=1)
     assert calls == []
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="losparse_runtime.opening"):
         Session(folder, providers=[CUDA], threads=1)
     assert calls == ["preload"]
     assert capsys.readouterr().out == "", "standard output is the command's"
