@@ -34,6 +34,7 @@ _POOLING_MODULES = ("Transformer", "Pooling", "Normalize", "")
 # What configurations differ about: case, accents, spaces, punctuation, other scripts.
 _TEXTS = ("Hello, World! It's 3.5 %.", "Crème brûlée  for\tNaïve ÅNGSTRÖM", "日本語 и кириллица")
 _TEXT_TOKENS = 128
+_ADDED = 16  # special tokens that are tried; T5 has a hundred
 
 
 @dataclass(frozen=True)
@@ -112,17 +113,21 @@ def compare_tokenizers(source: Path, folder: Path) -> bool:
     except Exception as error:  # transformers raises unrelated types for what it cannot read
         logger.warning("the tokenizer of %s cannot be opened by transformers to be compared: %s", source, error)
         return True
-    texts = [*_TEXTS, " ".join(tokenizer.get_added_vocab())]
-    encoder = TextEncoder(folder, _TEXT_TOKENS, None)
-    for text, encoding in zip(texts, encoder.encodings(texts), strict=True):
-        wanted = tokenizer(text, truncation=True, max_length=_TEXT_TOKENS)["input_ids"]
-        if encoding.ids != wanted:
+    texts = [*_TEXTS, " ".join(list(tokenizer.get_added_vocab())[:_ADDED])]
+    encoder = TextEncoder(folder, _TEXT_TOKENS, None).tokenizer
+    for text in texts:
+        try:
+            found, wanted = encoder.encode(text).ids, tokenizer(text)["input_ids"]
+        except Exception as error:  # the Rust side raises plain Exception, for words it has no token for say
+            logger.info("%s: %r is not compared: %s", source, text, error)
+            continue
+        if found != wanted:
             logger.warning(
                 "%s: tokenizer.json gives other tokens than transformers for %r (%s, %s): tokenizer_config.json "
                 "contradicts it; save the tokenizer again with save_pretrained",
                 source,
                 text[:60],
-                encoding.ids[:8],
+                found[:8],
                 wanted[:8],
             )
             break

@@ -6,6 +6,8 @@ import json
 import logging
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import BertTokenizer
 
 from losparse.errors import LosparseError
@@ -116,6 +118,15 @@ def test_a_tokenizer_whose_settings_contradict_its_file_is_told(tmp_path, caplog
     with caplog.at_level(logging.WARNING):
         compare_tokenizers(source, folder)
     assert "tokenizer.json gives other tokens than transformers for" in caplog.text
+
+
+def test_a_tokenizer_that_knows_none_of_the_texts(tmp_path, caplog):
+    """Neither special nor unknown tokens: the texts it is tried with have no tokens at all."""
+    Tokenizer(WordLevel({"a": 0})).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with caplog.at_level(logging.WARNING):
+        compare_tokenizers(tmp_path, tmp_path)
+    assert caplog.text == ""
 
 
 def test_a_tokenizer_without_token_types(tmp_path):
