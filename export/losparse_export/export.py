@@ -220,9 +220,14 @@ def write_folder(
         if loaded.folder is not None:
             longest = min(longest, sentence_limit(loaded.folder) or longest)
     metadata = describe_model(
-        loaded, graph, precision=precision, weight_bits=weight_bits, pooling=pooling, max_length=longest
+        loaded,
+        graph,
+        precision=precision,
+        weight_bits=weight_bits,
+        pooling=pooling,
+        max_length=longest,
+        type_ids=type_ids,
     )
-    metadata["type_ids"] = type_ids
     metadata["fingerprint"] = fingerprint(graph)
     graph.producer_name, graph.producer_version = "losparse", losparse.__version__
     graph.metadata_props.clear()

@@ -31,7 +31,14 @@ _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxrunt
 
 
 def describe_model(
-    loaded: Loaded, model: ir.Model, *, precision: str, weight_bits: int, pooling: Pooling | None, max_length: int
+    loaded: Loaded,
+    model: ir.Model,
+    *,
+    precision: str,
+    weight_bits: int,
+    pooling: Pooling | None,
+    max_length: int,
+    type_ids: bool,
 ) -> dict[str, Any]:
     """Return the metadata of an export, without its files, fingerprint and parity.
 
@@ -42,6 +49,7 @@ def describe_model(
         weight_bits: of a weight in an int8 product, where the precision has such.
         pooling: for feature extraction.
         max_length: tokens a row may have.
+        type_ids: whether the tokenizer tells the texts of a pair by token types.
     """
     per_class = loaded.task.name in ("text-classification", "token-classification")
     int8 = precision in INT8_PRODUCTS
@@ -57,6 +65,7 @@ def describe_model(
         "outputs": [_describe_value(value) for value in model.graph.outputs],
         "labels": class_names(loaded.model.config) if per_class else None,
         "max_length": max_length,
+        "type_ids": type_ids,
         "pooling": None if pooling is None else pooling.mode,
         "normalize": pooling is not None and pooling.normalize,
         "session": {"disabled_optimizers": list(SLOW_ON_CPU)},
