@@ -22,8 +22,10 @@ from .tasks import Task, choose_task
 
 logger = logging.getLogger(__name__)
 
-# Families whose export is tested. Others are tried: the comparison with PyTorch guards them.
-TESTED = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "deberta-v2", "electra")
+# Families whose export is tested, the last two as classifiers and encoders. Others are tried: the comparison with
+# PyTorch guards them.
+_ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "deberta-v2", "electra", "modernbert")
+TESTED = (*_ENCODERS, "llama", "qwen3")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")

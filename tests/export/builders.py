@@ -38,6 +38,7 @@ _DEBERTA = {
     "type_vocab_size": 0,
     "position_biased_input": False,
 }
+_ROTARY = {**SIZES, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "vocab_size": 100, "initializer_range": 0.3}
 
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -52,6 +53,10 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mpnet": ("MPNetConfig", "MPNetModel", {**SIZES, "pad_token_id": 1}),
     "deberta-v2": ("DebertaV2Config", "DebertaV2ForSequenceClassification", _DEBERTA),
     "electra": ("ElectraConfig", "ElectraForTokenClassification", {**SIZES, "embedding_size": 16}),
+    # Rotary positions: windows of 8 tokens in all blocks but the first; two query heads to a key head; norms in heads.
+    "modernbert": ("ModernBertConfig", "ModernBertForSequenceClassification", {**_ROTARY, "local_attention": 8}),
+    "llama": ("LlamaConfig", "LlamaForSequenceClassification", {**_ROTARY, "num_key_value_heads": 1}),
+    "qwen3": ("Qwen3Config", "Qwen3Model", {**_ROTARY, "num_key_value_heads": 1, "head_dim": 12}),
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from losparse_export.passes import AttentionLayoutPass, FlattenTokensPass
+from losparse_export.passes import AttentionLayoutPass, FlattenTokensPass, RotaryPass
 
 from .builders import run_graph
 
@@ -187,3 +187,65 @@ def test_both_passes_together():
     ir.passes.common.RemoveUnusedNodesPass()(model)
     assert Counter(node.op_type for node in model.graph)["Transpose"] == 0
     np.testing.assert_allclose(run_graph(model, feeds)[0], before, **TOLERANCE)
+
+
+def rotated(b: Builder, *, heads: int = 4, kv_heads: int = 2, width: int = 8, repeat: int = 2) -> ir.Model:
+    """Attention over 3 tokens as torch's exporter writes it: cosines of one text, heads repeated on axis `repeat`."""
+    x = b.tokens(heads * width)
+    angles = b.constant(np.linspace(0, 3, 3 * width // 2, dtype=np.float32).reshape(1, 3, -1))
+    parts = []
+    for place, count in enumerate((heads, kv_heads, kv_heads)):
+        part = b.op("MatMul", x, b.weight(heads * width, count * width), shape=[BATCH, SEQUENCE, count * width])
+        split = b.constant(np.array([0, 0, count, width]))
+        view = b.op("Reshape", part, split, shape=[BATCH, SEQUENCE, count, width])
+        value = b.op("Transpose", view, shape=[BATCH, count, SEQUENCE, width], perm=[0, 2, 1, 3])
+        if place < 2:
+            turn = [b.op(kind, angles, shape=[1, 3, width // 2]) for kind in ("Cos", "Sin")]
+            value = b.op("RotaryEmbedding", value, *turn, shape=[BATCH, count, SEQUENCE, width], num_heads=count)
+        if place > 0 and heads != kv_heads:
+            one, sizes = [BATCH, count, SEQUENCE, width], [1, 1, 1, 1, 1]
+            one.insert(repeat, 1)
+            sizes[repeat] = heads // count
+            value = b.op("Unsqueeze", value, b.constant(np.array([repeat])), shape=one)
+            many = [size if size != 1 else heads // count for size in one]
+            value = b.op("Expand", value, b.constant(np.array(sizes)), shape=many)
+            sizes = b.constant(np.array([0, heads, -1, width]))
+            value = b.op("Reshape", value, sizes, shape=[BATCH, heads, SEQUENCE, width])
+        parts.append(value)
+    y = b.op("Attention", *parts, shape=[BATCH, heads, SEQUENCE, width])
+    joined = b.op("Transpose", y, shape=[BATCH, SEQUENCE, heads, width], perm=[0, 2, 1, 3])
+    whole = b.op("Reshape", joined, b.constant(np.array([0, 0, heads * width])), shape=[BATCH, SEQUENCE, heads * width])
+    return b.model(whole)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_rotary_attention_reads_heads_where_they_lie(kv_heads):
+    model = rotated(Builder(), kv_heads=kv_heads)
+    rows = [[1, 2, 3], [9, 8, 7]]
+    alone = [run_graph(model, {"input_ids": np.array([row])})[0] for row in rows]
+    assert RotaryPass()(model).modified
+    assert not RotaryPass()(model).modified, "what was shared stays as it is"
+    assert AttentionLayoutPass()(model).modified
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    kinds = Counter(node.op_type for node in model.graph)
+    assert (kinds["Cos"], kinds["Sin"], kinds["Expand"], kinds["RotaryEmbedding"]) == (1, 1, 2, 2)
+    assert kinds["Transpose"] == kinds["Reshape"] == 0
+    node = next(node for node in model.graph if node.op_type == "Attention")
+    assert (node.attributes["q_num_heads"].as_int(), node.attributes["kv_num_heads"].as_int()) == (4, kv_heads)
+    np.testing.assert_allclose(run_graph(model, {"input_ids": np.array(rows)})[0], np.concatenate(alone), **TOLERANCE)
+
+
+def test_onnxruntime_refuses_the_cosines_of_one_text_for_two():
+    """Why RotaryPass exists; when this fails, it may go."""
+    with pytest.raises(Exception, match="cos_cache"):
+        run_graph(rotated(Builder()), {"input_ids": np.array([[1, 2, 3], [9, 8, 7]])})
+
+
+def test_heads_that_are_tiled_are_not_grouped():
+    """Repeated in front of the heads, key head i belongs to query heads i, i + 2: another order than the operator's."""
+    model = rotated(Builder(), repeat=1)
+    alone = run_graph(model, {"input_ids": np.array([[1, 2, 3]])})[0]
+    RotaryPass()(model)
+    AttentionLayoutPass()(model)
+    np.testing.assert_allclose(run_graph(model, {"input_ids": np.array([[1, 2, 3]])})[0], alone, **TOLERANCE)
+    assert not [n for n in model.graph if n.op_type == "Attention" and n.attributes.get_int("kv_num_heads", 4) != 4]

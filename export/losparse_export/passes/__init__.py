@@ -14,6 +14,7 @@ from .flatten import FlattenTokensPass
 from .fold import Fold, fold_model
 from .naming import NamePass
 from .precision import MarkPrecisionPass, quantised_nodes
+from .rotary import RotaryPass
 from .segments import SplitSegmentsPass
 from .share import SharePass
 from .sums import SumsPass
@@ -25,6 +26,7 @@ __all__ = [
     "MarkPrecisionPass",
     "NamePass",
     "ReduceAttentionPass",
+    "RotaryPass",
     "SharePass",
     "ShareWeightsPass",
     "SplitSegmentsPass",
@@ -42,7 +44,9 @@ def prepare_model(model: ir.Model) -> ir.Model:
     Returns:
         The same model, whose token-wise nodes and factored layers work on (batch * sequence, features).
     """
-    ir.passes.Sequential(AttentionLayoutPass(), FlattenTokensPass(), common.RemoveUnusedNodesPass())(model)
+    ir.passes.Sequential(RotaryPass(), AttentionLayoutPass(), FlattenTokensPass(), common.RemoveUnusedNodesPass())(
+        model
+    )
     return model
 
 

@@ -1,25 +1,35 @@
 """Attention on (batch, sequence, hidden): the transposes that split and join heads disappear.
 
-    q -> Reshape(b, s, heads, d) -> Transpose(0, 2, 1, 3) -+
-    k -> Reshape                 -> Transpose              +-> Attention -> Transpose(0, 2, 1, 3) -> Reshape -> y
-    v -> Reshape                 -> Transpose             -+
+    q -> Reshape(b, s, heads, d) -> Transpose(0, 2, 1, 3) -> [RotaryEmbedding] ------+
+    k -> Reshape                 -> Transpose -> [RotaryEmbedding] -> [heads again] -+-> Attention -+
+    v -> Reshape                 -> Transpose ----------------------> [heads again] -+              |
+                                                         y <- Reshape <- Transpose(0, 2, 1, 3) <----+
+    becomes
 
-    q, k, v -> Attention {q_num_heads, kv_num_heads} -> y
+    q -> [RotaryEmbedding {num_heads}] -+
+    k -> [RotaryEmbedding {num_heads}] -+-> Attention {q_num_heads, kv_num_heads} -> y
+    v ----------------------------------+
 
-The operator takes both layouts from opset 23 on; with the second it reads heads where they lie.
+Both operators take both layouts from opset 23 on; with the second they read heads where they lie. Keys and values of
+grouped attention are repeated by the operator. What is in brackets may be missing; where heads come from anything else
+than a Reshape - a norm of their own, a part of one product for all three - they are put side by side by one.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import onnx_ir as ir
 
 from ..layer import SCOPE
+from .constants import add_constant, new_node
 
 _SWAP = (0, 2, 1, 3)
 
 
 class AttentionLayoutPass(ir.passes.InPlacePass):
-    """Rewrites every Attention node whose inputs and output are split into heads by Reshape and Transpose."""
+    """Rewrites every Attention node whose inputs and output are split into heads by Transpose."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on the main graph."""
@@ -28,23 +38,73 @@ class AttentionLayoutPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, any(rewritten))
 
 
+@dataclass(frozen=True)
+class _Heads:
+    """What an input of attention is made from.
+
+    Attributes:
+        apart: (batch, sequence, heads, d), in front of the Transpose.
+        whole: (batch, sequence, heads * d), where a Reshape split it; None where something else wrote the heads.
+        rotation: the RotaryEmbedding behind the Transpose, if there is one.
+    """
+
+    apart: ir.Value
+    whole: ir.Value | None
+    rotation: ir.Node | None
+
+    @property
+    def count(self) -> int:
+        assert self.apart.shape is not None
+        return int(self.apart.shape[2])  # type: ignore[arg-type]
+
+    @property
+    def width(self) -> int:
+        assert self.apart.shape is not None
+        return int(self.apart.shape[3])  # type: ignore[arg-type]
+
+    def side_by_side(self, graph: ir.Graph, before: ir.Node) -> ir.Value:
+        """Write what attention reads; (batch, sequence, heads * d)."""
+        hidden, shape = self.count * self.width, self.apart.shape
+        assert shape is not None
+        whole = self.whole
+        if whole is None:
+            sizes = add_constant(graph, f"heads_together_{hidden}", np.array([0, 0, hidden]))
+            whole = new_node(graph, before, "Reshape", [self.apart, sizes], like=self.apart, scope=before)
+            whole.shape = ir.Shape([*shape[:2], hidden])
+        if self.rotation is None:
+            return whole
+        turned = ir.Node(
+            "",
+            "RotaryEmbedding",
+            [whole, *self.rotation.inputs[1:]],
+            [
+                *(a for name, a in self.rotation.attributes.items() if name != "num_heads"),
+                ir.AttrInt64("num_heads", self.count),
+            ],
+            metadata_props={SCOPE: self.rotation.metadata_props.get(SCOPE, "")},
+        )
+        turned.outputs[0].type, turned.outputs[0].shape = whole.type, whole.shape
+        graph.insert_before(before, turned)
+        return turned.outputs[0]
+
+
 def _rewrite(graph: ir.Graph, node: ir.Node) -> bool:
     past = [value for value in node.inputs[4:] if value is not None]
     used = [output for output in node.outputs[1:] if output.uses()]
     joined = _joined_heads(node.outputs[0])
-    parts = [_split_heads(value) for value in node.inputs[:3]]
-    if past or used or joined is None:
+    query = _split_heads(node.inputs[0])
+    heads = [_split_heads(_before_repeat(value) or value) for value in node.inputs[1:3]]
+    if past or used or joined is None or query is None:
         return False
-    whole = [part for part in parts if part is not None]
-    if len(whole) != 3:
+    key, value = heads
+    if key is None or value is None or key.count != value.count:
         return False
-    (q, q_heads), (k, kv_heads), (v, _) = whole
     attributes = {name: attribute for name, attribute in node.attributes.items() if name != "qk_matmul_output_mode"}
     new = ir.Node(
         "",
         "Attention",
-        [q, k, v, *node.inputs[3:4]],
-        [*attributes.values(), ir.AttrInt64("q_num_heads", q_heads), ir.AttrInt64("kv_num_heads", kv_heads)],
+        [*(part.side_by_side(graph, node) for part in (query, key, value)), *node.inputs[3:4]],
+        [*attributes.values(), ir.AttrInt64("q_num_heads", query.count), ir.AttrInt64("kv_num_heads", key.count)],
         metadata_props={SCOPE: node.metadata_props.get(SCOPE, "")},
     )
     new.outputs[0].type, new.outputs[0].shape = joined.type, joined.shape
@@ -53,23 +113,57 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
-def _split_heads(value: ir.Value | None) -> tuple[ir.Value, int] | None:
-    """Return the value before it was split into heads, and their number."""
-    transpose = value.producer() if value is not None else None
-    if transpose is None or not _is_swap(transpose):
+def _before_repeat(value: ir.Value | None) -> ir.Value | None:
+    """Return (batch, heads, sequence, d) in front of Unsqueeze, Expand, Reshape that repeat every head in its place."""
+    repeated = value
+    for expected, axes in (("Reshape", 4), ("Expand", 5), ("Unsqueeze", 5)):
+        node = value.producer() if value is not None else None
+        if value is None or node is None or node.op_type != expected or value.shape is None or len(value.shape) != axes:
+            return None
+        value = node.inputs[0]
+    if value is None or value.shape is None or len(value.shape) != 4 or repeated is None or repeated.shape is None:
         return None
-    view = transpose.inputs[0]
-    reshape = view.producer() if view is not None else None
-    if view is None or reshape is None or reshape.op_type != "Reshape":
+    one, many = value.shape, repeated.shape
+    unsqueezed = _shape_of(repeated, 2)
+    counts = isinstance(one[1], int) and isinstance(many[1], int) and many[1] % one[1] == 0
+    in_place = unsqueezed is not None and list(unsqueezed) == [one[0], one[1], 1, one[2], one[3]]
+    same = (one[0], one[2], one[3]) == (many[0], many[2], many[3])
+    return value if counts and in_place and same else None
+
+
+def _shape_of(value: ir.Value, back: int) -> ir.Shape | None:
+    """Return the shape of what lies some nodes before a value."""
+    for _ in range(back):
+        node = value.producer()
+        before = node.inputs[0] if node is not None else None
+        if before is None:
+            return None
+        value = before
+    return value.shape
+
+
+def _split_heads(value: ir.Value | None) -> _Heads | None:
+    """Recognise heads that a Transpose put in front of the sequence, rotated or not."""
+    node = value.producer() if value is not None else None
+    rotation = node if node is not None and node.op_type == "RotaryEmbedding" and node.domain == "" else None
+    if rotation is not None:
+        node = rotation.inputs[0].producer() if rotation.inputs[0] is not None else None
+    apart = node.inputs[0] if node is not None and _is_swap(node) else None
+    if apart is None or apart.shape is None or len(apart.shape) != 4:
         return None
-    whole = reshape.inputs[0]
-    if whole is None or whole.shape is None or view.shape is None or len(whole.shape) != 3 or len(view.shape) != 4:
+    if not isinstance(apart.shape[2], int) or not isinstance(apart.shape[3], int):
         return None
-    heads, width, hidden = view.shape[2], view.shape[3], whole.shape[2]
-    same_tokens = list(whole.shape[:2]) == list(view.shape[:2])
-    if not (isinstance(heads, int) and isinstance(width, int) and heads * width == hidden and same_tokens):
+    return _Heads(apart, _whole(apart), rotation)
+
+
+def _whole(apart: ir.Value) -> ir.Value | None:
+    """Return the value that a Reshape split into heads."""
+    reshape = apart.producer()
+    whole = reshape.inputs[0] if reshape is not None and reshape.op_type == "Reshape" else None
+    if whole is None or whole.shape is None or apart.shape is None or len(whole.shape) != 3:
         return None
-    return whole, heads
+    hidden = apart.shape[2] * apart.shape[3]
+    return whole if list(whole.shape) == [*apart.shape[:2], hidden] else None
 
 
 def _joined_heads(value: ir.Value) -> ir.Value | None:
