@@ -93,7 +93,7 @@ def _tag(session: Session, texts: list[str], options: argparse.Namespace) -> Non
         for number, tags in enumerate(found, start=1)
         for tag in tags
     ]
-    print_table("", ["label", "score", "token", "text"], rows, left=(0, 2))
+    print_table("", ["label", "score", "word", "text"], rows, left=(0, 2))
 
 
 def _answer(session: Session, texts: list[str], options: argparse.Namespace) -> None:

@@ -155,9 +155,9 @@ class Session:
         """One vector a text, float32 (texts, hidden); see `tasks.embed`."""
         return tasks.embed(self, texts, batch_size)
 
-    def tag(self, texts: str | Iterable[str], batch_size: int = 32) -> list[list[tasks.Tag]]:
-        """Label every token; see `tasks.tag`."""
-        return tasks.tag(self, texts, batch_size)
+    def tag(self, texts: str | Iterable[str], batch_size: int = 32, *, words: bool = True) -> list[list[tasks.Tag]]:
+        """Label every word, or every token; see `tasks.tag`."""
+        return tasks.tag(self, texts, batch_size, words=words)
 
     def answer(self, question: str, context: str, *, max_tokens: int = 30, stride: int = 128) -> tasks.Answer:
         """Find the span of the context that answers the question; see `tasks.answer`."""

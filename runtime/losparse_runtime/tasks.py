@@ -52,10 +52,10 @@ class Classification:
 
 @dataclass(frozen=True)
 class Tag:
-    """The label of one token.
+    """The label of one word, or of one token.
 
     Attributes:
-        text: the token as it stands in the text.
+        text: the word as it stands in the text.
         start: its first character, counted from 0.
         end: one past its last character.
         label: the class with the highest probability.
@@ -146,16 +146,21 @@ def embed(session: Session, texts: str | Iterable[str], batch_size: int = 32) ->
     return np.stack([vectors[index] for index in range(len(encodings))])
 
 
-def tag(session: Session, texts: str | Iterable[str], batch_size: int = 32) -> list[list[Tag]]:
-    """Label every token of every text; special tokens are left out.
+def tag(session: Session, texts: str | Iterable[str], batch_size: int = 32, *, words: bool = True) -> list[list[Tag]]:
+    """Label every word of every text.
+
+    A word is what the tokenizer splits off before it cuts it into tokens: "Zürich", or the full stop behind it. It has
+    the label of its first token, because training labels no other.
 
     Args:
         session: of a token-classification folder.
         texts: the texts; a bare string is one text. Longer ones are cut to the model's positions.
         batch_size: texts in one run, >= 1.
+        words: False for every token by itself, for models that were trained to label all of them. Special tokens are
+            left out.
 
     Returns:
-        One list of tags a text, in order; tags in the order of the tokens.
+        One list of tags a text, in order; tags in the order of the words.
 
     Raises:
         InputError: the folder is for another task, or an argument is wrong.
@@ -167,18 +172,32 @@ def tag(session: Session, texts: str | Iterable[str], batch_size: int = 32) -> l
     results: dict[int, list[Tag]] = {}
     for rows, outputs, mask in _batches(session, encodings, batch_size):
         for index, logits, real in zip(rows, outputs["logits"], mask.astype(bool), strict=True):
-            scores = softmax(logits[real])
-            results[index] = _tags(listed[index], encodings[index], scores, labels)
+            scores, text = softmax(logits[real]), listed[index]
+            results[index] = [
+                Tag(
+                    text[start:end], start, end, labels[best := int(scores[token].argmax())], float(scores[token, best])
+                )
+                for token, start, end in _spans(text, encodings[index], words)
+            ]
     return [results[index] for index in range(len(encodings))]
 
 
-def _tags(text: str, encoding: Encoding, scores: NDArray[Any], labels: Sequence[str]) -> list[Tag]:
-    tags = []
-    for (start, end), special, row in zip(encoding.offsets, encoding.special_tokens_mask, scores, strict=True):
-        if not special:
-            best = int(row.argmax())
-            tags.append(Tag(text[start:end], start, end, labels[best], float(row[best])))
-    return tags
+def _spans(text: str, encoding: Encoding, words: bool) -> list[tuple[int, int, int]]:
+    """Return the first token, the first character and one past the last of every word, or of every token."""
+    found: list[tuple[int, int, int]] = []
+    previous = None
+    for token, ((start, end), word) in enumerate(zip(encoding.offsets, encoding.word_ids, strict=True)):
+        if encoding.special_tokens_mask[token]:
+            continue
+        # Some tokenizers count the space in front of a word to its first token, and some know of no words at all.
+        space = len(text[start:end]) - len(text[start:end].lstrip()) if words else 0
+        # Tokens of one character that takes several bytes all begin where it does.
+        if words and previous == word and not space and found and start <= found[-1][2]:
+            found[-1] = (*found[-1][:2], max(end, found[-1][2]))
+        elif start + space < end or not words:
+            found.append((token, start + space, end))
+        previous = word
+    return found
 
 
 def answer(session: Session, question: str, context: str, *, max_tokens: int = 30, stride: int = 128) -> Answer:

@@ -63,10 +63,10 @@ def test_run_loads_no_torch(whole_pass: Pass) -> None:
     assert loaded_by(program) == {"onnxruntime"}
 
 
-def test_run_tags_tokens(losparse: Command, make_folder: MakeFolder) -> None:
+def test_run_tags_words(losparse: Command, make_folder: MakeFolder) -> None:
     done = losparse("run", make_folder("token-classification").path, "a b", "c")
     rows = [line.split() for line in done.out.splitlines()]
-    assert rows[0] == ["label", "score", "token", "text"]
+    assert rows[0] == ["label", "score", "word", "text"]
     assert [(row[2], row[3]) for row in rows[1:]] == [("a", "1"), ("b", "1"), ("c", "2")]
     assert {row[0] for row in rows[1:]} <= {"red", "green", "blue"}
 

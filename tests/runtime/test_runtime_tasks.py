@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,41 @@ def test_tag(make_folder: MakeFolder) -> None:
             assert (tag.text, tag.start, tag.end) == (text, start, end)
             assert tag.label == ["red", "green", "blue"][int(scores.argmax())]
             assert tag.score == pytest.approx(float(scores.max()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "word_ids", "expected"),
+    [
+        ([(0, 3), (3, 6), (7, 9), (9, 10)], [0, 0, 1, 2], ["Zürich", "is", "!"]),  # WordPiece
+        ([(0, 1), (1, 2), (1, 2), (2, 6), (6, 9), (9, 10)], [0, 0, 0, 0, 1, 2], ["Zürich", "is", "!"]),  # bytes
+        ([(0, 3), (3, 6), (6, 9), (9, 10)], [0, 0, 0, 0], ["Zürich", "is!"]),  # no words, spaces in front
+        ([(0, 6), (6, 7), (7, 9), (9, 10)], [0, 1, 2, 3], ["Zürich", "is", "!"]),  # a space of its own
+    ],
+)
+def test_tag_gives_a_word_the_label_of_its_first_token(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, offsets: Any, word_ids: Any, expected: list[str]
+) -> None:
+    text, count = "Zürich is!", len(offsets) + 2
+    made = SimpleNamespace(
+        ids=list(range(count)),
+        offsets=[(0, 0), *offsets, (0, 0)],
+        word_ids=[None, *word_ids, None],
+        special_tokens_mask=[1, *[0] * len(offsets), 1],
+    )
+    session = Session(make_folder("token-classification").path, threads=1)
+    logits = np.zeros((1, count, 3), np.float32)
+    logits[0, np.arange(count), np.arange(count) % 3] = np.arange(count) + 1.0  # every token has a score of its own
+    monkeypatch.setattr(session.encoder, "encodings", lambda texts: [made])
+    monkeypatch.setattr(session.encoder, "arrays", lambda found: {"attention_mask": np.ones((1, count), np.int64)})
+    monkeypatch.setattr(session, "run", lambda inputs: {"logits": logits})
+    (tags,) = session.tag(text)
+    assert [tag.text for tag in tags] == expected == [text[tag.start : tag.end] for tag in tags]
+    firsts = [1 + next(i for i, (start, end) in enumerate(offsets) if tag.start < end) for tag in tags]
+    scores = softmax(logits[0])
+    assert [tag.score for tag in tags] == pytest.approx([float(scores[token].max()) for token in firsts])
+    assert [tag.label for tag in tags] == [["red", "green", "blue"][token % 3] for token in firsts]
+    (tokens,) = session.tag(text, words=False)
+    assert [(tag.start, tag.end) for tag in tokens] == offsets
 
 
 def test_numbers_of_a_regression_are_the_scores(make_folder: MakeFolder) -> None:
