@@ -17,6 +17,7 @@ from ..errors import LosparseError
 from .bench import check_alike
 from .checkpoint import find_model
 from .output import Advance, Progress, check_json_target, print_table, write_json
+from .parser import refuse_idle
 from .run import add_session_options
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
     from losparse_runtime import Session, verify_files
 
     check_json_target(options.json)
+    refuse_idle(options, ["text_column", "pair_column"], ["data"])
     if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
         raise LosparseError(f"--tolerance must be a finite number of 0 or more, got {options.tolerance}")
     verify_files(options.folder)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import LosparseError
 from .folders import check_out
 from .output import Advance, Progress, human_bytes, print_table
-from .parser import positive_int
+from .parser import positive_int, refuse_idle
 
 if TYPE_CHECKING:
     from losparse_export import Call
@@ -69,6 +69,9 @@ def run(options: argparse.Namespace) -> int:
 
     if options.plan is not None and (options.tune or options.batch or options.length):
         raise LosparseError("--plan says what to do already; leave out --tune, --batch and --length, or --plan")
+    refuse_idle(options, ["threads"], ["tune"])
+    refuse_idle(options, ["text_column", "pair_column"], ["calibration", "data"])
+    refuse_idle(options, ["label_column"], ["data"])
     check_precision(options.precision, calibrated=options.calibration is not None)
     check_weight_bits(options.weight_bits, options.precision)
     check_out(options.out, overwrite=options.overwrite, sources=(Path(options.model),))

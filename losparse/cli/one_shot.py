@@ -26,7 +26,7 @@ from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compress
 from .compress import settings_of
 from .folders import check_out, new_folder
 from .output import Advance, Progress, check_json_target, write_json
-from .parser import given
+from .parser import given, refuse_idle
 from .report import REPORT, outcome_of, print_report
 from .shrink import shrink_on_texts, shrink_unseen
 from .training import copy_pooling, save_model
@@ -61,6 +61,7 @@ class _Job:
 def run_one_shot(options: argparse.Namespace, recipe: Recipe) -> int:
     """Compress, save and print what came of it."""
     _refuse_training_flags(options)
+    refuse_idle(options, ["text_column", "pair_column"], ["calibration"])
     source = find_model(options.model)
     check_out(options.out, overwrite=options.overwrite, sources=(source,))
     check_json_target(options.json)

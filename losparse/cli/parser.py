@@ -29,6 +29,23 @@ class CommandParser(argparse.ArgumentParser):
         raise LosparseError(f"{message}; see {self.prog} --help")
 
 
+def refuse_idle(options: argparse.Namespace, names: Sequence[str], needed: Sequence[str]) -> None:
+    """Refuse options that would change nothing: whoever gives one expects it to matter.
+
+    Args:
+        options: what was given.
+        names: of options that are None, or missing, unless given.
+        needed: of options of which one must be given (not None, not False) for the others to matter.
+
+    Raises:
+        LosparseError: one of `names` is given and none of `needed`.
+    """
+    idle = [name for name in names if getattr(options, name, None) is not None]
+    if idle and all(getattr(options, name) in (None, False) for name in needed):
+        flags = " or ".join(f"--{name.replace('_', '-')}" for name in needed)
+        raise LosparseError(f"--{idle[0].replace('_', '-')} does nothing without {flags}; add that, or leave it out")
+
+
 def add_dataclass_flags(parser: argparse.ArgumentParser, title: str, *kinds: type, names: Sequence[str] = ()) -> None:
     """Add one flag for every field of the dataclasses; a field that several have is one flag.
 

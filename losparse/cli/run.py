@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from losparse_runtime import Session
 
 
+_BATCH_SIZE = 32
 _BATCHES = 16
 """Batches between two moves of the progress bar; texts are sorted by length within them."""
 
@@ -43,7 +44,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pair", nargs="+", metavar="TEXT", help="second text of each text, for models of two texts")
     parser.add_argument("--question", metavar="TEXT", help="question that each text is to answer (question-answering)")
     parser.add_argument(
-        "--batch-size", type=positive_int, default=32, metavar="N", help="texts in one run (default 32)"
+        "--batch-size",
+        type=positive_int,
+        metavar="N",
+        help=f"texts in one run (default {_BATCH_SIZE}); not of question-answering",
     )
     add_session_options(parser)
     parser.set_defaults(run=run)
@@ -59,6 +63,9 @@ def run(options: argparse.Namespace) -> int:
         raise LosparseError(f"--question is for question-answering, '{options.folder}' does {session.task}")
     if options.pair is not None and session.task != "text-classification":
         raise LosparseError(f"--pair is for text-classification, '{options.folder}' does {session.task}")
+    if options.batch_size is not None and session.task == "question-answering":
+        raise LosparseError("--batch-size is not of question-answering, which reads text by text; leave it out")
+    options.batch_size = options.batch_size or _BATCH_SIZE
     show = {"text-classification": _classify, "token-classification": _tag, "question-answering": _answer}
     show.get(session.task, _embed)(session, texts, options)
     return 0

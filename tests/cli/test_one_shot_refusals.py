@@ -41,6 +41,7 @@ from .conftest import Command, Sources, edit_json, make_tokenizer, nothing_writt
         (["--method", "svd", "--task", "causal-lm"], ["--task is for training"]),
         (["--method", "svd", "--validation", "TRAIN"], ["--validation is for training"]),
         (["--method", "svd", "--label-column", "label"], ["--label-column is for training"]),
+        (["--method", "svd", "--text-column", "body"], ["--text-column does nothing without --calibration"]),
         (["--method", "svd", "--resume"], ["--resume is for training"]),
         (["--method", "svd", "--targets", "*.nonesuch"], ["'*.nonesuch'", "matches none"]),
         (["--method", "svd", "--keep-layers", 3], ["number of blocks to keep must be in 1..2", "got 3"]),

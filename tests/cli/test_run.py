@@ -74,6 +74,7 @@ def test_run_tags_words(losparse: Command, make_folder: MakeFolder) -> None:
 def test_run_answers(losparse: Command, make_folder: MakeFolder) -> None:
     folder = make_folder("question-answering").path
     losparse("run", folder, "a b c").refused("--question")
+    losparse("run", folder, "a b c", "--question", "d", "--batch-size", 8).refused("--batch-size", "text by text")
     done = losparse("run", folder, "a b c", "--question", "d")
     assert done.code == 0 and done.out.splitlines()[0].split() == ["answer", "score", "start"]
     assert done.out.splitlines()[1][0] in "abc"

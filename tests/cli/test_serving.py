@@ -36,6 +36,24 @@ def test_export_refusals(losparse: Command, whole_pass: Pass, sources: Sources, 
     assert sources.train.is_file()
 
 
+@pytest.mark.parametrize(
+    ("command", "flags", "needed"),
+    [
+        ("export", ["--threads", 2], "--tune"),
+        ("export", ["--text-column", "body"], "--calibration or --data"),
+        ("export", ["--label-column", "body"], "--data"),
+        ("check", ["--pair-column", "body"], "--data"),
+    ],
+)
+def test_options_that_would_change_nothing(
+    losparse: Command, whole_pass: Pass, tmp_path: Path, command: str, flags: list[Any], needed: str
+) -> None:
+    source = whole_pass.compressed
+    own = [source, tmp_path / "out"] if command == "export" else [whole_pass.onnx, "--reference", source]
+    losparse(command, *own, *flags).refused(f"{flags[0]} does nothing without {needed}")
+    assert not (tmp_path / "out").exists()
+
+
 def test_progress_of_an_export_follows_its_phases() -> None:
     seen: list[tuple[int, int, str]] = []
 
