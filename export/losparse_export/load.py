@@ -196,12 +196,25 @@ def _check_loading(info: Mapping[str, Any], folder: Path, task: Task) -> None:
 
 
 def _check_model(loaded: Loaded) -> None:
+    if loaded.task.name in ("text-classification", "token-classification"):
+        names = class_names(loaded.model.config)
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            ids = " and ".join(str(index) for index, name in enumerate(names) if name == twice)
+            raise LosparseError(
+                f"{loaded.name}: classes {ids} are all called {twice!r}; give each its own id2label in config.json"
+            )
     for name, module in loaded.model.named_modules():
         if isinstance(module, TrainingForm):
             raise LosparseError(f"layer {name!r} is still in its training form; call losparse.compact_(model) first")
     for name, tensor in (*loaded.model.named_parameters(), *loaded.model.named_buffers()):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise LosparseError(f"{loaded.name}: weight {name!r} has NaN or infinities; train the model again")
+
+
+def class_names(config: Any) -> list[str]:
+    """Return the class names by class id."""
+    return [str(config.id2label[index]) for index in range(config.num_labels)]
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:

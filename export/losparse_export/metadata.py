@@ -16,7 +16,7 @@ import losparse
 from losparse.layers import FactoredLinear
 
 from .assets import Pooling
-from .load import Loaded, parameter_counts
+from .load import Loaded, class_names, parameter_counts
 from .tolerances import INT8_BITS, INT8_PRODUCTS
 
 FORMAT = 1
@@ -92,11 +92,6 @@ def model_config(loaded: Loaded) -> dict[str, Any]:
     config.pop("_name_or_path", None)  # a path of the machine that exported
     config["architectures"] = [type(loaded.model).__name__]
     return config
-
-
-def class_names(config: Any) -> list[str]:
-    """Return the class names by class id."""
-    return [str(config.id2label[index]) for index in range(config.num_labels)]
 
 
 def package_versions() -> dict[str, str]:

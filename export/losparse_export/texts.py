@@ -14,7 +14,7 @@ from losparse.data import Examples, load_examples, load_texts
 from losparse.errors import LosparseError
 from losparse_runtime import Session, TokenizerError
 
-from .metadata import class_names
+from .load import class_names
 from .tasks import TaskModel
 
 Feeds = Mapping[str, NDArray[Any]]

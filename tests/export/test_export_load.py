@@ -74,6 +74,14 @@ def test_another_task_of_the_same_weights(dense):
     assert type(load_model(dense, "feature-extraction").model).__name__ == "BertModel"
 
 
+def test_classes_of_one_name():
+    """A runtime that answers by name could not tell them apart."""
+    model = build_model("bert", factored=False, id2label={0: "bad", 1: "good", 2: "bad"})
+    with pytest.raises(LosparseError, match=r"BertForSeq\w+: classes 0 and 2 are all called 'bad'; give each its own"):
+        load_model(model)
+    assert load_model(model, "feature-extraction").task.name == "feature-extraction"
+
+
 def test_nothing_is_printed(dense, capfd):
     load_model(dense)
     assert capfd.readouterr() == ("", "")
