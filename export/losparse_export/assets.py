@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from losparse.errors import LosparseError
+from losparse_runtime.metadata import POOLINGS
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Pooling:
     """How token vectors become one vector a text.
 
     Attributes:
-        mode: "mean", "cls", or None where the source asks for something else.
+        mode: one of the runtime's `POOLINGS`, or None where the source asks for something else.
         normalize: whether the vector is scaled to length 1.
     """
 
@@ -156,9 +157,10 @@ def read_pooling(source: Path | None) -> Pooling:
     modes = {mode.removesuffix("_tokens").removesuffix("_token") for mode in modes}
     if not modes:
         return Pooling("mean", normalize)
-    if modes in ({"mean"}, {"cls"}):
+    if len(modes) == 1 and modes <= set(POOLINGS):
         return Pooling(modes.pop(), normalize)
-    logger.warning("%s pools by %s, losparse by mean or cls: no pooling is recorded", source, ", ".join(sorted(modes)))
+    asked, allowed = ", ".join(sorted(modes)), ", ".join(POOLINGS)
+    logger.warning("%s pools by %s, losparse by one of %s: no pooling is recorded", source, asked, allowed)
     return Pooling(None, normalize)
 
 

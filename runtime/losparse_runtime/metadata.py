@@ -25,7 +25,7 @@ TASK_OUTPUTS: dict[str, tuple[str, ...]] = {
     "question-answering": ("start_logits", "end_logits"),
     "feature-extraction": ("last_hidden_state",),
 }
-POOLINGS = ("mean", "cls")
+POOLINGS = ("mean", "cls", "max", "lasttoken")
 
 # Element types by the name numpy gives them, and by the name onnxruntime gives them.
 ORT_DTYPES = {
@@ -100,7 +100,7 @@ class Metadata:
         labels: class names by class id; None where the task has none.
         max_length: positions the model has, in tokens.
         type_ids: whether the second text of a pair has other token types than the first, as it had in training.
-        pooling: how feature extraction turns tokens into one vector: "mean", "cls", or None.
+        pooling: how feature extraction turns tokens into one vector: as `scoring.pool` names it, or None.
         normalize: whether that vector is scaled to length 1.
         disabled_optimizers: onnxruntime graph optimizers the session switches off.
         parameters: counts: "model", "layers", "layers_dense".

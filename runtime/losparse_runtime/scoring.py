@@ -12,10 +12,17 @@ Array = NDArray[Any]
 
 
 def pool(hidden: Array, mask: Array, pooling: str) -> Array:
-    """(batch, sequence, hidden) to (batch, hidden): the first real token, or the mean of the real tokens."""
-    if pooling == "cls":
-        first: Array = hidden[np.arange(len(hidden)), mask.argmax(axis=1)]
-        return first
+    """(batch, sequence, hidden) to (batch, hidden), over the real tokens, under the names of sentence-transformers.
+
+    "cls" takes the first, "lasttoken" the last, "max" the largest of every feature, "mean" the mean.
+    """
+    if pooling in ("cls", "lasttoken"):
+        place = mask.argmax(axis=1) if pooling == "cls" else mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)
+        one: Array = hidden[np.arange(len(hidden)), place]
+        return one
+    if pooling == "max":
+        largest: Array = np.where(mask[:, :, None].astype(bool), hidden, -np.inf).max(axis=1)
+        return largest.astype(hidden.dtype)
     weights = mask[:, :, None].astype(hidden.dtype)
     mean: Array = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
     return mean

@@ -47,6 +47,8 @@ def sentence_folder(folder, modules, pooling=None):
             Pooling("cls", False),
         ),
         ([TRANSFORMER, POOLING], {"pooling_mode": "cls"}, Pooling("cls", False)),
+        ([TRANSFORMER, POOLING], {"pooling_mode_lasttoken": True}, Pooling("lasttoken", False)),
+        ([TRANSFORMER, POOLING], {"pooling_mode_max_tokens": True}, Pooling("max", False)),
         ([TRANSFORMER, POOLING], {"pooling_mode": ["mean"]}, Pooling("mean", False)),
         ([TRANSFORMER, NORMALIZE], None, Pooling("mean", True)),
         ([], None, Pooling("mean", False)),
@@ -70,13 +72,13 @@ def test_a_layer_behind_the_pooling_is_said_to_be_left_out(tmp_path, caplog):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"pooling_mode_max_tokens": True}, {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}],
+    [{"pooling_mode_weightedmean_tokens": True}, {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}],
 )
 def test_other_pooling_is_not_recorded(tmp_path, caplog, settings):
     sentence_folder(tmp_path, [TRANSFORMER, POOLING, NORMALIZE], settings)
     with caplog.at_level(logging.WARNING):
         assert read_pooling(tmp_path) == Pooling(None, True)
-    assert "losparse by mean or cls: no pooling is recorded" in caplog.text
+    assert "losparse by one of mean, cls, max, lasttoken: no pooling is recorded" in caplog.text
 
 
 def test_damaged_modules_file(tmp_path):

@@ -162,7 +162,7 @@ def test_a_later_format_is_refused_with_the_way_out(make_folder: MakeFolder) -> 
         ("outputs.0.shape", ["batch", "classes"], r"'labels' must name every class .*\['batch', 'classes'\], got 3"),
         ("max_length", 0, r"'max_length' must be a whole number >= 1, got 0"),
         ("max_length", 12.0, r"'max_length' must be a whole number >= 1, got 12.0"),
-        ("pooling", "max", r"'pooling' must be one of mean, cls, got 'max'"),
+        ("pooling", "sum", r"'pooling' must be one of mean, cls, max, lasttoken, got 'sum'"),
         ("normalize", None, r"'normalize' must be true or false, got None"),
         ("session", [], r"'session' must be an object"),
         ("session.disabled_optimizers", "GeluFusion", r"'session.disabled_optimizers' must be a list of strings"),

@@ -66,7 +66,15 @@ def test_a_regression_gives_its_raw_number(make_folder: MakeFolder, monkeypatch:
     assert session.classify("a") == [Classification("stars", 3.5, {"stars": 3.5})]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+POOLED = {
+    "mean": lambda hidden: hidden.mean(axis=0),
+    "cls": lambda hidden: hidden[0],
+    "max": lambda hidden: hidden.max(axis=0),
+    "lasttoken": lambda hidden: hidden[-1],
+}
+
+
+@pytest.mark.parametrize("pooling", POOLED)
 @pytest.mark.parametrize("normalize", [True, False])
 def test_embed(make_folder: MakeFolder, pooling: str, normalize: bool) -> None:
     folder = make_folder("feature-extraction")
@@ -75,7 +83,7 @@ def test_embed(make_folder: MakeFolder, pooling: str, normalize: bool) -> None:
     assert (vectors.shape, str(vectors.dtype)) == ((5, 4), "float32")
     for text, vector in zip(TEXTS, vectors, strict=True):
         hidden = folder.weights.hidden(ids(text))
-        expected = hidden[0] if pooling == "cls" else hidden.mean(axis=0)
+        expected = POOLED[pooling](hidden)
         expected = expected / np.linalg.norm(expected) if normalize else expected
         np.testing.assert_allclose(vector, expected, rtol=1e-5, atol=1e-6)
 
@@ -84,7 +92,7 @@ def test_embed_with_padding_on_the_left(make_folder: MakeFolder) -> None:
     folder = make_folder("feature-extraction")
     right = Session(folder.path, threads=1).embed(TEXTS)
     folder.edit(lambda data: data.update(padding_side="left"), "tokenizer_config.json")
-    for pooling in ("mean", "cls"):
+    for pooling in POOLED:
         folder.edit(lambda data, pooling=pooling: data.update(pooling=pooling))
         left = Session(folder.path, threads=1)
         np.testing.assert_allclose(left.embed(TEXTS), np.concatenate([left.embed(text) for text in TEXTS]), rtol=1e-6)
