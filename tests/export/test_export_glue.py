@@ -189,7 +189,9 @@ def test_both_passes_together():
     np.testing.assert_allclose(run_graph(model, feeds)[0], before, **TOLERANCE)
 
 
-def rotated(b: Builder, *, heads: int = 4, kv_heads: int = 2, width: int = 8, repeat: int = 2) -> ir.Model:
+def rotated(
+    b: Builder, *, heads: int = 4, kv_heads: int = 2, width: int = 8, repeat: int = 2, steps: tuple = ("turn",)
+) -> ir.Model:
     """Attention over 3 tokens as torch's exporter writes it: cosines of one text, heads repeated on axis `repeat`."""
     x = b.tokens(heads * width)
     angles = b.constant(np.linspace(0, 3, 3 * width // 2, dtype=np.float32).reshape(1, 3, -1))
@@ -199,15 +201,21 @@ def rotated(b: Builder, *, heads: int = 4, kv_heads: int = 2, width: int = 8, re
         split = b.constant(np.array([0, 0, count, width]))
         view = b.op("Reshape", part, split, shape=[BATCH, SEQUENCE, count, width])
         value = b.op("Transpose", view, shape=[BATCH, count, SEQUENCE, width], perm=[0, 2, 1, 3])
-        if place < 2:
-            turn = [b.op(kind, angles, shape=[1, 3, width // 2]) for kind in ("Cos", "Sin")]
-            value = b.op("RotaryEmbedding", value, *turn, shape=[BATCH, count, SEQUENCE, width], num_heads=count)
+        for step in steps if place < 2 else ():
+            shape = [BATCH, count, SEQUENCE, width]
+            if step == "norm":
+                value = b.op("RMSNormalization", value, b.weight(width), shape=shape, axis=-1)
+            elif step == "scale":
+                value = b.op("Mul", value, b.constant(np.array(0.5, np.float32)), shape=shape)
+            else:
+                turn = [b.op(kind, angles, shape=[1, 3, width // 2]) for kind in ("Cos", "Sin")]
+                value = b.op("RotaryEmbedding", value, *turn, shape=shape, num_heads=count)
         if place > 0 and heads != kv_heads:
             one, sizes = [BATCH, count, SEQUENCE, width], [1, 1, 1, 1, 1]
             one.insert(repeat, 1)
             sizes[repeat] = heads // count
             value = b.op("Unsqueeze", value, b.constant(np.array([repeat])), shape=one)
-            many = [size if size != 1 else heads // count for size in one]
+            many = [*one[:repeat], heads // count, *one[repeat + 1 :]]
             value = b.op("Expand", value, b.constant(np.array(sizes)), shape=many)
             sizes = b.constant(np.array([0, heads, -1, width]))
             value = b.op("Reshape", value, sizes, shape=[BATCH, heads, SEQUENCE, width])
@@ -249,3 +257,25 @@ def test_heads_that_are_tiled_are_not_grouped():
     AttentionLayoutPass()(model)
     np.testing.assert_allclose(run_graph(model, {"input_ids": np.array([[1, 2, 3]])})[0], alone, **TOLERANCE)
     assert not [n for n in model.graph if n.op_type == "Attention" and n.attributes.get_int("kv_num_heads", 4) != 4]
+
+
+@pytest.mark.parametrize(
+    ("steps", "reshapes"), [(("scale", "turn"), 0), (("norm", "turn"), 4), (("norm", "scale", "turn", "scale"), 4)]
+)
+def test_what_is_done_to_every_head_is_done_before_the_transposes_that_disappear(steps, reshapes):
+    model = rotated(Builder(), steps=steps)
+    rows = [[1, 2, 3], [9, 8, 7]]
+    alone = [run_graph(model, {"input_ids": np.array([row])})[0] for row in rows]
+    RotaryPass()(model)
+    assert AttentionLayoutPass()(model).modified
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    kinds = Counter(node.op_type for node in model.graph)
+    # A norm works on heads apart: query and key are split for it, and put side by side behind it.
+    assert (kinds["Transpose"], kinds["Reshape"]) == (0, reshapes)
+    np.testing.assert_allclose(run_graph(model, {"input_ids": np.array(rows)})[0], np.concatenate(alone), **TOLERANCE)
+
+
+def test_a_norm_of_rotated_heads_keeps_its_transposes():
+    model = rotated(Builder(), steps=("turn", "norm"))
+    RotaryPass()(model)
+    assert not AttentionLayoutPass()(model).modified

@@ -1,18 +1,19 @@
 """Attention on (batch, sequence, hidden): the transposes that split and join heads disappear.
 
-    q -> Reshape(b, s, heads, d) -> Transpose(0, 2, 1, 3) -> [RotaryEmbedding] ------+
-    k -> Reshape                 -> Transpose -> [RotaryEmbedding] -> [heads again] -+-> Attention -+
-    v -> Reshape                 -> Transpose ----------------------> [heads again] -+              |
+    q -> Reshape(b, s, heads, d) -> Transpose(0, 2, 1, 3) -> steps ------------------+
+    k -> Reshape                 -> Transpose             -> steps -> [heads again] -+-> Attention -+
+    v -> Reshape                 -> Transpose             ----------> [heads again] -+              |
                                                          y <- Reshape <- Transpose(0, 2, 1, 3) <----+
     becomes
 
-    q -> [RotaryEmbedding {num_heads}] -+
-    k -> [RotaryEmbedding {num_heads}] -+-> Attention {q_num_heads, kv_num_heads} -> y
-    v ----------------------------------+
+    q -> steps -+
+    k -> steps -+-> Attention {q_num_heads, kv_num_heads} -> y
+    v ----------+
 
-Both operators take both layouts from opset 23 on; with the second they read heads where they lie. Keys and values of
-grouped attention are repeated by the operator. What is in brackets may be missing; where heads come from anything else
-than a Reshape - a norm of their own, a part of one product for all three - they are put side by side by one.
+Steps treat every head alike: a norm of its own, a constant factor, the rotation by its position. Attention and rotation
+take both layouts from opset 23 on; with the second they read heads where they lie. Keys and values of grouped attention
+are repeated by the operator. What is in brackets may be missing; where heads come from anything else than a Reshape - a
+part of one product for all three - they are put side by side by one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ..layer import SCOPE
 from .constants import add_constant, new_node
 
 _SWAP = (0, 2, 1, 3)
+_NORMS = ("LayerNormalization", "RMSNormalization")
 
 
 class AttentionLayoutPass(ir.passes.InPlacePass):
@@ -45,47 +47,46 @@ class _Heads:
     Attributes:
         apart: (batch, sequence, heads, d), in front of the Transpose.
         whole: (batch, sequence, heads * d), where a Reshape split it; None where something else wrote the heads.
-        rotation: the RotaryEmbedding behind the Transpose, if there is one.
+        steps: nodes between the Transpose and attention, in their order.
     """
 
     apart: ir.Value
     whole: ir.Value | None
-    rotation: ir.Node | None
+    steps: tuple[ir.Node, ...]
 
     @property
     def count(self) -> int:
         assert self.apart.shape is not None
         return int(self.apart.shape[2])  # type: ignore[arg-type]
 
-    @property
-    def width(self) -> int:
-        assert self.apart.shape is not None
-        return int(self.apart.shape[3])  # type: ignore[arg-type]
-
     def side_by_side(self, graph: ir.Graph, before: ir.Node) -> ir.Value:
         """Write what attention reads; (batch, sequence, heads * d)."""
-        hidden, shape = self.count * self.width, self.apart.shape
+        norms = any(step.op_type in _NORMS for step in self.steps)
+        value = self.apart if norms or self.whole is None else self.whole
+        for step in self.steps:
+            attributes = dict(step.attributes)
+            if step.op_type == "RotaryEmbedding":
+                value = self._joined(graph, before, value)
+                attributes["num_heads"] = ir.AttrInt64("num_heads", self.count)
+            scope = {SCOPE: step.metadata_props.get(SCOPE, "")}
+            inputs = [value, *step.inputs[1:]]
+            new = ir.Node("", step.op_type, inputs, list(attributes.values()), metadata_props=scope)
+            new.outputs[0].type, new.outputs[0].shape = value.type, value.shape
+            graph.insert_before(before, new)
+            value = new.outputs[0]
+        return self._joined(graph, before, value)
+
+    def _joined(self, graph: ir.Graph, before: ir.Node, value: ir.Value) -> ir.Value:
+        """Put heads side by side, unless they are."""
+        shape = value.shape
         assert shape is not None
-        whole = self.whole
-        if whole is None:
-            sizes = add_constant(graph, f"heads_together_{hidden}", np.array([0, 0, hidden]))
-            whole = new_node(graph, before, "Reshape", [self.apart, sizes], like=self.apart, scope=before)
-            whole.shape = ir.Shape([*shape[:2], hidden])
-        if self.rotation is None:
-            return whole
-        turned = ir.Node(
-            "",
-            "RotaryEmbedding",
-            [whole, *self.rotation.inputs[1:]],
-            [
-                *(a for name, a in self.rotation.attributes.items() if name != "num_heads"),
-                ir.AttrInt64("num_heads", self.count),
-            ],
-            metadata_props={SCOPE: self.rotation.metadata_props.get(SCOPE, "")},
-        )
-        turned.outputs[0].type, turned.outputs[0].shape = whole.type, whole.shape
-        graph.insert_before(before, turned)
-        return turned.outputs[0]
+        if len(shape) == 3:
+            return value
+        hidden = self.count * int(shape[3])  # type: ignore[arg-type]
+        sizes = add_constant(graph, f"heads_together_{hidden}", np.array([0, 0, hidden]))
+        whole = new_node(graph, before, "Reshape", [value, sizes], like=value, scope=before)
+        whole.shape = ir.Shape([*shape[:2], hidden])
+        return whole
 
 
 def _rewrite(graph: ir.Graph, node: ir.Node) -> bool:
@@ -143,17 +144,33 @@ def _shape_of(value: ir.Value, back: int) -> ir.Shape | None:
 
 
 def _split_heads(value: ir.Value | None) -> _Heads | None:
-    """Recognise heads that a Transpose put in front of the sequence, rotated or not."""
+    """Recognise heads that a Transpose put in front of the sequence, and what is done to each behind it."""
     node = value.producer() if value is not None else None
-    rotation = node if node is not None and node.op_type == "RotaryEmbedding" and node.domain == "" else None
-    if rotation is not None:
-        node = rotation.inputs[0].producer() if rotation.inputs[0] is not None else None
+    steps: list[ir.Node] = []
+    while node is not None and _is_step(node, steps):
+        steps.insert(0, node)
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
     apart = node.inputs[0] if node is not None and _is_swap(node) else None
     if apart is None or apart.shape is None or len(apart.shape) != 4:
         return None
     if not isinstance(apart.shape[2], int) or not isinstance(apart.shape[3], int):
         return None
-    return _Heads(apart, _whole(apart), rotation)
+    return _Heads(apart, _whole(apart), tuple(steps))
+
+
+def _is_step(node: ir.Node, later: list[ir.Node]) -> bool:
+    """Tell whether a node may be done before the Transpose; `later` are the steps behind it."""
+    normed_later = any(step.op_type in _NORMS for step in later)
+    if node.domain != "" or len(node.outputs) != 1:
+        return False
+    if node.op_type == "RotaryEmbedding":
+        return not normed_later  # the rotated heads are side by side, and a norm needs them apart
+    if node.op_type in _NORMS:
+        return node.attributes.get_int("axis", -1) in (-1, 3)
+    if node.op_type not in ("Mul", "Div"):
+        return False
+    factor = node.inputs[1]
+    return factor is not None and factor.const_value is not None and factor.const_value.size == 1
 
 
 def _whole(apart: ir.Value) -> ir.Value | None:
