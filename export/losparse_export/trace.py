@@ -7,9 +7,11 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest import mock
 
 import onnx_ir as ir
 import torch
+import torch.export._trace as torch_trace
 from torch import Tensor
 
 from losparse.errors import LosparseError
@@ -21,7 +23,7 @@ from .tasks import TaskModel, input_names, max_positions
 # onnx writes newer formats than onnxruntime opens.
 IR_VERSIONS = {18: 10, 23: 11}
 
-# What torch 2.13's exporter says on every correct export; anything else is heard.
+# What torch 2.13's exporter says on every correct export, or beside its errors; anything else is heard.
 _KNOWN_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"# The axis name: \w+ will not be used, since it shares the same shape constraints",
@@ -29,6 +31,7 @@ _KNOWN_WARNINGS = (
 _KNOWN_RECORDS = {
     "torch.onnx._internal.exporter._registration": "torchvision is not installed",
     "onnxscript.optimizer._constant_folding": "Skipping constant folding for op",
+    "torch.fx.experimental.symbolic_shapes": "Unable to find user code corresponding to",  # on errors, which say why
 }
 
 _WRAPPED = "model"  # where TaskModel holds the model
@@ -102,8 +105,10 @@ def quiet_export() -> Iterator[None]:
     filters = [(logging.getLogger(name), _Without(start)) for name, start in _KNOWN_RECORDS.items()]
     for logger, without in filters:
         logger.addFilter(without)
+    # On an error that the caller is told in one line, torch also prints the graph so far, which is hundreds of them.
+    silent = mock.patch.object(torch_trace, "print", lambda *_values, **_options: None, create=True)
     try:
-        with warnings.catch_warnings():
+        with silent, warnings.catch_warnings():
             for message in _KNOWN_WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
             yield

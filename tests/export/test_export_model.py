@@ -269,7 +269,7 @@ def test_compressed_folder(export_bert, tmp_path):
     assert "quantization_config" not in json.loads((report.folder / "config.json").read_text())
 
 
-def test_a_model_torch_cannot_trace(tmp_path):
+def test_a_model_torch_cannot_trace(tmp_path, capfd):
     model = build_model("bert")
     forward = model.bert.forward
 
@@ -284,3 +284,4 @@ def test_a_model_torch_cannot_trace(tmp_path):
     ) as caught:
         export_model(model, tmp_path / "out")
     assert "\n" not in str(caught.value) and os.listdir(tmp_path) == []
+    assert capfd.readouterr() == ("", ""), "torch prints the graph it has so far"
