@@ -270,17 +270,11 @@ def test_compressed_folder(export_bert, tmp_path):
 
 
 def test_a_model_torch_cannot_trace(tmp_path, capfd):
-    model = build_model("bert")
-    forward = model.bert.forward
-
-    def data_dependent(*args: Any, **kwargs: Any) -> Any:
-        if kwargs["input_ids"].sum() > 3:
-            return forward(*args, **kwargs)
-        raise RuntimeError
-
-    model.bert.forward = data_dependent
+    """Rotations that depend on the length of what was seen before."""
+    angles = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
+    model = build_model("llama", rope_parameters=angles)
     with pytest.raises(
-        LosparseError, match=r"torch\.onnx\.export cannot trace BertForSequenceClassification: \S+"
+        LosparseError, match=r"torch\.onnx\.export cannot trace LlamaForSequenceClassification: \S+"
     ) as caught:
         export_model(model, tmp_path / "out")
     assert "\n" not in str(caught.value) and os.listdir(tmp_path) == []
