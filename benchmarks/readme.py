@@ -290,6 +290,33 @@ def front_of(data: dict[str, Any]) -> str:
     return text + "Of ours at keep 0.3 and 0.2, these are beaten in both by a plain model:\n\n" + "\n".join(beaten)
 
 
+def times() -> str:
+    """How fast every method's model is: all of one task, timed in one run."""
+    data = load("front_cola.json")
+    if not data:
+        return ""
+    rows: dict[tuple[str, float], dict[str, dict[str, Any]]] = {}
+    for model in data["models"].values():
+        rows.setdefault((model["method"], model["keep"]), {})[model["precision"]] = model
+    cells = [(shape, precision) for shape in data["shapes"] for precision in ("fp32", "int8")]
+    fastest = sorted(rows.items(), key=lambda row: -row[1]["int8"]["latency"][data["shapes"][0]]["speedup"])
+    lines = [
+        [
+            method,
+            f"{keep:.2g}",
+            *(f"{models[precision]['latency'][shape]['speedup']:.2f}x" for shape, precision in cells),
+            *(f"{models[precision]['onnx_bytes'] / 1e6:.1f}" for precision in ("fp32", "int8")),
+        ]
+        for (method, keep), models in fastest
+    ]
+    head = ["method", "keep", *(f"{shape} {precision}" for shape, precision in cells), "MB fp32", "MB int8"]
+    return (
+        f"Speed-up over dense fp32 of all {len(data['models'])} models of the {TASKS[data['task']]} columns, "
+        f"{data['threads']} thread on {data['machine']}, onnxruntime {data['versions']['onnxruntime']}:\n\n"
+        f"{table(head, lines)}"
+    )
+
+
 def render(text: str) -> str:
     """Return the README with its blocks filled in."""
     blocks = {
@@ -298,6 +325,7 @@ def render(text: str) -> str:
         "encoders": encoders,
         "finetuned": finetuned,
         "front": front,
+        "times": times,
         "training-cost": training_cost,
         "oneshot-lm": oneshot_lm,
         "oneshot-embed": oneshot_embed,
