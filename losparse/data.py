@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import LosparseError
-from .tables import Table, read_table
+from .labels import class_id, class_lookup, class_names, matching_ids
+from .tables import Table, read_table, show
 from .tokens import Tokenized, tokenize
 
 __all__ = [
@@ -124,9 +125,9 @@ def load_examples(
         return Examples(texts, pairs, numbers, ())
     column = _column(table, label_column, LABEL_COLUMNS, "label")
     values = [_label(table, row, column, value) for row, value in enumerate(_values(table, column))]
-    names = _label_names(table, column, values, label_names)
-    lookup = _lookup(values, names)
-    labels = [_class_id(table, row, value, lookup, names) for row, value in enumerate(values)]
+    names = class_names(table, column, values, label_names)
+    lookup = class_lookup(values, names)
+    labels = [class_id(table, row, value, lookup, names) for row, value in enumerate(values)]
     return Examples(texts, pairs, labels, names)
 
 
@@ -167,24 +168,11 @@ def relabel(examples: Examples, names: Sequence[str]) -> Examples:
         names: the model's labels by class id; upper and lower case count as one. Examples whose labels are the integers
             below their number are taken to be labelled with class ids.
     """
-    new = _places(examples.label_names, names)
+    new = matching_ids(examples.label_names, names)
     if not new:
         return examples
     labels = [[new[each] for each in label] if isinstance(label, list) else new[label] for label in examples.labels]
     return replace(examples, labels=labels, label_names=tuple(names))
-
-
-def _places(given: Sequence[str], names: Sequence[str]) -> list[int]:
-    """Return the class id of every label: as named, as named in another case, or as an id; none if they are others."""
-    folded = [name.casefold() for name in names]
-    for wanted, known in (
-        (list(given), list(names)),
-        ([name.casefold() for name in given], folded),
-        (list(given), [str(number) for number in range(len(names))]),
-    ):
-        if set(wanted) <= set(known) and len(set(wanted)) == len(wanted) and len(set(known)) == len(known):
-            return [known.index(name) for name in wanted]
-    return []
 
 
 def split_examples(examples: Examples, share: float, seed: int = 0) -> tuple[Examples, Examples]:
@@ -235,7 +223,7 @@ def _load_words(table: Table, words: str | None, tags: str | None, names: Sequen
         for column, value in ((words, sentence), (tags, labels)):
             if not isinstance(value, list) or not value:
                 raise LosparseError(
-                    f"{table.where(row)}: '{column}' must be a list with one entry per word, got {_show(value)}"
+                    f"{table.where(row)}: '{column}' must be a list with one entry per word, got {show(value)}"
                 )
         if len(sentence) != len(labels):
             raise LosparseError(
@@ -244,9 +232,9 @@ def _load_words(table: Table, words: str | None, tags: str | None, names: Sequen
         texts.append([_text(table, row, words, word) for word in sentence])
         values.append([_label(table, row, tags, label) for label in labels])
     flat = [value for row in values for value in row]
-    found = _label_names(table, tags, flat, names)
-    lookup = _lookup(flat, found)
-    ids = [[_class_id(table, row, value, lookup, found) for value in each] for row, each in enumerate(values)]
+    found = class_names(table, tags, flat, names)
+    lookup = class_lookup(flat, found)
+    ids = [[class_id(table, row, value, lookup, found) for value in each] for row, each in enumerate(values)]
     return Examples(texts, None, ids, found)
 
 
@@ -287,7 +275,7 @@ def _values(table: Table, column: str) -> Iterator[Any]:
 
 def _text(table: Table, row: int, column: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise LosparseError(f"{table.where(row)}: '{column}' must be a text that is not empty, got {_show(value)}")
+        raise LosparseError(f"{table.where(row)}: '{column}' must be a text that is not empty, got {show(value)}")
     return table.whole(row, column, value)
 
 
@@ -297,9 +285,7 @@ def _label(table: Table, row: int, column: str, value: Any) -> str:
         return str(value).lower()
     text = str(value).strip() if isinstance(value, str | int) else ""
     if not text or re.fullmatch(r"[-+]?\d*\.\d+", text):
-        raise LosparseError(
-            f"{table.where(row)}: '{column}' must be a label (a text or an integer), got {_show(value)}"
-        )
+        raise LosparseError(f"{table.where(row)}: '{column}' must be a label (a text or an integer), got {show(value)}")
     return table.whole(row, column, text)
 
 
@@ -310,7 +296,7 @@ def _number(table: Table, row: int, column: str, value: Any) -> float:
         number = float(str(value))  # not float(value), which overflows for an integer of 400 digits
         if math.isfinite(number):
             return number
-    raise LosparseError(f"{table.where(row)}: '{column}' must be a finite number, got {_show(value)}")
+    raise LosparseError(f"{table.where(row)}: '{column}' must be a finite number, got {show(value)}")
 
 
 def _answer(table: Table, row: int, column: str, value: Any, context: str) -> Answer:
@@ -322,50 +308,8 @@ def _answer(table: Table, row: int, column: str, value: Any, context: str) -> An
         text, start = (str(texts[0]), int(starts[0])) if len(texts) else ("", 0)
     except (TypeError, KeyError, ValueError, IndexError):
         shape = '{"text": ["..."], "answer_start": [0]}'
-        raise LosparseError(f"{table.where(row)}: '{column}' must be {shape}, got {_show(value)}") from None
+        raise LosparseError(f"{table.where(row)}: '{column}' must be {shape}, got {show(value)}") from None
     if start < 0 or context[start : start + len(text)] != text:
-        found = _show(context[max(start, 0) : max(start, 0) + len(text)])
-        raise LosparseError(f"{table.where(row)}: answer {_show(text)} is not at {start} of its context, {found} is")
+        found = show(context[max(start, 0) : max(start, 0) + len(text)])
+        raise LosparseError(f"{table.where(row)}: answer {show(text)} is not at {start} of its context, {found} is")
     return Answer(text, start)
-
-
-def _label_names(table: Table, column: str, values: Sequence[str], names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the classes by id: those given, those the data set declares, or those that occur, sorted."""
-    declared = names if names is not None else table.classes.get(column)
-    if declared is not None:
-        return tuple(declared)
-    distinct = set(values)
-    if len(distinct) < 2:
-        raise LosparseError(
-            f"{table.name}: column '{column}' has one class only ({_show(values[0])}); training needs at least two"
-        )
-    integers = all(re.fullmatch(r"-?\d+", value) for value in distinct)
-    return tuple(sorted(distinct, key=int) if integers else sorted(distinct))
-
-
-def _lookup(values: Sequence[str], names: Sequence[str]) -> dict[str, int]:
-    """Map labels to class ids; where none of them is a name but one is a class id, they are taken as class ids.
-
-    A label that is a name but for upper and lower case is that name, where no two names differ in it alone.
-    """
-    by_name = {name: number for number, name in enumerate(names)}
-    by_number = {str(number): number for number in range(len(names))}
-    distinct = set(values)
-    folded = {name.casefold(): number for name, number in by_name.items()}
-    if len(folded) == len(by_name):
-        by_name |= {value: folded[value.casefold()] for value in distinct if value.casefold() in folded}
-    return by_number if distinct & by_number.keys() and not distinct & by_name.keys() else by_name
-
-
-def _class_id(table: Table, row: int, value: str, lookup: dict[str, int], names: Sequence[str]) -> int:
-    if value not in lookup:
-        shown = ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
-        raise LosparseError(
-            f"{table.where(row)}: label {_show(value)} was not seen in training; its labels are {shown}"
-        )
-    return lookup[value]
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -204,3 +204,9 @@ def _read_hub(name: str, split: str, suffixes: tuple[str, ...]) -> Table:
 
 def _one_of(words: tuple[str, ...]) -> str:
     return ", ".join(words[:-1]) + " or " + words[-1]
+
+
+def show(value: Any) -> str:
+    """Return a value as a message quotes it: one line, cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
