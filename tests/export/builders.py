@@ -59,6 +59,9 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen3": ("Qwen3Config", "Qwen3Model", {**_ROTARY, "num_key_value_heads": 1, "head_dim": 12}),
 }
 
+# Layers in a block of these differ from the six of a BERT, and positions are rotated between query and key.
+ROTARY = ("modernbert", "llama", "qwen3")
+
 
 def build_model(family: str, *, factored: bool = True, seed: int = 0, **overrides: Any) -> Any:
     """Return a tiny model with random weights and biases; with `factored`, its block layers have rank 4 and 6 kept."""
