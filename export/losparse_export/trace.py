@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest import mock
 
 import onnx_ir as ir
 import torch
@@ -106,13 +105,14 @@ def quiet_export() -> Iterator[None]:
     for logger, without in filters:
         logger.addFilter(without)
     # On an error that the caller is told in one line, torch also prints the graph so far, which is hundreds of them.
-    silent = mock.patch.object(torch_trace, "print", lambda *_values, **_options: None, create=True)
+    vars(torch_trace)["print"] = lambda *_values, **_options: None
     try:
-        with silent, warnings.catch_warnings():
+        with warnings.catch_warnings():
             for message in _KNOWN_WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
             yield
     finally:
+        vars(torch_trace).pop("print", None)
         for logger, without in filters:
             logger.removeFilter(without)
 
