@@ -173,12 +173,10 @@ def tag(session: Session, texts: str | Iterable[str], batch_size: int = 32, *, w
     for rows, outputs, mask in _batches(session, encodings, batch_size):
         for index, logits, real in zip(rows, outputs["logits"], mask.astype(bool), strict=True):
             scores, text = softmax(logits[real]), listed[index]
-            results[index] = [
-                Tag(
-                    text[start:end], start, end, labels[best := int(scores[token].argmax())], float(scores[token, best])
-                )
-                for token, start, end in _spans(text, encodings[index], words)
-            ]
+            tags = results[index] = []
+            for token, start, end in _spans(text, encodings[index], words):
+                best = int(scores[token].argmax())
+                tags.append(Tag(text[start:end], start, end, labels[best], float(scores[token, best])))
     return [results[index] for index in range(len(encodings))]
 
 
