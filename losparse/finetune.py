@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -42,7 +43,7 @@ from .lora import attach_adapters, merge_adapters, require_lora
 from .methods import Method, OneShot
 from .metrics import metrics_of, perplexity
 from .recipe import Training
-from .tokens import QUESTION, Tokenized
+from .tokens import WINDOW, Tokenized
 from .training import freeze_embeddings
 
 logger = logging.getLogger(__name__)
@@ -215,7 +216,13 @@ def _trainer(
     """Build the Trainer of a recipe."""
     saving = training.save_steps is not None
     # The Trainer measures in an order of its own, so the rows themselves must say which question they are windows of.
-    windows = isinstance(validation, Tokenized) and validation.questions is not None
+    windows = isinstance(validation, Tokenized) and validation.windows is not None
+    task = task_of(model)
+    if task == "question-answering" and not windows:
+        logger.warning(
+            "the validation rows do not say which of their tokens are the context's, so no accuracy is measured; "
+            "losparse.data.tokenize makes rows that do"
+        )
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=training.epochs,
@@ -241,16 +248,16 @@ def _trainer(
         logging_strategy="no",
         logging_nan_inf_filter=False,  # `diverged` looks at every loss, and once is enough
         dataloader_pin_memory=torch.cuda.is_available(),
-        label_names=["start_positions", "end_positions", QUESTION] if windows else None,
+        label_names=["start_positions", "end_positions", WINDOW] if windows else None,
     )
     options: dict[str, Any] = {
         "model": model,
         "args": arguments,
         "train_dataset": train,
-        "eval_dataset": validation.numbered() if isinstance(validation, Tokenized) else validation,
+        "eval_dataset": validation.measurable() if isinstance(validation, Tokenized) else validation,
         "processing_class": tokenizer,
         "data_collator": collator(model, tokenizer),
-        "compute_metrics": metrics_of(task_of(model)),
+        "compute_metrics": metrics_of(task) if windows or task != "question-answering" else None,
     }
     if teacher is not None and max(training.distill_weight, training.distill_hidden) > 0:
         return _DistillingTrainer(teacher=teacher, recipe=training, **options)
@@ -262,7 +269,7 @@ class _Careful(DivergenceMixin):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
         """Return the loss of what the model takes."""
-        return super().compute_loss(model, {k: v for k, v in inputs.items() if k != QUESTION}, *args, **options)
+        return super().compute_loss(model, {k: v for k, v in inputs.items() if k != WINDOW}, *args, **options)
 
 
 class _MeanLossTrainer(_Careful, MeanLossTrainer):
@@ -294,5 +301,9 @@ def collator(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Any:
     task = task_of(model)
     if task == "causal-lm":
         return default_data_collator
-    token_level = task == "token-classification"
-    return DataCollatorForTokenClassification(tokenizer) if token_level else DataCollatorWithPadding(tokenizer)
+    if task == "token-classification":
+        return DataCollatorForTokenClassification(tokenizer)
+    if task == "question-answering" and tokenizer.padding_side != "right":
+        tokenizer = copy.copy(tokenizer)  # labels are places in a row, which padding in front of it would move
+        tokenizer.padding_side = "right"
+    return DataCollatorWithPadding(tokenizer)

@@ -1,8 +1,8 @@
 """What a fine-tuning is measured by, from the predictions of a Hugging Face Trainer; plain numpy.
 
     text-classification, token-classification   accuracy, matthews
-    question-answering                          accuracy: the share of questions whose answer has both ends right, read
-                                                from all windows of its context (`spans`)
+    question-answering                          accuracy: the share of questions whose answer, the one that a session
+                                                gives, has both ends right (`spans`)
     regression                                  pearson, spearman, mse
     causal-lm                                   perplexity, which follows from the loss
 
@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from losparse_runtime.scoring import SpanLogits, best_span, no_answer_score
 
 Array = NDArray[Any]
 
@@ -39,36 +41,32 @@ def classification(prediction: Any) -> dict[str, float]:
 
 
 def spans(prediction: Any) -> dict[str, float]:
-    """Return the share of questions that are answered exactly.
+    """Return the share of questions that are answered exactly, by the answers that a served model gives.
 
-    The answer to a question is the span with the largest sum of start and end logit in any window of its context.
-    There is none if every window prefers its first token, which labels say where a window does not hold the answer:
-    if the smallest sum there is not exceeded. It is right if it is the labelled span of a window that has one, or
-    none where no window has one.
+    The answer is `best_span` over all windows of the question's context, as `Session.answer` finds it. Where some
+    questions have none, there may be none, as `Session.answer(may_be_none=True)` says it. It is right if it is the
+    labelled span of its window, or none where the question has none; so an answer that no window holds whole, or that
+    is longer than a session looks for, is never right.
 
     Args:
-        prediction: predictions are start and end logits, (rows, tokens) each; labels are first token, last token
-            and, if rows are windows, number of the question, (rows,) each. Without numbers every row is a question.
-
-    References:
-        The evaluation of SQuAD 2.0 (Rajpurkar et al., arXiv:1806.03822), its threshold for "no answer" at 0.
+        prediction: predictions are start and end logits, (rows, tokens) each; labels are first token and last token,
+            (rows,) each, and the `losparse.tokens.Window` of every row, (rows, 4).
     """
     starts, ends = (np.asarray(logits, np.float64) for logits in prediction.predictions[:2])
-    first, last = prediction.label_ids[:2]
-    questions = prediction.label_ids[2] if len(prediction.label_ids) > 2 else np.arange(len(first))
-    nothing = starts[:, 0] + ends[:, 0]
-    begins = np.maximum.accumulate(starts[:, 1:], axis=1)  # the best start up to each token
-    sums = begins + ends[:, 1:]
-    stop = sums.argmax(axis=1)
-    rows = np.arange(len(stop))
-    begin = (starts[:, 1:] == begins[rows, stop][:, None]).argmax(axis=1)
-    exact = (begin + 1 == first) & (stop + 1 == last)
+    first, last, facts = prediction.label_ids[:3]
+    questions, begins, stops, answerable = np.asarray(facts).T
+    may_be_none = not answerable.all()
+    places = np.arange(starts.shape[1])
     right = []
     order = np.argsort(questions, kind="stable")
-    for windows in np.split(order, np.flatnonzero(np.diff(questions[order])) + 1):
-        best = windows[sums[windows, stop[windows]].argmax()]
-        answered = sums[best, stop[best]] > nothing[windows].min()
-        right.append(exact[best] if answered else not first[windows].any())
+    for rows in np.split(order, np.flatnonzero(np.diff(questions[order])) + 1):
+        windows = [SpanLogits(starts[row], ends[row], (places >= begins[row]) & (places < stops[row])) for row in rows]
+        span = best_span(windows)
+        if span is None or (may_be_none and span.score <= no_answer_score(windows)):
+            right.append(not answerable[rows[0]])
+        else:
+            row = rows[span.window]
+            right.append(bool(answerable[row]) and (span.first, span.last) == (first[row], last[row]))
     return {"accuracy": float(np.mean(right))}
 
 

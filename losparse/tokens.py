@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import LosparseError
 
@@ -35,8 +35,24 @@ STRIDE_SHARE = 1 / 3
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
-QUESTION = "question"
-"""Key of the number of a row's question, in rows that a metric is to group by it; no model takes it."""
+WINDOW = "window"
+"""Key of a row's `Window`, in rows that a metric is to look at; no model takes it."""
+
+
+class Window(NamedTuple):
+    """What a row of question-answering is, beside its tokens: one window of the context of one question.
+
+    Attributes:
+        question: number of the example.
+        start: the first token of the row that is the context's.
+        stop: one past the last one.
+        answerable: 1 if the question has an answer, in this window or elsewhere; else 0.
+    """
+
+    question: int
+    start: int
+    stop: int
+    answerable: int
 
 
 class Tokenized(Sequence[dict[str, Any]]):
@@ -44,14 +60,14 @@ class Tokenized(Sequence[dict[str, Any]]):
 
     Attributes:
         truncated: how many examples did not fit into the maximum length.
-        questions: number of the example that each row is a window of, for question-answering; else None.
+        windows: of which question each row is a window, for question-answering; else None.
     """
 
-    def __init__(self, rows: list[dict[str, Any]], truncated: int = 0, questions: Sequence[int] | None = None) -> None:
+    def __init__(self, rows: list[dict[str, Any]], truncated: int = 0, windows: Sequence[Window] | None = None) -> None:
         """Hold the rows."""
         self._rows = rows
         self.truncated = truncated
-        self.questions = questions
+        self.windows = windows
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -60,16 +76,16 @@ class Tokenized(Sequence[dict[str, Any]]):
     def __getitem__(self, row: Any) -> Any:
         """Return one row (as a copy, since collators pop from it), or a slice of rows."""
         if isinstance(row, slice):
-            questions = None if self.questions is None else self.questions[row]
-            return Tokenized(self._rows[row], self.truncated, questions)
+            windows = None if self.windows is None else self.windows[row]
+            return Tokenized(self._rows[row], self.truncated, windows)
         return dict(self._rows[row])
 
-    def numbered(self) -> Tokenized:
-        """Return the rows with the number of their question under `QUESTION`, if they are windows of questions."""
-        if self.questions is None:
+    def measurable(self) -> Tokenized:
+        """Return the rows with their `Window` under `WINDOW`, if they are windows of questions."""
+        if self.windows is None:
             return self
-        rows = [{**row, QUESTION: number} for row, number in zip(self._rows, self.questions, strict=True)]
-        return Tokenized(rows, self.truncated, self.questions)
+        rows = [{**row, WINDOW: list(window)} for row, window in zip(self._rows, self.windows, strict=True)]
+        return Tokenized(rows, self.truncated, self.windows)
 
 
 def tokenize(
@@ -101,23 +117,23 @@ def tokenize(
         raise LosparseError(f"max_length must be above the {special} special tokens of every text, got {max_length}")
     if task == "causal-lm":
         return _blocks(examples, tokenizer, max_length, progress)
-    windows = task == "question-answering"
+    questions = task == "question-answering"
     encode = _words if task == "token-classification" else _texts
     rows: list[dict[str, Any]] = []
-    questions: list[int] = []
+    windows: list[Window] = []
     truncated = 0
     for first in range(0, len(examples), CHUNK):
         part = examples.select(range(first, min(first + CHUNK, len(examples))))
-        if windows:
-            new_rows, cut, sources = _questions(part, tokenizer, max_length)
-            questions += [first + source for source in sources]
+        if questions:
+            new_rows, cut, new_windows = _questions(part, tokenizer, max_length)
+            windows += [window._replace(question=first + window.question) for window in new_windows]
         else:
             new_rows, cut = encode(part, tokenizer, max_length)
         rows += new_rows
         truncated += cut
         if progress is not None:
             progress(len(part))
-    return Tokenized(rows, truncated, questions if windows else None)
+    return Tokenized(rows, truncated, windows if questions else None)
 
 
 def _blocks(examples: Examples, tokenizer: Any, length: int, progress: Callable[[int], None] | None) -> Tokenized:
@@ -178,8 +194,8 @@ def _first_token_labels(offsets: Sequence[tuple[int, int]], word_of: Sequence[in
     return aligned
 
 
-def _questions(examples: Examples, tokenizer: Any, max_length: int) -> tuple[list[dict[str, Any]], int, list[int]]:
-    """Return the windows, how many questions have several, and of which question each window is."""
+def _questions(examples: Examples, tokenizer: Any, max_length: int) -> tuple[list[dict[str, Any]], int, list[Window]]:
+    """Return the rows, how many questions have several, and of which question each row is a window."""
     questions = tokenizer(examples.texts, add_special_tokens=False)["input_ids"]
     stride = int(max_length * STRIDE_SHARE)
     longest = max(len(ids) for ids in questions)
@@ -197,12 +213,14 @@ def _questions(examples: Examples, tokenizer: Any, max_length: int) -> tuple[lis
         return_offsets_mapping=True,
     )
     sources = encoded["overflow_to_sample_mapping"]
-    rows = []
+    rows, windows = [], []
     for row, inputs in enumerate(_inputs(encoded, len(sources))):
-        context = [part == 1 for part in encoded.sequence_ids(row)]
-        start, end = _answer_span(encoded["offset_mapping"][row], context, examples.labels[sources[row]])
+        answer, context = examples.labels[sources[row]], [part == 1 for part in encoded.sequence_ids(row)]
+        start, end = _answer_span(encoded["offset_mapping"][row], context, answer)
         rows.append({**inputs, "start_positions": start, "end_positions": end})
-    return rows, sum(count > 1 for count in Counter(sources).values()), list(sources)
+        begin = context.index(True) if any(context) else 0  # the context's tokens stand together
+        windows.append(Window(sources[row], begin, begin + sum(context), int(bool(answer.text))))
+    return rows, sum(count > 1 for count in Counter(sources).values()), windows
 
 
 def _answer_span(offsets: Sequence[tuple[int, int]], context: Sequence[bool], answer: Answer) -> tuple[int, int]:

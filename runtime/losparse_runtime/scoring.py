@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+MAX_ANSWER_TOKENS = 30
+"""Tokens in the longest answer that is looked for, where nobody says otherwise."""
 
 
 def pool(hidden: Array, mask: Array, pooling: str) -> Array:
@@ -53,9 +57,74 @@ def log_sum(logits: Iterable[float]) -> float:
     return top + float(np.log(np.exp(values - top).sum()))
 
 
-def best_span(start: Array, end: Array, max_tokens: int) -> tuple[float, int, int]:
-    """Largest start[i] + end[j] with i <= j < i + max_tokens, and its i and j."""
-    sums = start[:, None] + end[None, :]
-    legal = np.tril(np.triu(np.ones(sums.shape, bool)), max_tokens - 1)
-    first, last = divmod(int(np.where(legal, sums, -np.inf).argmax()), len(end))
-    return float(sums[first, last]), first, last
+@dataclass(frozen=True)
+class SpanLogits:
+    """What a question-answering model says of one window of a context, and which of its tokens may be an answer.
+
+    Attributes:
+        start: logits of an answer that starts here; (tokens,), without padding or with.
+        end: logits of an answer that ends here; (tokens,).
+        inside: which tokens are the context's: neither the question's, nor special ones, nor padding; (tokens,) bool.
+    """
+
+    start: Array
+    end: Array
+    inside: Array
+
+
+@dataclass(frozen=True)
+class Span:
+    """An answer, by its place in the windows of its context.
+
+    Attributes:
+        window: number of the window.
+        first: its first token in that window.
+        last: its last token, not one past it.
+        score: sum of its start and end logit.
+    """
+
+    window: int
+    first: int
+    last: int
+    score: float
+
+
+def best_span(windows: Sequence[SpanLogits], max_tokens: int = MAX_ANSWER_TOKENS) -> Span | None:
+    """Find the answer in the windows of one context: the one definition for serving and for measuring accuracy.
+
+    It is the span with the largest start[first] + end[last], both tokens of the context and first <= last < first +
+    max_tokens; of equal ones the first window's, the one that begins first, the shortest.
+
+    Args:
+        windows: of one question and its context.
+        max_tokens: length of the longest answer, >= 1.
+
+    Returns:
+        The span; None where no window holds a token of the context.
+    """
+    best: Span | None = None
+    for number, window in enumerate(windows):
+        if not window.inside.any():
+            continue
+        start = np.where(window.inside, window.start.astype(np.float64), -np.inf)
+        end = np.where(window.inside, window.end.astype(np.float64), -np.inf)
+        longest = min(max_tokens, len(end))
+        # Row i holds the ends that a span from token i may have: (tokens, longest), not (tokens, tokens).
+        ends = np.lib.stride_tricks.sliding_window_view(np.append(end, np.full(longest - 1, -np.inf)), longest)
+        sums = start[:, None] + ends
+        first, more = divmod(int(sums.argmax()), longest)
+        if best is None or sums[first, more] > best.score:
+            best = Span(number, first, first + more, float(sums[first, more]))
+    return best
+
+
+def no_answer_score(windows: Sequence[SpanLogits]) -> float:
+    """What a span must exceed to be an answer, for models that were taught to say that there is none.
+
+    Such a model points at a window's first token where the window does not hold the answer, so the smallest sum of
+    both logits there counts: one window that is sure of an answer is enough.
+
+    References:
+        The evaluation of SQuAD 2.0 (Rajpurkar et al., arXiv:1806.03822), its threshold for "no answer" at 0.
+    """
+    return min(float(window.start[0]) + float(window.end[0]) for window in windows)

@@ -16,6 +16,7 @@ from .folder import read_metadata, read_model_config
 from .inputs import Arrays, check_inputs
 from .metadata import Metadata, TensorSpec
 from .opening import Options, open_model, provider_names
+from .scoring import MAX_ANSWER_TOKENS
 
 
 class Session:
@@ -159,6 +160,14 @@ class Session:
         """Label every word, or every token; see `tasks.tag`."""
         return tasks.tag(self, texts, batch_size, words=words)
 
-    def answer(self, question: str, context: str, *, max_tokens: int = 30, stride: int = 128) -> tasks.Answer:
+    def answer(
+        self,
+        question: str,
+        context: str,
+        *,
+        max_tokens: int = MAX_ANSWER_TOKENS,
+        stride: int = 128,
+        may_be_none: bool = False,
+    ) -> tasks.Answer:
         """Find the span of the context that answers the question; see `tasks.answer`."""
-        return tasks.answer(self, question, context, max_tokens=max_tokens, stride=stride)
+        return tasks.answer(self, question, context, max_tokens=max_tokens, stride=stride, may_be_none=may_be_none)

@@ -17,7 +17,16 @@ from .encoder import text_list
 from .errors import InputError, RunError
 from .inputs import Arrays
 from .metadata import TASK_OUTPUTS
-from .scoring import best_span, class_scores, log_sum, pool, softmax
+from .scoring import (
+    MAX_ANSWER_TOKENS,
+    SpanLogits,
+    best_span,
+    class_scores,
+    log_sum,
+    no_answer_score,
+    pool,
+    softmax,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -77,7 +86,8 @@ class Answer:
         text: the span as it stands in the context.
         start: its first character, counted from 0.
         end: one past its last character.
-        score: probability of the first token times probability of the last token, each over all context tokens. A
+        score: probability of the first token times probability of the last token, each over all context tokens; of
+            "there is none" its probability against the best span alone. A
             token in several windows counts once, with its largest logit.
     """
 
@@ -198,11 +208,18 @@ def _spans(text: str, encoding: Encoding, words: bool) -> list[tuple[int, int, i
     return found
 
 
-def answer(session: Session, question: str, context: str, *, max_tokens: int = 30, stride: int = 128) -> Answer:
-    """Find the span of the context that answers the question.
+def answer(
+    session: Session,
+    question: str,
+    context: str,
+    *,
+    max_tokens: int = MAX_ANSWER_TOKENS,
+    stride: int = 128,
+    may_be_none: bool = False,
+) -> Answer:
+    """Find the span of the context that answers the question; `scoring.best_span` says which that is.
 
-    A context longer than the model's positions is read in overlapping windows. There is always an answer: a model
-    trained to say that there is none is not asked for that.
+    A context longer than the model's positions is read in overlapping windows.
 
     Args:
         session: of a question-answering folder.
@@ -210,6 +227,8 @@ def answer(session: Session, question: str, context: str, *, max_tokens: int = 3
         context: the text that holds the answer.
         max_tokens: length of the longest answer, in tokens, >= 1.
         stride: overlap of the windows, in tokens, >= 0.
+        may_be_none: for models that were trained on questions without an answer too: say that there is none (an empty
+            text) where the model prefers that to every span. Without it there is always an answer.
 
     Returns:
         The span whose start and end logits have the largest sum.
@@ -221,30 +240,36 @@ def answer(session: Session, question: str, context: str, *, max_tokens: int = 3
     _require(session, "question-answering")
     _check_count("max_tokens", max_tokens, 1)
     _check_count("stride", stride, 0)
-    windows = session.encoder.windows(question, context, stride)
-    starts: dict[tuple[int, int], float] = {}  # by the place in the context
-    ends: dict[tuple[int, int], float] = {}
-    best: tuple[float, int, int] | None = None
-    for rows, outputs, mask in _batches(session, windows, _WINDOWS_IN_A_RUN):
-        for row, index in enumerate(rows):
-            inside = np.array([sequence == 1 for sequence in windows[index].sequence_ids])
-            if not inside.any():
-                continue
-            # The mask takes out the padding, `inside` the question and the special tokens.
-            real = mask[row].astype(bool)
-            start = outputs["start_logits"][row][real][inside].astype(np.float64)
-            end = outputs["end_logits"][row][real][inside].astype(np.float64)
-            offsets = [windows[index].offsets[place] for place in np.flatnonzero(inside)]
-            for logits, found in ((start, starts), (end, ends)):
-                for place, logit in zip(offsets, logits, strict=True):
-                    found[place] = max(float(logit), found.get(place, -np.inf))
-            total, first, last = best_span(start, end, max_tokens)
-            if best is None or total > best[0]:
-                best = total, offsets[first][0], offsets[last][1]
+    encodings = session.encoder.windows(question, context, stride)
+    windows = _span_logits(session, encodings)
+    best = best_span(windows, max_tokens)
     if best is None:
         raise InputError("context must have at least one token, got none; give the text that holds the answer")
-    score = float(np.exp(best[0] - log_sum(starts.values()) - log_sum(ends.values())))
-    return Answer(context[best[1] : best[2]], best[1], best[2], score)
+    if may_be_none and best.score <= (nothing := no_answer_score(windows)):
+        return Answer("", 0, 0, float(1 / (1 + np.exp(best.score - nothing))))
+    starts: dict[tuple[int, int], float] = {}  # by the place in the context: windows overlap
+    ends: dict[tuple[int, int], float] = {}
+    for window, encoding in zip(windows, encodings, strict=True):
+        for token in np.flatnonzero(window.inside):
+            for logits, found in ((window.start, starts), (window.end, ends)):
+                place = encoding.offsets[token]
+                found[place] = max(float(logits[token]), found.get(place, -np.inf))
+    offsets = encodings[best.window].offsets
+    start, end = offsets[best.first][0], offsets[best.last][1]
+    score = float(np.exp(best.score - log_sum(starts.values()) - log_sum(ends.values())))
+    return Answer(context[start:end], start, end, score)
+
+
+def _span_logits(session: Session, encodings: Sequence[Encoding]) -> list[SpanLogits]:
+    """Run windows of a context; what is said of each, in their order and without padding."""
+    found: dict[int, SpanLogits] = {}
+    for rows, outputs, mask in _batches(session, encodings, _WINDOWS_IN_A_RUN):
+        for row, index in enumerate(rows):
+            real = mask[row].astype(bool)
+            inside = np.array([sequence == 1 for sequence in encodings[index].sequence_ids])
+            start, end = (outputs[name][row][real].astype(np.float64) for name in ("start_logits", "end_logits"))
+            found[index] = SpanLogits(start, end, inside)
+    return [found[index] for index in range(len(encodings))]
 
 
 def _batches(

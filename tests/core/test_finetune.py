@@ -14,11 +14,11 @@ from transformers import BertForQuestionAnswering, BertModel, GPT2Config, GPT2LM
 from losparse import LPAF, SVD, LoSparse, Training, fine_tune, finetune
 from losparse.checkpoints import last_checkpoint, missing_part
 from losparse.errors import LosparseError
-from losparse.finetune import bf16_is_slow, calibration_batches
+from losparse.finetune import bf16_is_slow, calibration_batches, collator
 from losparse.layers import FactoredLinear
 from losparse.machine import machine
 from losparse.metrics import spans
-from losparse.tokens import Tokenized
+from losparse.tokens import Tokenized, Window
 from losparse.training import freeze_embeddings
 
 from .conftest import build_bert, toy_items
@@ -165,25 +165,44 @@ def test_sharded_weights_must_be_there_in_every_part(checkpoints):
     assert missing_part(cut) == "part2.safetensors"
 
 
+def question_items():
+    return [
+        {"input_ids": [10 + n] * (2 + n), "attention_mask": [1] * (2 + n), "start_positions": n, "end_positions": n}
+        for n in range(6)
+    ]
+
+
 def test_windows_of_questions_are_measured_by_question(tokenizer, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(finetune, "metrics_of", lambda task: lambda found: seen.append(found) or spans(found))
     model = BertForQuestionAnswering(build_bert().config)
     # the Trainer measures long rows first, so these come in another order
-    items = [
-        {"input_ids": [10 + n] * (2 + n), "attention_mask": [1] * (2 + n), "start_positions": n, "end_positions": n}
-        for n in range(6)
-    ]
-    rows = Tokenized(items, questions=[0, 0, 1, 2, 2, 2])
+    windows = [Window(question, 1, 2 + n, 1) for n, question in enumerate([0, 0, 1, 2, 2, 2])]
+    rows = Tokenized(question_items(), windows=windows)
     training = Training(max_steps=1, batch_size=1)
     result = fine_tune(model, tokenizer, rows, rows, training, output_dir=tmp_path, quiet=True)
-    first, last, questions = seen[0].label_ids
-    assert sorted(zip(questions, first, last, strict=True)) == [(q, n, n) for n, q in enumerate(rows.questions)]
-    assert list(questions) != rows.questions and len(seen[0].predictions[0]) == 6
+    first, last, facts = seen[0].label_ids
+    assert sorted(zip(map(tuple, facts), first, last, strict=True)) == [(w, n, n) for n, w in enumerate(windows)]
+    assert [tuple(each) for each in facts] != windows and len(seen[0].predictions[0]) == 6
     assert 3 * result.metrics["accuracy"] == pytest.approx(round(3 * result.metrics["accuracy"])), "three questions"
-    # rows of somebody's own, which know of no question, are questions each
-    fine_tune(model, tokenizer, items, items, training, output_dir=tmp_path, quiet=True)
-    assert len(seen[1].label_ids) == 2
+
+
+def test_rows_that_do_not_know_their_context_have_no_accuracy(tokenizer, tmp_path, caplog):
+    model, items = BertForQuestionAnswering(build_bert().config), question_items()
+    with caplog.at_level("WARNING", logger="losparse.finetune"):
+        result = fine_tune(
+            model, tokenizer, items, items, Training(max_steps=1, batch_size=1), output_dir=tmp_path, quiet=True
+        )
+    assert "loss" in result.metrics and "accuracy" not in result.metrics
+    assert any("do not say which of their tokens are the context's" in message for message in caplog.messages)
+
+
+def test_rows_of_questions_are_padded_behind(tokenizer):
+    tokenizer.padding_side = "left"
+    model = BertForQuestionAnswering(build_bert().config)
+    batch = collator(model, tokenizer)(question_items()[:2])
+    assert batch["input_ids"].tolist() == [[10, 10, 0], [11, 11, 11]], "labels are places in the row"
+    assert collator(build_bert(), tokenizer)(toy_items(2)) is not None and tokenizer.padding_side == "left"
 
 
 def test_calibration_takes_no_more_than_is_asked_for(tokenizer, monkeypatch):

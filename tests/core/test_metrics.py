@@ -63,21 +63,45 @@ def peaks(*places, length=6, height=5.0):
     return logits
 
 
+def windows(*rows, start=1, stop=6):
+    """Facts of rows: number of the question, and whether it has an answer; tokens start..stop - 1 are the context's."""
+    return np.array([[question, start, stop, answerable] for question, answerable in rows])
+
+
+EACH = windows((0, 1), (1, 1), (2, 0), (3, 0))
+
+
 def test_spans_need_both_ends():
     # right in both ends, right in the start alone, wrongly an answer, rightly none
     first, last = np.array([2, 2, 0, 0]), np.array([3, 4, 0, 0])
-    assert spans(prediction((peaks(2, 2, 2, 0), peaks(3, 3, 3, 0)), (first, last))) == {"accuracy": 0.5}
+    assert spans(prediction((peaks(2, 2, 2, 0), peaks(3, 3, 3, 0)), (first, last, EACH))) == {"accuracy": 0.5}
 
 
 def test_a_span_does_not_end_before_it_starts():
     starts, ends = peaks(4), peaks(2, height=4.0)  # 4..4 has 5 + 0, 1..2 has 0 + 4
-    assert spans(prediction((starts, ends), (np.array([4]), np.array([4])))) == {"accuracy": 1.0}
+    label_ids = np.array([4]), np.array([4]), windows((0, 1))
+    assert spans(prediction((starts, ends), label_ids)) == {"accuracy": 1.0}
+
+
+def test_a_span_is_of_the_context_alone():
+    # The question's tokens (1), a special one (5) and the padding (6, 7) are surer than the context's (2 to 4).
+    starts, ends = peaks(3, height=1.0, length=8), peaks(4, height=1.0, length=8)
+    starts[0, [1, 5, 6, 7]] = ends[0, [1, 5, 6, 7]] = 9.0
+    label_ids = np.array([3]), np.array([4]), windows((0, 1), start=2, stop=5)
+    assert spans(prediction((starts, ends), label_ids)) == {"accuracy": 1.0}
+
+
+@pytest.mark.parametrize(("tokens", "accuracy"), [(30, 1.0), (31, 0.0)])
+def test_a_span_is_as_long_as_a_session_looks_for(tokens, accuracy):
+    starts, ends = peaks(1, length=40), peaks(tokens, length=40)  # token 1 to token `tokens`, so many of them
+    label_ids = np.array([1]), np.array([tokens]), windows((0, 1), stop=40)
+    assert spans(prediction((starts, ends), label_ids)) == {"accuracy": accuracy}
 
 
 def test_questions_are_counted_and_not_their_windows():
     # Rows in another order than the questions'. Question 7: only its second window has the answer, and its first one
     # says so. Question 8: two windows have the answer, the surer one errs. Question 9: no window has one.
-    questions = np.array([9, 7, 8, 7, 8, 9])
+    questions = windows((9, 0), (7, 1), (8, 1), (7, 1), (8, 1), (9, 0))
     first = np.array([0, 2, 3, 0, 1, 0])
     starts = peaks(0, 2, 3, (0, 9.0), (5, 9.0), 0)
     label_ids = (first, first, questions)
@@ -85,6 +109,16 @@ def test_questions_are_counted_and_not_their_windows():
     # a window of question 9 that is sure of an answer makes it wrong
     starts[0] = peaks(4)
     assert spans(prediction((starts, starts), label_ids)) == {"accuracy": pytest.approx(1 / 3)}
+
+
+def test_there_is_always_an_answer_where_every_question_has_one():
+    starts = peaks(0)
+    starts[0, 3] = 1.0
+    label_ids = np.array([3]), np.array([3]), windows((0, 1))
+    assert spans(prediction((starts, starts), label_ids)) == {"accuracy": 1.0}
+    # an answer that no window holds whole is not one that may be left out
+    label_ids = np.array([0]), np.array([0]), windows((0, 1))
+    assert spans(prediction((starts, starts), label_ids)) == {"accuracy": 0.0}
 
 
 def test_regression_takes_logits_of_one_column():
