@@ -54,15 +54,13 @@ def build_graph(
         progress: called while timing.
 
     Raises:
-        LosparseError: the plan is for another model, or names a form that does not apply.
+        LosparseError: the plan is for another model or precision, names a form that does not apply, or leaves nothing
+            to quantise.
     """
     graph = prepared.clone()
     planned = _PLANNED.get(precision, "fp32")
-    if plan is not None and plan.precision != planned:
-        raise LosparseError(
-            f"the plan is for precision {plan.precision!r}, this export plans for {planned!r}; "
-            "export with that precision, or make another plan"
-        )
+    if plan is not None:
+        _check_planned(plan, planned)
     folds = fold_model(graph, skip=() if plan is None else plan.skipped_folds())
     if plan is None:
         call = call or Call()
@@ -73,15 +71,36 @@ def build_graph(
     if precision in _MARKED and not quantise:
         # Products this small gain nothing in int8. It was asked for, and the file at least becomes smaller.
         finished, quantise = _finish(lowered, plan, "all", planned)
+        if not quantise and any(layer.precision == "fp32" for layer in plan.layers.values()):
+            raise LosparseError(
+                f"the plan leaves nothing to quantise for precision {precision!r}: its layers are all fp32; edit the "
+                "plan, or export with precision='fp32' (--precision)"
+            )
     return Built(finished, plan, tuple(quantise))
 
 
 def _finish(lowered: ir.Model, plan: Plan, marked: str, planned: str) -> tuple[ir.Model, list[str]]:
-    """Finish a lowered model whose products are marked by the plan, or all alike where the plan says nothing of it."""
+    """Finish a lowered model; a layer that an int8 plan wants in fp32 stays so, all else becomes what is `marked`."""
     if marked == "fp32":
         return finish_planned(lowered, tokens=plan.tokens)
-    layers = {name: layer.precision if marked == planned else marked for name, layer in plan.layers.items()}
+    left = {name for name, layer in plan.layers.items() if planned == "int8" and layer.precision == "fp32"}
+    layers = {name: "fp32" if name in left else marked for name in plan.layers}
     return finish_planned(lowered, tokens=plan.tokens, precision=marked, layers=layers)
+
+
+def _check_planned(plan: Plan, planned: str) -> None:
+    """Refuse a plan for another precision, and a layer in int8 in a plan whose graph has none."""
+    if plan.precision != planned:
+        raise LosparseError(
+            f"the plan is for precision {plan.precision!r}, this export plans for {planned!r}; "
+            "export with that precision, or make another plan"
+        )
+    for name, layer in plan.layers.items():
+        if planned == "fp32" and layer.precision != "fp32":
+            raise LosparseError(
+                f"the plan is for precision 'fp32', so that of layer {name!r} must be 'fp32', got "
+                f"{layer.precision!r}; edit a plan that an export with precision='int8' (--precision) wrote"
+            )
 
 
 def dense_plan(plan: Plan, reason: str, refused: str) -> Plan:

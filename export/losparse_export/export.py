@@ -169,7 +169,7 @@ class _Writer:
         graph = apply_precision(
             built.graph,
             self.precision,
-            nodes=built.quantise or None,
+            nodes=built.quantise,
             calibration=feeds,
             weight_bits=self.weight_bits,
         )

@@ -27,6 +27,10 @@ INPUTS = ("x", "u", "v", "sparse", "kept", "bias", "pivots")
 # Metadata key of a node: the qualified name of the PyTorch module it came from. Dropped before the model is written.
 SCOPE = "losparse.scope"
 
+# Metadata key of a product: the precision that the plan wants for the layer it came from. Passes give it on, and join
+# no two products of which the plan wants different ones.
+WANTED = "losparse.wanted"
+
 # Behind the module of a node whose output is not quite what the PyTorch module returns: its features stand in another
 # order, or a constant vector or the residual stream was added. It becomes part of the node's name, so that whoever
 # compares the two knows.

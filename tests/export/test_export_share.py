@@ -6,8 +6,6 @@ width of the product.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -15,7 +13,7 @@ import torch
 from onnx_ir.passes import common
 
 from losparse_export.lowerings.base import ELEMENT, NODE
-from losparse_export.passes import SharePass, finish_model, fold_model, prepare_model
+from losparse_export.passes import SharePass, WantPrecisionPass, finish_model, fold_model, prepare_model
 
 from .blocks import Blocks, assert_equal_outputs, dense_outputs, feeds_for, lowered_to, make_dense
 from .builders import make_layer, run_graph
@@ -34,11 +32,11 @@ def products(widths: tuple[int, ...], features: int = 64, *, biases: tuple[bool,
     return b.model(*(b.op("Neg", b.layer(x, layer, f"layer.{place}")) for place, layer in enumerate(layers)))
 
 
-def shared(model: ir.Model, tokens: int, **options: Any) -> bool:
+def shared(model: ir.Model, tokens: int) -> bool:
     """Run the pass, compare before and after, and say whether products were stacked."""
     feeds = feeds_for(model)
     before = run_graph(model, feeds)
-    result = SharePass(tokens, **options)(model)
+    result = SharePass(tokens)(model)
     common.RemoveUnusedNodesPass()(model)
     assert_equal_outputs(model, feeds, before, ATOL)
     return result.modified
@@ -72,7 +70,9 @@ def test_pays(widths, tokens, expected):
 def test_products_that_are_quantised_each_quantise_their_input():
     """17 units a feature saved, by 64 features: more than the 16 * 64 copied floats of two products of 32."""
     assert not shared(products((32, 32)), 4096)
-    assert shared(products((32, 32)), 4096, quantised=True)
+    model = products((32, 32))
+    WantPrecisionPass("int8", {})(model)
+    assert shared(model, 4096)
 
 
 def test_biases_are_stacked_with_zeros_for_those_without():

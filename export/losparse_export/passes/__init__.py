@@ -13,7 +13,7 @@ from .dedupe import ShareWeightsPass
 from .flatten import FlattenTokensPass
 from .fold import Fold, fold_model
 from .naming import NamePass
-from .precision import MarkPrecisionPass, quantised_nodes
+from .precision import MarkPrecisionPass, WantPrecisionPass, quantised_nodes
 from .rotary import RotaryPass
 from .segments import SplitSegmentsPass
 from .share import SharePass
@@ -31,6 +31,7 @@ __all__ = [
     "ShareWeightsPass",
     "SplitSegmentsPass",
     "SumsPass",
+    "WantPrecisionPass",
     "finish_model",
     "finish_planned",
     "fold_model",
@@ -70,15 +71,16 @@ def finish_planned(
     Returns:
         The same model - equal input models give equal bytes - and the names of the products to quantise.
     """
-    quantised = {precision, *(layers or {}).values()} != {"fp32"}
     ir.passes.Sequential(
         common.RemoveUnusedNodesPass(),
+        # First of all: the passes behind it join products only where the same is wanted of them.
+        WantPrecisionPass(precision, layers or {}),
         ReduceAttentionPass(),
         SplitSegmentsPass(),
         # Before the sums: a stacked product takes the biases of its parts along.
-        SharePass(tokens, quantised=quantised),
+        SharePass(tokens),
         common.RemoveUnusedNodesPass(),
-        MarkPrecisionPass(precision, layers or {}),
+        MarkPrecisionPass(),
         SumsPass(),
         common.RemoveUnusedNodesPass(),
         ShareWeightsPass(),

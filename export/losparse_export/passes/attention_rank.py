@@ -14,7 +14,8 @@ takes u_v into its weights.
     k (b, s, heads * width)      ->      k' (b, s, heads * (kept + rank of k))
     v (b, s, heads * width)              v' (b, s, heads * (kept + rank of v))
 
-Exact up to rounding. It saves two of the three second products, and attention on fewer dimensions.
+Exact up to rounding. It saves two of the three second products, and attention on fewer dimensions. Where the plan wants
+different precisions of the layers whose weights would be multiplied, their heads stay as they are.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..layer import REORDERED, SCOPE, Array
+from ..layer import REORDERED, SCOPE, WANTED, Array
 from .constants import add_constant, constant_matrix, constant_vector, derived_name, new_node, replace_value
 from .naming import mark
 
@@ -55,6 +56,7 @@ class _Folded:
         u: (heads, rank, other dimensions of a head).
         bias: (heads, other dimensions of a head).
         end: the last node: features on three axes, (batch, sequence, heads * width).
+        product: the one with u.
     """
 
     kept: ir.Value | None
@@ -63,6 +65,12 @@ class _Folded:
     bias: Array
     kept_width: int
     end: ir.Node
+    product: ir.Node
+
+    @property
+    def wanted(self) -> str | None:
+        """The precision that the plan wants of the product."""
+        return self.product.metadata_props.get(WANTED)
 
     @property
     def rank(self) -> int:
@@ -88,11 +96,11 @@ def _read(value: ir.Value | None, heads: int) -> _Folded | None:
     weight = constant_matrix(product.inputs[1]) if product is not None else None
     hidden = product.inputs[0] if product is not None else None
     kept_features, features = 0 if kept is None else _features(kept), _features(rest)
-    if weight is None or hidden is None or not features or features % heads or kept_features % heads:
+    if product is None or weight is None or hidden is None or not features or features % heads or kept_features % heads:
         return None
     u = weight.reshape(weight.shape[0], heads, -1).transpose(1, 0, 2)
     vector = np.zeros(features) if bias is None else bias
-    return _Folded(kept, hidden, u, vector.reshape(heads, -1), kept_features // heads, end)
+    return _Folded(kept, hidden, u, vector.reshape(heads, -1), kept_features // heads, end, product)
 
 
 def _parts(flat: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
@@ -138,6 +146,8 @@ def _reduce_scores(graph: ir.Graph, node: ir.Node) -> bool:
     query, key = _read(node.inputs[0], heads), _read(node.inputs[1], heads)
     if query is None or key is None or node.attributes["kv_num_heads"].as_int() != heads:
         return False
+    if query.wanted != key.wanted:
+        return False
     width = query.kept_width + key.rank
     if query.kept_width != key.kept_width or query.width != key.width or width > (1 - _SAVES) * query.width:
         return False
@@ -167,6 +177,8 @@ def _reduce_values(graph: ir.Graph, node: ir.Node) -> bool:
     ]
     slices = [found for reader, _ in readers if (found := _kept_slice(reader, value)) is not None]
     if len(products) + len(slices) != len(readers) or flat.outputs[0].is_graph_output():
+        return False
+    if any(product.metadata_props.get(WANTED) != value.wanted for product in products):
         return False
     node.replace_input_with(2, _join(graph, value, _repeat(graph, value, heads), heads, value.rank))
     _narrow(node.outputs[0], heads * width)
@@ -225,6 +237,9 @@ def _product(graph: ir.Graph, query: _Folded, weight: Array, bias: Array) -> ir.
     base = query.end.metadata_props.get(SCOPE, "") or "attention"
     stored = add_constant(graph, f"{base}.scores_t", weight.astype(dtype))
     y = new_node(graph, query.end, "MatMul", [query.hidden, stored], like=query.hidden, scope=query.end)
+    made = y.producer()
+    if made is not None and query.wanted is not None:  # where heads are joined is no layer's own place
+        made.metadata_props[WANTED] = query.wanted
     _narrow(y, weight.shape[1])
     if not bias.any():
         return y

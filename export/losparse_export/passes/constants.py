@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..layer import SCOPE, Array
+from ..layer import SCOPE, WANTED, Array
 
 
 def constant_matrix(value: ir.Value | None) -> Array | None:
@@ -78,10 +78,11 @@ def new_node(
         op_type: as in "Gemm".
         inputs: of the node.
         like: gives the output its type and shape.
-        scope: the node whose module the new one belongs to.
+        scope: the node whose module, and whose precision, the new one belongs to.
         attributes: of the node.
     """
-    props = {SCOPE: scope.metadata_props.get(SCOPE, "")}
+    props = {key: scope.metadata_props[key] for key in (SCOPE, WANTED) if key in scope.metadata_props}
+    props.setdefault(SCOPE, "")
     node = ir.node(op_type, inputs, attributes or None, metadata_props=props)
     node.outputs[0].type, node.outputs[0].shape = like.type, like.shape
     graph.insert_before(before, node)

@@ -1,8 +1,10 @@
-"""Mark the products that are to be quantised: those that are faster for it.
+"""Which products are to be quantised: what the plan wants for each, and which of those are faster for it.
 
-The mark says so to the passes after this one: a marked product stays a MatMul with its bias behind it, which is what
-onnxruntime's quantiser takes, while all others become Gemm. It is a node's metadata and goes with all of it; the names
-of the marked nodes are read before that (`quantised_nodes`).
+First every product is told what the plan wants for its layer (`WantPrecisionPass`). Passes that make one product of
+several join only those of which the plan wants the same, so that no layer gets the precision of another. Then, when
+products have the widths they keep, those that gain are marked (`MarkPrecisionPass`): a marked product stays a MatMul
+with its bias behind it, which is what onnxruntime's quantiser takes, while all others become Gemm. Both notes are a
+node's metadata and go with all of it; the names of the marked nodes are read before that (`quantised_nodes`).
 """
 
 from __future__ import annotations
@@ -11,15 +13,15 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from ..layer import SCOPE
+from ..layer import SCOPE, WANTED, Array
 from ..lowerings.base import int8_pays
 from .constants import constant_matrix
 from .naming import unmarked
 from .sums import PRECISION
 
 
-class MarkPrecisionPass(ir.passes.InPlacePass):
-    """Marks products with constants.
+class WantPrecisionPass(ir.passes.InPlacePass):
+    """Tells every product with a constant what is wanted for its layer; before any products are joined.
 
     Args:
         precision: for products outside the layers: "fp32" for none of them, "int8" for those that are faster for it,
@@ -33,19 +35,32 @@ class MarkPrecisionPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on the main graph."""
+        for node in model.graph:
+            if _weight(node) is not None:
+                layer = unmarked(node.metadata_props.get(SCOPE, ""))[0]
+                node.metadata_props[WANTED] = self._layers.get(layer, self._precision)
+        return ir.passes.PassResult(model, True)
+
+
+class MarkPrecisionPass(ir.passes.InPlacePass):
+    """Marks the products that become what is wanted for them."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run the pass on the main graph."""
         changed = False
         for node in model.graph:
-            weight = constant_matrix(node.inputs[1]) if (node.domain, node.op_type) == ("", "MatMul") else None
-            if weight is None:
+            weight, wanted = _weight(node), node.metadata_props.get(WANTED)
+            if weight is None or wanted is None:
                 continue
-            wanted = self._wanted(node)
             if wanted == "all" or (wanted == "int8" and int8_pays((weight.shape[0], weight.shape[1]))):
                 node.metadata_props[PRECISION] = wanted
                 changed = True
         return ir.passes.PassResult(model, changed)
 
-    def _wanted(self, node: ir.Node) -> str:
-        return self._layers.get(unmarked(node.metadata_props.get(SCOPE, ""))[0], self._precision)
+
+def _weight(node: ir.Node) -> Array | None:
+    """Return the constant that a node multiplies by, (in, out), None for other nodes."""
+    return constant_matrix(node.inputs[1]) if (node.domain, node.op_type) == ("", "MatMul") else None
 
 
 def quantised_nodes(model: ir.Model) -> list[str]:

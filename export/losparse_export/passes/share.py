@@ -3,7 +3,8 @@
     x -> MatMul(A), x -> MatMul(A)            ->        x -> MatMul(A), read twice
     x -> MatMul(A), x -> MatMul(B) + b        ->        x -> MatMul([A B]) + [0 b] -> Split
 
-The first is what layers with a shared right factor leave.
+The first is what layers with a shared right factor leave. Products of which the plan wants different precisions stay
+apart: each is what its own layer's plan says.
 
 Thin products run at a poor rate, every node costs a start, and a quantised product quantises its input anew; the Split
 copies what was computed. Query, key and value of a factored layer gain, wide products do not.
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..layer import SCOPE, SHARED, Array
+from ..layer import SCOPE, SHARED, WANTED, Array
 from ..lowerings.base import ELEMENT, NODE, QUANTISE
 from .constants import add_constant, constant_matrix, constant_vector, derived_name, digest, new_node, replace_value
 from .naming import unmarked
@@ -44,22 +45,21 @@ class SharePass(ir.passes.InPlacePass):
 
     Args:
         tokens: batch x sequence of a call, by which the costs are weighed.
-        quantised: whether products are quantised later, each of them its own input.
     """
 
-    def __init__(self, tokens: int, *, quantised: bool = False) -> None:
+    def __init__(self, tokens: int) -> None:
         super().__init__()
-        self._tokens, self._quantised = tokens, quantised
+        self._tokens = tokens
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on the main graph."""
         changed = False
-        readers: dict[ir.Value, list[ir.Node]] = {}
+        readers: dict[tuple[ir.Value, str], list[ir.Node]] = {}
         for node in model.graph:
             if _is_product(node):
                 x = node.inputs[0]
                 assert x is not None
-                readers.setdefault(x, []).append(node)
+                readers.setdefault((x, _wanted(node)), []).append(node)
         for nodes in readers.values():
             if len(nodes) == 1:
                 continue
@@ -75,7 +75,7 @@ class SharePass(ir.passes.InPlacePass):
         features = int(products[0].weight.shape[0])
         saved = (len(products) - 1) * NODE / self._tokens
         saved += sum(max(0, _PANEL - product.width) * features for product in products)
-        if self._quantised:
+        if _wanted(products[0].node) != "fp32":  # each would quantise its own input
             saved += (len(products) - 1) * features * QUANTISE
         return saved > NODE / self._tokens + ELEMENT * sum(product.width for product in products)
 
@@ -85,6 +85,10 @@ def _is_product(node: ir.Node) -> bool:
         return False
     x = node.inputs[0]
     return x.const_value is None and x.shape is not None and constant_matrix(node.inputs[1]) is not None
+
+
+def _wanted(node: ir.Node) -> str:
+    return node.metadata_props.get(WANTED, "fp32")
 
 
 def _merge_equal(nodes: list[ir.Node]) -> list[ir.Node]:
