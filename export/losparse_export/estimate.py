@@ -37,6 +37,7 @@ from .precision import apply_precision
 from .tasks import TASKS, TaskModel
 from .trace import trace_model
 from .tune import Call, Progress
+from .write import model_sizes
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -212,7 +213,7 @@ def _build(
         built = build_graph(graph, precision=variant.precision, plan=merged)
     final = apply_precision(built.graph, variant.precision, nodes=built.quantise) if built.quantise else built.graph
     files = write_folder(folder, loaded, final, built.plan, precision=variant.precision)["files"]
-    return {"layers": layers, "bytes": sum(record["bytes"] for record in files.values())}
+    return {"layers": layers, "bytes": sum(model_sizes(files).values())}
 
 
 def replace_factors(model: ir.Model, layers: Mapping[str, FactoredLinear]) -> ir.Model:

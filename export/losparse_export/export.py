@@ -31,7 +31,16 @@ from .texts import Calibration, TextFile, encode_calibration, measure_accuracy, 
 from .tolerances import INT8_BITS, check_precision, check_weight_bits
 from .trace import check_opset, trace_model
 from .tune import Call
-from .write import EXTERNAL_FROM, METADATA_FILE, check_out, fingerprint, save_model, staged_folder
+from .write import (
+    EXTERNAL_FROM,
+    METADATA_FILE,
+    check_out,
+    fingerprint,
+    model_sizes,
+    record_files,
+    save_model,
+    staged_folder,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -142,8 +151,7 @@ def export_model(
         if accuracy is not None:
             metadata["accuracy"] = accuracy
         _write_json(folder / METADATA_FILE, metadata)
-    sizes = {name: record["bytes"] for name, record in metadata["files"].items()}
-    return ExportReport(out, loaded.task.name, built.plan, parity, accuracy, sizes, metadata)
+    return ExportReport(out, loaded.task.name, built.plan, parity, accuracy, model_sizes(metadata["files"]), metadata)
 
 
 @dataclass(frozen=True)
@@ -232,10 +240,11 @@ def write_folder(
     graph.producer_name, graph.producer_version = "losparse", losparse.__version__
     graph.metadata_props.clear()
     graph.metadata_props.update(graph_metadata(metadata, plan.digest(), metadata["fingerprint"]))
-    metadata["files"] = save_model(graph, folder, external_from=external_from)
+    save_model(graph, folder, external_from=external_from)
     metadata["parity"] = {"max_abs": 0.0, "max_rel": 0.0, "tolerance": 0.0, "cases": []}
     _write_json(folder / "config.json", model_config(loaded))
     _write_json(folder / "plan.json", plan.to_dict())
+    metadata["files"] = record_files(folder)
     _write_json(folder / METADATA_FILE, metadata)
     return metadata
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,16 +74,13 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         raise LosparseError(f"{out}: holds no {METADATA_FILE}, so no export wrote it; it is not overwritten")
 
 
-def save_model(model: ir.Model, folder: Path, *, external_from: int = EXTERNAL_FROM) -> dict[str, dict[str, Any]]:
+def save_model(model: ir.Model, folder: Path, *, external_from: int = EXTERNAL_FROM) -> None:
     """Write a graph and its weights.
 
     Args:
         model: the finished graph.
         folder: where to; the files are `model.onnx` and, with large weights, `model.onnx.data`.
         external_from: weights of more bytes in all go into the second file.
-
-    Returns:
-        For each file its "bytes" and "sha256".
     """
     external = weight_bytes(model) > external_from
     (folder / DATA_FILE).unlink(missing_ok=True)  # of a graph that was larger
@@ -93,7 +90,28 @@ def save_model(model: ir.Model, folder: Path, *, external_from: int = EXTERNAL_F
         external_data=DATA_FILE if external else None,
         size_threshold_bytes=_INLINE_BELOW,
     )
-    return {file.name: _record(file) for file in (folder / MODEL_FILE, folder / DATA_FILE) if file.exists()}
+
+
+def record_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Describe what a folder holds, so that a file which changes, goes or comes later is noticed.
+
+    Args:
+        folder: a finished folder, but for its metadata.
+
+    Returns:
+        By name, of every file but the metadata, which holds this: "bytes" and "sha256".
+    """
+    files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.name != METADATA_FILE)
+    return {file.name: _record(file) for file in files}
+
+
+def model_sizes(files: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Return the bytes of the graph and its weights by file name.
+
+    Args:
+        files: as `record_files` returns them.
+    """
+    return {name: files[name]["bytes"] for name in (MODEL_FILE, DATA_FILE) if name in files}
 
 
 def weight_bytes(model: ir.Model) -> int:

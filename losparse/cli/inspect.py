@@ -198,10 +198,8 @@ def _onnx_contents(folder: Path) -> Contents:
         )
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise LosparseError(f"'{folder / 'plan.json'}' is malformed ({error!r}); export the folder again") from None
-    file_bytes = sum(record.bytes for record in metadata.files.values())
-    return Contents(
-        "ONNX folder", layers, int(metadata.parameters["model"]), file_bytes, metadata.precision, metadata.weight_bits
-    )
+    parameters, size = int(metadata.parameters["model"]), metadata.model_bytes
+    return Contents("ONNX folder", layers, parameters, size, metadata.precision, metadata.weight_bits)
 
 
 def _planned_layer(name: str, entry: dict[str, Any]) -> Layer:

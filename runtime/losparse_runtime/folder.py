@@ -42,7 +42,7 @@ class ModelConfig:
 
 
 def read_metadata(folder: Path) -> Metadata:
-    """Read and check `losparse.json`, and that every model file it names is there with the size it names.
+    """Read and check `losparse.json`, and that every file it names is there with the size it names.
 
     Args:
         folder: an exported ONNX folder.
@@ -115,7 +115,7 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 
 def verify_files(folder: Path | str) -> None:
-    """Compare the SHA-256 of every model file with the one in the metadata. Reads the files whole.
+    """Compare the SHA-256 of every file with the one in the metadata. Reads the files whole.
 
     Raises:
         FolderError: as `read_metadata`, or the contents of a file are not what the exporter wrote.

@@ -16,6 +16,7 @@ from .fields import Fields
 
 FORMATS = (1, 2)
 MODEL_FILE = "model.onnx"
+MODEL_FILES = (MODEL_FILE, "model.onnx.data")
 FINGERPRINT_KEY = "losparse.fingerprint"
 
 # The outputs each task's helper reads; a model may have more.
@@ -56,7 +57,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Size in bytes and SHA-256 (64 hexadecimal digits) of one model file."""
+    """Size in bytes and SHA-256 (64 hexadecimal digits) of one file."""
 
     bytes: int
     sha256: str
@@ -94,7 +95,7 @@ class Metadata:
         opset: ONNX operator-set version.
         ir_version: ONNX file-format version.
         fingerprint: SHA-256 of the graph and its weights; the model file carries the same.
-        files: model files by name.
+        files: every file of the folder but this one, by name; earlier writers listed the model's files alone.
         inputs: in the order of the file.
         outputs: in the order of the file.
         labels: class names by class id; None where the task has none.
@@ -129,6 +130,11 @@ class Metadata:
     parameters: Mapping[str, int]
     parity: Mapping[str, Any]
     versions: Mapping[str, str]
+
+    @property
+    def model_bytes(self) -> int:
+        """Size of the graph and its weights."""
+        return sum(record.bytes for name, record in self.files.items() if name in MODEL_FILES)
 
     @property
     def token_outputs(self) -> tuple[str, ...]:

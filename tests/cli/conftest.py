@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import os
@@ -151,6 +152,12 @@ def losparse(capfd: pytest.CaptureFixture[str]) -> Command:
 
 def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def file_record(file: Path) -> dict[str, Any]:
+    """What losparse.json says of a file."""
+    content = file.read_bytes()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def name_classes(model: Path, *names: str) -> None:

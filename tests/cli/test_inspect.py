@@ -16,7 +16,7 @@ from losparse.compress import report
 from losparse.hub import mark_compressed
 from losparse.pivots import store_pivots_
 
-from .conftest import Command, Pass, Sources, edit_json, loaded_by, make_model
+from .conftest import Command, Pass, Sources, edit_json, file_record, loaded_by, make_model
 
 
 def test_inspect_agrees_with_the_report(losparse: Command, whole_pass: Pass, tmp_path: Path) -> None:
@@ -72,6 +72,7 @@ def test_inspect_finds_a_configuration_that_does_not_fit(
     (folder / "config.json").write_text(json.dumps(config))
     losparse("inspect", folder).refused(name, "malformed")
     edit_json(onnx_copy / "plan.json", layers={"a": {"shape": [0, 1]}})
+    edit_json(onnx_copy / "losparse.json", files={"model.onnx": file_record(onnx_copy / "model.onnx")})
     losparse("inspect", onnx_copy).refused("plan.json", "malformed")
     losparse("inspect", tmp_path).refused("has no config.json")
 

@@ -180,10 +180,12 @@ def test_metadata(exported, bert):
 
 def test_files(exported):
     assert set(os.listdir(exported.folder)) == {"model.onnx", "config.json", "losparse.json", "plan.json"}
-    data = (exported.folder / "model.onnx").read_bytes()
     assert exported.metadata["files"] == {
-        "model.onnx": {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name in ("config.json", "model.onnx", "plan.json")
+        for data in [(exported.folder / name).read_bytes()]
     }
+    assert exported.bytes == {"model.onnx": (exported.folder / "model.onnx").stat().st_size}
     verify_files(exported.folder)
     onnx.checker.check_model(str(exported.folder / "model.onnx"), full_check=True)
 
@@ -205,7 +207,7 @@ def test_config_opens_with_transformers(exported):
 
 def test_external_data(export_bert, tmp_path):
     inline, external = export_bert(tmp_path / "a"), export_bert(tmp_path / "b", external_from=1000)
-    assert set(external.metadata["files"]) == {"model.onnx", "model.onnx.data"}
+    assert set(external.bytes) == {"model.onnx", "model.onnx.data"} <= set(external.metadata["files"])
     assert external.metadata["fingerprint"] == inline.metadata["fingerprint"]
     assert external.bytes["model.onnx"] + external.bytes["model.onnx.data"] < inline.bytes["model.onnx"] + 20_000
     feeds = {"input_ids": np.arange(1, 8)[None]}

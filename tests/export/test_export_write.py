@@ -15,7 +15,16 @@ import torch
 from losparse.errors import LosparseError
 from losparse_export import lower_model, plan_model
 from losparse_export.passes import finish_model
-from losparse_export.write import METADATA_FILE, check_out, fingerprint, save_model, staged_folder, weight_bytes
+from losparse_export.write import (
+    METADATA_FILE,
+    check_out,
+    fingerprint,
+    model_sizes,
+    record_files,
+    save_model,
+    staged_folder,
+    weight_bytes,
+)
 
 from .builders import LAYER, layer_graph, make_layer
 
@@ -109,7 +118,8 @@ def test_save_model(model, tmp_path, external_from, files):
     wide = make_layer(64, 64, rank=30, kept=3)  # 2 x 7,680 bytes of factors: above the 1,024 that stay inline
     graph = layer_graph(wide)
     model = finish_model(lower_model(graph, plan_model(graph).choose({LAYER: "gather"})))
-    records = save_model(model, tmp_path, external_from=external_from)
+    save_model(model, tmp_path, external_from=external_from)
+    records = record_files(tmp_path)
     assert set(records) == set(os.listdir(tmp_path)) == files
     for name, record in records.items():
         data = (tmp_path / name).read_bytes()
@@ -127,6 +137,14 @@ def test_small_tensors_stay_inline(model, tmp_path):
     external = {name for name, value in stored.items() if isinstance(value.const_value, ir.ExternalTensor)}
     assert external == {name for name, value in stored.items() if value.const_value.nbytes > 1024}
     assert f"{LAYER}.pads" in stored and f"{LAYER}.pads" not in external
+
+
+def test_every_file_but_the_metadata_is_recorded(tmp_path):
+    for name, text in {"model.onnx": "abc", "vocab.txt": "a", METADATA_FILE: "{}"}.items():
+        (tmp_path / name).write_text(text)
+    records = record_files(tmp_path)
+    assert list(records) == ["model.onnx", "vocab.txt"] and model_sizes(records) == {"model.onnx": 3}
+    assert records["vocab.txt"] == {"bytes": 1, "sha256": hashlib.sha256(b"a").hexdigest()}
 
 
 def test_weight_bytes(model):

@@ -15,6 +15,8 @@ from losparse_runtime import FolderError, TensorSpec, read_metadata, verify_file
 from losparse_runtime.folder import ModelConfig, read_model_config
 from losparse_runtime.metadata import FileRecord
 
+from .conftest import file_record
+
 MakeFolder = Callable[..., Any]
 
 
@@ -218,6 +220,26 @@ def test_verify_files_finds_one_changed_byte(make_folder: MakeFolder) -> None:
     read_metadata(folder)  # the size is the same: only the hash can tell
     with pytest.raises(FolderError, match=r"model.onnx: SHA-256 is .*, losparse.json says .*: the file changed after"):
         verify_files(folder)
+
+
+def test_every_file_that_is_listed_must_be_as_it_was(make_folder: MakeFolder) -> None:
+    folder = make_folder().path
+    text = (folder / "tokenizer.json").read_text()
+    records = {name: file_record(folder / name) for name in ("model.onnx", "tokenizer.json", "config.json")}
+    make_folder(name="old")  # lists the model alone, as earlier writers did: still opens
+    read_metadata(folder.parent / "old")
+    data = json.loads((folder / "losparse.json").read_text()) | {"files": records}
+    (folder / "losparse.json").write_text(json.dumps(data))
+    verify_files(folder)
+    assert read_metadata(folder).model_bytes == records["model.onnx"]["bytes"]
+    (folder / "tokenizer.json").write_text(text.replace('"a"', '"X"').replace('"b"', '"a"').replace('"X"', '"b"'))
+    read_metadata(folder)
+    with pytest.raises(FolderError, match=r"tokenizer.json: SHA-256 is .*: the file changed after the export"):
+        verify_files(folder)
+    (folder / "tokenizer.json").write_text(text[:-40])
+    refused(folder, r"tokenizer.json: must have \d+ bytes by losparse.json, has \d+; copy it again")
+    (folder / "tokenizer.json").unlink()
+    refused(folder, r"tokenizer.json: missing, but losparse.json names it; copy the whole folder")
 
 
 def test_model_config_reads_what_the_runtime_needs(make_folder: MakeFolder) -> None:
