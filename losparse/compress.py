@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .calibration.observe import Batch
+from .calibration.running import Batch
 from .calibration.visit import Progress, quiet
 from .errors import LosparseError
 from .fit import fit_

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .calibration.observe import hooked, inference
+from .calibration.running import hooked, inference
 from .errors import LosparseError
 from .tokens import INPUTS
 

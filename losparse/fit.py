@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from .allocate import Candidates, Size, spend_globally
 from .calibration.gradients import output_sensitivity, squared_gradients
-from .calibration.observe import Batch, real_tokens, spread
+from .calibration.observe import real_tokens, spread
+from .calibration.running import Batch
 from .calibration.statistics import LayerStatistics
 from .calibration.visit import Progress, quiet, visitor
 from .calibration.walk import block_numbers

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .calibration.observe import Batch, backbone, hooked, inference, inputs_of
+from .calibration.running import Batch, backbone, hooked, inference, inputs_of
 from .calibration.statistics import LayerStatistics
 from .calibration.walk import block_of
 from .errors import LosparseError

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .budget import check_share
-from .calibration.observe import Batch
+from .calibration.running import Batch
 from .calibration.statistics import InputMoments
 from .calibration.visit import Progress, quiet, visitor
 from .coupling import feed_forward_parts

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .allocate import Candidates
-from .calibration.observe import Batch, Mask, inference, inputs_of, mean_states, spread
+from .calibration.observe import Mask, mean_states, spread
+from .calibration.running import Batch, inference, inputs_of
 from .calibration.statistics import LayerStatistics
 from .calibration.visit import Progress
 from .errors import LosparseError

@@ -19,7 +19,9 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import LosparseError
 from ..targets import weight_of
-from .observe import Advance, Batch, Mask, hooked, inference, inputs_of, mean_states, no_batch, silent
+from .layout import layout_of
+from .observe import Mask, mean_states, no_batch
+from .running import Advance, Batch, hooked, inference, inputs_of, silent
 from .statistics import LayerStatistics
 
 Fisher = Literal["exact", "fast"]
@@ -128,21 +130,28 @@ def output_sensitivity(
     References:
         Martens and Grosse, arXiv:1503.05671 (K-FAC): the diagonal of its output factor.
     """
+    batches = list(batches)
+    if not batches:
+        raise no_batch()
     generator = torch.Generator().manual_seed(seed)
-    mask = Mask()
+    mask = Mask(layout_of(model, layers, batches[0]))
     found = {name: LayerStatistics() for name in layers}
 
     def observe(name: str) -> Any:
-        def keep(module: nn.Module, arguments: Any, output: Tensor) -> None:
-            output.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: _add_sensitivity(found[name], mask.tokens(gradient))
+        def keep(module: nn.Module, arguments: Any, output: Tensor) -> Tensor | None:
+            if not torch.is_grad_enabled():
+                return None
+            # Nothing before a first layer, or one that reads a table, needs a gradient. A copy, since the model may
+            # change in place what a layer gives: of a leaf autograd forbids it, and of a view the hook is forgotten.
+            own = (output if output.requires_grad else output.detach().requires_grad_(True)).clone()
+            own.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient: _add_sensitivity(found[name], mask.tokens(gradient, name))
             )
+            return own
 
         return keep
 
-    embeddings: Any = model.get_input_embeddings()  # type: ignore[operator]
-    hooks = [layer.register_forward_hook(observe(name)) for name, layer in layers.items()]
-    hooks.append(embeddings.register_forward_hook(lambda _m, _a, output: output.requires_grad_(True)))
+    hooks = (layer.register_forward_hook(observe(name)) for name, layer in layers.items())
     with hooked(hooks), gradients(model, []):
         for batch in batches:
             for rows in few_rows_of(inputs_of(batch), length):

@@ -9,49 +9,42 @@ share one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from ..errors import LosparseError
+from .layout import Layout, layout_of, read_tokens, real_of
+from .running import Advance, Batch, hooked, inference, inputs_of, silent
 from .statistics import InputMoments, LayerStatistics
-
-Batch = Mapping[str, Any]
-Advance = Callable[[int], None]
-"""Told how many batches are done since the last call."""
-
-
-def silent(done: int) -> None:
-    """Report to nobody."""
 
 
 class Mask:
-    """Which tokens of the present batch are real; bool (batch, length), or None where all are."""
+    """Which tokens of the present batch are real.
 
-    def __init__(self) -> None:
-        self.real: Tensor | None = None
+    Attributes:
+        texts: of the batch's texts, and of its decoder's; bool (batch, length) each, or None where it holds none.
+    """
+
+    def __init__(self, layout: Layout | None = None) -> None:
+        self.layout = layout
+        self.texts: tuple[Tensor | None, Tensor | None] = (None, None)
+
+    @property
+    def real(self) -> Tensor | None:
+        """Which tokens of the texts are real; bool (batch, length), or None where the batch has no texts."""
+        return self.texts[0]
 
     def set(self, batch: Batch) -> None:
         """Read the mask of a batch."""
-        mask = batch.get("attention_mask")
-        self.real = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        self.texts = real_of(batch)
 
-    def tokens(self, x: Tensor) -> Tensor | None:
-        """Return the real tokens of a layer's input; (tokens, in), or None for a call that is not about tokens.
-
-        DeBERTa's query and key are also applied to its table of relative positions: such calls have another leading
-        shape than the batch, and are left out.
-        """
-        if self.real is None:
-            return x.reshape(-1, x.shape[-1])
-        if x.shape[:-1] == self.real.shape:
-            return x[self.real]
-        flat = self.real.flatten()
-        return x[flat] if x.dim() == 2 and len(x) == len(flat) else None
+    def tokens(self, x: Tensor, layer: str = "") -> Tensor | None:
+        """Return the real tokens of a layer's input; (tokens, in), or None for a call that is not about tokens."""
+        return read_tokens(x, self.texts, () if self.layout is None else self.layout.places.get(layer, ()))
 
 
 def real_tokens(batch: Batch) -> int:
@@ -114,7 +107,7 @@ def observe(layers: Mapping[str, nn.Module], mask: Mask, *, gram: bool) -> Itera
                 shared = last[0][1]
                 if moments.setdefault(name, shared) is shared:
                     return
-            tokens = mask.tokens(x)
+            tokens = mask.tokens(x, name)
             if tokens is None:
                 return
             own = moments.get(name)
@@ -135,22 +128,32 @@ def whole_pass(
     batches: Iterable[Batch],
     *,
     gram: bool,
+    layout: Layout | None = None,
     advance: Advance = silent,
 ) -> dict[str, LayerStatistics]:
     """Collect the moments of the inputs of all layers in one pass over the model.
 
+    Args:
+        model: to run.
+        layers: by qualified name.
+        batches: of calibration data.
+        gram: also collect the Gram matrix.
+        layout: how layers hold tokens; None finds out.
+        advance: told after every batch.
+
     Raises:
-        LosparseError: no batch, no token, or a value that is not finite.
+        LosparseError: no batch, no token, a layer that is not called, or a value that is not finite.
     """
-    mask, seen = Mask(), False
+    batches = list(batches)
+    if not batches:
+        raise no_batch()
+    layout = layout or layout_of(model, layers, batches[0])
+    mask = Mask(layout)
     with inference(model), observe(layers, mask, gram=gram) as moments:
         for batch in batches:
-            seen = True
             mask.set(batch)
-            backbone(model)(**inputs_of(batch))
+            layout.runs(**inputs_of(batch))
             advance(1)
-    if not seen:
-        raise no_batch()
     return checked(layers, moments)
 
 
@@ -160,54 +163,20 @@ def checked(layers: Iterable[str], moments: Mapping[str, InputMoments]) -> dict[
     Raises:
         LosparseError: a layer was not called, or its moments say nothing.
     """
-    found: dict[str, LayerStatistics] = {}
-    for name in layers:
-        if name not in moments:
-            raise LosparseError(f"layer {name!r} was never called on the calibration data; leave it out with ignore=")
+    names = list(layers)
+    idle = [name for name in names if name not in moments]
+    if idle:
+        kinds = list(dict.fromkeys(re.sub(r"\.\d+(?=\.)", ".*", name) for name in idle))
+        more = f" ({len(idle)} layers like that)" if len(idle) > 1 else ""
+        raise LosparseError(
+            f"layer {idle[0]!r} was never called on the calibration data{more}; leave out what texts alone do not "
+            f"reach, with ignore={kinds!r}"
+        )
+    for name in names:
         moments[name].check(name)
-        found[name] = LayerStatistics(inputs=moments[name])
-    return found
+    return {name: LayerStatistics(inputs=moments[name]) for name in names}
 
 
 def no_batch() -> LosparseError:
     """Return the error of a calibration set that is empty."""
     return LosparseError("the calibration data holds no batch; give at least one text")
-
-
-@contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
-    """Run a model without gradients, dropout and key-value cache, and leave it as it was."""
-    training, config = model.training, getattr(model, "config", None)
-    cache = getattr(config, "use_cache", None)
-    model.eval()
-    if cache is not None and config is not None:
-        config.use_cache = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
-        if cache is not None and config is not None:
-            config.use_cache = cache
-
-
-def backbone(model: nn.Module) -> nn.Module:
-    """Return the part of a transformers model below its head, whose logits calibration does not need."""
-    base = getattr(model, "base_model", model)
-    return base if isinstance(base, nn.Module) else model
-
-
-def inputs_of(batch: Batch) -> dict[str, Any]:
-    """Return what the backbone takes of a batch: everything but labels."""
-    return {key: value for key, value in batch.items() if "label" not in key and not key.endswith("_positions")}
-
-
-@contextmanager
-def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Take hooks off again, however the block ends."""
-    registered = list(handles)
-    try:
-        yield
-    finally:
-        for handle in registered:
-            handle.remove()

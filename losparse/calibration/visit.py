@@ -8,12 +8,15 @@ any other they see those of the dense model.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import nn
 
 from ..errors import LosparseError
-from .observe import Advance, Batch, Mask, checked, observe, whole_pass
+from .layout import Layout, layout_of
+from .observe import Mask, checked, no_batch, observe, whole_pass
+from .running import Advance, Batch
 from .statistics import LayerStatistics, Statistic
 from .walk import BlocksError, BlockWalk, layers_by_block, stack_of
 
@@ -65,20 +68,31 @@ def visitor(
     """
     if not set(statistics) & {"gram", "square"}:
         return _Blind(layers), False
-    gram = "gram" in statistics
     blocks = stack_of(model, layers)
     if not blocks and sequential:
         raise LosparseError(
             f"the layers of {type(model).__name__} are not in one stack of blocks, so they cannot be compressed "
             "one after another; set sequential=False (--no-sequential)"
         )
+    if not batches:
+        raise no_batch()
+    look = _Look("gram" in statistics, layout_of(model, layers, batches[0]), progress)
     if blocks:
         try:
-            return _ByBlock(model, layers, batches, blocks, gram, progress), sequential is not False
+            return _ByBlock(model, layers, batches, blocks, look), sequential is not False
         except BlocksError:
             if sequential:
                 raise
-    return _AtOnce(model, layers, batches, gram, progress), False
+    return _AtOnce(model, layers, batches, look), False
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is looked at: the Gram matrix or not; how layers hold tokens; and who is told."""
+
+    gram: bool
+    layout: Layout
+    progress: Progress
 
 
 class _Blind:
@@ -101,18 +115,19 @@ class _AtOnce:
         model: nn.Module,
         layers: Mapping[str, nn.Module],
         batches: Sequence[Batch],
-        gram: bool,
-        progress: Progress,
+        look: _Look,
     ) -> None:
-        self.model, self.layers, self.batches, self.gram = model, layers, batches, gram
-        self.advance: Advance = lambda done: progress("running the model", done)
+        self.model, self.layers, self.batches, self.see = model, layers, batches, look
+        self.advance: Advance = lambda done: look.progress("running the model", done)
 
     def __call__(
         self, *, sequential: bool, chosen: Sequence[int] | None = None, last: bool = False
     ) -> Iterator[dict[str, LayerStatistics]]:
         if self.layers:
             batches = self.batches if chosen is None else [self.batches[number] for number in chosen]
-            yield whole_pass(self.model, self.layers, batches, gram=self.gram, advance=self.advance)
+            yield whole_pass(
+                self.model, self.layers, batches, gram=self.see.gram, layout=self.see.layout, advance=self.advance
+            )
 
 
 class _ByBlock:
@@ -124,15 +139,15 @@ class _ByBlock:
         layers: Mapping[str, nn.Module],
         batches: Sequence[Batch],
         blocks: Sequence[str],
-        gram: bool,
-        progress: Progress,
+        look: _Look,
     ) -> None:
-        self.gram, self.progress = gram, progress
-        self.walk = BlockWalk(model, blocks, batches, lambda done: progress("running the model", done))
+        self.see = look
+        tell: Advance = lambda done: look.progress("running the model", done)  # noqa: E731
+        self.walk = BlockWalk(model, blocks, batches, tell, layout=look.layout)
         self.groups = layers_by_block(model, layers, blocks)
         inside = {name for group in self.groups for name in group}
         outside = {name: layer for name, layer in layers.items() if name not in inside}
-        self.rest = _AtOnce(model, outside, batches, gram, progress)
+        self.rest = _AtOnce(model, outside, batches, look)
 
     def __call__(
         self, *, sequential: bool, chosen: Sequence[int] | None = None, last: bool = False
@@ -140,10 +155,10 @@ class _ByBlock:
         self.walk.restart(chosen, last=last)
         title = "compressing block by block" if sequential else "measuring block by block"
         for place, layers in enumerate(self.groups):
-            tell: Advance = lambda done: self.progress(title, done)  # noqa: E731
+            tell: Advance = lambda done: self.see.progress(title, done)  # noqa: E731
             if layers and not sequential:
-                mask = Mask()
-                with observe(layers, mask, gram=self.gram) as moments:
+                mask = Mask(self.see.layout)
+                with observe(layers, mask, gram=self.see.gram) as moments:
                     self.walk.step(place, tell, mask=mask)
                 found = checked(layers, moments)
                 del moments
@@ -160,7 +175,7 @@ class _ByBlock:
         yield from self.rest(sequential=sequential, chosen=chosen)
 
     def _moments(self, place: int, layers: Mapping[str, nn.Module]) -> dict[str, LayerStatistics]:
-        mask = Mask()
-        with observe(layers, mask, gram=self.gram) as moments:
+        mask = Mask(self.see.layout)
+        with observe(layers, mask, gram=self.see.gram) as moments:
             self.walk.look(place, mask, until=list(layers.values())[-1])
         return checked(layers, moments)

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from ..errors import LosparseError
 from ..machine import release_memory
-from .observe import Advance, Batch, Mask, backbone, hooked, inference, inputs_of, no_batch, silent
+from .layout import Layout
+from .observe import Mask, no_batch
+from .running import Advance, Batch, backbone, hooked, inference, inputs_of, silent
 
 _HIDDEN = "hidden_states"
 
@@ -86,15 +88,31 @@ class _EnoughError(Exception):
 class BlockWalk:
     """The hidden states of all calibration tokens in front of one block after another."""
 
-    def __init__(self, model: nn.Module, blocks: Sequence[str], batches: Iterable[Batch], advance: Advance = silent):
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[str],
+        batches: Iterable[Batch],
+        advance: Advance = silent,
+        *,
+        layout: Layout | None = None,
+    ):
         """Run the model once, and note what its blocks are called with.
+
+        Args:
+            model: to walk through.
+            blocks: qualified names, in the order in which they are called.
+            batches: of calibration data.
+            advance: told after every batch.
+            layout: says which part of the model is run; None runs the one below the head.
 
         Raises:
             LosparseError: no batch, or blocks that cannot be run on their own.
         """
         self.model = model
         self.blocks = [model.get_submodule(name) for name in blocks]
-        self.masks: list[Tensor | None] = []
+        self._part = backbone(model) if layout is None else layout.runs
+        self.masks: list[tuple[Tensor | None, Tensor | None]] = []
         self._calls: list[list[_Call]] = [[] for _ in blocks]
         self._first: list[Tensor] = []
         self._check: Tensor | None = None
@@ -143,7 +161,10 @@ class BlockWalk:
         calls: dict[str, Tensor] = {}
 
         def note(name: str) -> Any:
-            return lambda module, arguments: calls.setdefault(name, arguments[0])
+            def read(module: nn.Module, arguments: Any) -> None:
+                calls.setdefault(name, arguments[0])  # and nothing is returned: torch would take it for the input
+
+            return read
 
         with hooked(layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()):
             self._run(place, next(iter(self.states)), None)
@@ -158,7 +179,7 @@ class BlockWalk:
 
     def _run(self, place: int, number: int, mask: Mask | None) -> Tensor:
         if mask is not None:
-            mask.real = self.masks[number]
+            mask.texts = self.masks[number]
         self._runs += 1
         if self._runs % _BETWEEN_RELEASES == 0:
             release_memory()
@@ -174,9 +195,9 @@ class BlockWalk:
         with inference(self.model), hooked(hooks):
             for batch in batches:
                 mask.set(batch)
-                self.masks.append(mask.real)
+                self.masks.append(mask.texts)
                 with contextlib.suppress(_EnoughError):
-                    backbone(self.model)(**inputs_of(batch))
+                    self._part(**inputs_of(batch))
                 self._alike = self._alike or self._are_alike()
                 advance(1)
         if not self.masks:

@@ -22,7 +22,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..calibration.observe import Batch
+from ..calibration.running import Batch
 from ..data import Examples, tokenize
 from ..errors import LosparseError
 from ..finetune import FineTuneResult, fine_tune

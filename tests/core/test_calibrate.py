@@ -13,7 +13,7 @@ from losparse import ROM, fit
 from losparse.calibration import walk as walk_module
 from losparse.calibration.gradients import examples_of, few_rows_of, output_sensitivity, squared_gradients
 from losparse.calibration.observe import mean_states, real_tokens, spread, whole_pass
-from losparse.calibration.visit import _AtOnce, quiet, visitor
+from losparse.calibration.visit import _AtOnce, visitor
 from losparse.calibration.walk import BlockWalk, stack_of
 from losparse.errors import LosparseError
 from losparse.targets import find_targets
@@ -131,7 +131,7 @@ def test_a_visit_of_chosen_batches_sees_those_alone(sequential):
     layers = find_targets(model)
     visit, _ = visitor(model, layers, own, {"gram"}, sequential=True)
     if sequential == "at once":
-        visit = _AtOnce(model, layers, own, True, quiet)
+        visit = _AtOnce(model, layers, own, visit.see)
     expected = whole_pass(model, layers, [own[0], own[2]], gram=True)
     seen = {name: one for group in visit(sequential=sequential is True, chosen=[0, 2]) for name, one in group.items()}
     assert seen.keys() == expected.keys()
