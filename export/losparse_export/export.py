@@ -29,7 +29,7 @@ from .precision import apply_precision
 from .tasks import TaskModel, max_positions
 from .texts import Calibration, TextFile, encode_calibration, measure_accuracy, read_calibration, read_labelled
 from .tolerances import INT8_BITS, check_precision, check_weight_bits
-from .trace import check_opset, trace_model
+from .trace import Tracer, check_opset, trace_model
 from .tune import Call
 from .write import (
     EXTERNAL_FROM,
@@ -87,6 +87,7 @@ def export_model(
     data: TextFile | str | Path | None = None,
     external_from: int = EXTERNAL_FROM,
     progress: Progress | None = None,
+    tracer: Tracer = trace_model,
 ) -> ExportReport:
     """Export a model to an ONNX folder, and keep the folder only if its outputs equal PyTorch's.
 
@@ -109,6 +110,8 @@ def export_model(
         data: labelled texts to measure the accuracy of both models on; text-classification only.
         external_from: weights of more bytes in all are written beside the graph, not into it.
         progress: called with a text, the number of steps done, and their number.
+        tracer: makes the graph. Tracing takes most of an export: who writes one model in several precisions gives one
+            that remembers its graph and returns a clone.
 
     Returns:
         What was written.
@@ -135,7 +138,7 @@ def export_model(
         tell(_STEPS[1], 1, len(_STEPS))
         wrapped = TaskModel(loaded.model, loaded.task)
         labelled = None if data is None else read_labelled(data, wrapped)
-        prepared = prepare_model(trace_model(wrapped, opset=opset))
+        prepared = prepare_model(tracer(wrapped, opset=opset))
         tell(_STEPS[2], 2, len(_STEPS))
         built = build_graph(prepared, precision=precision, plan=plan, call=call, tune=tune, progress=progress)
         tell(_STEPS[3], 3, len(_STEPS))

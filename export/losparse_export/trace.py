@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import onnx_ir as ir
 import torch
@@ -32,6 +33,14 @@ _KNOWN_RECORDS = {
     "onnxscript.optimizer._constant_folding": "Skipping constant folding for op",
     "torch.fx.experimental.symbolic_shapes": "Unable to find user code corresponding to",  # on errors, which say why
 }
+
+
+class Tracer(Protocol):
+    """What makes a graph of a model, as `trace_model` does."""
+
+    def __call__(self, model: TaskModel, *, opset: int) -> ir.Model:
+        """Return a graph that the caller may change."""
+
 
 _WRAPPED = "model"  # where TaskModel holds the model
 _SCOPES = "pkg.torch.onnx.name_scopes"

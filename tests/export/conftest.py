@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-import losparse_export.export as pipeline
 from losparse.methods import LoSparse
 from losparse.random_factors import random_factors_
 from losparse_export import TASKS, ExportReport, TaskModel, export_model, trace_model
@@ -45,14 +44,12 @@ def foldable_trace(foldable: Any) -> Any:
     return trace_model(TaskModel(foldable, TASKS["text-classification"]))
 
 
-@pytest.fixture
-def export_traced(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ExportReport]:
+@pytest.fixture(scope="session")
+def export_traced() -> Callable[..., ExportReport]:
     """`export_model` for a model that was traced before."""
 
     def export(trace: Any, source: Any, out: Path, **options: Any) -> ExportReport:
-        with monkeypatch.context() as patch:
-            patch.setattr(pipeline, "trace_model", lambda model, *, opset: trace.clone())
-            return export_model(source, out, **options)
+        return export_model(source, out, **options, tracer=lambda model, *, opset: trace.clone())
 
     return export
 

@@ -275,11 +275,10 @@ def test_texts_need_a_tokenizer(export_bert, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_accuracy_is_for_classifiers(tmp_path, monkeypatch):
+def test_accuracy_is_for_classifiers(tmp_path):
     def not_traced(*_: Any, **__: Any) -> None:
         raise AssertionError("refused before the trace")
 
-    monkeypatch.setattr(pipeline, "trace_model", not_traced)
     data = write(tmp_path / "data.csv", "text,label\nfine,good\n")
     message = "accuracy is measured for text-classification with one class a text, this model does {}; leave data="
     many = build_model("bert", problem_type="multi_label_classification")
@@ -289,7 +288,7 @@ def test_accuracy_is_for_classifiers(tmp_path, monkeypatch):
         (many, "text-classification with 2 labels"),
     ):
         with pytest.raises(LosparseError, match=re.escape(message.format(what))):
-            pipeline.export_model(model, tmp_path / "out", data=data)
+            pipeline.export_model(model, tmp_path / "out", data=data, tracer=not_traced)
     with pytest.raises(LosparseError, match="label 'good' was not seen in training; its labels are LABEL_0, LABEL_1"):
         pipeline.export_model(build_model("bert"), tmp_path / "out", data=data)
 
