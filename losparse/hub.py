@@ -147,9 +147,8 @@ def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], for
     else:
         options |= {"rank": rank, "kept": kept, "axis": axis, "pivots": entry.get("pivots")}
         layer = FactoredLinear(in_features, out_features, **options)
+    # The module above is not marked as initialised: it may hold tables that are computed anew at every load.
     replace_module(model, old, layer)
-    # Some models (GPT-2) initialise weights of linear layers by name, from the module above: they are no longer there.
-    model.get_submodule(str(found).rpartition(".")[0])._is_hf_initialized = True  # type: ignore[assignment]
 
 
 def _owner(model: nn.Module, name: str, entry: Mapping[str, Any], shape: tuple[int, int]) -> FactoredLinear:

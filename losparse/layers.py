@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import LosparseError
+from .lazy_weight import LazyWeight
 
 Axis = Literal["out", "in"]
 PivotSide = Literal["out", "in"]
@@ -185,17 +186,27 @@ class FactoredLinear(nn.Module):
         assert u is not None and v is not None, "only the factor at the pivots' side can be empty"
         return u, v
 
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight as models read it of a linear layer, computed when its values are used; (out, in)."""
+        return LazyWeight(self._dense, (self.out_features, self.in_features), self._reference())
+
+    def _reference(self) -> Tensor:
+        """Return a tensor of the layer's dtype and device."""
+        return next(t for t in (self.u, self.v, self.sparse, self.bias, torch.zeros(())) if t is not None)
+
+    def _dense(self) -> Tensor:
+        """Return the dense weight, with gradients; (out, in)."""
+        factors, shape = self.factors(), (self.out_features, self.in_features)
+        weight = self._reference().new_zeros(shape) if factors is None else factors[0] @ factors[1]
+        if self.sparse is not None and self.kept is not None:
+            weight = weight.index_add(0 if self.axis == "out" else 1, self.kept, self.sparse)
+        return weight
+
     @torch.no_grad()
     def dense_weight(self) -> Tensor:
-        """Return the dense weight this layer stands for; (out, in)."""
-        reference = next(t for t in (self.u, self.v, self.sparse, self.bias, torch.zeros(())) if t is not None)
-        weight = reference.new_zeros((self.out_features, self.in_features))
-        factors = self.factors()
-        if factors is not None:
-            weight += factors[0] @ factors[1]
-        if self.sparse is not None and self.kept is not None:
-            weight.index_add_(0 if self.axis == "out" else 1, self.kept, self.sparse)
-        return weight
+        """Return a copy of the dense weight this layer stands for; (out, in)."""
+        return self._dense()
 
     @torch.no_grad()
     def copy_(
@@ -209,8 +220,7 @@ class FactoredLinear(nn.Module):
         pivots: Tensor | None = None,
     ) -> FactoredLinear:
         """Copy values into the tensors of this layer; absent ones stay as they are."""
-        values = {"u": u, "v": v, "sparse": sparse, "kept": kept, "bias": bias, "pivots": pivots}
-        for name, value in values.items():
+        for name, value in {"u": u, "v": v, "sparse": sparse, "kept": kept, "bias": bias, "pivots": pivots}.items():
             mine = getattr(self, name)
             if value is not None and mine is not None:
                 mine.copy_(value)

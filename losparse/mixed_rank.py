@@ -72,7 +72,10 @@ class MixedRankLinear(TrainingForm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer; (..., in) -> (..., out)."""
-        return F.linear(x, self._weight(self.high_rank if self.training else ~self.factored), self.bias)
+        return F.linear(x, self._dense(), self.bias)
+
+    def _dense(self) -> Tensor:
+        return self._weight(self.high_rank if self.training else ~self.factored)
 
     def _weight(self, high_rank: Tensor) -> Tensor:
         return torch.where(high_rank, self.sparse, self.u @ self.v)  # (out, in)

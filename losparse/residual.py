@@ -77,9 +77,9 @@ class FactoredLinearTraining(TrainingForm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer; (..., in) -> (..., out)."""
-        return F.linear(x, self._weight(), self.bias)
+        return F.linear(x, self._dense(), self.bias)
 
-    def _weight(self) -> Tensor:
+    def _dense(self) -> Tensor:
         if self.u is None or self.v is None:
             return self.sparse
         return torch.addmm(self.sparse, self.u, self.v)
@@ -87,7 +87,7 @@ class FactoredLinearTraining(TrainingForm):
     @torch.no_grad()
     def dense_weight(self) -> Tensor:
         """Return the dense weight this layer stands for; (out, in)."""
-        return self._weight().clone()
+        return self._dense().clone()
 
     @torch.no_grad()
     def apply_mask(self) -> None:
