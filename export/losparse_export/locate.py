@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from losparse_runtime.dependencies import import_onnxruntime
 
 from .layer import REORDERED, SHARED, SHIFTED
 from .passes.naming import module_of_path, unmarked
@@ -131,6 +132,7 @@ def _run_with_probes(
     file = folder / "probe.onnx"
     try:
         ir.save(model, file)
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3

@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from losparse.errors import LosparseError
 from losparse.machine import machine
+from losparse_runtime.dependencies import import_onnxruntime
 
 from .layer import DOMAIN, OP_TYPE, SCOPE, LayerShape, write_order
 from .lower import lower_model
@@ -146,8 +147,7 @@ def time_models(models: Mapping[str, ir.Model], shape: LayerShape, call: Call) -
 
 
 def _open(model: ir.Model, threads: int) -> Any:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     data = ir.to_proto(model).SerializeToString()
@@ -240,9 +240,7 @@ def _random_weights(shape: LayerShape) -> list[ir.Value | None]:
 
 
 def _key(shape: LayerShape, lowering: str, precision: str, call: Call) -> str:
-    import onnxruntime
-
-    where = f"{machine()['cpu']}, onnxruntime {onnxruntime.__version__}, threads {call.threads}"
+    where = f"{machine()['cpu']}, onnxruntime {import_onnxruntime().__version__}, threads {call.threads}"
     order = "" if shape.order is None else ", order " + json.dumps(asdict(shape.order), sort_keys=True)
     return f"{where}; {call.tokens} tokens, {precision}; {shape.sizes}{order}; {lowering}"
 

@@ -1,8 +1,15 @@
-"""Imports of the two optional packages, at the first use, with the line that installs them."""
+"""Imports of the two optional packages, at the first use, with the line that installs them.
+
+The official builds of onnxruntime (from 1.29 on, other systems than Windows too) report to Microsoft: importing one
+writes a device id under the cache folder and starts an uploader. Its documented switch, which it reads once, while it
+is imported, is the environment variable `ORT_DISABLE_TELEMETRY`; importing this module sets it, unless it is set
+already. `ORT_DISABLE_TELEMETRY=0` leaves the reports on.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
 from importlib.metadata import PackageNotFoundError, distribution
 from types import ModuleType
 
@@ -22,9 +29,20 @@ _ONNXRUNTIMES = (
 )
 _CHOICE = "pip install losparse[runtime] (CPU) or pip install losparse[gpu] (CUDA), never both"
 
+TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"
+_OFF = "1"
 
-def import_onnxruntime() -> ModuleType:
-    """The onnxruntime module.
+# At the import, not at the first use: so it holds too for what imports onnxruntime by itself after this package.
+os.environ.setdefault(TELEMETRY_SWITCH, _OFF)
+
+
+def import_onnxruntime(part: str = "") -> ModuleType:
+    """The onnxruntime module, or a part of it, as in "quantization"; its reports are off, as the module says.
+
+    Every import of onnxruntime in these packages goes through here.
+
+    Args:
+        part: path of a submodule; the module itself by default.
 
     Raises:
         DependencyError: it is not installed, does not load, or is what removing one of two such packages left.
@@ -36,7 +54,10 @@ def import_onnxruntime() -> ModuleType:
             "onnxruntime is there in parts only, as where one of two packages that hold it was removed; "
             f"pip uninstall {named}, then {_CHOICE}"
         )
-    return module
+    if os.environ.get(TELEMETRY_SWITCH) == _OFF:
+        # Where somebody imported it before this package was, the switch came too late for the first report alone.
+        module.disable_telemetry_events()
+    return _import(f"onnxruntime.{part}", _CHOICE) if part else module
 
 
 def installed_onnxruntimes() -> list[str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from losparse_runtime.dependencies import import_onnxruntime
+
 from .files import MODEL, drop_repeated, save_graph
 
 # Reductions over many numbers, which half precision rounds away or overflows.
@@ -23,7 +25,7 @@ _KEPT_FP32 = (
 
 def convert_fp16(model: ir.Model, folder: Path) -> ir.Model:
     """Half precision for all but `_KEPT_FP32`, and for the softmax inside Attention."""
-    from onnxruntime.transformers import float16
+    float16 = import_onnxruntime("transformers.float16")
 
     save_graph(model, folder)
     proto = onnx.load(folder / MODEL)

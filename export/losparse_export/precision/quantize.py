@@ -10,6 +10,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from losparse_runtime.dependencies import import_onnxruntime
+
 from .files import MODEL, RESULT, drop_repeated, save_graph, show_hidden
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -23,11 +25,11 @@ _ACCURACY_LEVEL = 4
 
 def quantize_dynamic_int8(model: ir.Model, folder: Path, nodes: Sequence[str], *, bits: int) -> ir.Model:
     """Int8 weights of 7 or 8 bits, one scale an output, and activations whose scale is computed in every run."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    quantization = import_onnxruntime("quantization")
 
     # The library makes MatMul and Add of every Gemm, and transposes its weight also where others read it.
     save_graph(model, folder, hide=("Gemm",))
-    quantize_dynamic(
+    quantization.quantize_dynamic(
         folder / MODEL,
         folder / RESULT,
         op_types_to_quantize=["MatMul"],
@@ -35,7 +37,7 @@ def quantize_dynamic_int8(model: ir.Model, folder: Path, nodes: Sequence[str], *
         # The u8 x s8 kernel of a CPU with AVX2 and no VNNI adds pairs of products in 16 bits, which 8 bits overflow
         # without a word.
         reduce_range=bits == 7,
-        weight_type=QuantType.QInt8,
+        weight_type=quantization.QuantType.QInt8,
         nodes_to_quantize=list(nodes),
     )
     return show_hidden(ir.load(folder / RESULT))
@@ -45,20 +47,20 @@ def quantize_static_int8(
     model: ir.Model, folder: Path, nodes: Sequence[str], calibration: Sequence[Feeds], *, bits: int
 ) -> ir.Model:
     """As int8, with the scales of activations measured once."""
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    quantization = import_onnxruntime("quantization")
 
     save_graph(model, folder)
-    quantize_static(
+    quantization.quantize_static(
         folder / MODEL,
         folder / RESULT,
         _Reader(calibration),
-        quant_format=QuantFormat.QDQ,
-        calibrate_method=CalibrationMethod.MinMax,
+        quant_format=quantization.QuantFormat.QDQ,
+        calibrate_method=quantization.CalibrationMethod.MinMax,
         op_types_to_quantize=["MatMul"],
         per_channel=True,
         reduce_range=bits == 7,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
         nodes_to_quantize=list(nodes),
         # What follows a product - bias, Gelu, residual - is float: its output is better left float too.
         extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
@@ -84,10 +86,10 @@ def _restore_readers(model: ir.Model, nodes: Sequence[str]) -> ir.Model:
 
 def quantize_weights(model: ir.Model, folder: Path, nodes: Sequence[str], *, bits: int) -> ir.Model:
     """Weights in blocks of `BLOCK_SIZE` that share a scale; activations stay float outside the kernel."""
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    nbits = import_onnxruntime("quantization.matmul_nbits_quantizer")
 
     save_graph(model, folder)
-    quantizer = MatMulNBitsQuantizer(
+    quantizer = nbits.MatMulNBitsQuantizer(
         str(folder / MODEL),
         bits=bits,
         block_size=BLOCK_SIZE,
