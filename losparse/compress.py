@@ -117,13 +117,14 @@ def compress_(
         The report; for a method that trains it counts the layers before anything is dropped.
 
     Raises:
-        LosparseError: no layer to take, a weight that is not finite, calibration data that does not do, or a budget
-            that a layer cannot meet.
+        LosparseError: no layer to take, a weight that is not finite, calibration data that does not do or that the
+            method never looks at, or a budget that a layer cannot meet.
     """
     chosen = find_targets(model, targets, ignore)
     for name, module in chosen.items():
         if not torch.isfinite(weight_of(module)).all():
             raise LosparseError(f"the weight of {name!r} holds NaN or infinity; mend the model before compressing it")
+    _refuse_idle(method, batches, sequential)
     if isinstance(method, OneShot):
         pivots = method.pivots and not to_train
         sequential = fit_(model, method, chosen, list(batches), sequential=sequential, pivots=pivots, progress=progress)
@@ -132,6 +133,23 @@ def compress_(
         _start_training_(model, method, chosen)
     mark_compressed(model, method_to_dict(method))
     return replace(report(model), sequential=sequential)
+
+
+def _refuse_idle(method: Method, batches: Iterable[Batch], sequential: bool | None) -> None:
+    """Refuse arguments that the method has no use for: whoever gives one expects it to matter.
+
+    Raises:
+        LosparseError: see above.
+    """
+    name = type(method).__name__
+    if not isinstance(method, OneShot) and batches:
+        raise LosparseError(
+            f"batches are for one-shot methods, and {name} looks at none: it is trained; leave them out"
+        )
+    if sequential is not None and not (isinstance(method, OneShot) and method.statistics & {"gram", "square"}):
+        raise LosparseError(
+            f"sequential={sequential} is for methods that look at inputs, {name} does not; leave it out"
+        )
 
 
 def _start_training_(model: nn.Module, method: TrainedMethod, chosen: Mapping[str, nn.Module]) -> None:

@@ -110,6 +110,10 @@ def fine_tune(
     for name in ("distill_weight", "distill_hidden"):
         if getattr(training, name) > 0 and teacher is None:
             raise LosparseError(f"{name} is above 0, which needs a teacher model; pass teacher=, or set it to 0")
+    if teacher is not None and training.distill_weight == training.distill_hidden == 0:
+        raise LosparseError("teacher= is imitated by distill_weight or distill_hidden, and both are 0; set one above 0")
+    compressing = {"targets": targets, "ignore": ignore or None, "calibration": calibration, "sequential": sequential}
+    _refuse_idle(method, [name for name, value in compressing.items() if value is not None])
     require_lora(training, method)
     if training.bf16 and bf16_is_slow():
         logger.warning(
@@ -148,6 +152,19 @@ def fine_tune(
     if use_cache is not None:
         model.config.use_cache = use_cache  # the Trainer turns it off, which is for training alone
     return FineTuneResult(metrics=metrics, steps=trained.global_step, seconds=seconds, compression=compression)
+
+
+def _refuse_idle(method: Method | None, given: Sequence[str]) -> None:
+    """Refuse arguments that the method has no use for; `compress_` looks at `sequential` itself.
+
+    Raises:
+        LosparseError: one of the arguments would change nothing.
+    """
+    if method is None and given:
+        raise LosparseError(f"{given[0]}= is for compressing, and there is no method; leave it out, or pass method=")
+    if method is not None and "calibration" in given and not needs_data(method):
+        name = type(method).__name__
+        raise LosparseError(f"calibration= is for methods that look at texts, {name} does not; leave it out")
 
 
 def _measure(trainer: Trainer, task: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The machine: its name, what it computes with and the versions on it, as reports record them, and its memory."""
+"""The machine: its name, what it computes with and the versions on it, as reports record them, its memory and cache."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ _INSTRUCTIONS = {
     "i8mm": "int8 matrix products",
     "sve": "SVE",
 }
+
+
+def cache_folder() -> Path:
+    """Return where losparse keeps what it fetches and times: $LOSPARSE_CACHE, else losparse/ in the user's cache."""
+    chosen = os.environ.get("LOSPARSE_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "losparse"
 
 
 def versions(*packages: str) -> dict[str, str]:

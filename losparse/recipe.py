@@ -88,6 +88,10 @@ class Training:
                 raise LosparseError(f"{name} must be in [0, 1], got {getattr(self, name)!r}")
         if self.lora_also not in get_args(LoraAlso):
             raise LosparseError(f"lora_also must be one of {', '.join(get_args(LoraAlso))}, got {self.lora_also!r}")
+        for name, needed in (("lora_also", "lora_rank"), ("distill_temperature", "distill_weight")):
+            value = getattr(self, name)
+            if value != type(self).__dataclass_fields__[name].default and getattr(self, needed) == 0:
+                raise LosparseError(f"{name} {value!r} does nothing at {needed} 0; set that above 0, or leave it out")
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,10 @@ def build_graph(
         progress: called while timing.
 
     Raises:
-        LosparseError: the plan is for another model or precision, names a form that does not apply, or leaves nothing
-            to quantise.
+        LosparseError: there is a plan and something else that chooses, or the plan is for another model or precision,
+            names a form that does not apply, or leaves nothing to quantise.
     """
+    check_choice(plan, call, tune=tune)
     graph = prepared.clone()
     planned = _PLANNED.get(precision, "fp32")
     if plan is not None:
@@ -77,6 +78,26 @@ def build_graph(
                 "plan, or export with precision='fp32' (--precision)"
             )
     return Built(finished, plan, tuple(quantise))
+
+
+def check_choice(plan: Plan | None, call: Call | None, *, tune: bool) -> None:
+    """Refuse arguments that would change nothing: whoever gives one expects it to matter.
+
+    Args:
+        plan: what every layer becomes; nothing is left to choose beside it.
+        call: to plan for.
+        tune: choose by timing; only then do the threads of the call matter.
+
+    Raises:
+        LosparseError: see above.
+    """
+    if plan is not None and (tune or call is not None):
+        other = "tune=True (--tune)" if tune else "call= (--batch, --length, --threads)"
+        raise LosparseError(f"plan= (--plan) says what every layer becomes, so {other} would change nothing; give one")
+    if not tune and call is not None and call.threads != Call().threads:
+        raise LosparseError(
+            f"the threads of call= matter to tune=True (--tune) alone, got {call.threads}; add that, or leave them out"
+        )
 
 
 def _finish(lowered: ir.Model, plan: Plan, marked: str, planned: str) -> tuple[ir.Model, list[str]]:

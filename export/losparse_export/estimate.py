@@ -207,7 +207,7 @@ def _build(
         factors = draw_factors(sizes, variant.method, loaded.model.config)
         graph = replace_factors(prepared, factors)
         layers = sum(layer.parameter_count() for layer in factors.values())
-    built = build_graph(graph, precision=variant.precision, call=call)
+    built = build_graph(graph, precision=variant.precision, call=Call(call.batch, call.length))
     if variant.method is None:
         merged = dense_plan(built.plan, "the dense variant", "the dense variant was asked for")
         built = build_graph(graph, precision=variant.precision, plan=merged)

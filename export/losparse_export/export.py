@@ -19,7 +19,7 @@ from losparse_runtime import Session, measure
 from losparse_runtime.cpus import int8_overflows
 
 from .assets import compare_tokenizers, copy_tokenizer, read_pooling, sentence_limit, tokenizer_limit
-from .build import Built, build_graph, dense_plan
+from .build import Built, build_graph, check_choice, dense_plan
 from .load import Loaded, load_model
 from .metadata import describe_model, graph_metadata, model_config
 from .parity import ParityReport, Progress, check_parity
@@ -99,8 +99,10 @@ def export_model(
             it off the architecture.
         opset: ONNX operator set, 23 or 18.
         overwrite: replace an earlier export at `out`.
-        plan: the form of every factored layer; None for the cheapest by estimate.
-        call: the call to plan for: batch, length and threads; one text of 128 tokens on one thread by default.
+        plan: the form of every factored layer, which leaves nothing to `call` and `tune`; None for the cheapest by
+            estimate.
+        call: the call to plan for: batch, length and, for `tune`, threads; one text of 128 tokens on one thread by
+            default.
         tune: choose every layer's form by timing on this machine, and the dense model where the whole is faster so.
         precision: a key of `PRECISION_TABLE`, which says what each is for. Any other than fp32 is made from the fp32
             graph once that equals PyTorch, and judged by the bounds of its own.
@@ -124,6 +126,7 @@ def export_model(
     check_opset(opset)
     check_precision(precision, calibrated=calibration is not None)
     check_weight_bits(weight_bits, precision)
+    check_choice(plan, call, tune=tune)
     if weight_bits > INT8_BITS[0] and int8_overflows():
         raise LosparseError(
             f"weight_bits={weight_bits} is for CPUs with VNNI, and this one has none, so the export could not be "

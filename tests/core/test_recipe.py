@@ -62,6 +62,8 @@ def test_reads_files(tmp_path, suffix):
         ({"training": {"seed": -1}}, "seed must be 0 or more, got -1"),
         ({"training": {"distill_hidden": -1}}, "distill_hidden must be 0 or more, got -1"),
         ({"training": {"lora_also": "all"}}, "lora_also must be one of nothing, head, small, got 'all'"),
+        ({"training": {"lora_also": "small"}}, "lora_also 'small' does nothing at lora_rank 0; set that above 0, or"),
+        ({"training": {"distill_temperature": 4}}, "distill_temperature 4 does nothing at distill_weight 0"),
         ({"training": {"lora_rank": 8}}, "lora_rank needs a one-shot method such as svd.*got LoSparse"),
         ({"method": {"name": "none", "keep": 0.5}}, "method 'none' has no settings, got keep"),
         ({"method": {"name": "none"}, "ignore": ["a"]}, "compresses no layer; leave out targets and ignore"),

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from losparse.errors import LosparseError
-from losparse_export import LayerShape, Plan, lower_model, plan_layers, plan_model
+from losparse_export import Call, LayerShape, Plan, export_model, lower_model, plan_layers, plan_model
 from losparse_export.build import build_graph
 from losparse_export.passes import prepare_model
 
@@ -149,6 +149,20 @@ def test_the_model_is_not_changed(model, plan):
     build_graph(model, plan=plan)
     assert {shape.order for shape in shapes_of(model).values()} == {None}
     assert all((before[name] == value.const_value.numpy()).all() for name, value in model.graph.initializers.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tune": True}, r"^plan= \(--plan\) says what every layer becomes, so tune=True \(--tune\) would"),
+        ({"call": Call()}, r"so call= \(--batch, --length, --threads\) would change nothing; give one$"),
+        ({"plan": None, "call": Call(threads=3)}, r"^the threads of call= matter to tune=True \(--tune\) alone, got 3"),
+    ],
+)
+def test_nothing_that_is_asked_for_is_left_out_in_silence(plan, tmp_path, options, message):
+    """Refused before the model is opened: the plan was kept, or replaced by the dense one, and tuning skipped."""
+    with pytest.raises(LosparseError, match=message):
+        export_model(tmp_path / "no model", tmp_path / "out", **{"plan": plan, **options})
 
 
 def test_a_plan_for_another_precision(model):

@@ -72,8 +72,12 @@ def test_a_damaged_cache_is_no_cache(times, tmp_path, text):
 
 
 def test_the_cache_lies_where_caches_lie(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_file() == tmp_path / "losparse" / "times.json"
+    """Where the demo keeps the model that it fetches, too: one variable moves all of it."""
+    monkeypatch.delenv("LOSPARSE_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_file() == tmp_path / "xdg" / "losparse" / "times.json"
+    monkeypatch.setenv("LOSPARSE_CACHE", str(tmp_path / "own"))
+    assert cache_file() == tmp_path / "own" / "times.json"
 
 
 @pytest.mark.parametrize("field", ["batch", "length", "threads"])

@@ -115,6 +115,7 @@ def test_a_real_measurement(make_folder: MakeFolder) -> None:
         ({"runs": True}, r"^runs must be a whole number >= 1, got True$"),
         ({"min_seconds": 0}, r"^min_seconds must be a finite number > 0, got 0$"),
         ({"min_seconds": float("nan")}, r"^min_seconds must be a finite number > 0, got nan$"),
+        ({"runs": 2, "min_seconds": 3.0}, r"^runs=2 says how often, so min_seconds=3 would change nothing; give one$"),
     ],
 )
 def test_bad_arguments(make_folder: MakeFolder, arguments: dict[str, Any], message: str) -> None:
