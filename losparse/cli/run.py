@@ -40,7 +40,13 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("folder", type=Path, metavar="ONNX_DIR", help="what `losparse export` wrote")
-    parser.add_argument("texts", nargs="*", default=[], metavar="TEXT", help="texts; without any, the lines of stdin")
+    parser.add_argument(
+        "texts",
+        nargs="*",
+        default=[],
+        metavar="TEXT",
+        help="texts; without any, the lines of stdin, a text each, blank ones too",
+    )
     parser.add_argument("--pair", nargs="+", metavar="TEXT", help="second text of each text, for models of two texts")
     parser.add_argument("--question", metavar="TEXT", help="question that each text is to answer (question-answering)")
     parser.add_argument(
@@ -65,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
         raise LosparseError(f"--pair is for text-classification, '{options.folder}' does {session.task}")
     if options.batch_size is not None and session.task == "question-answering":
         raise LosparseError("--batch-size is not of question-answering, which reads text by text; leave it out")
+    _check_blanks(session, texts)
     options.batch_size = options.batch_size or _BATCH_SIZE
     show = {"text-classification": _classify, "token-classification": _tag, "question-answering": _answer}
     show.get(session.task, _embed)(session, texts, options)
@@ -73,12 +80,29 @@ def run(options: argparse.Namespace) -> int:
 
 def _lines_of_stdin() -> list[str]:
     try:
-        lines = [] if sys.stdin.isatty() else [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+        lines = [] if sys.stdin.isatty() else [line.rstrip("\r\n") for line in sys.stdin]
     except UnicodeDecodeError as error:
         raise LosparseError(f"stdin must be text in {error.encoding}, got other bytes; convert it first") from None
     if not lines:
         raise LosparseError("no text to run; give texts after the folder, or lines on stdin")
     return lines
+
+
+def _check_blanks(session: Session, texts: list[str]) -> None:
+    """Refuse blank texts where there is no answer to them: whoever gives five lines counts on five answers."""
+    from losparse_runtime import InputError
+
+    blank = next((number for number, text in enumerate(texts, start=1) if not text.strip()), None)
+    if blank is None:
+        return
+    if session.task == "question-answering":
+        raise LosparseError(f"text {blank} of {len(texts)} is blank, so it holds no answer; take it out")
+    try:
+        session.encode(texts[blank - 1])
+    except InputError:
+        raise LosparseError(
+            f"text {blank} of {len(texts)} is blank, and this model's tokenizer makes no tokens of it; take it out"
+        ) from None
 
 
 def _classify(session: Session, texts: list[str], options: argparse.Namespace) -> None:

@@ -64,7 +64,7 @@ class Tag:
     """The label of one word, or of one token.
 
     Attributes:
-        text: the word as it stands in the text.
+        text: the word, or the token, as it stands in the text, without the space around it.
         start: its first character, counted from 0.
         end: one past its last character.
         label: the class with the highest probability.
@@ -83,7 +83,7 @@ class Answer:
     """A span of the context.
 
     Attributes:
-        text: the span as it stands in the context.
+        text: the span as it stands in the context, without the space around it.
         start: its first character, counted from 0.
         end: one past its last character.
         score: probability of the first token times probability of the last token, each over all context tokens; of
@@ -197,15 +197,26 @@ def _spans(text: str, encoding: Encoding, words: bool) -> list[tuple[int, int, i
     for token, ((start, end), word) in enumerate(zip(encoding.offsets, encoding.word_ids, strict=True)):
         if encoding.special_tokens_mask[token]:
             continue
-        # Some tokenizers count the space in front of a word to its first token, and some know of no words at all.
-        space = len(text[start:end]) - len(text[start:end].lstrip()) if words else 0
-        # Tokens of one character that takes several bytes all begin where it does.
-        if words and previous == word and not space and found and start <= found[-1][2]:
-            found[-1] = (*found[-1][:2], max(end, found[-1][2]))
-        elif start + space < end or not words:
-            found.append((token, start + space, end))
+        first, last = _trimmed(text, start, end)
+        # Some tokenizers know of no words at all. Tokens of one character that takes several bytes all begin where it
+        # does.
+        if words and previous == word and first == start and found and start <= found[-1][2]:
+            found[-1] = (*found[-1][:2], max(last, found[-1][2]))
+        elif first < last:
+            found.append((token, first, last))
+        elif not words:
+            found.append((token, start, end))  # a token of space alone
         previous = word
     return found
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """Leave out the space at both ends of a span: tokens of bytes and of sentence pieces hold the one before a word.
+
+    A span of space alone becomes empty, at its end.
+    """
+    part = text[start:end]
+    return end - len(part.lstrip()), max(start + len(part.rstrip()), end - len(part.lstrip()))
 
 
 def answer(
@@ -255,7 +266,7 @@ def answer(
                 place = encoding.offsets[token]
                 found[place] = max(float(logits[token]), found.get(place, -np.inf))
     offsets = encodings[best.window].offsets
-    start, end = offsets[best.first][0], offsets[best.last][1]
+    start, end = _trimmed(context, offsets[best.first][0], offsets[best.last][1])
     score = float(np.exp(best.score - log_sum(starts.values()) - log_sum(ends.values())))
     return Answer(context[start:end], start, end, score)
 

@@ -31,13 +31,32 @@ def test_run_refuses_stdin_of_another_encoding(
 
 
 def test_run_reads_lines_of_stdin(losparse: Command, whole_pass: Pass, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("a dull plot\n\nthe film was great\n"))
-    assert [line.split()[0] for line in losparse("run", whole_pass.onnx).out.splitlines()[1:]] == [
-        "bad",
-        "good",
-    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO("a dull plot\nthe film was great\r\n"))
+    assert [line.split()[0] for line in losparse("run", whole_pass.onnx).out.splitlines()[1:]] == ["bad", "good"]
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     losparse("run", whole_pass.onnx).refused("no text to run")
+
+
+def test_every_line_of_stdin_has_an_answer(
+    losparse: Command, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder("feature-extraction").path
+    monkeypatch.setattr("sys.stdin", io.StringIO("a b\n\nc\n  \nd\n"))
+    done = losparse("run", folder)
+    assert len(done.out.splitlines()) == 5
+    assert done.out == losparse("run", folder, "a b", "", "c", "  ", "d").out
+
+
+def test_a_blank_line_without_an_answer_is_refused_by_its_number(
+    losparse: Command, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("a b\n\nc\n"))
+    answering = make_folder("question-answering", name="answering").path
+    losparse("run", answering, "--question", "a").refused("text 2 of 3 is blank", "holds no answer", "take it out")
+    folder = make_folder("feature-extraction").path
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
+    losparse("run", folder, "a", "").refused("text 2 of 2 is blank", "no tokens", "take it out")
 
 
 def test_run_keeps_the_order_of_many_texts(losparse: Command, whole_pass: Pass) -> None:

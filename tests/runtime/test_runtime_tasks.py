@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from losparse_runtime import Answer, Classification, InputError, RunError, Session, Tag
 
@@ -154,7 +155,66 @@ def test_tag_gives_a_word_the_label_of_its_first_token(
     assert [tag.score for tag in tags] == pytest.approx([float(scores[token].max()) for token in firsts])
     assert [tag.label for tag in tags] == [["red", "green", "blue"][token % 3] for token in firsts]
     (tokens,) = session.tag(text, words=False)
-    assert [(tag.start, tag.end) for tag in tokens] == offsets
+    # every token by itself, without the space it may begin with; a space of its own stays
+    assert [tag.text for tag in tokens] == [text[start:end].strip() or " " for start, end in offsets]
+    assert all(tag.text == text[tag.start : tag.end] for tag in tokens)
+
+
+def bytes_tokenizer() -> Tokenizer:
+    """As GPT-2's and ModernBERT's: a token of a word holds the space before it, and so do its offsets."""
+    letters = ["Ġ", "a", "b", "c"]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, "Ġa", "Ġb", "Ġc"]
+    made = Tokenizer(models.BPE({word: index for index, word in enumerate(words)}, [("Ġ", each) for each in "abc"]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
+    return made
+
+
+def pieces_tokenizer() -> Tokenizer:
+    """As T5's and XLM-R's: pieces of sentences, whose mark for a space is the space before the word."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "▁a", "▁b", "▁c", "▁"]
+    made = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    return made
+
+
+@pytest.mark.parametrize("make_tokenizer", [bytes_tokenizer, pieces_tokenizer])
+@pytest.mark.parametrize("task", ["question-answering", "token-classification"])
+def test_spans_leave_out_the_space_that_a_token_holds(
+    make_folder: MakeFolder, make_tokenizer: Callable[[], Tokenizer], task: str
+) -> None:
+    folder, made = make_folder(task), make_tokenizer()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    made.save(str(folder.path / "tokenizer.json"))
+    session, text = Session(folder.path, threads=1), "a b c  b"
+    if task == "question-answering":
+        found = [session.answer("a", text, max_tokens=count) for count in (1, 2)]
+    else:
+        found = [*session.tag(text)[0], *session.tag(text, words=False)[0]]
+        assert [tag.text for tag in session.tag(text)[0]] == ["a", "b", "c", "b"]
+    for each in found:
+        assert each.text == text[each.start : each.end]
+        assert each.text == each.text.strip() or each.text.isspace()
+
+
+@pytest.mark.parametrize(("start", "end"), [(1, 3), (1, 2), (5, 8), (0, 8)])
+def test_an_answer_and_its_place_agree(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, start: int, end: int
+) -> None:
+    context = "a b c  b"
+    made = SimpleNamespace(
+        ids=[2, 4, 5, 3], offsets=[(0, 0), (start, end), (8, 8), (0, 0)], sequence_ids=[0, 1, 1, None]
+    )
+    session = Session(make_folder("question-answering").path, threads=1)
+    logits = np.array([[0, 5, 0, 0]], np.float32)
+    monkeypatch.setattr(session.encoder, "windows", lambda *arguments: [made])
+    monkeypatch.setattr(session.encoder, "arrays", lambda each: {"attention_mask": np.ones((1, 4), np.int64)})
+    monkeypatch.setattr(session, "run", lambda inputs: {"start_logits": logits, "end_logits": logits})
+    answer = session.answer("a", context, max_tokens=1)
+    assert answer.text == context[start:end].strip() == context[answer.start : answer.end]
 
 
 def test_numbers_of_a_regression_are_the_scores(make_folder: MakeFolder) -> None:
