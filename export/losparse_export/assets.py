@@ -13,6 +13,9 @@ from typing import Any
 from losparse.errors import LosparseError
 from losparse_runtime.metadata import POOLINGS
 
+from .load import Loaded
+from .tasks import max_positions
+
 logger = logging.getLogger(__name__)
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -57,7 +60,7 @@ def copy_tokenizer(source: Path, folder: Path) -> bool:
     Returns:
         Whether the folder has a tokenizer now.
     """
-    if not any((source / name).is_file() for name in _TOKENIZER_FILES):
+    if not has_tokenizer(source):
         logger.warning("%s has no tokenizer; the exported folder takes token ids only", source)
         return False
     if not (source / TOKENIZER_FILE).is_file():
@@ -77,6 +80,42 @@ def _convert_tokenizer(source: Path, folder: Path) -> bool:
         logger.warning("the tokenizer of %s cannot be opened (%s); the folder takes token ids only", source, error)
         return False
     return (folder / TOKENIZER_FILE).is_file()
+
+
+def has_tokenizer(source: Path) -> bool:
+    """Tell whether a checkpoint brings files of a tokenizer."""
+    return any((source / name).is_file() for name in _TOKENIZER_FILES)
+
+
+def open_tokenizer(source: Path) -> Any:
+    """Open the tokenizer of a checkpoint with transformers.
+
+    Raises:
+        LosparseError: it does not open.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # transformers raises unrelated types for what it cannot read
+        reason = " ".join(str(error).split())[:200]
+        raise LosparseError(f"{source}: transformers cannot open its tokenizer ({reason}); save it again") from error
+
+
+def longest_text(loaded: Loaded) -> int:
+    """Return how many tokens of a text a model reads: its positions, or fewer where its folder says so."""
+    longest = max_positions(loaded.model)
+    if loaded.folder is None:
+        return longest
+    longest = min(longest, tokenizer_limit(loaded.folder) or longest)
+    if loaded.task.name == "feature-extraction":
+        longest = min(longest, sentence_limit(loaded.folder) or longest)
+    return longest
+
+
+def pooling_of(loaded: Loaded) -> Pooling | None:
+    """Return how a model's token vectors become one; None where that is not its task."""
+    return read_pooling(loaded.folder) if loaded.task.name == "feature-extraction" else None
 
 
 def tokenizer_limit(source: Path) -> int | None:
@@ -101,14 +140,12 @@ def compare_tokenizers(source: Path, folder: Path) -> bool:
     Returns:
         Whether transformers tells the texts of a pair by token types; some tokenizers leave them out.
     """
-    from transformers import AutoTokenizer
-
     from losparse_runtime.encoder import TextEncoder
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # transformers raises unrelated types for what it cannot read
-        logger.warning("the tokenizer of %s cannot be opened by transformers to be compared: %s", source, error)
+        tokenizer = open_tokenizer(source)
+    except LosparseError as error:
+        logger.warning("%s; it is not compared with the runtime's", error)
         return True
     texts = [*_TEXTS, " ".join(list(tokenizer.get_added_vocab())[:_ADDED])]
     encoder = TextEncoder(folder, max_length=1, pad_token_id=None).tokenizer  # as the runtime opens it

@@ -18,7 +18,7 @@ from losparse.errors import LosparseError
 from losparse_runtime import Session, measure
 from losparse_runtime.cpus import int8_overflows
 
-from .assets import compare_tokenizers, copy_tokenizer, read_pooling, sentence_limit, tokenizer_limit
+from .assets import compare_tokenizers, copy_tokenizer, longest_text, pooling_of
 from .build import Built, build_graph, check_choice, dense_plan
 from .load import Loaded, load_model
 from .metadata import describe_model, graph_metadata, model_config
@@ -26,7 +26,7 @@ from .parity import ParityReport, Progress, check_parity
 from .passes import prepare_model
 from .plan import Plan
 from .precision import apply_precision
-from .tasks import TaskModel, max_positions
+from .tasks import TaskModel
 from .texts import Calibration, TextFile, encode_calibration, measure_accuracy, read_calibration, read_labelled
 from .tolerances import INT8_BITS, check_precision, check_weight_bits
 from .trace import Tracer, check_opset, trace_model
@@ -223,23 +223,16 @@ def write_folder(
     Returns:
         The metadata, as written.
     """
-    longest = max_positions(loaded.model)
-    pooling, type_ids = None, True
-    if loaded.folder is not None:
-        if copy_tokenizer(loaded.folder, folder):
-            type_ids = compare_tokenizers(loaded.folder, folder)
-        longest = min(longest, tokenizer_limit(loaded.folder) or longest)
-    if loaded.task.name == "feature-extraction":
-        pooling = read_pooling(loaded.folder)
-        if loaded.folder is not None:
-            longest = min(longest, sentence_limit(loaded.folder) or longest)
+    type_ids = True
+    if loaded.folder is not None and copy_tokenizer(loaded.folder, folder):
+        type_ids = compare_tokenizers(loaded.folder, folder)
     metadata = describe_model(
         loaded,
         graph,
         precision=precision,
         weight_bits=weight_bits,
-        pooling=pooling,
-        max_length=longest,
+        pooling=pooling_of(loaded),
+        max_length=longest_text(loaded),
         type_ids=type_ids,
     )
     metadata["fingerprint"] = fingerprint(graph)

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 import losparse
 from losparse.layers import FactoredLinear
+from losparse_runtime.metadata import DESCRIPTION_KEY, FINGERPRINT_KEY
 
 from .assets import Pooling
 from .load import Loaded, class_names, parameter_counts
@@ -77,7 +78,8 @@ def describe_model(
 def graph_metadata(metadata: Mapping[str, Any], plan_digest: str, fingerprint: str) -> dict[str, str]:
     """Return the entries that go into the graph's own metadata: the file then says what it is without its folder."""
     return {
-        "losparse.fingerprint": fingerprint,
+        FINGERPRINT_KEY: fingerprint,
+        DESCRIPTION_KEY: json.dumps(metadata, sort_keys=True),
         "losparse.plan": plan_digest,
         "losparse.source": json.dumps(metadata["source"], sort_keys=True),
         "losparse.task": str(metadata["task"]),

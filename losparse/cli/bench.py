@@ -64,11 +64,15 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def check_alike(sessions: list[Session]) -> None:
-    """Refuse to compare the times of models that do different things.
+def check_alike(sessions: list[Session], *, labels: bool = True) -> None:
+    """Refuse to compare models that do different things.
+
+    Args:
+        sessions: of the models.
+        labels: whether their labels must be equal too.
 
     Raises:
-        LosparseError: task, labels or outputs differ.
+        LosparseError: task, labels, inputs or outputs differ.
     """
     first, *others = sessions
     for other in others:
@@ -78,9 +82,9 @@ def check_alike(sessions: list[Session]) -> None:
             ("inputs", first.inputs, other.inputs),
             ("outputs", first.outputs, other.outputs),
         ):
-            if a != b:
+            if a != b and (labels or what != "labels"):
                 raise LosparseError(
-                    f"only folders of the same model can be timed against each other; the {what} of '{first.folder}' "
+                    f"only folders of the same model can be compared; the {what} of '{first.folder}' "
                     f"and '{other.folder}' differ: {a!r} and {b!r}"
                 )
 

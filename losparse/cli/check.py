@@ -1,6 +1,8 @@
-"""`losparse check ONNX_DIR --reference DIR`: is it the model it came from? Exit code 1 if it is not.
+"""`losparse check ONNX_DIR [--reference DIR]`: is it as written, and the model it came from? Exit code 1 if not.
 
-Against a checkpoint the reference is PyTorch; against another ONNX folder it is that, and no torch is loaded.
+Every file is compared with its digest. With a reference the tokens of texts, what is done with numbers, and the numbers
+themselves are compared too: against a checkpoint the reference is PyTorch with transformers' own tokenizer; against
+another ONNX folder it is that, and no torch is loaded.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from .bench import check_alike
 from .checkpoint import find_model
 from .output import Advance, Progress, check_json_target, print_table, write_json
 from .parser import refuse_idle
+from .reading import Reading, changed_description, differences, read_session
 from .run import add_session_options
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ class Reference:
         kind: "PyTorch" or "ONNX".
         run: outputs of one batch.
         explain: names the first layer that differs on a batch, where that can be found out.
+        reading: how it reads texts.
         precision: of its numbers.
         tolerance: largest difference that it was exported with.
     """
@@ -49,6 +53,7 @@ class Reference:
     kind: str
     run: Callable[[Arrays], Arrays]
     explain: Callable[[Arrays, float], str | None]
+    reading: Reading
     precision: str = "fp32"
     tolerance: float = 0.0
 
@@ -57,7 +62,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     parser.add_argument("folder", type=Path, metavar="ONNX_DIR", help="what `losparse export` wrote")
     parser.add_argument(
-        "--reference", required=True, metavar="MODEL", help="its checkpoint, a folder or hub id, or another ONNX folder"
+        "--reference",
+        metavar="MODEL",
+        help="its checkpoint, a folder or hub id, or another ONNX folder (default: only what the folder itself says)",
     )
     parser.add_argument("--data", metavar="F", help="texts to compare on too: csv, tsv, jsonl, or a hub data set")
     parser.add_argument("--text-column", metavar="NAME", help="column of texts, words or questions")
@@ -72,24 +79,42 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compare, print, and return 1 if something differs."""
-    from losparse_runtime import Session, verify_files
+    from losparse_runtime import FolderError, Session, changed_files
 
     check_json_target(options.json)
     refuse_idle(options, ["text_column", "pair_column"], ["data"])
+    refuse_idle(options, ["data", "tolerance"], ["reference"])
     if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
         raise LosparseError(f"--tolerance must be a finite number of 0 or more, got {options.tolerance}")
-    verify_files(options.folder)
-    session = Session(options.folder, providers=options.providers, threads=options.threads)
-    texts = None if options.data is None else _read_texts(options, session.task)
-    progress = Progress(verbose=options.verbose)
-    with progress.stage("opening the reference"):
-        reference = open_reference(session, find_model(options.reference), threads=options.threads)
-    tolerance = options.tolerance
-    result = check(session, reference, texts, progress, tolerance=tolerance)
+    changes = changed_files(options.folder)
+    try:
+        session = Session(options.folder, providers=options.providers, threads=options.threads)
+    except FolderError as error:
+        if not changes:
+            raise
+        result = _no_comparison([*changes, f"it does not open: {error}"])
+    else:
+        changes += changed_description(session)
+        result = _no_comparison(changes) if options.reference is None else _compare_model(session, options, changes)
     _print(result)
     if options.json is not None:
         write_json(options.json, {"folder": str(options.folder), "reference": options.reference, **result})
     return 0 if result["passed"] else 1
+
+
+def _no_comparison(changes: list[str]) -> dict[str, Any]:
+    """Return the result of a check that looked at the folder alone."""
+    return {"passed": not changes, "against": None, "differences": changes, "parts": {}}
+
+
+def _compare_model(session: Session, options: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
+    """Compare with the reference; `changes` are differences that were found before."""
+    texts = None if options.data is None else _read_texts(options, session.task)
+    progress = Progress(verbose=options.verbose)
+    with progress.stage("opening the reference"):
+        reference = open_reference(session, find_model(options.reference), threads=options.threads)
+    result = check(session, reference, texts, progress, tolerance=options.tolerance)
+    return {**result, "passed": result["passed"] and not changes, "differences": [*changes, *result["differences"]]}
 
 
 def _read_texts(options: argparse.Namespace, task: str) -> tuple[list[str], list[str] | None]:
@@ -100,15 +125,15 @@ def open_reference(session: Session, folder: Path, *, threads: int | None = None
     """Open what a session is to be compared with.
 
     Raises:
-        LosparseError: it cannot be opened, or is for another task or other labels.
+        LosparseError: it cannot be opened, or is for another task.
     """
     if (folder / "losparse.json").is_file():
         from losparse_runtime import Session as Runtime
 
         other = Runtime(folder, threads=threads)
-        check_alike([session, other])
+        check_alike([session, other], labels=False)
         recorded = other.metadata.precision, float(other.metadata.parity["tolerance"])
-        return Reference("ONNX", other.run, lambda batch, tolerance: None, *recorded)
+        return Reference("ONNX", other.run, lambda batch, tolerance: None, read_session(other), *recorded)
     from .reference import open_torch
 
     return open_torch(session, folder)
@@ -122,12 +147,12 @@ def check(
     *,
     tolerance: float | None = None,
 ) -> dict[str, Any]:
-    """Compare a session with its reference on random token ids, and on texts if there are any.
+    """Compare how a session and its reference read texts, and their numbers on random token ids and on texts.
 
     Args:
         session: what is checked.
         reference: what is right by definition.
-        texts: texts, and second texts or None.
+        texts: texts, and second texts or None, to compare on too.
         progress: shows a bar over the batches.
         tolerance: largest difference allowed; default: the one that the exporter allowed. The cosine and the classes
             that a precision other than fp32 is judged by as well stay as they are.
@@ -146,6 +171,8 @@ def check(
         parts["texts"] = lambda: text_batches(session, *texts)
         counts["texts"] = math.ceil(len(texts[0]) / _BATCH)
     results = {}
+    with progress.stage("comparing tokens"):
+        found = differences(session, reference.reading, texts)
     with progress.stage(f"comparing with {reference.kind}", sum(counts.values())) as advance:
         for name, batches in parts.items():
             parity, worst = _compare(session, reference, batches(), advance)
@@ -154,8 +181,9 @@ def check(
             layer = None if passed else reference.explain(worst, allowed)
             results[name] = {"passed": passed, "batches": counts[name], **parity.to_dict(), "first_layer": layer}
     return {
-        "passed": all(part["passed"] for part in results.values()),
+        "passed": not found and all(part["passed"] for part in results.values()),
         "against": reference.kind,
+        "differences": found,
         "precision": judge.name,
         "tolerance": allowed,
         "cosine": judge.cosine,
@@ -201,6 +229,16 @@ def text_batches(session: Session, texts: list[str], pairs: list[str] | None) ->
 
 
 def _print(result: dict[str, Any]) -> None:
+    for line in result["differences"]:
+        print(f"differs: {' '.join(line.split())}")
+    if result["parts"]:
+        _print_parts(result)
+    elif result["passed"]:
+        print("the files are as they were written; --reference compares them with a model")
+    print(_verdict(result))
+
+
+def _print_parts(result: dict[str, Any]) -> None:
     rows = []
     for name, part in result["parts"].items():
         difference = f"{part['max_abs']:.1e}" if part["finite"] else "not finite"
@@ -222,7 +260,6 @@ def _print(result: dict[str, Any]) -> None:
     for part in result["parts"].values():
         if part["first_layer"] is not None:
             print(f"first layer that differs: {part['first_layer']}")
-    print(_verdict(result))
 
 
 def _verdict(part: dict[str, Any]) -> str:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tokenizers import Tokenizer
 
-from losparse_export.load import load_model
+from losparse_export.assets import has_tokenizer, longest_text, open_tokenizer, pooling_of
+from losparse_export.load import Loaded, class_names, load_model
 from losparse_export.locate import first_difference
+from losparse_export.metadata import model_config
 from losparse_export.tasks import TaskModel
+from losparse_runtime.fields import Fields
+from losparse_runtime.folder import parse_model_config
 
-from ..errors import LosparseError
 from .check import Reference
+from .reading import Encode, Reading, Row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,17 +33,10 @@ def open_torch(session: Session, folder: Path) -> Reference:
     """Open a checkpoint as the model that a session came from.
 
     Raises:
-        LosparseError: the folder cannot be opened, or its labels are others.
+        LosparseError: the folder cannot be opened.
     """
     loaded = load_model(folder, session.task)
     model = TaskModel(loaded.model, loaded.task)
-    if session.labels is not None:
-        labels = tuple(loaded.model.config.id2label[number] for number in range(loaded.model.config.num_labels))
-        if labels != session.labels:
-            raise LosparseError(
-                f"'{session.folder}' has the labels {', '.join(session.labels)}, its reference '{folder}' has "
-                f"{', '.join(labels)}; it was exported from another model"
-            )
 
     def run(batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         outputs = model.reference({name: torch.from_numpy(array) for name, array in batch.items()})
@@ -49,4 +49,51 @@ def open_torch(session: Session, folder: Path) -> Reference:
             found = first_difference(model, Path(copy), batch, tolerance)
         return None if found is None else found.layer
 
-    return Reference("PyTorch", run, explain)
+    return Reference("PyTorch", run, explain, read_checkpoint(loaded))
+
+
+def read_checkpoint(loaded: Loaded) -> Reading:
+    """Say how a checkpoint reads texts: by transformers' tokenizer, and as an export of it would be described.
+
+    Raises:
+        LosparseError: transformers cannot open its tokenizer.
+    """
+    assert loaded.folder is not None, "it was opened from a folder"
+    pooling, config = pooling_of(loaded), model_config(loaded)
+    recorded = parse_model_config(Fields(loaded.folder / "config.json", config))
+    per_class = loaded.task.name in ("text-classification", "token-classification")
+    facts = {
+        "labels": class_names(loaded.model.config) if per_class else None,
+        "pooling": None if pooling is None else pooling.mode,
+        "normalize": pooling is not None and pooling.normalize,
+        "id2label of config.json": config.get("id2label"),
+        **{f"{name} of config.json": value for name, value in asdict(recorded).items()},
+    }
+    if not has_tokenizer(loaded.folder):
+        return Reading(facts, {}, None, lambda texts, pairs: [])
+    tokenizer = open_tokenizer(loaded.folder)
+    pad_id = tokenizer.pad_token_id
+    about_texts = {
+        "max_length": longest_text(loaded),
+        "type_ids": "token_type_ids" in tokenizer.model_input_names,
+        "padding_side": tokenizer.padding_side,
+        "truncation_side": tokenizer.truncation_side,
+        "the id of the padding token": recorded.pad_token_id if pad_id is None else pad_id,
+    }
+    file = loaded.folder / "tokenizer.json"
+    inner = Tokenizer.from_file(str(file)) if file.is_file() else getattr(tokenizer, "backend_tokenizer", None)
+    return Reading(facts, about_texts, inner, _encoding(tokenizer, longest_text(loaded)))
+
+
+def _encoding(tokenizer: Any, longest: int) -> Encode:
+    def encode(texts: Sequence[str], pairs: Sequence[str] | None) -> list[Row]:
+        try:
+            found = tokenizer(list(texts), None if pairs is None else list(pairs), truncation=True, max_length=longest)
+        except Exception:  # the Rust side raises plain Exception
+            if len(texts) == 1:
+                return [((), ())]
+            return [row for i in range(len(texts)) for row in encode(texts[i : i + 1], pairs and pairs[i : i + 1])]
+        types = found.get("token_type_ids") or [[0] * len(ids) for ids in found["input_ids"]]
+        return [(tuple(ids), tuple(row)) for ids, row in zip(found["input_ids"], types, strict=True)]
+
+    return encode

@@ -13,7 +13,7 @@ from .errors import (
     RunError,
     TokenizerError,
 )
-from .folder import read_metadata, verify_files
+from .folder import changed_files, read_metadata, verify_files
 from .measure import Latency, measure, peak_memory
 from .metadata import Metadata, TensorSpec
 from .opening import Options
@@ -40,6 +40,7 @@ __all__ = [
     "Tag",
     "TensorSpec",
     "TokenizerError",
+    "changed_files",
     "compare",
     "compare_sessions",
     "measure",

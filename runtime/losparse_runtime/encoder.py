@@ -131,7 +131,7 @@ class TextEncoder:
         mask, types = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for row, encoding in enumerate(encodings):
             size = len(encoding.ids)
-            columns = slice(length - size, length) if self._pads_left else slice(0, size)
+            columns = slice(length - size, length) if self.padding_side == "left" else slice(0, size)
             ids[row, columns] = encoding.ids
             mask[row, columns] = 1
             if self._type_ids:
@@ -193,8 +193,14 @@ class TextEncoder:
         return read_json(file).data if file.is_file() else {}
 
     @property
-    def _pads_left(self) -> bool:
-        return self._settings.get("padding_side") == "left"
+    def padding_side(self) -> str:
+        """Where short rows are filled: "left" or "right"."""
+        return "left" if self._settings.get("padding_side") == "left" else "right"
+
+    @property
+    def truncation_side(self) -> str:
+        """Where long texts are cut: "left" or "right"."""
+        return "left" if self._settings.get("truncation_side") == "left" else "right"
 
     def _length(self, max_length: int | None, pair: bool) -> int:
         """The token limit of a call: room for the special tokens and one more, at most the model's positions."""
@@ -209,7 +215,7 @@ class TextEncoder:
         return max_length
 
     def _encode(self, batch: list[Any], length: int, strategy: str, stride: int) -> list[Encoding]:
-        side = "left" if self._settings.get("truncation_side") == "left" else "right"
+        side = self.truncation_side
         try:
             with self._lock:
                 self.tokenizer.enable_truncation(length, stride=stride, strategy=strategy, direction=side)

@@ -15,11 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import FolderError
-from .fields import read_json
-from .metadata import MODEL_FILE, Metadata, parse_metadata
+from .fields import Fields, read_json
+from .metadata import MODEL_FILE, FileRecord, Metadata, parse_metadata
 
 METADATA_FILE = "losparse.json"
 CONFIG_FILE = "config.json"
+
+# What earlier writers put into a folder without listing it.
+_ONCE_UNLISTED = (
+    CONFIG_FILE,
+    "plan.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
 
 
 @dataclass(frozen=True)
@@ -97,9 +112,15 @@ def read_model_config(folder: Path) -> ModelConfig:
         FolderError: the file is damaged or a field is of the wrong type.
     """
     file = folder / CONFIG_FILE
-    if not file.exists():
-        return ModelConfig()
-    fields = read_json(file)
+    return parse_model_config(read_json(file)) if file.exists() else ModelConfig()
+
+
+def parse_model_config(fields: Fields) -> ModelConfig:
+    """Take the fields that the runtime uses out of a configuration.
+
+    Raises:
+        FolderError: a field is of the wrong type.
+    """
 
     def count(name: str, minimum: int) -> int | None:
         return None if fields.data.get(name) is None else fields.integer(name, minimum)
@@ -122,13 +143,46 @@ def verify_files(folder: Path | str) -> None:
     """
     folder = Path(folder)
     for name, record in read_metadata(folder).files.items():
-        try:
-            with (folder / name).open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise FolderError(f"{folder / name}: cannot be read ({error.strerror})") from error
-        if digest != record.sha256:
+        changed = _changed(folder, name, record)
+        if changed is not None:
             raise FolderError(
-                f"{folder / name}: SHA-256 is {digest[:16]}..., {METADATA_FILE} says {record.sha256[:16]}...: "
-                "the file changed after the export; copy it again, or export it again"
+                f"{folder / name}: {changed}: the file changed after the export; copy it again, or export it again"
             )
+
+
+def changed_files(folder: Path | str) -> list[str]:
+    """Compare what a folder holds with what its metadata says it does. Reads the files whole.
+
+    Returns:
+        A line for every file that is missing, has other contents, or is not listed; none for a folder as it was
+        written.
+
+    Raises:
+        FolderError: the folder has no metadata that can be read, or a file cannot be.
+    """
+    folder = Path(folder)
+    _check_kind(folder)
+    listed = parse_metadata(read_json(folder / METADATA_FILE)).files
+    found = [(name, _changed(folder, name, record)) for name, record in listed.items()]
+    lines = [f"{name}: {changed}" for name, changed in found if changed is not None]
+    known = {METADATA_FILE, *listed, *(() if CONFIG_FILE in listed else _ONCE_UNLISTED)}
+    extra = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    return [*lines, *(f"{name}: {METADATA_FILE} does not list it" for name in extra)]
+
+
+def _changed(folder: Path, name: str, record: FileRecord) -> str | None:
+    """Say in what a file differs from its record; None where it does not."""
+    file = folder / name
+    if not file.is_file():
+        return f"missing, {METADATA_FILE} lists it"
+    try:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise FolderError(f"{file}: cannot be read ({error.strerror})") from error
+    size = file.stat().st_size
+    if size != record.bytes:
+        return f"has {size} bytes, {METADATA_FILE} says {record.bytes}"
+    if digest != record.sha256:
+        return f"SHA-256 is {digest[:16]}..., {METADATA_FILE} says {record.sha256[:16]}..."
+    return None

@@ -18,6 +18,7 @@ FORMATS = (1, 2)
 MODEL_FILE = "model.onnx"
 MODEL_FILES = (MODEL_FILE, "model.onnx.data")
 FINGERPRINT_KEY = "losparse.fingerprint"
+DESCRIPTION_KEY = "losparse.description"  # what the graph itself carries of losparse.json, as JSON
 
 # The outputs each task's helper reads; a model may have more.
 TASK_OUTPUTS: dict[str, tuple[str, ...]] = {

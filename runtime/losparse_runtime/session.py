@@ -88,6 +88,11 @@ class Session:
         return self.metadata.outputs
 
     @property
+    def carried(self) -> dict[str, str]:
+        """What the model file says of itself, by key; `losparse.description` holds what it was exported as."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    @property
     def providers(self) -> tuple[str, ...]:
         """The execution providers onnxruntime really uses, in order."""
         return tuple(self._session.get_providers())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from losparse_runtime import FolderError, TensorSpec, read_metadata, verify_files
+from losparse_runtime import FolderError, TensorSpec, changed_files, read_metadata, verify_files
 from losparse_runtime.folder import ModelConfig, read_model_config
 from losparse_runtime.metadata import FileRecord
 
@@ -253,3 +253,20 @@ def test_model_config_reads_what_the_runtime_needs(make_folder: MakeFolder) -> N
         read_model_config(folder.path)
     (folder.path / "config.json").unlink()
     assert read_model_config(folder.path) == ModelConfig()
+
+
+def test_every_file_that_is_not_as_it_was_written_is_listed(make_folder: MakeFolder) -> None:
+    folder = make_folder().path
+    assert changed_files(folder) == []
+    model = folder / "model.onnx"
+    content = model.read_bytes()
+    model.write_bytes(content[:-1] + b"\0")
+    (folder / "other.onnx.data").mkdir()
+    digest, extra = changed_files(folder)
+    assert digest.startswith("model.onnx: SHA-256 is ") and extra == "other.onnx.data: losparse.json does not list it"
+    model.write_bytes(content[:-1])
+    assert changed_files(folder)[0] == f"model.onnx: has {len(content) - 1} bytes, losparse.json says {len(content)}"
+    model.unlink()
+    assert changed_files(folder)[0] == "model.onnx: missing, losparse.json lists it"
+    with pytest.raises(FolderError, match="no such folder"):
+        changed_files(folder / "none")
