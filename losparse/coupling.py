@@ -6,14 +6,12 @@
 
 Every head keeps equally many dimensions, and counts are a multiple of some number. Kept neurons can then be put first
 on both sides of a product, and what was a scatter becomes nothing at all. A layer without a known partner decides
-alone. Layers are recognised by their names and sizes; the exporter does not rely on this, it reads the graph.
+alone. Layers are recognised by their names (`roles`) and sizes; the exporter does not rely on this, it reads the graph.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,17 +21,8 @@ from torch import Tensor
 
 from .budget import select_groups
 from .residual import FactoredLinearTraining
-from .targets import writes_residual
-
-# Names of layers by what they do, behind the name of the part they share: BERT-like, DistilBERT, MPNet, DeBERTa,
-# BART and OPT, Llama-like, T5, GPT-2.
-_ROLES = {
-    "query": re.compile(r"(?P<part>.+?)(?:\.self)?\.(?:query|query_proj|q_lin|q_proj|q)$"),
-    "key": re.compile(r"(?P<part>.+?)(?:\.self)?\.(?:key|key_proj|k_lin|k_proj|k)$"),
-    "value": re.compile(r"(?P<part>.+?)(?:\.self)?\.(?:value|value_proj|v_lin|v_proj|v)$"),
-    "up": re.compile(r"(?P<part>.+?)\.(?:intermediate\.dense|lin1|fc1|wi|wi_0|wi_1|gate_proj|up_proj|c_fc)$"),
-}
-_WRITER = re.compile(r"(?P<part>.+?)\.(?:output\.dense|[^.]+)$")
+from .roles import Partners
+from .roles import partners as partners_of
 
 
 @dataclass(frozen=True)
@@ -70,15 +59,24 @@ def couple(layers: Mapping[str, FactoredLinearTraining], config: Any, *, multipl
     heads = int(getattr(config, "num_attention_heads", None) or 1)
     key_heads = int(getattr(config, "num_key_value_heads", None) or heads)
     families = []
-    for names, per_head in _partners(list(layers)):
-        counts = {len(layers[name].mask) for name in names}
-        count, blocks = min(counts), heads if per_head else 1
-        if len(counts) == 1 and count % blocks == 0 and not (per_head and key_heads != heads):
-            families.append(Family(names, blocks, multiple))
+    for partners in partners_of(layers):
+        blocks = 1 if partners.kind in ("neurons", "alone") else heads
+        if _agree(partners, layers, blocks) and (blocks == 1 or key_heads == heads):
+            families.append(Family(partners.layers, blocks, multiple))
         else:  # sizes that do not match, or several query heads for one key: every layer for itself
-            families += [Family((name,), 1, multiple) for name in names]
+            families += [Family((name,), 1, multiple) for name in partners.layers]
     order = {name: place for place, name in enumerate(layers)}
     return sorted(families, key=lambda family: order[family.layers[0]])
+
+
+def _agree(partners: Partners, layers: Mapping[str, FactoredLinearTraining], blocks: int) -> bool:
+    """Tell whether layers can keep the same groups: as many of them, and at the side where they meet."""
+    counts = {len(layers[name].mask) for name in partners.layers}
+    if len(counts) > 1 or counts.pop() % blocks:
+        return False
+    # A checkpoint of an earlier version may keep rows where columns meet.
+    sides = [("out", name) for name in partners.writers] + [("in", name) for name in partners.readers]
+    return len(partners.layers) == 1 or all(layers[name].axis == axis for axis, name in sides)
 
 
 def choose_groups(
@@ -117,13 +115,11 @@ def feed_forward_parts(names: Iterable[str]) -> list[tuple[tuple[str, ...], str]
     Returns:
         Of every part the layers whose outputs are its neurons - one, or two with a gate - and the one that reads them.
     """
-    parts = []
-    for members, _ in _partners(list(names)):
-        writers = [name for name in members if writes_residual(name)]
-        ups = tuple(name for name in members if _ROLES["up"].match(name))
-        if ups and len(writers) == 1 and len(members) == len(ups) + 1:
-            parts.append((ups, writers[0]))
-    return parts
+    return [
+        (found.writers, found.readers[0])
+        for found in partners_of(names)
+        if found.kind == "neurons" and len(found.readers) == 1
+    ]
 
 
 class _Steps:
@@ -146,28 +142,3 @@ class _Steps:
         chosen = torch.zeros_like(self.order, dtype=torch.bool)
         chosen.scatter_(1, self.order[:, : steps * self.width], True)
         return chosen.flatten()
-
-
-def _partners(names: Sequence[str]) -> list[tuple[tuple[str, ...], bool]]:
-    """List families by names alone, and whether they go by heads."""
-    parts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    families: list[tuple[tuple[str, ...], bool]] = []
-    for name in names:
-        role = next((role for role, pattern in _ROLES.items() if pattern.match(name)), None)
-        pattern = _ROLES[role] if role is not None else _WRITER if writes_residual(name) else None
-        found = pattern.match(name) if pattern is not None else None
-        if found is None:
-            families.append(((name,), False))
-            continue
-        parts[found["part"]][role or "writer"].append(name)
-    for part in parts.values():
-        writers = part.pop("writer", [])
-        partner = "value" if "value" in part else "up"
-        if partner in part:
-            part[partner] += writers
-        else:
-            families += [((name,), False) for name in writers]
-        if "query" in part and "key" in part:
-            part["query"] += part.pop("key")
-        families += [(tuple(members), role != "up") for role, members in part.items()]
-    return families

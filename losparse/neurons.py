@@ -34,8 +34,8 @@ from .targets import find_targets, is_transposed, weight_of
 Layer = Any
 """A linear layer, `nn.Linear` or `Conv1D`, whose values and sizes are changed."""
 
-_WIDTHS = ("intermediate_size", "hidden_dim", "ffn_dim", "n_inner", "d_ff")
-"""Entries of a config that say the width: BERT-like and Llama-like, DistilBERT, OPT, GPT-2, T5."""
+_WIDTHS = ("intermediate_size", "hidden_dim", "ffn_dim", "n_inner", "d_ff", "d_inner")
+"""Entries of a config that say the width: BERT-like and Llama-like, DistilBERT, OPT, GPT-2, T5, XLNet and Funnel."""
 
 _ROUNDS = 8
 """Rounds in which neurons go: what a neuron costs changes with those that are left."""
@@ -212,8 +212,9 @@ def _width_entry(model: nn.Module, width: int) -> str:
     for name in _WIDTHS:
         if getattr(config, name, None) == width:
             return name
-    if getattr(config, "n_inner", width) is None:  # GPT-2: four times the hidden size
-        return "n_inner"
+    for name in ("n_inner", "intermediate_size"):  # GPT-2, GPT-J; GPT-Neo: four times the hidden size
+        if getattr(config, name, width) is None:
+            return name
     raise LosparseError(
         f"{type(model).__name__} cannot lose neurons: its config has none of {', '.join(_WIDTHS)} at {width}"
     )

@@ -21,8 +21,9 @@ from .hub import mark_compressed
 from .joint import MAX_ERROR as GROUP_ERROR
 from .joint import group_with_pivots, groups_of
 from .layers import FactoredLinear, PivotSide, TrainingForm
+from .roles import writes_residual
 from .spanning_rows import spanning_rows
-from .targets import replace_module, writes_residual
+from .targets import replace_module
 
 # Largest relative error (Frobenius norm) of the product, in units of its dtype's eps. Rounding gives below 1; more
 # means that the product left the range of the dtype, as happens in fp16.

@@ -19,13 +19,6 @@ from transformers.pytorch_utils import Conv1D
 from .errors import LosparseError
 from .layers import FactoredLinear
 
-# Layers that write to the residual stream, by the last parts of their names: their outputs have a fixed order, so
-# the structure that folds away in a graph keeps input features there. BERT-like, DistilBERT, MPNet, OPT/BART, GPT-2,
-# Llama-like, T5, ModernBERT.
-_RESIDUAL_WRITERS = re.compile(
-    r"(?:^|\.)(?:output\.dense|out_lin|ffn\.lin2|attn\.o|out_proj|fc2|c_proj|o_proj|down_proj|\w*Attention\.o|wo|Wo)$"
-)
-
 
 def matches(name: str, pattern: str) -> bool:
     """Tell whether a qualified name matches a glob, or a `re:` regular expression as a whole.
@@ -44,11 +37,6 @@ def matches(name: str, pattern: str) -> bool:
 def is_linear(module: nn.Module) -> bool:
     """Tell whether a module is a plain linear layer: `nn.Linear` or GPT-2's `Conv1D`, not a subclass of them."""
     return type(module) is nn.Linear or type(module) is Conv1D
-
-
-def writes_residual(name: str) -> bool:
-    """Tell by its qualified name whether a layer is an attention output or the second of a feed-forward pair."""
-    return _RESIDUAL_WRITERS.search(name) is not None
 
 
 def is_transposed(module: nn.Module) -> bool:

@@ -31,7 +31,7 @@ from ..coupling import Family, choose_groups, couple, separate
 from ..errors import LosparseError
 from ..layers import Axis, FactoredLinear
 from ..residual import FactoredLinearTraining
-from ..targets import writes_residual
+from ..roles import writes_residual
 from .about import About
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from transformers import (
 
 from losparse import LoSparse, compress_
 from losparse.errors import LosparseError
-from losparse.targets import find_targets, matches, writes_residual
+from losparse.roles import writes_residual
+from losparse.targets import find_targets, matches
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 50}
 FAMILIES = [

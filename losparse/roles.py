@@ -1,0 +1,124 @@
+"""What a linear layer is for, by its name: the one table for all architectures.
+
+    query, key, value     of an attention
+    up                    into the feed-forward neurons; two of them, where one is a gate
+    writer                to the residual stream: the output of an attention, of a feed-forward part, of a convolution
+
+Layers of one part - an attention, a feed-forward block - share the name in front of what names their role. A layer
+that does several things at once (one product for query, key and value) has no role, and neither has one that does
+something of its own (a router, a table's projection, one that both reads and writes the stream).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Role = Literal["query", "key", "value", "up", "writer"]
+
+# The last parts of a qualified name, as regular expressions; a part in front that the layers of a part do not all
+# have (`self`, `output`) belongs to the ending.
+_ENDINGS: dict[Role, tuple[str, ...]] = {
+    "query": (
+        r"(?:self\.)?query(?:_proj)?",  # BERT-like, ALBERT; DeBERTa
+        r"q_proj|q_lin|q_head|q|Wq",  # Llama-like, BART, OPT, ViT; DistilBERT, XLM; Funnel; T5, MPNet; CTRL
+    ),
+    "key": (r"(?:self\.)?key(?:_proj)?", r"k_proj|k_lin|k_head|k|Wk"),
+    "value": (r"(?:self\.)?value(?:_proj)?", r"v_proj|v_lin|v_head|v|Wv"),
+    "up": (
+        r"intermediate\.dense|intermediate_dense",  # BERT-like; wav2vec2
+        r"gate_proj|up_proj|wi|wi_0|wi_1|w1|w3",  # Llama-like, MPT; T5; LFM2
+        r"fc1|lin1|c_fc|fc_in|dense_h_to_4h",  # BART, OPT, Phi, ViT; DistilBERT, XLM; GPT-2; GPT-J; GPT-NeoX, Bloom
+        r"linear_1|(?<=ff\.)layer_1|ffn",  # Funnel; XLNet; ALBERT
+    ),
+    "writer": (
+        r"output\.dense|output_dense",  # BERT-like; wav2vec2
+        # ALBERT, GPT-NeoX; Bloom; Phi; CTRL. MobileBERT's bottleneck reads the stream under such a name.
+        r"(?<!bottleneck\.attention\.)(?<=attention\.)dense|(?<=self_attn\.)dense",
+        r"out_proj|o_proj|out_lin|post_proj",  # BART, GPT-J, LFM2; Llama-like, ViT; DistilBERT, XLM; Funnel
+        r"(?<=attn\.)o|(?<=Attention\.)o",  # MPNet; T5
+        r"down_proj|wo|Wo|w2|fc2|lin2|c_proj|fc_out|dense_4h_to_h",  # as in "up"; ModernBERT's Wo
+        r"linear_2|(?<=ff\.)layer_2|ffn_output",  # Funnel; XLNet; ALBERT
+    ),
+}
+_PATTERNS: dict[Role, re.Pattern[str]] = {
+    role: re.compile(rf"(?:(?P<part>.+?)\.|^)(?:{'|'.join(endings)})$") for role, endings in _ENDINGS.items()
+}
+
+
+class Place(NamedTuple):
+    """What a layer is for, and the part of the model that it belongs to."""
+
+    role: Role
+    part: str
+
+
+def place_of(name: str) -> Place | None:
+    """Return a layer's role and part by its qualified name; None for a layer of no role."""
+    plain = name.replace("layout_", "")  # LiLT has a second, narrower stream of positions, of layers named like this
+    for role, pattern in _PATTERNS.items():
+        found = pattern.match(plain)
+        if found is not None:
+            return Place(role, (found["part"] or "") + (":layout" if plain != name else ""))
+    return None
+
+
+def role_of(name: str) -> Role | None:
+    """Return what a layer is for by its qualified name; None for a layer of no role."""
+    place = place_of(name)
+    return None if place is None else place.role
+
+
+def writes_residual(name: str) -> bool:
+    """Tell by its name whether a layer writes to the residual stream, so that its outputs have a fixed order."""
+    return role_of(name) == "writer"
+
+
+@dataclass(frozen=True)
+class Partners:
+    """Layers that read or write the same features.
+
+    Attributes:
+        kind: "scores" of queries and keys; "values" with the attention's output; "neurons" of a feed-forward part; or
+            "alone".
+        writers: layers whose outputs are the features, in the model's order.
+        readers: layers whose inputs they are.
+    """
+
+    kind: Literal["scores", "values", "neurons", "alone"]
+    writers: tuple[str, ...]
+    readers: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """All of them, those that write first."""
+        return (*self.writers, *self.readers)
+
+
+def partners(names: Iterable[str]) -> list[Partners]:
+    """Sort layers into those that share features, by their names; every layer is in one of them, or alone."""
+    parts: dict[str, dict[Role, list[str]]] = defaultdict(lambda: defaultdict(list))
+    found: list[Partners] = []
+    for name in names:
+        place = place_of(name)
+        if place is None:
+            found.append(Partners("alone", (name,)))
+        else:
+            parts[place.part][place.role].append(name)
+    for part in parts.values():
+        scores = (*part["query"], *part["key"])
+        if part["query"] and part["key"]:
+            found.append(Partners("scores", scores))
+        else:
+            found += [Partners("alone", (name,)) for name in scores]
+        values, ups, writers = (tuple(part[role]) for role in ("value", "up", "writer"))
+        if values:
+            found.append(Partners("values", values, writers))
+        if ups:
+            found.append(Partners("neurons", ups, () if values else writers))
+        if not values and not ups:
+            found += [Partners("alone", (name,)) for name in writers]
+    return found
