@@ -14,11 +14,28 @@ from ..errors import LosparseError
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that raises instead of exiting, and takes no abbreviated flags."""
+    """A parser that raises instead of exiting, and takes no abbreviated flags.
+
+    Attributes:
+        rest: destination of the positional that takes any number, wherever they stand: argparse itself gives such a
+            positional what follows the others at once, and calls what comes behind a flag unrecognized.
+    """
+
+    rest: str | None = None
 
     def __init__(self, **options: Any) -> None:
         """Build the parser; `allow_abbrev` is off, so that a new flag cannot change what an old command means."""
         super().__init__(**{"allow_abbrev": False, **options})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Parse as argparse does, and give `rest` what it left over, but for what looks like a flag."""
+        found, left = super().parse_known_args(args, namespace)
+        if self.rest is None:
+            return found, left
+        at = left.index("--") if "--" in left else len(left)
+        late = [each for each in left[:at] if not each.startswith("-")] + left[at + 1 :]
+        setattr(found, self.rest, [*getattr(found, self.rest), *late])
+        return found, [each for each in left[:at] if each.startswith("-")]
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print with its usage.
@@ -27,6 +44,15 @@ class CommandParser(argparse.ArgumentParser):
             LosparseError: always.
         """
         raise LosparseError(f"{message}; see {self.prog} --help")
+
+
+class OneMore(argparse.Action):
+    """A flag that may be given several times, a value each; the first one takes the place of the default."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Keep one more value."""
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*([] if before is self.default else before), values])
 
 
 def refuse_idle(options: argparse.Namespace, names: Sequence[str], needed: Sequence[str]) -> None:

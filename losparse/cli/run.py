@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import LosparseError
 from .output import Progress, print_table
-from .parser import positive_int
+from .parser import CommandParser, OneMore, positive_int
 
 if TYPE_CHECKING:
     from losparse_runtime import Session
 
 
+_CPU = ("CPUExecutionProvider",)
 _BATCH_SIZE = 32
 _BATCHES = 16
 """Batches between two moves of the progress bar; texts are sorted by length within them."""
@@ -30,15 +31,16 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--provider",
         dest="providers",
-        nargs="+",
-        default=["CPUExecutionProvider"],
+        action=OneMore,
+        default=_CPU,
         metavar="NAME",
-        help="onnxruntime execution providers, most wanted first (default CPUExecutionProvider)",
+        help=f"onnxruntime execution provider; several, most wanted first, by several --provider (default {_CPU[0]})",
     )
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: CommandParser) -> None:
     """Add the command's options."""
+    parser.rest = "texts"
     parser.add_argument("folder", type=Path, metavar="ONNX_DIR", help="what `losparse export` wrote")
     parser.add_argument(
         "texts",
@@ -47,7 +49,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="texts; without any, the lines of stdin, a text each, blank ones too",
     )
-    parser.add_argument("--pair", nargs="+", metavar="TEXT", help="second text of each text, for models of two texts")
+    parser.add_argument(
+        "--pair", action="append", metavar="TEXT", help="second text, for models of two texts; one --pair for each text"
+    )
     parser.add_argument("--question", metavar="TEXT", help="question that each text is to answer (question-answering)")
     parser.add_argument(
         "--batch-size",
@@ -63,6 +67,9 @@ def run(options: argparse.Namespace) -> int:
     """Run the texts and print what comes out."""
     from losparse_runtime import Session
 
+    stray = next((text for text in options.texts if text.endswith("ExecutionProvider")), None)
+    if stray is not None and options.providers is not _CPU:
+        raise LosparseError(f"--provider takes one name, got '{stray}' behind it; write --provider {stray} too")
     texts = options.texts or _lines_of_stdin()
     session = Session(options.folder, providers=options.providers, threads=options.threads)
     if options.question is not None and session.task != "question-answering":
@@ -108,7 +115,9 @@ def _check_blanks(session: Session, texts: list[str]) -> None:
 def _classify(session: Session, texts: list[str], options: argparse.Namespace) -> None:
     pairs = options.pair
     if pairs is not None and len(pairs) != len(texts):
-        raise LosparseError(f"--pair must have one text for each of the {len(texts)} texts, got {len(pairs)}")
+        raise LosparseError(
+            f"--pair must be given once for each of the {len(texts)} texts, as in --pair A --pair B, got {len(pairs)}"
+        )
     rows = []
     for part in _parts(texts, options):
         second = None if pairs is None else pairs[part]

@@ -77,6 +77,38 @@ def test_run_refusals(losparse: Command, whole_pass: Pass, onnx_copy: Path, tmp_
     losparse("run", onnx_copy, "text").refused("fingerprint", "different exports")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("DIR", "a b", "c", "--question", "d"),
+        ("DIR", "--question", "d", "a b", "c"),
+        ("DIR", "a b", "--question", "d", "c"),
+        ("--question", "d", "DIR", "a b", "c"),
+        ("DIR", "--threads", 1, "a b", "--question", "d", "--provider", "CPUExecutionProvider", "c"),
+        ("--provider", "CPUExecutionProvider", "DIR", "--question", "d", "--", "a b", "c"),
+    ],
+)
+def test_texts_may_stand_on_either_side_of_flags(
+    losparse: Command, make_folder: MakeFolder, arguments: tuple[object, ...]
+) -> None:
+    folder = make_folder("question-answering").path
+    expected = losparse("run", folder, "a b", "c", "--question", "d").out
+    done = losparse("run", *(folder if each == "DIR" else each for each in arguments))
+    assert (done.code, done.out, len(expected.splitlines())) == (0, expected, 3)
+
+
+def test_a_flag_takes_one_value_and_leaves_the_texts(losparse: Command, make_folder: MakeFolder) -> None:
+    folder = make_folder().path
+    behind = losparse("run", folder, "a", "b", "--pair", "d", "--pair", "e f")
+    assert behind.code == 0 and len(behind.out.splitlines()) == 3
+    assert losparse("run", folder, "--pair", "d", "a", "--pair", "e f", "b").out == behind.out
+    losparse("run", folder, "a", "--unknown", "b").refused("unrecognized arguments: --unknown")
+    losparse("run", folder, "a", "--provider", "CUDAExecutionProvider", "CPUExecutionProvider").refused(
+        "--provider takes one name", "--provider CPUExecutionProvider too"
+    )
+    losparse("bench", folder, "more").refused("unrecognized arguments: more")
+
+
 def test_run_loads_no_torch(whole_pass: Pass) -> None:
     program = f"from losparse.cli.main import main; main(['run', {str(whole_pass.onnx)!r}, 'text'])"
     assert loaded_by(program) == {"onnxruntime"}
