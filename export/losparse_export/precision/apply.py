@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from losparse.errors import LosparseError
+from losparse_runtime.dependencies import import_onnxruntime
 
 from ..passes.naming import module_of_path
 from ..tolerances import INT8_BITS, WEIGHT_BITS, check_precision, check_weight_bits
@@ -174,8 +175,11 @@ def _contained() -> Iterator[None]:
     """Keep what the libraries do to the process to the block.
 
     They configure the root logger when it has no handler, and put a folder with modules of common names on the path.
+    Those modules are looked for whenever one of the libraries is first used, but the folder is put there once, by
+    whichever library comes first; so it is put there again.
     """
     path, root = list(sys.path), logging.getLogger()
+    sys.path.append(str(Path(import_onnxruntime().__file__ or "").parent / "transformers"))
     guard = (logging.lastResort or logging.NullHandler()) if not root.handlers else logging.NullHandler()
     root.addHandler(guard)
     try:

@@ -1,4 +1,8 @@
-"""Integers by `onnxruntime.quantization`: int8 products, and weights in blocks of 8 or 4 bits."""
+"""Integers by `onnxruntime.quantization`: int8 products, and weights in blocks of 8 or 4 bits.
+
+The library writes graphs too, the one it measures ranges with and its result. Their weights go into files of their own:
+a protobuf message ends at 2 GB, and tables of embeddings, which stay in fp32, may take half of that alone.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +43,7 @@ def quantize_dynamic_int8(model: ir.Model, folder: Path, nodes: Sequence[str], *
         reduce_range=bits == 7,
         weight_type=quantization.QuantType.QInt8,
         nodes_to_quantize=list(nodes),
+        use_external_data_format=True,
     )
     return show_hidden(ir.load(folder / RESULT))
 
@@ -62,6 +67,7 @@ def quantize_static_int8(
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
         nodes_to_quantize=list(nodes),
+        use_external_data_format=True,
         # What follows a product - bias, Gelu, residual - is float: its output is better left float too.
         extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
     )
