@@ -138,14 +138,13 @@ def load_texts(
     text_column: str | None = None,
     pair_column: str | None = None,
     split: str = "validation",
-    plain: bool = False,
 ) -> tuple[list[str], list[str] | None]:
-    """Read texts, and second texts if there are any, without labels; words are joined by spaces; `plain`: also txt.
+    """Read texts, and second texts if there are any, without labels, also from txt; words are joined by spaces.
 
     Raises:
         LosparseError: a column is not there, or a text is missing or empty.
     """
-    table = read_table(source, split=split, plain=plain)
+    table = read_table(source, split=split, plain=True)
     if table.plain:  # columns are those of other files
         return _load_texts(table, None, None)
     if task == "token-classification":

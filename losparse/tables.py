@@ -3,8 +3,13 @@
     .csv      comma separated, quoted with ", first line = column names
     .tsv      tab separated, no quoting (a tab or a line break cannot be in a value), first line = column names
     .jsonl    one JSON object per line
-    .txt      texts between blank lines, under the column name `text`; only where no label is needed
+    .txt      a text a line, under the column name `text`; only where no label is needed
     owner/name[@config][:split]    a data set of the Hugging Face hub; needs the package `datasets`
+
+A .txt means the same wherever one is read, and the same as the lines that `losparse run` reads: a line is what other
+tools take for a text too (the text loader of `datasets`), and a list of sentences without blank lines, taken for one
+long text, would be cut to its beginning without a word. Texts of several lines are written as jsonl. Blank lines are no
+texts; where they could mean that texts of several lines stand between them, the file is refused.
 
 Files are utf-8. What cannot be read is refused with the line it is in; nothing is skipped or repaired in silence.
 """
@@ -17,6 +22,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -116,18 +122,21 @@ def _decode(path: Path) -> str:
 
 
 def _read_plain(path: Path, text: str) -> Table:
-    """Read the texts between blank lines; the line breaks inside them stay."""
-    rows: list[dict[str, Any]] = []
-    lines: list[int] = []
-    part: list[str] = []
-    for line, content in enumerate([*text.replace("\r\n", "\n").split("\n"), ""]):
-        if content.strip():
-            part.append(content)
-        elif part:
-            rows.append({"text": "\n".join(part)})
-            lines.append(line)  # counted from 0, so this is the number of the line before
-            part = []
-    return Table(str(path), ("text",), rows, lines, plain=True)
+    """Read a text a line.
+
+    Raises:
+        LosparseError: blank lines stand between lines that follow each other, so it may hold texts of several lines.
+    """
+    found = [(number, line) for number, line in enumerate(re.split("\r?\n", text), start=1) if line.strip()]
+    gap = next((line + 1 for (line, _), (after, _) in pairwise(found) if after > line + 1), None)
+    joined = next((line for (line, _), (after, _) in pairwise(found) if after == line + 1), None)
+    if gap is not None and joined is not None:
+        raise LosparseError(
+            f"{path}: a .txt must hold a text a line, got blank lines (line {gap}) and lines that follow each other "
+            f"(line {joined}), as of texts of several lines; take blank lines out, or write such texts as jsonl"
+        )
+    rows: list[dict[str, Any]] = [{"text": line} for _, line in found]
+    return Table(str(path), ("text",), rows, [number for number, _ in found], plain=True)
 
 
 def _read_separated(path: Path, text: str, *, tabs: bool) -> Table:

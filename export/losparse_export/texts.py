@@ -31,7 +31,7 @@ class TextFile:
     """Texts in a file.
 
     Attributes:
-        file: csv, tsv, jsonl, or txt with a text a line (no labels); or a hub data set as owner/name[@config][:split].
+        file: csv, tsv, jsonl, or txt (a text a line, no labels); or a hub data set as owner/name[@config][:split].
         text_column: column of texts; None for the usual names.
         pair_column: column of second texts; None for the usual names.
         label_column: column of labels; None for the usual names.
@@ -48,8 +48,6 @@ class TextFile:
         Raises:
             LosparseError: the file or a column is not there, or a text is empty.
         """
-        if Path(self.file).suffix.lower() == ".txt":
-            return _lines(Path(self.file))
         texts, pairs = load_texts(
             self.file, task=task, text_column=self.text_column, pair_column=self.pair_column, split="train"
         )
@@ -170,15 +168,3 @@ def _encode(session: Session, texts: Sequence[Any], size: int) -> Iterator[dict[
                 "texts need a tokenizer, and the model brings none; export from a folder that has one, or give "
                 "inputs of runs to calibrate with"
             ) from error
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not utf-8"
-        raise LosparseError(f"{file}: cannot be read ({reason}); give a file with a text a line") from error
-    texts = [line.strip() for line in lines if line.strip()]
-    if not texts:
-        raise LosparseError(f"{file}: holds no text; give a file with a text a line")
-    return texts

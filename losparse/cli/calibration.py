@@ -66,7 +66,7 @@ def read_texts(options: argparse.Namespace, task: str) -> Examples | None:
     columns = {"text_column": options.text_column, "pair_column": options.pair_column}
     if task == "causal-lm":
         return load_examples(options.calibration, task=task, split="train", **columns)
-    texts, pairs = load_texts(options.calibration, task=task, split="train", plain=True, **columns)
+    texts, pairs = load_texts(options.calibration, task=task, split="train", **columns)
     return Examples(texts, pairs, [None] * len(texts), ())
 
 

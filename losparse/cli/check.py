@@ -66,7 +66,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="its checkpoint, a folder or hub id, or another ONNX folder (default: only what the folder itself says)",
     )
-    parser.add_argument("--data", metavar="F", help="texts to compare on too: csv, tsv, jsonl, or a hub data set")
+    parser.add_argument(
+        "--data", metavar="F", help="texts to compare on: csv, tsv, jsonl, a hub data set, or txt (a text a line)"
+    )
     parser.add_argument("--text-column", metavar="NAME", help="column of texts, words or questions")
     parser.add_argument("--pair-column", metavar="NAME", help="column of second texts or contexts")
     parser.add_argument(

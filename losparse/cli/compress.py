@@ -109,7 +109,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument("--train", metavar="F", help="labelled texts to train on; some methods do without (svd, rom)")
     data.add_argument(
-        "--calibration", metavar="F", help="texts that a one-shot method looks at (default: some of --train)"
+        "--calibration",
+        metavar="F",
+        help="texts that a one-shot method looks at (default: some of --train); also a txt file, a text a line",
     )
     data.add_argument("--validation", metavar="F", help="labelled texts to measure on (default: a part of --train)")
     data.add_argument(

@@ -54,7 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--calibration",
         metavar="F",
-        help="texts to measure the scales of int8-static on, the first 128 of them; also a txt file of a text a line",
+        help="texts to measure the scales of int8-static on, the first 128 of them; also a txt file, a text a line",
     )
     data.add_argument("--data", metavar="F", help="labelled texts to report the accuracy of both models on")
     data.add_argument("--text-column", metavar="NAME", help="column of texts, words or questions")

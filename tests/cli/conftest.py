@@ -268,7 +268,7 @@ def squeeze(losparse: Command, sources: Sources, tmp_path: Path) -> Any:
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    """Texts between blank lines."""
+    """A text a line."""
     file = tmp_path / "texts.txt"
-    file.write_text("\n\n".join(text for text, _ in make_texts(96, 3)))
+    file.write_text("\n".join(text for text, _ in make_texts(96, 3)))
     return file

@@ -65,7 +65,7 @@ def test_a_classifier_may_start_from_a_regression(compress_into: Any, tmp_path: 
 
 def test_a_causal_model_learns_from_plain_text(compress_into: Any, tmp_path: Path, decoder: Path) -> None:
     file = tmp_path / "texts.txt"
-    file.write_text("\n\n".join(text for text, _ in make_texts(128, 0)))
+    file.write_text("\n".join(text for text, _ in make_texts(128, 0)))
     flags = ("--task", "causal-lm", *FEW, "--keep-layers", 2, "--max-length", 8)
     done = compress_into(*flags, model=decoder, train=file, validation=None)
     assert done.code == 0, done.err
@@ -83,7 +83,7 @@ def test_what_a_causal_model_cannot_learn_from_is_refused(
     flags = ("--task", "causal-lm", *STEPS, "--method", "none")
     compress_into(*flags, "--label-column", "label", model=decoder).refused("--label-column", "causal-lm")
     file = tmp_path / "short.txt"
-    file.write_text("the film\n\na plot")
+    file.write_text("the film\na plot")
     compress_into(*flags, model=decoder, train=file, validation=file).refused("max_length", "8 tokens", "got 16")
     # BERT looks at both sides, so it would learn to copy
     compress_into(*flags, model=sources.model).refused("sees the tokens", "decoder")

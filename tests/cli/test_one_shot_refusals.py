@@ -94,7 +94,7 @@ def test_texts_need_a_model_of_one_stack(squeeze: Any, texts: Path, tmp_path: Pa
 
 
 def test_too_little_text_for_a_block(squeeze: Any, decoder: Path, tmp_path: Path) -> None:
-    (tmp_path / "short.txt").write_text("the film\n\na plot")
+    (tmp_path / "short.txt").write_text("the film\na plot")
     done = squeeze("--method", "rom", "--calibration", tmp_path / "short.txt", model=decoder)
     done.refused("max_length must be at most the 8 tokens", "got 16")
     assert nothing_written(tmp_path)

@@ -52,7 +52,7 @@ def test_csv_with_quotes_line_breaks_and_a_byte_order_mark(write: Write) -> None
 def test_columns_are_not_those_of_plain_text(write: Write, task: str) -> None:
     path = write("a.txt", "one\n\ntwo\n")
     columns = {"text_column": "review_body", "pair_column": "title"}
-    assert load_texts(path, task=task, plain=True, **columns) == (["one", "two"], None)
+    assert load_texts(path, task=task, **columns) == (["one", "two"], None)
     assert load_examples(path, task="causal-lm", text_column="review_body").texts == ["one", "two"]
     with pytest.raises(LosparseError, match="leave out --pair-column, got 'title'"):
         load_examples(path, task="causal-lm", pair_column="title")

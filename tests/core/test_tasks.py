@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from losparse import SVD, LoSparse, Training, fine_tune
-from losparse.data import Examples, load_examples, tokenize
+from losparse.data import Examples, load_examples, load_texts, tokenize
 from losparse.errors import LosparseError
 from losparse.finetune import task_of
 
@@ -69,16 +69,39 @@ def test_a_regression_learns(tokenizer, tmp_path: Path, method):
 # Causal language models: texts
 
 
-def test_plain_texts_are_split_on_blank_lines(tmp_path: Path):
-    file = write(tmp_path / "a.txt", "\n1 2\n3\n\n \n4,5\r\n\r\n6")
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ("1 2\n3\n4,5\r\n6", ["1 2", "3", "4,5", "6"]),
+        ("\n1 2\n3\n\n", ["1 2", "3"]),
+        ("1 2\n\n3\n \r\n\n4\n", ["1 2", "3", "4"]),
+        (" 1\u2028 2\x0b \n3", [" 1\u2028 2\x0b ", "3"]),
+    ],
+    ids=["lines", "blank lines around", "blank lines between all", "what only Python takes for a line break"],
+)
+def test_a_plain_text_is_a_line(tmp_path: Path, content: str, texts: list[str]):
+    file = tmp_path / "a.txt"
+    file.write_bytes(content.encode())
     examples = load_examples(file, task="causal-lm")
-    assert examples.texts == ["1 2\n3", "4,5", "6"]
-    assert (examples.pairs, examples.labels, examples.label_names) == (None, [None] * 3, ())
+    assert examples.texts == texts
+    assert (examples.pairs, examples.labels, examples.label_names) == (None, [None] * len(texts), ())
+    assert load_texts(file) == (texts, None)
+
+
+def test_plain_texts_that_may_have_several_lines_are_refused(tmp_path: Path):
+    file = write(tmp_path / "a.txt", "\n1 2\n3\n\n \n4,5\n\n6")
+    message = r"a\.txt: a \.txt must hold a text a line, got blank lines \(line 4\) and .* \(line 2\), .*as jsonl$"
+    for read in (load_texts, lambda file: load_examples(file, task="causal-lm")):
+        with pytest.raises(LosparseError, match=message):
+            read(file)
+
+
+def test_plain_texts_have_no_labels_and_are_not_empty(tmp_path: Path):
     with pytest.raises(LosparseError, match="is empty; it needs at least one text"):
         load_examples(write(tmp_path / "b.txt", " \n"), task="causal-lm")
     for task in ("text-classification", "regression"):
         with pytest.raises(LosparseError, match=r"must be a \.csv, \.tsv or \.jsonl file, got '.*a\.txt'"):
-            load_examples(file, task=task)
+            load_examples(write(tmp_path / "a.txt", "1"), task=task)
 
 
 def test_texts_come_from_tables_too_without_labels(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import onnx_ir as ir
 import pytest
 
 import losparse_export.export as pipeline
+from losparse.cli.calibration import read_texts
 from losparse.errors import LosparseError
 from losparse_export import PRECISION_TABLE, ParityError, TextFile, apply_precision, export_model
 from losparse_export.parity import check_parity
@@ -232,7 +234,7 @@ def write(file: Path, text: str) -> Path:
 
 
 def test_texts_to_calibrate_with(tmp_path):
-    lines = write(tmp_path / "texts.txt", "\n".join(f" text {i} " for i in range(200)) + "\n\n")
+    lines = write(tmp_path / "texts.txt", "\n".join(f"text {i}" for i in range(200)) + "\n\n")
     assert read_calibration(lines, "text-classification") == [f"text {i}" for i in range(CALIBRATION_TEXTS)]
     pairs = write(tmp_path / "pairs.csv", "question,context\nwho,me\n")
     assert read_calibration(str(pairs), "question-answering") == [("who", "me")]
@@ -259,13 +261,30 @@ def test_calibration_of_the_wrong_kind(given, message):
 
 
 def test_text_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(LosparseError, match=r"none\.txt: cannot be read \(No such file or directory\); give a file"):
+    with pytest.raises(LosparseError, match=r"no data file '.*none\.txt'; give a "):
         TextFile(tmp_path / "none.txt").texts("text-classification")
-    with pytest.raises(LosparseError, match=r"empty\.txt: holds no text; give a file with a text a line"):
+    with pytest.raises(LosparseError, match=r"empty\.txt is empty; it needs at least one text"):
         TextFile(write(tmp_path / "empty.txt", "\n \n")).texts("text-classification")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(LosparseError, match=r"latin\.txt: cannot be read \(is not utf-8\)"):
+    with pytest.raises(LosparseError, match=r"latin\.txt, line 1: byte 0xe9 is not utf-8"):
         TextFile(tmp_path / "latin.txt").texts("text-classification")
+
+
+@pytest.mark.parametrize("content", ["one two\nthree\n", "one two\n\nthree\n", " one\n", "one\n\ntwo\nthree\n"])
+def test_a_txt_means_the_same_to_export_and_to_compress(tmp_path, content):
+    file = write(tmp_path / "texts.txt", content)
+    options = argparse.Namespace(calibration=file, text_column=None, pair_column=None)
+    found = []
+    for read in (
+        lambda: TextFile(file).texts("text-classification"),
+        lambda: read_texts(options, "text-classification").texts,
+        lambda: read_texts(options, "causal-lm").texts,
+    ):
+        try:
+            found.append(read())
+        except LosparseError as error:
+            found.append(str(error))
+    assert found[0] == found[1] == found[2]
 
 
 def test_texts_need_a_tokenizer(export_bert, tmp_path):
