@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
@@ -35,10 +36,9 @@ from .layers import FactoredLinear, SharedFactorLinear, TrainingForm
 from .mixed_rank import MixedRankLinear
 from .names import local_name
 from .residual import FactoredLinearTraining
+from .schema import FORMAT, JOINT_FORMAT, OBJECT, PIVOT_FORMAT, optional, parse_entry, parse_layers
 from .targets import is_linear, replace_module, weight_of
 
-# Without pivots a folder is what losparse wrote before it had them, and older versions go on reading it.
-FORMAT, PIVOT_FORMAT, JOINT_FORMAT = 1, 2, 3
 TRAINING_FORMS: dict[str, type[TrainingForm]] = {
     kind.trainer: kind for kind in (FactoredLinearTraining, MixedRankLinear)
 }
@@ -59,19 +59,21 @@ class LosparseConfig(QuantizationConfigMixin):  # type: ignore[misc]
         """Check the entry.
 
         Raises:
-            LosparseError: another format version, an unknown key or form, or no layers.
+            LosparseError: another format version, an unknown key or form, no layers, or a malformed one.
         """
         unknown.pop("quant_method", None)
         if unknown:
             raise LosparseError(f"quantization_config has unknown keys {sorted(unknown)}; written by a newer losparse?")
-        if format not in (FORMAT, PIVOT_FORMAT, JOINT_FORMAT):
+        if isinstance(format, bool) or format not in (FORMAT, PIVOT_FORMAT, JOINT_FORMAT):
             raise LosparseError(
                 f"quantization_config has format {format}, this losparse reads {FORMAT} to {JOINT_FORMAT}; upgrade it"
             )
         if form not in ("compact", "training"):
             raise LosparseError(f"quantization_config form must be 'compact' or 'training', got {form!r}")
-        if not layers:
-            raise LosparseError("quantization_config of method 'losparse' lists no layers; the config is damaged")
+        if not optional(OBJECT).fits(method):
+            raise LosparseError(f"quantization_config method must be an object or null, got {method!r:.80}")
+        parse_layers(layers)
+        assert layers is not None, "parse_layers refuses none"
         self.quant_method = "losparse"
         self.format = format
         self.form = form
@@ -102,6 +104,12 @@ class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
         for name in sorted(layers, key=lambda name: "v_of" in layers[name]):  # those that share a factor last
             place_empty_layer(model, name, layers[name], self.quantization_config.form)
 
+    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        """Refuse indices that point nowhere, before anything is computed with them."""
+        for name, module in model.named_modules():
+            if isinstance(module, FactoredLinear) and not isinstance(module, TrainingForm):
+                check_indices(name, module)
+
     def is_serializable(self, **kwargs: Any) -> bool:
         """Return True: `save_pretrained` writes the compact tensors."""
         return True
@@ -123,11 +131,8 @@ def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], for
     Raises:
         LosparseError: the entry is malformed, or the model has no linear layer of that name and size.
     """
-    try:
-        in_features, out_features = int(entry["in"]), int(entry["out"])
-        rank, kept, axis, bias = int(entry["rank"]), int(entry["kept"]), entry["axis"], bool(entry["bias"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise LosparseError(f"quantization_config entry of {name!r} is malformed: {error!r}") from error
+    sizes = parse_entry(name, entry)
+    in_features, out_features, rank = sizes.in_features, sizes.out_features, sizes.rank
     found = _local_name(model, name)
     old = model.get_submodule(found) if found is not None else None
     if old is None or not is_linear(old):
@@ -138,17 +143,36 @@ def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], for
             f"quantization_config says {name!r} is {out_features}x{in_features}, the model has "
             f"{weight.shape[0]}x{weight.shape[1]}; config.json does not fit its own architecture"
         )
-    options: dict[str, Any] = {"bias": bias, "device": weight.device, "dtype": weight.dtype}
+    options: dict[str, Any] = {"bias": sizes.bias, "device": weight.device, "dtype": weight.dtype}
     if form == "training":
         layer = _training_form(name, entry)(in_features, out_features, rank=rank, **options)
     elif "v_of" in entry:
         owner = _owner(model, name, entry, (rank, in_features))
-        layer = SharedFactorLinear(owner, out_features, kept=kept, **options)
+        layer = SharedFactorLinear(owner, out_features, kept=sizes.kept, **options)
     else:
-        options |= {"rank": rank, "kept": kept, "axis": axis, "pivots": entry.get("pivots")}
+        options |= {"rank": rank, "kept": sizes.kept, "axis": sizes.axis, "pivots": sizes.pivots}
         layer = FactoredLinear(in_features, out_features, **options)
     # The module above is not marked as initialised: it may hold tables that are computed anew at every load.
     replace_module(model, old, layer)
+
+
+@torch.no_grad()
+def check_indices(name: str, layer: FactoredLinear) -> None:
+    """Check the indices of a compact layer: int64, sorted, none twice, all within the layer.
+
+    Raises:
+        LosparseError: they are not; a product with them would fail, or be wrong without a word.
+    """
+    for part, side, indices in (("kept", layer.axis, layer.kept), ("pivots", layer.pivot_side, layer.pivots)):
+        if indices is None or indices.is_meta:
+            continue
+        size = layer.out_features if side == "out" else layer.in_features
+        ascending = indices.dtype == torch.int64 and bool((indices.diff() > 0).all())
+        if not ascending or int(indices[0]) < 0 or int(indices[-1]) >= size:
+            raise LosparseError(
+                f"layer {name!r}: its {part} must be int64 numbers in 0..{size - 1}, ascending and none twice, and the "
+                "weights hold others; the folder is damaged: copy it again, or compress the model again"
+            )
 
 
 def _owner(model: nn.Module, name: str, entry: Mapping[str, Any], shape: tuple[int, int]) -> FactoredLinear:
@@ -166,7 +190,7 @@ def _owner(model: nn.Module, name: str, entry: Mapping[str, Any], shape: tuple[i
 def _training_form(name: str, entry: Mapping[str, Any]) -> Callable[..., FactoredLinear]:
     """Return the constructor of the entry's training form, with the form's settings."""
     trainer = entry.get("trainer", FactoredLinearTraining.trainer)  # older checkpoints do not say
-    if trainer not in TRAINING_FORMS:
+    if not isinstance(trainer, str) or trainer not in TRAINING_FORMS:
         allowed = ", ".join(sorted(TRAINING_FORMS))
         raise LosparseError(f"quantization_config trainer of {name!r} must be one of {allowed}, got {trainer!r}")
     kind = TRAINING_FORMS[trainer]

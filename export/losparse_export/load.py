@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -12,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from losparse.errors import LosparseError
 from losparse.layers import FactoredLinear, TrainingForm
+from losparse.opening import mismatches, open_whole
+from losparse.saved import Checkpoint, read_checkpoint
 
 from .tasks import Task, choose_task
 
@@ -110,25 +110,24 @@ def _fetch(hub_id: str) -> Path:
 
 
 def _from_folder(folder: Path, name: str, task: str | None) -> Loaded:
-    config = _read_json(folder / "config.json", f"{folder}: has no config.json; give a transformers model's folder")
-    _check_config(config, folder)
-    architecture = next(iter(config.get("architectures") or ()), None)
+    if not (folder / "config.json").is_file():
+        raise LosparseError(f"{folder}: has no config.json; give a transformers model's folder")
+    checkpoint = read_checkpoint(folder)
+    _check_config(checkpoint.config, folder)
+    architecture = next(iter(checkpoint.config.get("architectures") or ()), None)
     chosen = choose_task(task, architecture, str(folder))
-    _check_weights(folder)
-    return Loaded(_open(folder, chosen), chosen, name, folder)
+    return Loaded(_open(checkpoint, chosen), chosen, name, folder)
 
 
 def _check_config(config: Mapping[str, Any], folder: Path) -> None:
     quantised = config.get("quantization_config")
     if quantised is not None:
-        _refuse_quantised(quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised, str(folder))
+        _refuse_quantised(quantised.get("quant_method"), str(folder))
         if quantised.get("form") == "training":
             raise LosparseError(
                 f"{folder}: is a checkpoint from the middle of a training, its masks may still move; finish the "
                 "training, or load it, call losparse.compact_(model), and save it"
             )
-    if "model_type" not in config:
-        raise LosparseError(f"{folder}/config.json: has no model_type; it is not a transformers model")
     if config["model_type"] not in TESTED:
         logger.warning("model type %r is not one of the tested %s; trying", config["model_type"], ", ".join(TESTED))
 
@@ -138,53 +137,27 @@ def _refuse_quantised(method: Any, name: str) -> None:
         raise LosparseError(f"{name}: is quantised by {method!r}; export the model it was made from")
 
 
-def _check_weights(folder: Path) -> None:
-    """Refuse missing, truncated or damaged weight files by name; transformers' own messages do not say which."""
-    index = folder / "model.safetensors.index.json"
-    files = {"model.safetensors"}
-    if index.is_file():
-        files = set(_read_json(index, "").get("weight_map", {}).values())
-    for name in sorted(files):
-        file = folder / name
-        if not file.is_file():
-            raise LosparseError(f"{file}: missing; only safetensors are read: save the model with save_pretrained")
-        try:
-            with safe_open(file, framework="numpy"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise LosparseError(f"{file}: is damaged or cut short ({error}); copy it again") from error
-
-
-def _open(folder: Path, task: Task) -> Any:
+def _open(checkpoint: Checkpoint, task: Task) -> Any:
     import transformers
 
     # Registers the loader of compressed folders.
     import losparse.hub  # noqa: F401
 
-    auto_class: Any = getattr(transformers, task.auto_class)
-    try:
-        with _quiet_transformers():
-            model, info = auto_class.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except LosparseError:
-        raise
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise LosparseError(f"{folder}: {task.auto_class} cannot open it ({first})") from error
-    _check_loading(info, folder, task)
+    with _quiet_transformers():
+        model, info = open_whole(getattr(transformers, task.auto_class), checkpoint, task.name)
+    _check_loading(info, checkpoint.folder, task)
     return model
 
 
 def _check_loading(info: Mapping[str, Any], folder: Path, task: Task) -> None:
     """Refuse weights that were not in the folder: transformers fills them with random numbers."""
-    mismatched = [str(entry[0] if isinstance(entry, tuple) else entry) for entry in info.get("mismatched_keys", ())]
-    missing = sorted({*map(str, info.get("missing_keys", ())), *mismatched})
+    unfit = mismatches(info)
+    if unfit:
+        raise LosparseError(
+            f"{folder}: {unfit[0]}; make config.json fit the weights (id2label names as many classes as a head has "
+            "rows, vocab_size counts the rows of the embedding), or choose another task"
+        )
+    missing = sorted(map(str, info["missing_keys"]))
     if task.name == "feature-extraction":
         # The pooler comes after the hidden states and does not change them; many checkpoints have none.
         missing = [name for name in missing if not name.startswith("pooler.")]
@@ -241,15 +214,3 @@ def _quiet_transformers() -> Iterator[None]:
         hf_logging.set_verbosity(level)
         if bar:
             hf_logging.enable_progress_bar()
-
-
-def _read_json(file: Path, if_missing: str) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise LosparseError(if_missing) from error
-    except (OSError, ValueError) as error:
-        raise LosparseError(f"{file}: cannot be read as JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise LosparseError(f"{file}: must hold a JSON object, got a {type(data).__name__}")
-    return data

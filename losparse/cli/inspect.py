@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LosparseError
-from ..names import local_name
-from .checkpoint import Checkpoint, read_checkpoint, read_json_object
+from ..saved import Checkpoint, read_checkpoint, stored_layers
+from ..schema import LayerEntry, read_object
 from .output import check_json_target, human_bytes, print_table, write_json
 
 _PIVOTS = {None: "", "out": " (pivot outputs)", "in": " (pivot inputs)"}
@@ -121,10 +121,7 @@ def read_contents(folder: Path) -> Contents:
     checkpoint = read_checkpoint(folder)
     layers = compressed_layers(checkpoint) if checkpoint.compressed else _dense_layers(checkpoint)
     kind = "compressed checkpoint" if checkpoint.compressed else "dense checkpoint"
-    total = sum(
-        math.prod(shape) for name, shape in checkpoint.shapes.items() if not name.endswith((".kept", ".pivots"))
-    )
-    return Contents(kind, layers, total, checkpoint.file_bytes)
+    return Contents(kind, layers, checkpoint.parameters, checkpoint.file_bytes)
 
 
 def compressed_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
@@ -133,44 +130,22 @@ def compressed_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
     Raises:
         LosparseError: the configuration and the tensors disagree.
     """
-    entries = (checkpoint.quantization or {}).get("layers")
-    if not isinstance(entries, dict) or not entries:
-        raise LosparseError(f"'{checkpoint.folder}' says it is compressed, but its config.json lists no layers")
-    stored = {name.rpartition(".")[0] for name in checkpoint.shapes}
-    return tuple(
-        _compressed_layer(checkpoint, name, _stored_name(name, stored), entries[name])
-        for name in sorted(entries, key=_natural)
+    entries = stored_layers(checkpoint)
+    return tuple(_compressed_layer(name, entries[name]) for name in sorted(entries, key=_natural))
+
+
+def _compressed_layer(name: str, entry: LayerEntry) -> Layer:
+    return Layer(
+        name,
+        entry.out_features,
+        entry.in_features,
+        entry.rank,
+        entry.kept,
+        entry.axis,
+        entry.parameters,
+        pivots=entry.pivots,
+        v_of=entry.v_of,
     )
-
-
-def _stored_name(name: str, stored: set[str]) -> str:
-    """Return what a layer is called in the weights: a model that lost or got a head since has another prefix."""
-    prefixes = sorted({each.partition(".")[0] for each in (name, *stored)})
-    found = (local_name(name, prefix, stored) for prefix in prefixes)
-    return next((each for each in found if each is not None), name)
-
-
-def _compressed_layer(checkpoint: Checkpoint, name: str, stored_name: str, entry: Any) -> Layer:
-    try:
-        out, into, rank, kept = (int(entry[key]) for key in ("out", "in", "rank", "kept"))
-        axis, pivots = str(entry["axis"]), _pivot_side(entry)
-        _check_sizes(out, into)
-    except (TypeError, KeyError, ValueError):
-        raise LosparseError(f"'{checkpoint.folder}': the entry of layer '{name}' in config.json is malformed") from None
-    saved_out, saved_in = (rank if pivots == side else 0 for side in ("out", "in"))
-    sparse = (kept, into) if axis == "out" else (out, kept)
-    # A shared factor is stored with, and counted at, the layer that owns it.
-    owner = entry.get("v_of")
-    expected = {"u": (out - saved_out, rank), "v": (0 if owner else rank, into - saved_in), "sparse": sparse}
-    parameters = sum(math.prod(shape) for shape in expected.values())
-    for part, shape in {**expected, "pivots": (rank if pivots else 0,)}.items():
-        stored = checkpoint.shapes.get(f"{stored_name}.{part}")
-        if 0 not in shape and stored != shape:
-            raise LosparseError(
-                f"'{checkpoint.folder}': config.json says '{name}.{part}' is {_shape(shape)}, the weights have "
-                f"{'none' if stored is None else _shape(stored)}; config.json and weights are from different models"
-            )
-    return Layer(name, out, into, rank, kept, axis, parameters, pivots=pivots, v_of=owner)
 
 
 def _dense_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
@@ -191,12 +166,12 @@ def _onnx_contents(folder: Path) -> Contents:
     from losparse_runtime import read_metadata
 
     metadata = read_metadata(folder)
-    plan = read_json_object(folder / "plan.json") if (folder / "plan.json").is_file() else {}
+    plan = read_object(folder / "plan.json") if (folder / "plan.json").is_file() else {}
     try:
         layers = tuple(
             _planned_layer(name, plan["layers"][name]) for name in sorted(plan.get("layers", {}), key=_natural)
         )
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise LosparseError(f"'{folder / 'plan.json'}' is malformed ({error!r}); export the folder again") from None
     parameters, size = int(metadata.parameters["model"]), metadata.model_bytes
     return Contents("ONNX folder", layers, parameters, size, metadata.precision, metadata.weight_bits)

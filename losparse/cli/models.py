@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from ..calibration.walk import block_numbers
 from ..errors import LosparseError
 from ..methods import OneShot
+from ..opening import first_line, mismatches, open_whole
 from ..recipe import Recipe
 from ..targets import find_targets, weight_of
 from ..tokens import Tokenized
@@ -198,20 +199,7 @@ def load_as_is(checkpoint: Checkpoint, seed: int) -> PreTrainedModel:
 def _open(
     kind: Any, checkpoint: Checkpoint, purpose: str, options: dict[str, Any], *, head: bool = False
 ) -> PreTrainedModel:
-    try:
-        model, info = kind.from_pretrained(
-            str(checkpoint.folder),
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
-        )
-    except Exception as error:  # transformers and safetensors raise unrelated types for unfit folders
-        raise LosparseError(
-            f"model '{checkpoint.folder}' cannot be opened for {purpose}: {_first_sentence(error)}"
-        ) from error
+    model, info = open_whole(kind, checkpoint, purpose, **options)
     _check_complete(checkpoint, model, info, head=head)
     return model
 
@@ -222,9 +210,10 @@ def _check_complete(checkpoint: Checkpoint, model: PreTrainedModel, info: dict[s
     base = "" if head else f"{model.base_model_prefix}."
     lacking = sorted(name for name in wrong if name.startswith(base) and ".pooler." not in f".{name}")
     if lacking:
+        shapes = next((f": {each}" for each in mismatches(info) if each.startswith(f"'{lacking[0]}'")), "")
         raise LosparseError(
             f"model '{checkpoint.folder}' lacks {len(lacking)} weights of its {model.config.model_type} architecture, "
-            f"or has them in another shape, the first is '{lacking[0]}'; config.json and weights do not fit"
+            f"or has them in another shape, the first is '{lacking[0]}'{shapes}; config.json and weights do not fit"
         )
 
 
@@ -294,7 +283,7 @@ def load_tokenizer(folder: Path, task: str = "text-classification") -> PreTraine
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # transformers raises unrelated types for what it cannot read
         raise LosparseError(
-            f"the tokenizer of '{folder}' cannot be opened: {_first_sentence(error)}; it needs tokenizer.json"
+            f"the tokenizer of '{folder}' cannot be opened: {first_line(error)}; it needs tokenizer.json"
         ) from error
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # transformers makes an empty one where there is none
         raise LosparseError(f"the tokenizer of '{folder}' has no words; it needs tokenizer.json, or vocabulary files")
@@ -334,9 +323,3 @@ def position_count(model: PreTrainedModel) -> int | None:
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     count = getattr(model.config, "max_position_embeddings", None)
     return count if isinstance(count, int) and count > 0 else None
-
-
-def _first_sentence(error: Exception) -> str:
-    """Return the beginning of another library's message, on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 240 else text[:237] + "..."

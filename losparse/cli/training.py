@@ -27,8 +27,8 @@ from ..data import Examples, tokenize
 from ..errors import LosparseError
 from ..finetune import FineTuneResult, fine_tune
 from ..recipe import Recipe, Training
+from ..schema import read_object
 from ..tokens import Tokenized
-from .checkpoint import read_json_object
 from .output import Advance, Progress, write_json
 
 SETTINGS = "settings.json"
@@ -204,7 +204,7 @@ def check_work(out: Path, settings: dict[str, Any], *, resume: bool, overwrite: 
             f"'{work}' holds an unfinished training; add --resume to go on with it, or --overwrite to begin again"
         )
     if resume:
-        before = read_json_object(work / SETTINGS)
+        before = read_object(work / SETTINGS)
         changed = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
         if changed:
             raise LosparseError(

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from losparse import SVD, compress_
-from losparse.cli.checkpoint import read_header
 from losparse.compress import report
 from losparse.hub import mark_compressed
 from losparse.pivots import store_pivots_
+from losparse.saved import read_header
 
 from .conftest import Command, Pass, Sources, edit_json, file_record, loaded_by, make_model
 
@@ -120,7 +120,8 @@ def test_inspect_knows_layers_by_the_names_that_the_loader_knows(losparse: Comma
 def test_headers_are_read_as_safetensors_reads_them(sources: Sources) -> None:
     file = sources.model / "model.safetensors"
     with safe_open(file, framework="numpy") as opened:
-        expected = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+        expected = {name: (tuple(each.get_shape()), each.get_dtype()) for name, each in slices.items()}
     assert read_header(file) == expected
 
 

@@ -130,7 +130,7 @@ def test_a_loaded_model_can_be_fine_tuned(saved, tmp_path):
         (lambda q: q["layers"].update(ghost=next(iter(q["layers"].values()))), "'ghost', which is no linear layer"),
         (lambda q: next(iter(q["layers"].values())).update(out=99), "does not fit its own architecture"),
         (lambda q: next(iter(q["layers"].values())).pop("rank"), "is malformed"),
-        (lambda q: next(iter(q["layers"].values())).update(pivots="rows"), "pivots must be 'out'"),
+        (lambda q: next(iter(q["layers"].values())).update(pivots="rows"), "'pivots' must be 'out'"),
     ],
 )
 def test_refuses_a_damaged_config(saved, tmp_path, change, message):

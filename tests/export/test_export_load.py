@@ -151,8 +151,13 @@ def test_hub_out_of_reach():
             {"quantization_config": {"quant_method": "gptq", "bits": 4}},
             "is quantised by 'gptq'; export the model it was",
         ),
-        ({"model_type": None}, r"config\.json: has no model_type; it is not a transformers model"),
-        ({"hidden_size": 48}, "AutoModelForSequenceClassification cannot open it"),
+        ({"model_type": None}, r"config\.json' has no model_type; it is not a transformers model"),
+        ({"hidden_size": 48}, r"'bert\.embeddings.*' is \d+(x\d+)? in the weights and \d+(x\d+)? by config.json; make"),
+        ({"num_hidden_layers": 1}, "config.json leaves out 'bert.encoder.layer.1.attention.*set the number of layers"),
+        (
+            {"id2label": {str(number): str(number) for number in range(5)}},
+            "'classifier.bias' is 2 in the weights and 5 by config.json; make config.json fit the weights",
+        ),
         (
             {"num_hidden_layers": 3},
             "has no weights for bert.encoder.layer.2.*and 12 more; fine-tune the model for text",
@@ -169,7 +174,7 @@ def test_config_refused(copy, changes, message):
 
 def test_config_that_is_not_json(copy):
     (copy / "config.json").write_text("{")
-    with pytest.raises(LosparseError, match=r"config\.json: cannot be read as JSON"):
+    with pytest.raises(LosparseError, match=r"config\.json' is not valid JSON"):
         load_model(copy)
 
 
@@ -192,13 +197,13 @@ def test_damaged_weights(copy, keep):
     file = copy / "model.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * keep) if keep < 1 else keep])
-    with pytest.raises(LosparseError, match=r"model\.safetensors: is damaged or cut short \(.*\); copy it again"):
+    with pytest.raises(LosparseError, match=r"model\.safetensors' is damaged or cut short: .*; copy it again"):
         load_model(copy)
 
 
 def test_only_safetensors(copy):
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(LosparseError, match=r"model\.safetensors: missing; only safetensors are read"):
+    with pytest.raises(LosparseError, match=r"has pytorch_model\.bin but no model\.safetensors; pickled weights are not"):
         load_model(copy)
 
 
@@ -208,7 +213,7 @@ def test_sharded_weights(tmp_path):
     assert len(shards) > 1
     load_model(tmp_path)
     shards[-1].unlink()
-    with pytest.raises(LosparseError, match=rf"{shards[-1].name}: missing"):
+    with pytest.raises(LosparseError, match=rf"lacks {shards[-1].name}, which its index lists"):
         load_model(tmp_path)
 
 
