@@ -8,6 +8,7 @@ model.save_pretrained(folder)            opens again with AutoModelFor...from_pr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -17,13 +18,16 @@ from torch import nn
 
 from .calibration.running import Batch
 from .calibration.visit import Progress, quiet
+from .coverage import Coverage, coverage
 from .errors import LosparseError
 from .fit import fit_
 from .hub import describe, mark_compressed
 from .layers import FactoredLinear, TrainingForm
 from .methods import Method, OneShot, TrainedMethod, method_to_dict
 from .pivots import store_pivots_
-from .targets import bias_of, find_targets, replace_module, weight_of
+from .targets import bias_of, find_targets, other_linear, replace_module, weight_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,14 @@ class CompressionReport:
         model_dense_parameters: the same with every factored layer dense.
         sequential: whether later layers saw the outputs of compressed ones while calibrating; None where nothing was
             calibrated.
+        coverage: how much of the model's linear weights the factored layers are; None where no layer is factored.
     """
 
     layers: tuple[LayerReport, ...]
     model_parameters: int
     model_dense_parameters: int
     sequential: bool | None = None
+    coverage: Coverage | None = None
 
     @property
     def parameters(self) -> int:
@@ -81,6 +87,7 @@ class CompressionReport:
             "dense_parameters": self.dense_parameters,
             "model_parameters": self.model_parameters,
             "model_dense_parameters": self.model_dense_parameters,
+            "looked_at": None if self.coverage is None else self.coverage.to_dict(),
             "layers": [asdict(layer) for layer in self.layers],
         }
 
@@ -132,7 +139,10 @@ def compress_(
         sequential = None
         _start_training_(model, method, chosen)
     mark_compressed(model, method_to_dict(method))
-    return replace(report(model), sequential=sequential)
+    found = replace(report(model), sequential=sequential)
+    if found.coverage is not None and found.coverage.warning is not None:
+        logger.warning("%s: %s", type(model).__name__, found.coverage.warning)
+    return found
 
 
 def _refuse_idle(method: Method, batches: Iterable[Batch], sequential: bool | None) -> None:
@@ -235,8 +245,10 @@ def report(model: nn.Module) -> CompressionReport:
     stored = sum(m.parameter_count() for m in factored)
     held = sum(p.numel() for m in factored for n, p in m.named_parameters(recurse=False) if n != "bias")
     others = sum(parameter.numel() for parameter in model.parameters()) - held
+    dense_parameters = sum(layer.dense_parameters for layer in layers)
     return CompressionReport(
         layers=tuple(layers),
         model_parameters=others + stored,
-        model_dense_parameters=others + sum(layer.dense_parameters for layer in layers),
+        model_dense_parameters=others + dense_parameters,
+        coverage=coverage(dense_parameters, other_linear(model)),
     )

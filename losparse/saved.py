@@ -132,11 +132,11 @@ def stored_layers(checkpoint: Checkpoint) -> dict[str, LayerEntry]:
         layer, _, part = tensor.rpartition(".")
         owners.setdefault(layer, {})[part] = tensor
     for name, entry in entries.items():
-        _check_tensors(checkpoint, name, entry, owners.get(_stored_name(name, owners.keys()), {}))
+        _check_tensors(checkpoint, name, entry, owners.get(stored_name(name, owners.keys()), {}))
     return entries
 
 
-def _stored_name(name: str, stored: AbstractSet[str]) -> str:
+def stored_name(name: str, stored: AbstractSet[str]) -> str:
     """Return what a layer is called in the weights: a model that lost or got a head since has another prefix."""
     prefixes = sorted({each.partition(".")[0] for each in (name, *stored)})
     found = (local_name(name, prefix, stored) for prefix in prefixes)

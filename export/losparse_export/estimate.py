@@ -12,13 +12,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
+from losparse.coverage import Coverage
 from losparse.errors import LosparseError
 from losparse.layers import FactoredLinear
 from losparse.methods import LoSparse, StructuredPruning
@@ -90,6 +91,7 @@ class Estimate:
         call: what was timed.
         verdict: plain sentences: what it brings, or that it is not worth it.
         worth: whether the best factored variant is clearly faster than the best dense one.
+        looked_at: how much of the model's linear weights the compressed layers are.
     """
 
     rows: tuple[Row, ...]
@@ -97,10 +99,11 @@ class Estimate:
     call: Call
     verdict: str
     worth: bool
+    looked_at: Coverage | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "looked_at": None if self.looked_at is None else self.looked_at.to_dict()}
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def estimate_model(
     tell("tracing", 0, steps)
     model = _random_model(config)
     sizes = sizes_of(find_targets(model, targets, ignore))
-    place_factors_(model, draw_factors(sizes, method, config), method)
+    looked_at = place_factors_(model, draw_factors(sizes, method, config), method).coverage
     loaded = Loaded(model, TASKS["feature-extraction"], "random weights", None)
     with evaluation(model), tempfile.TemporaryDirectory(prefix="losparse.") as name:
         prepared = prepare_model(trace_model(TaskModel(model, loaded.task)))
@@ -168,7 +171,7 @@ def estimate_model(
             folder.mkdir()
             built[variant] = _build(folder, loaded, prepared, variant, sizes, call)
         tell("timing", steps - 1, steps)
-        return _measure(Path(name), built, sizes, call, seconds)
+        return replace(_measure(Path(name), built, sizes, call, seconds), looked_at=looked_at)
 
 
 def _variants(method: LoSparse, precisions: Sequence[str], *, grid: bool) -> list[_Variant]:

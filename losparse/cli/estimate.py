@@ -107,4 +107,8 @@ def _print(found: Estimate) -> None:
         for name, times in found.kinds.items()
     ]
     print_table("milliseconds of one run by kind of layer", ("layers", "dense fp32", "asked for"), kinds)
+    if found.looked_at is not None:
+        print(found.looked_at.line)
+        if found.looked_at.warning is not None:
+            print(found.looked_at.warning)
     print(found.verdict)

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..coverage import Coverage, coverage, left_by_name
 from ..errors import LosparseError
-from ..saved import Checkpoint, read_checkpoint, stored_layers
+from ..saved import Checkpoint, read_checkpoint, stored_layers, stored_name
 from ..schema import LayerEntry, read_object
 from .output import check_json_target, human_bytes, print_table, write_json
 
@@ -62,6 +63,7 @@ class Contents:
         file_bytes: size of the model's files.
         precision: of an ONNX folder; None for a checkpoint.
         weight_bits: of a weight in an int8 product; None where there is none.
+        coverage: of a checkpoint, how much of its linear weights the layers are.
     """
 
     kind: str
@@ -70,6 +72,7 @@ class Contents:
     file_bytes: int
     precision: str | None = None
     weight_bits: int | None = None
+    coverage: Coverage | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -84,6 +87,7 @@ class Contents:
             "layer_parameters": stored,
             "layer_dense_parameters": dense,
             "layer_share": stored / dense if dense else None,
+            "looked_at": None if self.coverage is None else self.coverage.to_dict(),
             "layers": [{**asdict(layer), "share": layer.parameters / layer.dense_parameters} for layer in self.layers],
         }
 
@@ -121,7 +125,11 @@ def read_contents(folder: Path) -> Contents:
     checkpoint = read_checkpoint(folder)
     layers = compressed_layers(checkpoint) if checkpoint.compressed else _dense_layers(checkpoint)
     kind = "compressed checkpoint" if checkpoint.compressed else "dense checkpoint"
-    return Contents(kind, layers, checkpoint.parameters, checkpoint.file_bytes)
+    stored = {name.rpartition(".")[0] for name in checkpoint.shapes}
+    taken = {stored_name(layer.name, stored): layer for layer in layers}
+    dense = sum(layer.dense_parameters for layer in layers)
+    looked_at = coverage(dense, left_by_name(checkpoint.shapes, taken)) if layers else None
+    return Contents(kind, layers, checkpoint.parameters, checkpoint.file_bytes, coverage=looked_at)
 
 
 def compressed_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
@@ -213,6 +221,10 @@ def _print(folder: Path, contents: Contents) -> None:
         untouched = sum(layer.is_dense for layer in contents.layers)
         note = f", {untouched} of {len(contents.layers)} left dense" if untouched else ""
         print(f"layers: {stored:,} of {dense:,} parameters ({share:.1%}){note}")
+    if contents.coverage is not None:
+        print(contents.coverage.line)
+        if contents.coverage.warning is not None:
+            print(contents.coverage.warning)
     print(f"model: {contents.model_parameters:,} parameters")
     if contents.precision is not None:
         bits = "" if contents.weight_bits is None else f", weights of {contents.weight_bits} bits"

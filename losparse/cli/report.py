@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..coverage import coverage_line
 from ..machine import versions
 from .checkpoint import Checkpoint, read_checkpoint
 from .output import human_bytes, print_table
@@ -51,6 +52,9 @@ def print_report(title: str, report: dict[str, Any]) -> None:
     if counts["layers"]:
         rows.insert(0, _row("layers, parameters", counts["dense_parameters"], counts["parameters"], "{:,}".format))
     print_table(title, ["", "dense", "compressed", "share"], rows)
+    if counts["looked_at"] is not None:
+        looked = counts["looked_at"]
+        print(coverage_line(looked["looked_at"], looked["linear"]))
     if report["recipe"]["keep_layers"] is not None:
         print(f"blocks kept: {', '.join(map(str, report['kept_layers']))}")
     if report["kept_neurons"] is not None:

@@ -85,7 +85,8 @@ def test_an_encoder_without_training(squeeze: Any, sources: Sources, tmp_path: P
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'out'}: {method}" + (" on 256 rows of text in " if data else " in "))
-    assert lines[1].split() == ["dense", "compressed", "share"] and len(lines) == 5
+    assert lines[1].split() == ["dense", "compressed", "share"] and len(lines) == 6
+    assert lines[5] == "looked at: 16,384 of the model's 17,472 linear parameters (93.8%)"
     report = report_of(tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert report["sequential"] is (None if method == "svd" else True)  # svd looks at nothing
@@ -193,7 +194,7 @@ def test_layers_may_see_the_dense_model(squeeze: Any, texts: Path, tmp_path: Pat
 def test_blocks_that_do_not_run_alone(
     squeeze: Any, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*args: Any) -> None:
+    def refuse(*args: Any, **settings: Any) -> None:
         raise BlocksError("the blocks cannot be run one by one (--no-sequential)")
 
     monkeypatch.setattr(visit, "BlockWalk", refuse)
