@@ -1,16 +1,18 @@
 """The gate: an exported folder is kept only if it computes what PyTorch computes.
 
 The files themselves are opened, as a user would open them, and compared with the PyTorch model on seeded random tokens
-at several batch sizes and lengths, with masks of ones and with padding. Outputs of one row a token are compared where
-the mask is 1: what a model says at padding is never read, and attention kernels are free to differ there.
+at several batch sizes and lengths (`lengths` says which), with masks of ones and with padding. The reference is a fresh
+copy every time, never the one that was traced. Outputs of one row a token are compared where the mask is 1: what a
+model says at padding is never read, and attention kernels are free to differ there.
 
 How far the outputs may be apart depends on the precision; `tolerances` has the bounds and the reasons.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,31 +24,15 @@ from numpy.typing import NDArray
 from losparse.errors import LosparseError
 from losparse_runtime import Comparison, Parity, Session, compare
 
+from .lengths import Case, choose_cases, telling_lengths
 from .locate import LayerDifference, first_difference
 from .tasks import TaskModel, input_names, max_positions
 from .tolerances import PRECISION_TABLE, allowed_difference
 
-_BATCHES = (1, 2, 3)
-_LENGTHS = (2, 7, 24)
-_LONGEST = 128  # of all lengths tried: beyond it only time grows, and so does torch's
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 Feeds = dict[str, NDArray[np.int64]]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One comparison.
-
-    Attributes:
-        batch: rows.
-        length: tokens a row, padding included.
-        padded: whether all rows but the first end in padding.
-    """
-
-    batch: int
-    length: int
-    padded: bool
 
 
 @dataclass(frozen=True)
@@ -87,20 +73,6 @@ class ParityError(LosparseError):
         super().__init__(message)
         self.layer = layer
         self.max_abs = max_abs
-
-
-def choose_cases(longest: int) -> Iterator[Case]:
-    """List the shapes to compare at: every batch size with every length, padded from two rows on.
-
-    Args:
-        longest: tokens the model has positions for.
-    """
-    longest = min(longest, _LONGEST)
-    for length in sorted({min(length, longest) for length in (*_LENGTHS, longest)}):
-        for batch in _BATCHES:
-            yield Case(batch, length, padded=batch > 1 and length > 1)
-    # A full batch too: rows of equal length take another path through some attention masks.
-    yield Case(2, min(_LENGTHS[1], longest), padded=False)
 
 
 def make_feeds(model: TaskModel, case: Case, seed: int = 0) -> Feeds:
@@ -149,7 +121,7 @@ def check_parity(
         LosparseError: PyTorch itself returns NaN or infinities.
     """
     session = Session(folder, threads=torch.get_num_threads())
-    cases = list(choose_cases(min(max_positions(model.model), session.max_length)))
+    cases = _cases(model, min(max_positions(model.model), session.max_length), precision)
     overall, scale = Comparison(), 0.0
     results: list[dict[str, Any]] = []
     for done, case in enumerate(cases):
@@ -177,6 +149,21 @@ def check_parity(
     largest = min(parity.max_rel, sys.float_info.max)
     similar = parity.centred_cosine, parity.top1_agreement
     return ParityReport(parity.max_abs, largest, tolerance, *similar, tuple(results))
+
+
+def _cases(model: TaskModel, longest: int, precision: str) -> list[Case]:
+    """Choose the shapes; the fp32 graph is also looked at where its model may branch, others are made of it."""
+    if precision != "fp32":
+        return list(choose_cases(longest))
+    lengths, too_far = telling_lengths(model.model, model.model.config, longest)
+    if too_far:
+        logger.warning(
+            "%s changes what it does at %d tokens, which is too long to be compared with PyTorch; compare outputs of "
+            "longer texts yourself",
+            type(model.model).__name__,
+            too_far[0],
+        )
+    return list(choose_cases(longest, lengths))
 
 
 def _reference(model: TaskModel, feeds: Feeds) -> dict[str, NDArray[Any]]:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from losparse.errors import LosparseError
 
+from .capture import private_copy
+
 
 @dataclass(frozen=True)
 class Task:
@@ -103,8 +105,12 @@ class TaskModel(nn.Module):
 
     @torch.no_grad()
     def reference(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the outputs by name, computed in evaluation mode."""
-        return dict(zip(self.task.outputs, self.eval()(**inputs), strict=True))
+        """Return the outputs by name, as the model gives them in evaluation mode on the first inputs it ever sees.
+
+        Each time a copy is run: some models keep what they chose for one length - an attention, rotary frequencies -
+        for all that follow.
+        """
+        return dict(zip(self.task.outputs, private_copy(self).eval()(**inputs), strict=True))
 
 
 def input_names(model: Any) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from losparse.errors import LosparseError
 
+from .capture import axes_of, capture_program
 from .layer import SCOPE
 from .tasks import TaskModel, input_names, max_positions
 
@@ -27,6 +28,8 @@ IR_VERSIONS = {18: 10, 23: 11}
 _KNOWN_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"# The axis name: \w+ will not be used, since it shares the same shape constraints",
+    # Of the copy that is traced, which nobody uses afterwards: what it computed is in the program.
+    r"The tensor attributes? self\..* assigned during export",
 )
 _KNOWN_RECORDS = {
     "torch.onnx._internal.exporter._registration": "torchvision is not installed",
@@ -73,16 +76,17 @@ def trace_model(model: TaskModel, *, opset: int = 23) -> ir.Model:
     check_opset(opset)
     longest = max_positions(model.model)
     sample = sample_inputs(model, batch=2, length=min(7, longest))
-    axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("sequence", min=1, max=longest)}
+    name = type(model.model).__name__
     try:
         with quiet_export(), torch.no_grad():
+            captured = capture_program(model, sample, longest=longest, name=name)
             program = torch.onnx.export(
-                model.eval(),
+                captured,
                 (),
                 kwargs=sample,
                 dynamo=True,
                 opset_version=opset,
-                dynamic_shapes=dict.fromkeys(sample, axes),
+                dynamic_shapes=axes_of(sample, 1, longest),  # for their names alone
                 input_names=list(sample),
                 output_names=list(model.task.outputs),
                 verbose=False,
@@ -90,7 +94,7 @@ def trace_model(model: TaskModel, *, opset: int = 23) -> ir.Model:
     except RuntimeError as error:  # torch's own export errors are of this kind; the cause says more than they do
         cause = error.__cause__ or error
         first = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-        raise LosparseError(f"torch.onnx.export cannot trace {type(model.model).__name__}: {first}") from error
+        raise LosparseError(f"torch.onnx.export cannot translate {name}: {first}") from error
     assert program is not None
     graph: ir.Model = program.model
     graph.ir_version = IR_VERSIONS[opset]

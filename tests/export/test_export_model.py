@@ -46,7 +46,8 @@ def test_family(tmp_path, capfd, family, opset, outputs):
     """MPNet is exported below, ELECTRA further below."""
     report = export_tiny(family, tmp_path, opset=opset)
     assert capfd.readouterr() == ("", "")  # torch's exporter talks; whoever calls a library did not ask for it
-    assert report.parity.max_abs <= report.parity.tolerance and len(report.parity.cases) == 13
+    assert report.parity.max_abs <= report.parity.tolerance
+    assert len(report.parity.cases) == (17 if family == "deberta-v2" else 15)  # also beyond its 16 buckets
     assert {spec["name"]: spec["shape"] for spec in report.metadata["outputs"]} == outputs
     model = ir.load(report.folder / "model.onnx")
     assert (model.graph.opset_imports, model.ir_version) == ({"": opset}, {18: 10, 23: 11}[opset])
@@ -275,9 +276,8 @@ def test_a_model_torch_cannot_trace(tmp_path, capfd):
     """Rotations that depend on the length of what was seen before."""
     angles = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10_000.0}
     model = build_model("llama", rope_parameters=angles)
-    with pytest.raises(
-        LosparseError, match=r"torch\.onnx\.export cannot trace LlamaForSequenceClassification: \S+"
-    ) as caught:
+    message = r"^LlamaForSeq\w+: its code takes its way by numbers that it computes \(dynamic_frequency_update, line \d+"
+    with pytest.raises(LosparseError, match=message) as caught:
         export_model(model, tmp_path / "out")
     assert "\n" not in str(caught.value) and os.listdir(tmp_path) == []
     assert capfd.readouterr() == ("", ""), "torch prints the graph it has so far"
