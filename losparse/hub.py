@@ -15,12 +15,14 @@ every factored layer, and safetensors with only their compact tensors. After `im
 
 `pivots` is "out" or "in" for a low-rank part stored by pivot outputs or inputs (`layers`), null or absent for plain
 factors.
+The header of the weights holds a record of the model's outputs (`saved_outputs`).
 An entry of a layer that shares the factor `v` of another one names it as `v_of`, and stores no `v` (`joint`).
 In form "training" an entry also names its `trainer`, one of `TRAINING_FORMS`, and that form's settings.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -36,6 +38,8 @@ from .layers import FactoredLinear, SharedFactorLinear, TrainingForm
 from .mixed_rank import MixedRankLinear
 from .names import local_name
 from .residual import FactoredLinearTraining
+from .saved_outputs import KEY as RECORD_KEY
+from .saved_outputs import record_outputs
 from .schema import FORMAT, JOINT_FORMAT, OBJECT, PIVOT_FORMAT, optional, parse_entry, parse_layers
 from .targets import is_linear, replace_module, weight_of
 
@@ -105,10 +109,19 @@ class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
             place_empty_layer(model, name, layers[name], self.quantization_config.form)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
-        """Refuse indices that point nowhere, before anything is computed with them."""
+        """Refuse indices that point nowhere, before anything is computed with them.
+
+        And let the bare model be saved like the model with a head.
+        """
         for name, module in model.named_modules():
             if isinstance(module, FactoredLinear) and not isinstance(module, TrainingForm):
                 check_indices(name, module)
+        _attach(model, self)
+
+    def get_state_dict_and_metadata(self, model: nn.Module) -> tuple[None, dict[str, str]]:
+        """Return what `save_pretrained` writes into the header of the weights: a record of the model's outputs."""
+        record = record_outputs(model)
+        return None, {} if record is None else {RECORD_KEY: json.dumps(record)}
 
     def is_serializable(self, **kwargs: Any) -> bool:
         """Return True: `save_pretrained` writes the compact tensors."""
@@ -123,6 +136,14 @@ class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
     def is_qat_trainable(self) -> bool:
         """The same, in the word by which the Trainer asks whether it may train without adapters."""
         return True
+
+
+def _attach(model: nn.Module, quantizer: LosparseQuantizer) -> None:
+    """Have transformers ask `quantizer` when it saves the model, or the bare model in it."""
+    for module in model.modules():
+        # Not by its type: this file is imported while transformers is.
+        if hasattr(module, "save_pretrained") and getattr(module, "config", None) is model.config:
+            module.hf_quantizer = quantizer
 
 
 def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], form: str) -> None:
@@ -248,3 +269,4 @@ def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
         method=method,
         format=JOINT_FORMAT if joint else PIVOT_FORMAT if pivots else FORMAT,
     )
+    _attach(model, LosparseQuantizer(config.quantization_config))

@@ -17,6 +17,7 @@ from losparse.errors import LosparseError
 from losparse.layers import FactoredLinear, TrainingForm
 from losparse.opening import mismatches, open_whole
 from losparse.saved import Checkpoint, read_checkpoint
+from losparse.saved_outputs import check_outputs, read_record
 
 from .tasks import Task, choose_task
 
@@ -116,7 +117,11 @@ def _from_folder(folder: Path, name: str, task: str | None) -> Loaded:
     _check_config(checkpoint.config, folder)
     architecture = next(iter(checkpoint.config.get("architectures") or ()), None)
     chosen = choose_task(task, architecture, str(folder))
-    return Loaded(_open(checkpoint, chosen), chosen, name, folder)
+    model = _open(checkpoint, chosen)
+    record = read_record(folder)
+    if record is not None:
+        check_outputs(model, record, str(folder))
+    return Loaded(model, chosen, name, folder)
 
 
 def _check_config(config: Mapping[str, Any], folder: Path) -> None:
