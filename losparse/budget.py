@@ -38,7 +38,8 @@ def rank_for(share: float, out_features: int, in_features: int, *, name: str, ro
         out_features: rows of the weight.
         in_features: columns of the weight.
         name: qualified name of the layer, for the message.
-        round_up: round up as LoSparse does, else down (then the share is never exceeded), but not below 1.
+        round_up: round up as LoSparse does where that stays below break-even, else down (then the share is never
+            exceeded), but not below 1.
 
     Raises:
         LosparseError: the rank reaches break-even, so the factors would be larger than the weight.
@@ -47,7 +48,8 @@ def rank_for(share: float, out_features: int, in_features: int, *, name: str, ro
         LoSparse's reference implementation: r = ceil(rho * out * in / (out + in)).
     """
     limit = break_even_rank(out_features, in_features)
-    rank = math.ceil(share * limit) if round_up else max(1, math.floor(share * limit))
+    down, up = max(1, math.floor(share * limit)), math.ceil(share * limit)
+    rank = up if round_up and (up < limit or share >= 1.0) else down
     if rank >= limit:
         raise LosparseError(
             f"rank must be below the break-even {limit:.1f} for {name!r} ({out_features}x{in_features}), "

@@ -25,7 +25,7 @@ from .hub import describe, mark_compressed
 from .layers import FactoredLinear, TrainingForm
 from .methods import Method, OneShot, TrainedMethod, method_to_dict
 from .pivots import store_pivots_
-from .targets import bias_of, find_targets, other_linear, replace_module, weight_of
+from .targets import bias_of, find_targets, other_linear, replace_module, thin_targets, weight_of
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,8 @@ def compress_(
         method: what to do, as a value: `LoSparse(keep=0.2)`, `SVD(keep=0.3)`.
         batches: of calibration data, as the model takes them (with labels for methods that use gradients); for
             methods without training that need some.
-        targets: patterns of layers to take; default: all linear layers in transformer blocks.
+        targets: patterns of layers to take; default: all linear layers in transformer blocks. Layers so thin that
+            factors of rank 1 store as much stay dense, with a warning.
         ignore: patterns of layers to leave dense.
         sequential: let later layers see the outputs of compressed ones while calibrating; None does so where the
             model's blocks form one stack and can be run one by one.
@@ -128,6 +129,10 @@ def compress_(
             method never looks at, or a budget that a layer cannot meet.
     """
     chosen = find_targets(model, targets, ignore)
+    thin = list(thin_targets(model, targets, ignore))
+    if thin:
+        count = f" and {len(thin) - 1} like it" if len(thin) > 1 else ""
+        logger.warning("%r%s stay dense: so thin that factors of rank 1 store as much", thin[0], count)
     for name, module in chosen.items():
         if not torch.isfinite(weight_of(module)).all():
             raise LosparseError(f"the weight of {name!r} holds NaN or infinity; mend the model before compressing it")

@@ -56,12 +56,15 @@ def couple(layers: Mapping[str, FactoredLinearTraining], config: Any, *, multipl
     Returns:
         Families that hold every layer once, in the order of their first layers.
     """
-    heads = int(getattr(config, "num_attention_heads", None) or 1)
-    key_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    heads = getattr(config, "num_attention_heads", None) or 1
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
     families = []
     for partners in partners_of(layers):
-        blocks = 1 if partners.kind in ("neurons", "alone") else heads
-        if _agree(partners, layers, blocks) and (blocks == 1 or key_heads == heads):
+        by_heads = partners.kind in ("scores", "values")
+        # Of a config that lists another number for every stage (Swin's) it is not known which is this layer's.
+        known = not by_heads or (isinstance(heads, int) and key_heads == heads)
+        blocks = int(heads) if by_heads and known else 1
+        if known and _agree(partners, layers, blocks):
             families.append(Family(partners.layers, blocks, multiple))
         else:  # sizes that do not match, or several query heads for one key: every layer for itself
             families += [Family((name,), 1, multiple) for name in partners.layers]

@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from .budget import break_even_rank
 from .coverage import is_table
 from .errors import LosparseError
 from .layers import FactoredLinear
@@ -70,12 +71,46 @@ def find_targets(
         ignore: patterns of layers to leave alone.
 
     Returns:
-        Linear layers by qualified name, in the model's order; a layer that is used twice appears once.
+        Linear layers by qualified name, in the model's order; a layer that is used twice appears once. Layers too thin
+        for a low-rank part (`thin_targets`) are not among them.
 
     Raises:
         LosparseError: a pattern matches nothing, nothing is left, the model is already compressed, quantised or
             wrapped by PEFT, or a weight is shared with a module that is not a target.
     """
+    chosen = _matching(model, targets, ignore)
+    wide = {name: module for name, module in chosen.items() if not _is_thin(module)}
+    if not wide:
+        example = f", the first, {next(iter(chosen))!r}, is {_sizes(next(iter(chosen.values())))}"
+        raise LosparseError(
+            f"{type(model).__name__} has no layer to compress: those chosen are so thin that factors of rank 1 store "
+            f"as much{example}; name others with targets="
+        )
+    _refuse_shared_weights(model, wide)
+    return wide
+
+
+def thin_targets(
+    model: nn.Module, targets: Sequence[str] | None = None, ignore: Sequence[str] = ()
+) -> dict[str, nn.Module]:
+    """Find the layers that `find_targets` passes over: factors of rank 1 store as much as they (a gate of 1 x 64).
+
+    Raises:
+        LosparseError: as `find_targets`.
+    """
+    return {name: module for name, module in _matching(model, targets, ignore).items() if _is_thin(module)}
+
+
+def _is_thin(module: nn.Module) -> bool:
+    return break_even_rank(*weight_of(module).shape) <= 1.0
+
+
+def _sizes(module: nn.Module) -> str:
+    return "x".join(map(str, weight_of(module).shape))
+
+
+def _matching(model: nn.Module, targets: Sequence[str] | None, ignore: Sequence[str]) -> dict[str, nn.Module]:
+    """Return the linear layers that the patterns choose."""
     _refuse_foreign(model)
     linear = {name: module for name, module in model.named_modules() if is_linear(module)}
     if targets is None:
@@ -91,7 +126,6 @@ def find_targets(
             f"{type(model).__name__} has no layer to compress: {len(linear)} linear layers, none chosen; "
             "name layers with targets= (see named_modules())"
         )
-    _refuse_shared_weights(model, chosen)
     return chosen
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -15,13 +17,16 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     MPNetConfig,
+    Qwen2MoeConfig,
     RobertaConfig,
+    SwinConfig,
 )
 
-from losparse import LoSparse, compress_
+from losparse import LPAF, SVD, LoSparse, compress_
+from losparse.compress import training_layers
 from losparse.errors import LosparseError
 from losparse.roles import writes_residual
-from losparse.targets import find_targets, matches
+from losparse.targets import find_targets, matches, thin_targets
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 50}
 FAMILIES = [
@@ -138,3 +143,40 @@ def test_nothing_changes_when_one_layer_is_refused(tiny_bert):
     with pytest.raises(LosparseError, match=r"'bert.encoder.layer.1.output.dense' holds NaN"):
         compress_(model, LoSparse())
     assert all(type(module) is nn.Linear for module in find_targets(model).values())
+
+
+QWEN = {**SMALL, "num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+
+@pytest.mark.parametrize("method", [LoSparse(keep=0.4, low_rank=0.1), LoSparse(), SVD(keep=0.4, pivots=False), LPAF()])
+def test_a_thin_layer_stays_dense_with_a_word(method, caplog):
+    model = AutoModel.from_config(Qwen2MoeConfig(**QWEN, shared_expert_intermediate_size=32))
+    gate = "layers.0.mlp.shared_expert_gate"
+    assert list(thin_targets(model)) == [gate, gate.replace("0", "1")] and gate not in find_targets(model)
+    with caplog.at_level(logging.WARNING, "losparse.compress"):
+        report = compress_(model, method)
+    assert type(model.get_submodule(gate)) is nn.Linear
+    assert gate not in {layer.name for layer in report.layers}
+    assert f"{gate!r} and 1 like it stay dense" in caplog.text
+    assert "layers.*.mlp.shared_expert_gate" in {left.name for left in report.coverage.left}
+
+
+def test_thin_layers_alone_are_nothing_to_compress():
+    model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(64, 1), nn.Linear(2, 2)])})
+    with pytest.raises(LosparseError, match=r"so thin .* the first, 'blocks\.0', is 1x64; name others with targets="):
+        find_targets(model)
+
+
+def test_a_share_that_rounds_up_to_break_even_is_rounded_down():
+    model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(64, 2), nn.Linear(64, 64)])})
+    compress_(model, LoSparse(keep=0.8, low_rank=0.6))  # 0.6 of 1.94 is 1.16: two factors of rank 2 would be larger
+    assert model["blocks"][0].rank == 1
+
+
+def test_heads_of_every_stage_are_not_taken_for_one_number():
+    config = SwinConfig(image_size=32, patch_size=4, embed_dim=32, depths=[1, 1], num_heads=[2, 4], window_size=4)
+    model = AutoModel.from_config(config)
+    method = LoSparse(keep=0.5, low_rank=0.1)
+    compress_(model, method)
+    families = method.families(training_layers(model), model.config)
+    assert sorted(len(family.layers) for family in families) == [1] * 9 + [2, 2]
