@@ -30,7 +30,7 @@ from losparse_runtime import NodeTime, Session, measure, profile_nodes, time_by
 from .build import build_graph, dense_plan
 from .export import evaluation, write_folder
 from .layer import INPUTS, find_factored
-from .load import Loaded
+from .load import Loaded, refuse_experts
 from .passes import prepare_model
 from .passes.constants import add_constant
 from .passes.naming import module_of_path, unmarked
@@ -159,6 +159,7 @@ def estimate_model(
     tell = progress or (lambda _text, _done, _steps: None)
     tell("tracing", 0, steps)
     model = _random_model(config)
+    refuse_experts(model, str(getattr(config, "_name_or_path", "") or config.model_type))
     sizes = sizes_of(find_targets(model, targets, ignore))
     looked_at = place_factors_(model, draw_factors(sizes, method, config), method).coverage
     loaded = Loaded(model, TASKS["feature-extraction"], "random weights", None)

@@ -173,7 +173,23 @@ def _check_loading(info: Mapping[str, Any], folder: Path, task: Task) -> None:
         )
 
 
+def refuse_experts(model: nn.Module, name: str) -> None:
+    """Refuse a mixture of experts, in words and before torch tries: its own message names a node of its graph.
+
+    Raises:
+        LosparseError: the model holds experts.
+    """
+    for path, module in model.named_modules():
+        if path.rpartition(".")[2] == "experts" and next(module.parameters(), None) is not None:
+            raise LosparseError(
+                f"{name}: {type(model).__name__} is a mixture of experts ({path!r}), and which of them a token takes "
+                "is decided while it runs, which torch does not export; take a model without experts, or serve this "
+                "one with PyTorch"
+            )
+
+
 def _check_model(loaded: Loaded) -> None:
+    refuse_experts(loaded.model, loaded.name)
     if loaded.task.name in ("text-classification", "token-classification"):
         names = class_names(loaded.model.config)
         twice = next((name for name in names if names.count(name) > 1), None)

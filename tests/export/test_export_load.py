@@ -12,9 +12,11 @@ import pytest
 import torch
 import transformers
 
+from losparse import LoSparse
 from losparse.errors import LosparseError
 from losparse.hub import mark_compressed
 from losparse.residual import FactoredLinearTraining
+from losparse_export.estimate import estimate_model
 from losparse_export.load import load_model, parameter_counts
 from losparse_export.metadata import model_config
 from losparse_export.tasks import TASKS, choose_task, input_names, max_positions
@@ -217,6 +219,28 @@ def test_sharded_weights(tmp_path):
     shards[-1].unlink()
     with pytest.raises(LosparseError, match=rf"lacks {shards[-1].name}, which its index lists"):
         load_model(tmp_path)
+
+
+EXPERTS = {
+    "Mixtral": {"num_local_experts": 4},
+    "Qwen2Moe": {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
+    "Qwen3Moe": {"num_experts": 4, "moe_intermediate_size": 32},
+    "SwitchTransformers": {"num_experts": 4, "num_heads": 4, "d_kv": 8, "d_model": 32, "num_sparse_encoder_layers": 1},
+}
+
+
+@pytest.mark.parametrize("family", EXPERTS)
+def test_experts_are_refused_in_words_before_the_trace(family):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    settings = {**sizes, "vocab_size": 50, "num_key_value_heads": 2, "pad_token_id": 0, **EXPERTS[family]}
+    config = getattr(transformers, f"{family}Config")(**settings)
+    kind = "EncoderModel" if family == "SwitchTransformers" else "Model"
+    model = getattr(transformers, f"{family}{kind}")(config).eval()
+    with pytest.raises(LosparseError, match=rf"{family}{kind} is a mixture of experts \('.*experts'\)"):
+        load_model(model, "feature-extraction")
+    if kind == "Model":
+        with pytest.raises(LosparseError, match="is a mixture of experts"):
+            estimate_model(config, LoSparse(keep=0.4, low_rank=0.1))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
