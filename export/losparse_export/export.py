@@ -18,7 +18,7 @@ from losparse.errors import LosparseError
 from losparse_runtime import Session, measure
 from losparse_runtime.cpus import int8_overflows
 
-from .assets import compare_tokenizers, copy_tokenizer, longest_text, pooling_of
+from .assets import compare_tokenizers, copy_tokenizer, longest_text, sentences_of
 from .build import Built, build_graph, check_choice, dense_plan
 from .load import Loaded, load_model
 from .metadata import describe_model, graph_metadata, model_config
@@ -223,16 +223,17 @@ def write_folder(
     Returns:
         The metadata, as written.
     """
-    type_ids = True
-    if loaded.folder is not None and copy_tokenizer(loaded.folder, folder):
-        type_ids = compare_tokenizers(loaded.folder, folder)
+    type_ids, sentences = True, sentences_of(loaded)
+    lower_case = sentences is not None and sentences.lower_case
+    if loaded.folder is not None and copy_tokenizer(loaded.folder, folder, lower_case=lower_case):
+        type_ids = compare_tokenizers(loaded.folder, folder, lower_case=lower_case)
     metadata = describe_model(
         loaded,
         graph,
         precision=precision,
         weight_bits=weight_bits,
-        pooling=pooling_of(loaded),
-        max_length=longest_text(loaded),
+        sentences=sentences,
+        max_length=longest_text(loaded, sentences),
         type_ids=type_ids,
     )
     metadata["fingerprint"] = fingerprint(graph)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -16,11 +17,12 @@ import losparse
 from losparse.layers import FactoredLinear
 from losparse_runtime.metadata import DESCRIPTION_KEY, FINGERPRINT_KEY
 
-from .assets import Pooling
 from .load import Loaded, class_names, parameter_counts
+from .sentence import Sentences
 from .tolerances import INT8_BITS, INT8_PRODUCTS
 
 FORMAT = 1
+EMBEDDING_FORMAT = 3  # of folders whose vectors an older reader would make without their prompt, or too long
 NEWER_FORMAT = 2  # of folders that a reader must refuse on some machines, which those of format 1 do not know of
 
 # Fusions of onnxruntime 1.31 that cost time on the CPU provider: as one node, normalisation and sum take several times
@@ -37,7 +39,7 @@ def describe_model(
     *,
     precision: str,
     weight_bits: int,
-    pooling: Pooling | None,
+    sentences: Sentences | None,
     max_length: int,
     type_ids: bool,
 ) -> dict[str, Any]:
@@ -48,14 +50,14 @@ def describe_model(
         model: the finished graph.
         precision: that it is in.
         weight_bits: of a weight in an int8 product, where the precision has such.
-        pooling: for feature extraction.
+        sentences: for feature extraction.
         max_length: tokens a row may have.
         type_ids: whether the tokenizer tells the texts of a pair by token types.
     """
     per_class = loaded.task.name in ("text-classification", "token-classification")
     int8 = precision in INT8_PRODUCTS
     return {
-        "format": NEWER_FORMAT if int8 and weight_bits > INT8_BITS[0] else FORMAT,
+        "format": _format(wide=int8 and weight_bits > INT8_BITS[0], sentences=sentences),
         "task": loaded.task.name,
         "source": _describe_source(loaded),
         "precision": precision,
@@ -67,12 +69,20 @@ def describe_model(
         "labels": class_names(loaded.model.config) if per_class else None,
         "max_length": max_length,
         "type_ids": type_ids,
-        "pooling": None if pooling is None else pooling.mode,
-        "normalize": pooling is not None and pooling.normalize,
+        "pooling": None if sentences is None else sentences.pooling,
+        "normalize": sentences is not None and sentences.normalize,
+        **({} if sentences is None else {"embedding": asdict(sentences.embedding)}),
         "session": {"disabled_optimizers": list(SLOW_ON_CPU)},
         "parameters": parameter_counts(loaded.model),
         "versions": package_versions(),
     }
+
+
+def _format(*, wide: bool, sentences: Sentences | None) -> int:
+    """Return the oldest format whose readers do right by a folder; `wide` for int8 weights of more than 7 bits."""
+    if sentences is not None and (sentences.embedding.prompt() or sentences.embedding.truncate_dim is not None):
+        return EMBEDDING_FORMAT
+    return NEWER_FORMAT if wide else FORMAT
 
 
 def graph_metadata(metadata: Mapping[str, Any], plan_digest: str, fingerprint: str) -> dict[str, str]:

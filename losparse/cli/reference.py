@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
-from losparse_export.assets import has_tokenizer, longest_text, open_tokenizer, pooling_of
+from losparse_export.assets import has_tokenizer, longest_text, lower_case_, open_tokenizer, sentences_of
 from losparse_export.load import Loaded, class_names, load_model
 from losparse_export.locate import first_difference
 from losparse_export.metadata import model_config
 from losparse_export.tasks import TaskModel
+from losparse_runtime.embedding import Embedding
 from losparse_runtime.fields import Fields
 from losparse_runtime.folder import parse_model_config
 
@@ -59,22 +60,24 @@ def read_checkpoint(loaded: Loaded) -> Reading:
         LosparseError: transformers cannot open its tokenizer.
     """
     assert loaded.folder is not None, "it was opened from a folder"
-    pooling, config = pooling_of(loaded), model_config(loaded)
+    sentences, config = sentences_of(loaded), model_config(loaded)
     recorded = parse_model_config(Fields(loaded.folder / "config.json", config))
     per_class = loaded.task.name in ("text-classification", "token-classification")
     facts = {
         "labels": class_names(loaded.model.config) if per_class else None,
-        "pooling": None if pooling is None else pooling.mode,
-        "normalize": pooling is not None and pooling.normalize,
+        "pooling": None if sentences is None else sentences.pooling,
+        "normalize": sentences is not None and sentences.normalize,
+        "embedding": asdict(Embedding() if sentences is None else sentences.embedding),
         "id2label of config.json": config.get("id2label"),
         **{f"{name} of config.json": value for name, value in asdict(recorded).items()},
     }
     if not has_tokenizer(loaded.folder):
         return Reading(facts, {}, None, lambda texts, pairs: [])
-    tokenizer = open_tokenizer(loaded.folder)
+    lower_case = sentences is not None and sentences.lower_case
+    tokenizer = open_tokenizer(loaded.folder, lower_case=lower_case)
     pad_id = tokenizer.pad_token_id
     about_texts = {
-        "max_length": longest_text(loaded),
+        "max_length": longest_text(loaded, sentences),
         "type_ids": "token_type_ids" in tokenizer.model_input_names,
         "padding_side": tokenizer.padding_side,
         "truncation_side": tokenizer.truncation_side,
@@ -82,7 +85,9 @@ def read_checkpoint(loaded: Loaded) -> Reading:
     }
     file = loaded.folder / "tokenizer.json"
     inner = Tokenizer.from_file(str(file)) if file.is_file() else getattr(tokenizer, "backend_tokenizer", None)
-    return Reading(facts, about_texts, inner, _encoding(tokenizer, longest_text(loaded)))
+    if lower_case and inner is not None:
+        lower_case_(inner)
+    return Reading(facts, about_texts, inner, _encoding(tokenizer, longest_text(loaded, sentences)))
 
 
 def _encoding(tokenizer: Any, longest: int) -> Encode:

@@ -115,6 +115,23 @@ class TextEncoder:
         first = self._encode([(question, context)], length, "only_second", min(stride, room // 2))[0]
         return [first, *first.overflowing]
 
+    def prompt_length(self, prompt: str) -> int:
+        """Count the tokens that a prompt puts at the start of a text, special ones in front of it included.
+
+        Raises:
+            InputError: it leaves no room for a text.
+            TokenizerError: the folder has no usable tokenizer.
+            DependencyError: tokenizers is not installed.
+        """
+        ids = self.encodings(prompt)[0].ids
+        special = {number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
+        length = len(ids) - (ids[-1] in special)  # the special token that ends every text
+        if length >= self.max_length - 1:
+            raise InputError(
+                f"prompt has {length} tokens, which leaves no room for a text in {self.max_length}; shorten it"
+            )
+        return length
+
     def arrays(self, encodings: Sequence[Encoding]) -> Arrays:
         """Pad encodings to the longest of them.
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .embedding import Embedding, parse_embedding, parse_pooling
 from .errors import FolderError
 from .fields import Fields
 
-FORMATS = (1, 2)
+FORMATS = (1, 2, 3)
 MODEL_FILE = "model.onnx"
 MODEL_FILES = (MODEL_FILE, "model.onnx.data")
 FINGERPRINT_KEY = "losparse.fingerprint"
@@ -27,7 +28,6 @@ TASK_OUTPUTS: dict[str, tuple[str, ...]] = {
     "question-answering": ("start_logits", "end_logits"),
     "feature-extraction": ("last_hidden_state",),
 }
-POOLINGS = ("mean", "cls", "max", "lasttoken")
 
 # Element types by the name numpy gives them, and by the name onnxruntime gives them.
 ORT_DTYPES = {
@@ -103,6 +103,7 @@ class Metadata:
         max_length: positions the model has, in tokens.
         type_ids: whether the second text of a pair has other token types than the first, as it had in training.
         pooling: how feature extraction turns tokens into one vector: as `scoring.pool` names it, or None.
+        embedding: what else it does to make a vector of a text.
         normalize: whether that vector is scaled to length 1.
         disabled_optimizers: onnxruntime graph optimizers the session switches off.
         parameters: counts: "model", "layers", "layers_dense".
@@ -126,6 +127,7 @@ class Metadata:
     max_length: int
     type_ids: bool
     pooling: str | None
+    embedding: Embedding
     normalize: bool
     disabled_optimizers: tuple[str, ...]
     parameters: Mapping[str, int]
@@ -170,7 +172,8 @@ def parse_metadata(fields: Fields) -> Metadata:
         labels=None if fields.is_null("labels") else fields.texts("labels"),
         max_length=fields.integer("max_length", 1),
         type_ids=fields.flag("type_ids") if "type_ids" in fields.data else True,
-        pooling=None if fields.is_null("pooling") else fields.choice("pooling", POOLINGS),
+        pooling=parse_pooling(fields),
+        embedding=parse_embedding(fields.object("embedding")) if "embedding" in fields.data else Embedding(),
         normalize=fields.flag("normalize"),
         disabled_optimizers=fields.object("session").texts("disabled_optimizers"),
         parameters=_parameters(fields.object("parameters")),
@@ -184,7 +187,7 @@ def parse_metadata(fields: Fields) -> Metadata:
 def _format(fields: Fields) -> int:
     version = fields.integer("format", 1)
     if version not in FORMATS:
-        known = " and ".join(map(str, FORMATS))
+        known = f"{FORMATS[0]} to {FORMATS[-1]}"
         raise FolderError(
             f"{fields.file}: field 'format' is {version}, this losparse_runtime reads {known}: "
             "a newer losparse wrote the folder; pip install --upgrade losparse, or export it again with this version"

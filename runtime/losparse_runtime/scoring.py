@@ -15,20 +15,43 @@ MAX_ANSWER_TOKENS = 30
 """Tokens in the longest answer that is looked for, where nobody says otherwise."""
 
 
-def pool(hidden: Array, mask: Array, pooling: str) -> Array:
-    """(batch, sequence, hidden) to (batch, hidden), over the real tokens, under the names of sentence-transformers.
+def pool(hidden: Array, mask: Array, pooling: str, *, prompt: int = 0, normalize: bool = False) -> Array:
+    """Turn the vectors of tokens into one a text, under the names of sentence-transformers.
 
-    "cls" takes the first, "lasttoken" the last, "max" the largest of every feature, "mean" the mean.
+    "cls" takes the first, "lasttoken" the last, "max" the largest of every feature, "mean" the mean,
+    "mean_sqrt_len_tokens" the sum over the square root of the number of tokens, "weightedmean" a mean in which the
+    n-th token counts n times. Several are joined by "+", and their vectors laid end to end.
+
+    Args:
+        hidden: (batch, sequence, hidden).
+        mask: (batch, sequence); 1 at real tokens, each text's side by side.
+        pooling: one of `POOLINGS`, or several joined by "+".
+        prompt: tokens at the start of each text that are left out; fewer than the text has.
+        normalize: scale the vectors to length 1; one of zeros stays so.
+
+    Returns:
+        (batch, hidden x number of poolings), of the type of `hidden`.
     """
+    places = np.arange(mask.shape[1]) - mask.argmax(axis=1)[:, None]  # counted from the first real token
+    kept = mask * (places >= prompt)
+    vectors = [_pool(hidden, kept, places, name) for name in pooling.split("+")]
+    pooled: Array = np.concatenate(vectors, axis=1).astype(hidden.dtype, copy=False)
+    if normalize:
+        pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), np.float32(1e-12))
+    return pooled
+
+
+def _pool(hidden: Array, kept: Array, places: Array, pooling: str) -> Array:
     if pooling in ("cls", "lasttoken"):
-        place = mask.argmax(axis=1) if pooling == "cls" else mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)
+        place = kept.argmax(axis=1) if pooling == "cls" else kept.shape[1] - 1 - kept[:, ::-1].argmax(axis=1)
         one: Array = hidden[np.arange(len(hidden)), place]
         return one
     if pooling == "max":
-        largest: Array = np.where(mask[:, :, None].astype(bool), hidden, -np.inf).max(axis=1)
-        return largest.astype(hidden.dtype)
-    weights = mask[:, :, None].astype(hidden.dtype)
-    mean: Array = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
+        largest: Array = np.where(kept[:, :, None].astype(bool), hidden, -np.inf).max(axis=1)
+        return largest
+    weights = (kept * (places + 1) if pooling == "weightedmean" else kept)[:, :, None].astype(hidden.dtype)
+    count = weights.sum(axis=1)
+    mean: Array = (hidden * weights).sum(axis=1) / (np.sqrt(count) if pooling == "mean_sqrt_len_tokens" else count)
     return mean
 
 

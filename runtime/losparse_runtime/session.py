@@ -157,9 +157,16 @@ class Session:
         """Classify texts or text pairs; see `tasks.classify`."""
         return tasks.classify(self, texts, batch_size, pairs)
 
-    def embed(self, texts: str | Iterable[str], batch_size: int = 32) -> NDArray[Any]:
-        """One vector a text, float32 (texts, hidden); see `tasks.embed`."""
-        return tasks.embed(self, texts, batch_size)
+    def embed(
+        self,
+        texts: str | Iterable[str],
+        batch_size: int = 32,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+    ) -> NDArray[Any]:
+        """One vector a text, float32 (texts, features); see `tasks.embed`."""
+        return tasks.embed(self, texts, batch_size, prompt_name=prompt_name, prompt=prompt)
 
     def tag(self, texts: str | Iterable[str], batch_size: int = 32, *, words: bool = True) -> list[list[tasks.Tag]]:
         """Label every word, or every token; see `tasks.tag`."""

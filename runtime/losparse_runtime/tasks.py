@@ -126,33 +126,48 @@ def classify(
     return [results[index] for index in range(len(encodings))]
 
 
-def embed(session: Session, texts: str | Iterable[str], batch_size: int = 32) -> NDArray[Any]:
-    """Turn each text into one vector, pooled and scaled as the folder's metadata says.
+def embed(
+    session: Session,
+    texts: str | Iterable[str],
+    batch_size: int = 32,
+    *,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
+) -> NDArray[Any]:
+    """Turn each text into one vector: with a prompt in front, pooled, scaled and cut as the folder's metadata says.
 
     Args:
         session: of a feature-extraction folder.
         texts: the texts; a bare string is one text.
         batch_size: texts in one run, >= 1.
+        prompt_name: of one of the folder's prompts (`session.metadata.embedding.prompts`); its default one, or none
+            where it has none.
+        prompt: a text to put in front of every text instead; "" for none.
 
     Returns:
-        float32 (texts, hidden), in order.
+        float32 (texts, features), in order.
 
     Raises:
         InputError: the folder is for another task or records no pooling, or an argument is wrong.
         RunError: the model failed, or its outputs are not finite.
     """
     _require(session, "feature-extraction")
-    if session.metadata.pooling is None:
+    metadata, settings = session.metadata, session.metadata.embedding
+    if metadata.pooling is None:
         raise InputError(
             f"{session.folder}: records no pooling; use run() and pool 'last_hidden_state', or export it again"
         )
-    encodings = session.encoder.encodings(texts)
+    said = settings.prompt(prompt, prompt_name)
+    left_out = 0 if settings.include_prompt or not said else session.encoder.prompt_length(said)
+    encodings = session.encoder.encodings([said + text for text in text_list("texts", texts)])
+    empty = next((index for index, each in enumerate(encodings) if len(each.ids) <= left_out), None)
+    if empty is not None:
+        raise InputError(f"text {empty} has no tokens behind its prompt, which alone are pooled; leave it out")
     vectors: dict[int, NDArray[Any]] = {}
     for rows, outputs, mask in _batches(session, encodings, batch_size):
-        pooled = pool(outputs["last_hidden_state"].astype(np.float32), mask, session.metadata.pooling)
-        if session.metadata.normalize:
-            pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), np.float32(1e-12))
-        vectors.update(zip(rows, pooled, strict=True))
+        hidden = outputs["last_hidden_state"].astype(np.float32)
+        pooled = pool(hidden, mask, metadata.pooling, prompt=left_out, normalize=metadata.normalize)
+        vectors.update(zip(rows, pooled[:, : settings.truncate_dim], strict=True))
     return np.stack([vectors[index] for index in range(len(encodings))])
 
 

@@ -1,4 +1,4 @@
-"""Tokenizer files, and what a sentence-transformers folder says about pooling."""
+"""Tokenizer files, and how long a text may be."""
 
 from __future__ import annotations
 
@@ -8,97 +8,12 @@ import logging
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import BertTokenizer
+from transformers import BertConfig, BertModel, BertTokenizer
 
-from losparse.errors import LosparseError
-from losparse_export.assets import (
-    Pooling,
-    compare_tokenizers,
-    copy_tokenizer,
-    read_pooling,
-    sentence_limit,
-    tokenizer_limit,
-)
-
-TRANSFORMER = {"type": "sentence_transformers.models.Transformer", "path": ""}
-POOLING = {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}
-NORMALIZE = {"type": "sentence_transformers.models.Normalize", "path": "2_Normalize"}
-
-
-def sentence_folder(folder, modules, pooling=None):
-    (folder / "modules.json").write_text(json.dumps(modules))
-    if pooling is not None:
-        (folder / "1_Pooling").mkdir()
-        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("modules", "pooling", "expected"),
-    [
-        (
-            [TRANSFORMER, POOLING, NORMALIZE],
-            {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False},
-            Pooling("mean", True),
-        ),
-        (
-            [TRANSFORMER, POOLING],
-            {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True},
-            Pooling("cls", False),
-        ),
-        ([TRANSFORMER, POOLING], {"pooling_mode": "cls"}, Pooling("cls", False)),
-        ([TRANSFORMER, POOLING], {"pooling_mode_lasttoken": True}, Pooling("lasttoken", False)),
-        ([TRANSFORMER, POOLING], {"pooling_mode_max_tokens": True}, Pooling("max", False)),
-        ([TRANSFORMER, POOLING], {"pooling_mode": ["mean"]}, Pooling("mean", False)),
-        ([TRANSFORMER, NORMALIZE], None, Pooling("mean", True)),
-        ([], None, Pooling("mean", False)),
-    ],
-)
-def test_pooling(tmp_path, modules, pooling, expected):
-    assert read_pooling(sentence_folder(tmp_path, modules, pooling)) == expected
-
-
-def test_pooling_of_a_plain_folder_and_of_none(tmp_path):
-    assert read_pooling(tmp_path) == read_pooling(None) == Pooling("mean", False)
-
-
-def test_a_layer_behind_the_pooling_is_said_to_be_left_out(tmp_path, caplog):
-    dense = {"type": "sentence_transformers.models.Dense", "path": "2_Dense"}
-    sentence_folder(tmp_path, [TRANSFORMER, POOLING, dense], {"pooling_mode": "mean"})
-    with caplog.at_level(logging.WARNING):
-        assert read_pooling(tmp_path) == Pooling(None, False)
-    assert "puts Dense behind its pooling, which is not exported" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"pooling_mode_weightedmean_tokens": True}, {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}],
-)
-def test_other_pooling_is_not_recorded(tmp_path, caplog, settings):
-    sentence_folder(tmp_path, [TRANSFORMER, POOLING, NORMALIZE], settings)
-    with caplog.at_level(logging.WARNING):
-        assert read_pooling(tmp_path) == Pooling(None, True)
-    assert "losparse by one of mean, cls, max, lasttoken: no pooling is recorded" in caplog.text
-
-
-def test_damaged_modules_file(tmp_path):
-    (tmp_path / "modules.json").write_text("[")
-    with pytest.raises(LosparseError, match=r"modules\.json: cannot be read as JSON"):
-        read_pooling(tmp_path)
-
-
-@pytest.mark.parametrize(("limit", "expected"), [(256, 256), (None, None), (0, None), ("long", None)])
-def test_sentence_limit(tmp_path, limit, expected):
-    assert sentence_limit(tmp_path) is None
-    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit}))
-    assert sentence_limit(tmp_path) == expected
-
-
-def test_a_sentence_encoder_that_lowers_case_itself_is_told(tmp_path, caplog):
-    (tmp_path / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
-    with caplog.at_level(logging.WARNING):
-        sentence_limit(tmp_path)
-    assert "lowers the case of texts before its tokenizer does" in caplog.text
+from losparse_export.assets import compare_tokenizers, copy_tokenizer, longest_text, sentences_of, tokenizer_limit
+from losparse_export.load import Loaded
+from losparse_export.sentence import Sentences
+from losparse_export.tasks import TASKS
 
 
 def word_tokenizer(folder, **settings):
@@ -171,3 +86,34 @@ def test_no_tokenizer(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert not copy_tokenizer(tmp_path, tmp_path)
     assert "has no tokenizer; the exported folder takes token ids only" in caplog.text
+
+
+def test_texts_are_lowered_before_the_tokenizer_where_the_folder_asks_for_it(tmp_path, caplog):
+    source, folder = word_tokenizer(tmp_path / "cased", do_lower_case=False), tmp_path / "folder"
+    folder.mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert copy_tokenizer(source, folder, lower_case=True)
+        compare_tokenizers(source, folder, lower_case=True)
+    assert caplog.text == ""
+    lowered, own = (Tokenizer.from_file(str(place / "tokenizer.json")) for place in (folder, source))
+    assert lowered.encode("Hello").ids == own.encode("hello").ids != own.encode("Hello").ids
+
+
+def tiny(folder=None, task="feature-extraction", **settings):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    model = BertModel(BertConfig(**sizes, vocab_size=8, max_position_embeddings=32, **settings))
+    return Loaded(model, TASKS[task], "tiny", folder)
+
+
+@pytest.mark.parametrize(("own", "limit", "expected"), [(None, 16, 16), (24, 16, 24), (8, 16, 8), (64, 16, 32)])
+def test_the_longest_text(tmp_path, own, limit, expected):
+    """What the sentence encoder says counts more than what its tokenizer says."""
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": limit}))
+    assert longest_text(tiny(tmp_path), Sentences(max_length=own)) == expected
+    assert longest_text(tiny(), None) == 32
+
+
+def test_how_vectors_are_made_is_asked_of_encoders_alone():
+    assert sentences_of(tiny(task="text-classification")) is None
+    assert sentences_of(tiny()).pooling == "mean"
+    assert sentences_of(tiny(architectures=["TinyForCausalLM"])).pooling == "lasttoken"

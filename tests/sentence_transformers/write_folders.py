@@ -1,0 +1,112 @@
+"""Write sentence-transformers folders, and the vectors that our exports of them give, for the other environment.
+
+    python tests/sentence_transformers/write_folders.py OUT
+
+Runs where losparse is installed. The models are tiny and random: what is compared is what is done around them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cases import CASES, PLAIN, SIZE, TEXTS
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+    RobertaConfig,
+    RobertaModel,
+)
+
+from losparse_export import export_model, trace_model
+from losparse_runtime import Session
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+COMMON = {
+    "vocab_size": 400,
+    "hidden_size": SIZE,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "initializer_range": 0.3,
+}
+
+
+def make_tokenizer(*, words: bool, lower: bool = False, ends: str = "[CLS] $A [SEP]") -> PreTrainedTokenizerFast:
+    """Train a tokenizer on the texts: of words, or of bytes."""
+    inner = Tokenizer(models.WordPiece(unk_token="[UNK]") if words else models.BPE())
+    if words:
+        inner.normalizer = normalizers.BertNormalizer(lowercase=lower)
+        inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        trainer: Any = trainers.WordPieceTrainer(vocab_size=400, special_tokens=SPECIAL, show_progress=False)
+    else:
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=400, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+        )
+    inner.train_from_iterator(TEXTS, trainer)
+    ids = [(token, inner.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    inner.post_processor = processors.TemplateProcessing(single=ends, pair="$A $B", special_tokens=ids)
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=64, **names)
+
+
+def write_bases(out: Path) -> None:
+    """Write the models that folders are made of."""
+    torch.manual_seed(0)
+    bert, qwen = BertModel(BertConfig(**COMMON)), Qwen3Config(**COMMON, num_key_value_heads=2, head_dim=8)
+    lowered = make_tokenizer(words=True, lower=True)
+    for name, model, tokenizer in (
+        ("bert", bert, lowered),
+        ("cased", bert, make_tokenizer(words=True)),
+        ("limited", bert, lowered),
+        ("bytes", RobertaModel(RobertaConfig(**COMMON)), make_tokenizer(words=False)),
+        ("left", Qwen3Model(qwen), make_tokenizer(words=False, ends="$A [SEP]")),
+        ("causal", Qwen3ForCausalLM(qwen), make_tokenizer(words=False, ends="$A [SEP]")),
+    ):
+        model.save_pretrained(out / name)
+        tokenizer.padding_side = "left" if name in ("left", "causal") else "right"
+        tokenizer.model_max_length = 12 if name == "limited" else 64
+        tokenizer.save_pretrained(out / name)
+
+
+def main() -> None:
+    """Write the folder of every case, its export and the vectors of its calls."""
+    out = Path(sys.argv[1])
+    shutil.rmtree(out, ignore_errors=True)
+    write_bases(out / "bases")
+    traces: dict[str, Any] = {}
+    for case in CASES:
+
+        def tracer(model: Any, *, opset: int, base: str = case.base) -> Any:
+            if base not in traces:
+                traces[base] = trace_model(model, opset=opset)
+            return traces[base].clone()
+
+        folder = Path(shutil.copytree(out / "bases" / case.base, out / "folders" / case.name))
+        for name, content in {**PLAIN, **case.files}.items():
+            if content is not None:
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_text(json.dumps(content))
+        export_model(folder, out / "onnx" / case.name, task="feature-extraction", tracer=tracer)
+        session = Session(out / "onnx" / case.name, threads=1)
+        vectors = [session.embed(TEXTS, batch_size=4, **call) for call in case.calls]
+        np.savez(out / f"{case.name}.npz", *vectors)
+        print(f"{case.name}: {vectors[0].shape}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
