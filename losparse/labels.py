@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .errors import LosparseError
 from .tables import Table, show
@@ -25,6 +26,16 @@ def class_names(table: Table, column: str, values: Sequence[str], names: Sequenc
         )
     integers = all(re.fullmatch(r"-?\d+", value) for value in distinct)
     return tuple(sorted(distinct, key=int) if integers else sorted(distinct))
+
+
+def names_of_config(id2label: Mapping[Any, object]) -> list[str]:
+    """Return class names by class id as config.json has them; some are numbers, some null, which names none.
+
+    Args:
+        id2label: by class id, as a number or as text.
+    """
+    values = [id2label[number] if number in id2label else id2label.get(str(number)) for number in range(len(id2label))]
+    return [f"LABEL_{number}" if value is None else str(value) for number, value in enumerate(values)]
 
 
 def class_lookup(values: Sequence[str], names: Sequence[str]) -> dict[str, int]:

@@ -101,6 +101,15 @@ def _form(name: str) -> str:
     return _NUMBER.sub("#", name)
 
 
+def embedding_rows(model: Any) -> int | None:
+    """Return how many tokens a model has embeddings of; None where it has no table of them."""
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:  # what transformers raises for models of other inputs
+        return None
+    return table.num_embeddings if isinstance(table, nn.Embedding) else None
+
+
 def mismatches(info: Mapping[str, Any]) -> list[str]:
     """Say which weights are of another shape than the model's, and of which; sorted by name."""
     return [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -25,6 +26,7 @@ _HEADER_LIMIT = 100_000_000
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _INDEX = "I64"
+_TEXT_FILES = (".json", ".txt", ".model", ".jinja")
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """Read a folder's configuration and the headers of its weights.
 
     Raises:
-        LosparseError: something is missing, malformed or cut short.
+        LosparseError: something is missing, malformed or cut short, or a text file links to another place.
     """
     if not folder.is_dir():
         kind = "is a file" if folder.exists() else "does not exist"
         raise LosparseError(f"model folder '{folder}' {kind}; give a folder with config.json and {WEIGHTS}")
     if not (folder / "config.json").is_file():
         raise LosparseError(f"model folder '{folder}' has no config.json; give a folder that save_pretrained wrote")
+    refuse_links_out(folder)
     config = read_object(folder / "config.json")
     check_config(config, folder / "config.json")
     files = weight_files(folder)
@@ -83,6 +86,27 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     shapes = {name: shape for name, (shape, _) in stored.items()}
     types = {name: kind for name, (_, kind) in stored.items()}
     return Checkpoint(folder, config, shapes, types, sum(file.stat().st_size for file in files))
+
+
+def refuse_links_out(folder: Path) -> None:
+    """Refuse text files that lie elsewhere: what is in them would be copied into what is written.
+
+    The hub's cache links every file into its own store, and a folder may be all links to another one.
+
+    Raises:
+        LosparseError: a file is a link to a place outside the folder and those.
+    """
+    real = Path(os.path.realpath(folder))
+    roots = [real, Path(os.path.realpath(folder / "config.json")).parent]
+    if real.parent.name == "snapshots":
+        roots.append(real.parent.parent / "blobs")
+    for file in sorted((*folder.glob("*"), *folder.glob("*/*"))):
+        target = Path(os.path.realpath(file))  # unlike resolve() it bears links that go round
+        if file.suffix in _TEXT_FILES and not any(target.is_relative_to(root) for root in roots):
+            raise LosparseError(
+                f"'{file}' is a link to '{target}', outside its folder, and would be copied; put the file itself "
+                "there, or remove the link"
+            )
 
 
 def weight_files(folder: Path) -> list[Path]:

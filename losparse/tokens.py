@@ -108,13 +108,27 @@ def tokenize(
 
     Raises:
         LosparseError: a slow tokenizer, a length that leaves no room for a text, or (causal-lm) a tokenizer that
-            cannot end a text, or less text than one row needs.
+            cannot end a text, or less text than one row needs; or the tokenizer fails on a text.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise LosparseError(f"the tokenizer must be a fast one (tokenizer.json), got {type(tokenizer).__name__}")
     special = tokenizer.num_special_tokens_to_add(pair=examples.pairs is not None)
     if max_length <= special:
         raise LosparseError(f"max_length must be above the {special} special tokens of every text, got {max_length}")
+    try:
+        return _tokenize(examples, tokenizer, task, max_length, progress)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust; its class is made at the first panic
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise LosparseError(
+            f"the tokenizer fails on one of the texts ({reason}); mend its tokenizer.json, or leave that text out"
+        ) from error
+
+
+def _tokenize(
+    examples: Examples, tokenizer: Any, task: str, max_length: int, progress: Callable[[int], None] | None
+) -> Tokenized:
     if task == "causal-lm":
         return _blocks(examples, tokenizer, max_length, progress)
     questions = task == "question-answering"

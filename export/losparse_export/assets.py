@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from losparse.errors import LosparseError
+from losparse.opening import embedding_rows
+from losparse_runtime import TokenizerError
 from losparse_runtime.encoder import TextEncoder
+from losparse_runtime.panics import panics_caught
 
 from .load import Loaded
 from .sentence import Sentences, read_sentences
@@ -108,6 +111,21 @@ def open_tokenizer(source: Path, *, lower_case: bool = False) -> Any:
     return tokenizer
 
 
+def check_tokenizer(loaded: Loaded) -> None:
+    """Check the tokenizer that the exported folder will get, before anything is traced.
+
+    Raises:
+        LosparseError: it cannot be read, as when it was cut short, or has tokens that the model has no embedding of.
+    """
+    if loaded.folder is None or not (loaded.folder / TOKENIZER_FILE).is_file():
+        return
+    encoder = TextEncoder(loaded.folder, max_length=1, pad_token_id=None, vocab_size=embedding_rows(loaded.model))
+    try:
+        assert encoder.tokenizer is not None, "it is opened where it is asked for"
+    except TokenizerError as error:
+        raise LosparseError(f"{error}; without {TOKENIZER_FILE} the exported folder takes token ids only") from error
+
+
 def sentences_of(loaded: Loaded) -> Sentences | None:
     """Return how a model makes one vector of a text; None where that is not its task."""
     if loaded.task.name != "feature-extraction":
@@ -158,7 +176,8 @@ def compare_tokenizers(source: Path, folder: Path, *, lower_case: bool = False) 
     encoder = TextEncoder(folder, max_length=1, pad_token_id=None).tokenizer  # as the runtime opens it
     for text in texts:
         try:
-            found, wanted = encoder.encode(text).ids, tokenizer(text)["input_ids"]
+            with panics_caught():
+                found, wanted = encoder.encode(text).ids, tokenizer(text)["input_ids"]
         except Exception as error:  # the Rust side raises plain Exception, for words it has no token for say
             logger.info("%s: %r is not compared: %s", source, text, error)
             continue

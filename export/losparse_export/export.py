@@ -18,7 +18,7 @@ from losparse.errors import LosparseError
 from losparse_runtime import Session, measure
 from losparse_runtime.cpus import int8_overflows
 
-from .assets import compare_tokenizers, copy_tokenizer, longest_text, sentences_of
+from .assets import check_tokenizer, compare_tokenizers, copy_tokenizer, longest_text, sentences_of
 from .build import Built, build_graph, check_choice, dense_plan
 from .load import Loaded, load_model
 from .metadata import describe_model, graph_metadata, model_config
@@ -136,6 +136,7 @@ def export_model(
     tell = progress or (lambda _text, _done, _steps: None)
     tell(_STEPS[0], 0, len(_STEPS))
     loaded = load_model(source, task)
+    check_tokenizer(loaded)
     given = None if calibration is None else read_calibration(calibration, loaded.task.name)
     with evaluation(loaded.model), staged_folder(out, overwrite=overwrite) as folder:
         tell(_STEPS[1], 1, len(_STEPS))

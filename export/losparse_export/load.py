@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from losparse.errors import LosparseError
+from losparse.labels import names_of_config
 from losparse.layers import FactoredLinear, TrainingForm
 from losparse.opening import mismatches, open_whole
 from losparse.saved import Checkpoint, read_checkpoint
@@ -208,7 +209,7 @@ def _check_model(loaded: Loaded) -> None:
 
 def class_names(config: Any) -> list[str]:
     """Return the class names by class id."""
-    return [str(config.id2label[index]) for index in range(config.num_labels)]
+    return names_of_config(config.id2label)
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:

@@ -83,13 +83,15 @@ def tokenize_texts(
     Raises:
         LosparseError: see `losparse.tokens.tokenize`.
     """
+    from losparse_runtime.panics import panics_caught
+
     from ..finetune import CALIBRATION_EXAMPLES
 
     if task != "causal-lm":  # where rows are texts, those that will not be looked at need no tokens
         count = training.calibration_examples or CALIBRATION_EXAMPLES
         order = np.random.default_rng(training.seed).permutation(len(texts))[:count]
         texts, task = texts.select(sorted(map(int, order))), "text-classification"
-    with progress.stage("tokenising calibration texts", len(texts)) as advance:
+    with panics_caught(), progress.stage("tokenising calibration texts", len(texts)) as advance:
         rows = tokenize(texts, tokenizer, task=task, max_length=length, progress=advance)
     inputs: list[dict[str, Any]] = [{key: row[key] for key in INPUTS if key in row} for row in rows]
     return Tokenized(inputs, rows.truncated)

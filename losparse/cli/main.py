@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         options = build_parser(arguments).parse_args(arguments)
+        os.environ.setdefault("LOSPARSE_HOLD_PANICS", "1")  # stderr is this process's own: one line is enough
         with warnings.catch_warnings():
             if not options.verbose and not sys.warnoptions:
                 warnings.simplefilter("ignore")  # other people's deprecations are not the user's business

@@ -14,8 +14,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..calibration.walk import block_numbers
 from ..errors import LosparseError
+from ..labels import names_of_config
 from ..methods import OneShot
-from ..opening import first_line, mismatches, open_whole
+from ..opening import embedding_rows, first_line, mismatches, open_whole
 from ..recipe import Recipe
 from ..targets import find_targets, weight_of
 from ..tokens import Tokenized
@@ -62,7 +63,7 @@ def labels_of(checkpoint: Checkpoint, task: str) -> tuple[str, ...] | None:
     table = checkpoint.config.get("id2label")
     if task in _OUTPUTS or not isinstance(table, dict) or _outputs(checkpoint, task) is None:
         return None
-    names = tuple(str(table.get(str(number))) for number in range(len(table)))
+    names = tuple(names_of_config(table))
     return None if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
 
 
@@ -129,7 +130,18 @@ def _outputs(checkpoint: Checkpoint, task: str) -> int | None:
 
 
 def fit_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Return the model, told which token pads; decoders with a head find the last real token of a text by it."""
+    """Return the model, told which token pads; decoders with a head find the last real token of a text by it.
+
+    Raises:
+        LosparseError: the tokenizer has tokens that the model has no embedding of.
+    """
+    rows, last = embedding_rows(model), max(tokenizer.get_vocab().values())
+    if rows is not None and last >= rows:
+        raise LosparseError(
+            f"the tokenizer of '{tokenizer.name_or_path}' has tokens up to number {last}, and the model's embedding "
+            f"{rows} rows (0..{rows - 1}); give the model its own tokenizer, or call "
+            f"model.resize_token_embeddings({last + 1}), train it, and save it again"
+        )
     if getattr(model.config, "pad_token_id", None) is None and tokenizer.pad_token_id is not None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model
@@ -279,8 +291,11 @@ def load_tokenizer(folder: Path, task: str = "text-classification") -> PreTraine
     Raises:
         LosparseError: there is none, or it has no fast form or, where batches are padded, no padding token.
     """
+    from losparse_runtime.panics import panics_caught
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        with panics_caught():
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # transformers raises unrelated types for what it cannot read
         raise LosparseError(
             f"the tokenizer of '{folder}' cannot be opened: {first_line(error)}; it needs tokenizer.json"

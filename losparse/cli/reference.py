@@ -20,6 +20,7 @@ from losparse_export.tasks import TaskModel
 from losparse_runtime.embedding import Embedding
 from losparse_runtime.fields import Fields
 from losparse_runtime.folder import parse_model_config
+from losparse_runtime.panics import panics_caught
 
 from .check import Reference
 from .reading import Encode, Reading, Row
@@ -93,7 +94,10 @@ def read_checkpoint(loaded: Loaded) -> Reading:
 def _encoding(tokenizer: Any, longest: int) -> Encode:
     def encode(texts: Sequence[str], pairs: Sequence[str] | None) -> list[Row]:
         try:
-            found = tokenizer(list(texts), None if pairs is None else list(pairs), truncation=True, max_length=longest)
+            with panics_caught():
+                found = tokenizer(
+                    list(texts), None if pairs is None else list(pairs), truncation=True, max_length=longest
+                )
         except Exception:  # the Rust side raises plain Exception
             if len(texts) == 1:
                 return [((), ())]

@@ -72,7 +72,9 @@ def tokenize_parts(
     progress: Progress,
 ) -> tuple[Tokenized, Tokenized]:
     """Tokenise both parts under one progress bar."""
-    with progress.stage("tokenising", len(train) + len(validation)) as advance:
+    from losparse_runtime.panics import panics_caught
+
+    with panics_caught(), progress.stage("tokenising", len(train) + len(validation)) as advance:
         first, second = (
             tokenize(part, tokenizer, task=task, max_length=length, progress=advance) for part in (train, validation)
         )

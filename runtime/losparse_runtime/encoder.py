@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .dependencies import import_tokenizers
-from .errors import InputError, TokenizerError, one_line
+from .errors import InputError, LosparseRuntimeError, TokenizerError, one_line
 from .fields import read_json
 from .inputs import Arrays
+from .panics import panics_caught
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -35,13 +36,22 @@ class TextEncoder:
         max_length: positions the model has, in tokens.
         pad_token_id: the padding id of the model's configuration, for a tokenizer that names none.
         type_ids: tell the second text of a pair by its token types; where training did not, all are 0.
+        vocab_size: tokens that the model has; None where that is not known.
     """
 
-    def __init__(self, folder: Path, max_length: int, pad_token_id: int | None, type_ids: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_length: int,
+        pad_token_id: int | None,
+        type_ids: bool = True,
+        vocab_size: int | None = None,
+    ) -> None:
         self.folder = folder
         self.max_length = max_length
         self._model_pad_id = pad_token_id
         self._type_ids = type_ids
+        self._vocab_size = vocab_size
         self._tokenizer: Tokenizer | None = None
         # Truncation is a setting of the tokenizer object, not an argument of encode: set and use it under one lock.
         # Opening it is under the same lock, so that nobody sets one object and uses another.
@@ -103,9 +113,7 @@ class TextEncoder:
         text_list("question", [question])
         text_list("context", [context])
         length = self._length(max_length, pair=True)
-        with self._lock:
-            self.tokenizer.no_truncation()
-            asked = len(self.tokenizer.encode(question, add_special_tokens=False).ids)
+        asked = self._count(question)
         room = length - asked - self.tokenizer.num_special_tokens_to_add(True)
         if room < 1:
             raise InputError(
@@ -131,6 +139,15 @@ class TextEncoder:
                 f"prompt has {length} tokens, which leaves no room for a text in {self.max_length}; shorten it"
             )
         return length
+
+    def _count(self, text: str) -> int:
+        """Tokens of a whole text, without special ones."""
+        try:
+            with self._lock, panics_caught():
+                self.tokenizer.no_truncation()
+                return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        except Exception as error:  # the Rust side raises plain Exception
+            raise _refused(error) from error
 
     def arrays(self, encodings: Sequence[Encoding]) -> Arrays:
         """Pad encodings to the longest of them.
@@ -177,11 +194,18 @@ class TextEncoder:
             )
         tokenizers = import_tokenizers()
         try:
-            tokenizer: Tokenizer = tokenizers.Tokenizer.from_file(str(file))
+            with panics_caught():
+                tokenizer: Tokenizer = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the Rust side raises plain Exception
             raise TokenizerError(
                 f"{file}: tokenizers cannot read it ({one_line(error)}); export the folder again"
             ) from error
+        most = self._vocab_size
+        if most is not None and (tokenizer.get_vocab_size() > most or tokenizer.id_to_token(most) is not None):
+            raise TokenizerError(
+                f"{file}: has {tokenizer.get_vocab_size()} tokens and numbers beyond the model's {most}: it belongs to "
+                "another model, or has tokens that were added after training; give the folder the model's own"
+            )
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return tokenizer
@@ -234,11 +258,18 @@ class TextEncoder:
     def _encode(self, batch: list[Any], length: int, strategy: str, stride: int) -> list[Encoding]:
         side = self.truncation_side
         try:
-            with self._lock:
+            with self._lock, panics_caught():
                 self.tokenizer.enable_truncation(length, stride=stride, strategy=strategy, direction=side)
                 return self.tokenizer.encode_batch(batch)
         except Exception as error:  # the Rust side raises plain Exception
-            raise InputError(f"the tokenizer refuses these texts: {one_line(error)}") from error
+            raise _refused(error) from error
+
+
+def _refused(error: Exception) -> LosparseRuntimeError:
+    """What to raise for texts that the tokenizer does not take; this package's own errors stay as they are."""
+    if isinstance(error, LosparseRuntimeError):
+        return error
+    return InputError(f"the tokenizer refuses these texts: {one_line(error)}")
 
 
 def text_list(name: str, texts: object) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from .cpus import int8_overflows
 from .dependencies import import_onnxruntime, installed_onnxruntimes
 from .errors import FolderError, InputError, ProviderError, one_line
+from .external import external_files
 from .metadata import FINGERPRINT_KEY, MODEL_FILE, ORT_DTYPES, Metadata
 
 _CPU = "CPUExecutionProvider"
@@ -85,6 +86,12 @@ def open_model(folder: Path, metadata: Metadata, options: Options, *, profile: P
         raise FolderError(
             f"{folder}: int8 products with weights of {metadata.weight_bits} bits are for CPUs with VNNI, and this one "
             f"has none, so they would overflow; export the model again with --weight-bits {_SAFE_BITS}"
+        )
+    unlisted = sorted(external_files(folder / MODEL_FILE) - metadata.files.keys())
+    if unlisted:
+        raise FolderError(
+            f"{folder}: {MODEL_FILE} takes weights from {unlisted[0]!r}, which losparse.json does not list, so nothing "
+            "tells whether they are its own; export the folder again"
         )
     wanted = _installed(ort, options)
     if any(name in _OF_CUDA for name in wanted):

@@ -54,7 +54,9 @@ class Session:
         self.metadata: Metadata = read_metadata(self.folder)
         self.config = read_model_config(self.folder)
         self._session: Any = open_model(self.folder, self.metadata, self.options)
-        self.encoder = TextEncoder(self.folder, self.max_length, self.config.pad_token_id, self.metadata.type_ids)
+        self.encoder = TextEncoder(
+            self.folder, self.max_length, self.config.pad_token_id, self.metadata.type_ids, self.config.vocab_size
+        )
 
     def __repr__(self) -> str:
         """Folder, task, providers and threads."""

@@ -17,6 +17,8 @@ import pytest
 from losparse_runtime import FolderError, InputError, ProviderError, RunError, Session
 from losparse_runtime import opening as opening_module
 
+from .conftest import file_record
+
 MakeFolder = Callable[..., Any]
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
@@ -215,11 +217,18 @@ def test_the_way_to_cuda_goes_by_what_is_installed(
         Session(make_folder().path, providers=[CUDA])
 
 
-@pytest.mark.parametrize("content", [b"", b"not a model at all" * 20])
-def test_a_damaged_model_is_a_folder_error(make_folder: MakeFolder, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"model.onnx: is not an ONNX model or is cut short; copy it"),
+        (b"not a model at all" * 20, r"model.onnx: is not an ONNX model or is cut short; copy it"),
+        (b"\x08\x0a", r"model.onnx: onnxruntime \d.* cannot open it \(.*\); copy it"),  # a model of no graph
+    ],
+)
+def test_a_damaged_model_is_a_folder_error(make_folder: MakeFolder, content: bytes, message: str) -> None:
     folder = make_folder()
     (folder.path / "model.onnx").write_bytes(content)
-    with pytest.raises(FolderError, match=r"model.onnx: onnxruntime \d.* cannot open it \(.*\); copy it") as raised:
+    with pytest.raises(FolderError, match=message) as raised:
         Session(resize(folder).path)
     assert "\n" not in str(raised.value)
     assert "ONNXRuntimeError" not in str(raised.value)
@@ -280,10 +289,12 @@ def test_external_weights_are_read_by_path(make_folder: MakeFolder, tmp_path: Pa
     model = onnx.load(folder.path / "model.onnx")
     options: dict[str, Any] = {"all_tensors_to_one_file": True, "location": "model.onnx.data", "size_threshold": 100}
     onnx.save(model, folder.path / "model.onnx", save_as_external_data=True, **options)
+    weights = file_record(folder.path / "model.onnx.data")
+    folder.edit(lambda data: data["files"].update({"model.onnx.data": weights}))
     session = Session(resize(folder).path, threads=1)
     np.testing.assert_array_equal(session.run({"input_ids": np.array([[4, 5]])})["logits"], expected["logits"])
     (folder.path / "model.onnx.data").unlink()
-    with pytest.raises(FolderError, match=r"cannot open it"):
+    with pytest.raises(FolderError, match=r"model.onnx.data: missing, but losparse.json names it"):
         Session(folder.path)
 
 
