@@ -243,6 +243,7 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
     from ..finetune import calibration_batches
     from ..lora import require_lora
     from . import models
+    from .problems import check_problem
     from .shrink import shrink_on_texts, shrink_unseen
     from .training import check_schedule, default_save_steps, tokenize_parts
 
@@ -257,6 +258,7 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
     models.quiet_transformers()
     with progress.stage("opening the model"):
         tokenizer = models.load_tokenizer(source, recipe.task)
+        check_problem(checkpoint, recipe.task, train.label_names)
         models.warn_of_order(checkpoint, recipe.task, train.label_names)
         model = models.load_model(checkpoint, recipe.task, train.label_names, recipe.training.seed)
         models.fit_padding(model, tokenizer)
@@ -303,10 +305,13 @@ def _open_teacher(
 ) -> PreTrainedModel | None:
     """Open the model to imitate; see `check_teacher`."""
     from . import models
+    from .problems import check_problem
 
     if name is None:
         return None
     checkpoint = read_checkpoint(find_model(name))
+    if recipe.training.distill_weight > 0:
+        check_problem(checkpoint, recipe.task, train.label_names, role="teacher")
     models.check_teacher(checkpoint, recipe, train.label_names, len(tokenizer))
     head = recipe.training.distill_weight > 0
     teacher = models.load_model(checkpoint, recipe.task, train.label_names, recipe.training.seed, head=head)

@@ -61,7 +61,7 @@ def quiet_transformers() -> None:
 def labels_of(checkpoint: Checkpoint, task: str) -> tuple[str, ...] | None:
     """Return the labels of a model that was trained for the task, by class id; None for generic or no labels."""
     table = checkpoint.config.get("id2label")
-    if task in _OUTPUTS or not isinstance(table, dict) or _outputs(checkpoint, task) is None:
+    if task in _OUTPUTS or not isinstance(table, dict) or outputs_of(checkpoint, task) is None:
         return None
     names = tuple(names_of_config(table))
     return None if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
@@ -70,7 +70,7 @@ def labels_of(checkpoint: Checkpoint, task: str) -> tuple[str, ...] | None:
 def warn_of_order(checkpoint: Checkpoint, task: str, labels: Sequence[str]) -> None:
     """Say in which order texts are taken for the classes of a head that has as many, and does not know these names."""
     differ = labels_of(checkpoint, task) not in (None, tuple(labels))
-    if _outputs(checkpoint, task) == len(labels) and (differ or _has_nameless_head(checkpoint, task, labels)):
+    if outputs_of(checkpoint, task) == len(labels) and (differ or _has_nameless_head(checkpoint, task, labels)):
         logger.warning(
             "the classes of '%s' are not called %s: these are taken for its classes 0 to %d in this order; if it "
             "learned another, give class ids as labels, or set id2label in its config.json",
@@ -93,7 +93,7 @@ def check_teacher(checkpoint: Checkpoint, recipe: Recipe, labels: Sequence[str],
         raise LosparseError(f"{name} has {vocabulary} tokens, the model's tokenizer {tokenizer_size}")
     if recipe.training.distill_weight == 0:
         return  # hidden states alone: its head is not used
-    outputs, wanted = _outputs(checkpoint, task), _OUTPUTS.get(task, len(labels))
+    outputs, wanted = outputs_of(checkpoint, task), _OUTPUTS.get(task, len(labels))
     if task in _HEAD_OF and outputs is None:
         raise LosparseError(f"{name} has no head for {task}; give one fine-tuned for it, or --distill-weight 0")
     if outputs is not None and outputs != wanted:
@@ -115,10 +115,10 @@ def _has_nameless_head(checkpoint: Checkpoint, task: str, labels: Sequence[str])
     """Tell whether a model has a trained head with generic names, where labels are texts."""
     ids = tuple(str(number) for number in range(len(labels)))
     texts = bool(labels) and tuple(labels) not in (ids, tuple(f"LABEL_{number}" for number in ids))
-    return texts and _outputs(checkpoint, task) is not None and labels_of(checkpoint, task) is None
+    return texts and outputs_of(checkpoint, task) is not None and labels_of(checkpoint, task) is None
 
 
-def _outputs(checkpoint: Checkpoint, task: str) -> int | None:
+def outputs_of(checkpoint: Checkpoint, task: str) -> int | None:
     """Return how many outputs the model's head for the task has; None if it has none, or another task's."""
     architectures = checkpoint.config.get("architectures") or []
     if task not in _HEAD_OF or not any(_HEAD_OF[task] in name for name in architectures):

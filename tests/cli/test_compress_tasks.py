@@ -53,7 +53,9 @@ def test_regression(compress_into: Any, tmp_path: Path, losparse: Command) -> No
     assert model(torch.tensor([[2, 5, 3]])).logits.shape == (1, 1)
 
 
-def test_a_classifier_may_start_from_a_regression(compress_into: Any, tmp_path: Path) -> None:
+def test_a_classifier_may_start_from_a_regression(
+    compress_into: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     make_model(num_labels=1, problem_type="regression").save_pretrained(tmp_path / "scores")
     make_tokenizer().save_pretrained(tmp_path / "scores")
     done = compress_into(*FEW, model=tmp_path / "scores")
@@ -61,6 +63,40 @@ def test_a_classifier_may_start_from_a_regression(compress_into: Any, tmp_path: 
     assert "validation matthews" in done.out
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["problem_type"] == "single_label_classification"
+    assert "(regression, outputs: 1) is replaced by a new one of 2 for text-classification" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags", "words"),
+    [
+        (
+            {"problem_type": "multi_label_classification"},
+            [],
+            ["any number of classes a text", "--task text-classification trains one class a text", "without --train"],
+        ),
+        ({"problem_type": "regression"}, [], ["gives numbers", "set problem_type in its config.json"]),
+        (
+            {"num_labels": 1, "problem_type": "multi_label_classification"},
+            ["--task", "regression", "--label-column", "label"],
+            ["any number of classes", "to 'regression'"],
+        ),
+    ],
+)
+def test_a_head_for_another_problem_is_not_taken_for_this_one(
+    compress_into: Any, sources: Sources, tmp_path: Path, settings: dict[str, Any], flags: list[str], words: list[str]
+) -> None:
+    """It has as many outputs as training needs: it would be trained on as something else, and saved as that."""
+    make_model(**settings).save_pretrained(tmp_path / "other")
+    make_tokenizer().save_pretrained(tmp_path / "other")
+    train = sources.train
+    if flags:
+        train = tmp_path / "scores.csv"
+        train.write_text("text,label\n" + "".join(f"{text},{len(text)}\n" for text, _ in make_texts(64, 0)))
+    compress_into(*FEW, *flags, model=tmp_path / "other", train=train, validation=train).refused(*words)
+    if not flags:
+        teacher = ("--teacher", tmp_path / "other", "--distill-weight", 0.5)
+        compress_into(*FEW, *teacher).refused("the teacher", *words[:1])
+    assert nothing_written(tmp_path)
 
 
 def test_a_causal_model_learns_from_plain_text(compress_into: Any, tmp_path: Path, decoder: Path) -> None:
