@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from losparse.errors import LosparseError
 from losparse.opening import embedding_rows
+from losparse.positions import as_limit, count_positions, text_limit
 from losparse_runtime import TokenizerError
 from losparse_runtime.encoder import TextEncoder
 from losparse_runtime.panics import panics_caught
 
 from .load import Loaded
 from .sentence import Sentences, read_sentences
-from .tasks import max_positions
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -135,13 +135,16 @@ def sentences_of(loaded: Loaded) -> Sentences | None:
     return read_sentences(loaded.folder, causal=causal and getattr(config, "is_causal", True))
 
 
+def endless_limit(loaded: Loaded) -> int | None:
+    """Return where texts are cut for a model whose positions have no end; None for one that has its own limit."""
+    return None if count_positions(loaded.model) else longest_text(loaded, sentences_of(loaded))
+
+
 def longest_text(loaded: Loaded, sentences: Sentences | None) -> int:
     """Return how many tokens of a text a model reads: its positions, or fewer where its folder says so."""
-    positions = max_positions(loaded.model)
     if sentences is not None and sentences.max_length is not None:
-        return min(positions, sentences.max_length)  # the tokenizer's own limit does not count beside it
-    limit = None if loaded.folder is None else tokenizer_limit(loaded.folder)
-    return min(positions, limit or positions)
+        return text_limit(loaded.model, sentences.max_length)  # the tokenizer's own limit does not count beside it
+    return text_limit(loaded.model, None if loaded.folder is None else tokenizer_limit(loaded.folder))
 
 
 def lower_case_(tokenizer: Tokenizer) -> None:
@@ -157,8 +160,7 @@ def lower_case_(tokenizer: Tokenizer) -> None:
 def tokenizer_limit(source: Path) -> int | None:
     """Return the longest input the tokenizer's own configuration allows, in tokens; None where it says nothing."""
     limit = _optional_json(source / "tokenizer_config.json").get("model_max_length")
-    # Tokenizers without a limit write a number of thirty digits.
-    return int(limit) if isinstance(limit, int | float) and 0 < limit < 1e9 else None
+    return as_limit(limit)
 
 
 def compare_tokenizers(source: Path, folder: Path, *, lower_case: bool = False) -> bool:

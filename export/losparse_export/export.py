@@ -18,7 +18,7 @@ from losparse.errors import LosparseError
 from losparse_runtime import Session, measure
 from losparse_runtime.cpus import int8_overflows
 
-from .assets import check_tokenizer, compare_tokenizers, copy_tokenizer, longest_text, sentences_of
+from .assets import check_tokenizer, compare_tokenizers, copy_tokenizer, endless_limit, longest_text, sentences_of
 from .build import Built, build_graph, check_choice, dense_plan
 from .load import Loaded, load_model
 from .metadata import describe_model, graph_metadata, model_config
@@ -140,7 +140,7 @@ def export_model(
     given = None if calibration is None else read_calibration(calibration, loaded.task.name)
     with evaluation(loaded.model), staged_folder(out, overwrite=overwrite) as folder:
         tell(_STEPS[1], 1, len(_STEPS))
-        wrapped = TaskModel(loaded.model, loaded.task)
+        wrapped = TaskModel(loaded.model, loaded.task, endless_limit(loaded))
         labelled = None if data is None else read_labelled(data, wrapped)
         prepared = prepare_model(tracer(wrapped, opset=opset))
         tell(_STEPS[2], 2, len(_STEPS))

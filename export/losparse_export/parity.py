@@ -26,7 +26,7 @@ from losparse_runtime import Comparison, Parity, Session, compare
 
 from .lengths import Case, choose_cases, telling_lengths
 from .locate import LayerDifference, first_difference
-from .tasks import TaskModel, input_names, max_positions
+from .tasks import TaskModel, input_names, vocabulary_size
 from .tolerances import PRECISION_TABLE, allowed_difference
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def make_feeds(model: TaskModel, case: Case, seed: int = 0) -> Feeds:
     random = np.random.default_rng([seed, case.batch, case.length, case.padded])
     pad = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
     # Drawn without the padding token: models that number positions by it (RoBERTa) take it for padding anywhere.
-    ids = random.integers(0, config.vocab_size - 1, (case.batch, case.length))
+    ids = random.integers(0, vocabulary_size(model.model) - 1, (case.batch, case.length))
     ids += ids >= pad
     lengths = random.integers(1, case.length, case.batch) if case.padded else np.full(case.batch, case.length)
     lengths[0] = case.length
@@ -121,7 +121,7 @@ def check_parity(
         LosparseError: PyTorch itself returns NaN or infinities.
     """
     session = Session(folder, threads=torch.get_num_threads())
-    cases = _cases(model, min(max_positions(model.model), session.max_length), precision)
+    cases = _cases(model, min(model.longest, session.max_length), precision)
     overall, scale = Comparison(), 0.0
     results: list[dict[str, Any]] = []
     for done, case in enumerate(cases):

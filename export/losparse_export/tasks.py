@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from losparse.errors import LosparseError
+from losparse.positions import count_positions, text_limit
 
 from .capture import private_copy
 
@@ -84,12 +85,18 @@ class TaskModel(nn.Module):
     """A transformers model that returns the tensors of its task, in order; in evaluation mode.
 
     The trace and the reference of the parity check are both this module, so both see the same model.
+
+    Args:
+        model: a transformers model.
+        task: what it is for.
+        tokenizer_limit: tokens of a text that its tokenizer allows, for a model without positions of its own.
     """
 
-    def __init__(self, model: Any, task: Task) -> None:
+    def __init__(self, model: Any, task: Task, tokenizer_limit: int | None = None) -> None:
         super().__init__()
         self.model = model
         self.task = task
+        self.longest = count_positions(model) or text_limit(model, tokenizer_limit)
         # On the outermost module: the exporter sets the training flag of everything below from it.
         self.eval()
 
@@ -127,14 +134,6 @@ def input_names(model: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def max_positions(model: Any) -> int:
-    """Count the tokens a model has positions for.
-
-    Position embeddings with a padding row (RoBERTa, XLM-R, MPNet) number the tokens from behind it: 514 rows with
-    padding row 1 are 512 positions. Models without position embeddings (DeBERTa-v2) have what their config says.
-    """
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            offset = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - offset
-    return int(model.config.max_position_embeddings)
+def vocabulary_size(model: Any) -> int:
+    """Return how many token ids a model takes; CANINE has no vocabulary, it takes code points, ASCII among them."""
+    return int(getattr(model.config, "vocab_size", None) or 128)

@@ -18,7 +18,7 @@ from losparse.errors import LosparseError
 
 from .capture import axes_of, capture_program
 from .layer import SCOPE
-from .tasks import TaskModel, input_names, max_positions
+from .tasks import TaskModel, input_names, vocabulary_size
 
 # The file format that goes with each operator set: what onnxruntime of its time reads. Never the newest by default:
 # onnx writes newer formats than onnxruntime opens.
@@ -74,7 +74,7 @@ def trace_model(model: TaskModel, *, opset: int = 23) -> ir.Model:
         LosparseError: the operator set is not tested, or torch cannot trace the model.
     """
     check_opset(opset)
-    longest = max_positions(model.model)
+    longest = model.longest
     sample = sample_inputs(model, batch=2, length=min(7, longest))
     name = type(model.model).__name__
     try:
@@ -104,7 +104,7 @@ def trace_model(model: TaskModel, *, opset: int = 23) -> ir.Model:
 
 def sample_inputs(model: TaskModel, *, batch: int, length: int) -> dict[str, Tensor]:
     """Return inputs to trace with. The last row is padded: a mask of ones alone may be folded out of the graph."""
-    ids = torch.arange(batch * length).reshape(batch, length) % model.model.config.vocab_size
+    ids = torch.arange(batch * length).reshape(batch, length) % vocabulary_size(model.model)
     mask = torch.ones_like(ids)
     mask[-1, max(1, length // 2) :] = 0
     inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}

@@ -17,6 +17,7 @@ from ..errors import LosparseError
 from ..labels import names_of_config
 from ..methods import OneShot
 from ..opening import embedding_rows, first_line, mismatches, open_whole
+from ..positions import NO_LIMIT, as_limit, count_positions
 from ..recipe import Recipe
 from ..targets import find_targets, weight_of
 from ..tokens import Tokenized
@@ -46,9 +47,6 @@ logger = logging.getLogger(__name__)
 
 _IMPORTANCE_ROWS, _IMPORTANCE_BATCH = 128, 16
 """Rows of training, evenly taken, on which the importance of blocks is measured."""
-
-_NO_LIMIT = 512
-"""Maximum length in tokens where neither the model nor its tokenizer has one."""
 
 
 def quiet_transformers() -> None:
@@ -320,21 +318,12 @@ def max_length(
     Raises:
         LosparseError: more is wanted than one of them has positions.
     """
-    counts = [position_count(each) for each in (model, teacher) if each is not None]
+    counts = [count_positions(each) for each in (model, teacher) if each is not None]
     known = [count for count in counts if count is not None]
     if not known:
-        known = [tokenizer.model_max_length if tokenizer.model_max_length < 10**6 else wanted or _NO_LIMIT]
+        return wanted or as_limit(tokenizer.model_max_length) or NO_LIMIT
     limit = min(known)
     if wanted is not None and wanted > limit:
         whose = "model" if limit == counts[0] else "teacher"
         raise LosparseError(f"--max-length must be at most the {whose}'s {limit} positions, got {wanted}")
     return limit if wanted is None else wanted
-
-
-def position_count(model: PreTrainedModel) -> int | None:
-    """Return the positions a model really has; RoBERTa and MPNet lose those up to their padding index."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    count = getattr(model.config, "max_position_embeddings", None)
-    return count if isinstance(count, int) and count > 0 else None

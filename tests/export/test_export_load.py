@@ -19,7 +19,7 @@ from losparse.residual import FactoredLinearTraining
 from losparse_export.estimate import estimate_model
 from losparse_export.load import load_model, parameter_counts
 from losparse_export.metadata import model_config
-from losparse_export.tasks import TASKS, choose_task, input_names, max_positions
+from losparse_export.tasks import TASKS, TaskModel, choose_task, input_names
 
 from .builders import build_model, make_layer
 
@@ -309,4 +309,4 @@ def test_parameter_counts():
 def test_inputs_and_positions(family, types, positions):
     model = build_model(family, factored=False)
     assert input_names(model) == ("input_ids", "attention_mask", *(["token_type_ids"] if types else []))
-    assert max_positions(model) == positions
+    assert TaskModel(model, TASKS["text-classification"]).longest == positions
