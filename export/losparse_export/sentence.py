@@ -41,6 +41,8 @@ _SWITCHES = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 
+_POOLING_SETTINGS = ("word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt")
+
 # Settings of the transformer module with the values that change no number. Others are not followed.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "transformer_task": ("feature-extraction",),
@@ -53,6 +55,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tokenizer_name_or_path": (None,),
     **{f"{of}_{kind}": ({},) for of in ("tokenizer", "processor", "config") for kind in ("args", "kwargs")},
 }
+_FOLLOWED = ("max_seq_length", "do_lower_case", "unpad_inputs", "model_args", "model_kwargs")
 _NEUTRAL_MODEL_SETTINGS = {"add_pooling_layer", "attn_implementation", "dtype", "torch_dtype", "use_safetensors"}
 
 
@@ -177,9 +180,9 @@ def _pooling(folder: Path) -> tuple[list[str], bool]:
     modes = [named] if isinstance(named, str) else named
     if not isinstance(modes, list) or not modes or not all(mode in POOLINGS for mode in modes):
         raise _NotFollowed(f"pools by {named!r} (losparse pools by {', '.join(POOLINGS)})")
-    unknown = sorted(key for key in settings if key.startswith("pooling_mode_") and key not in _SWITCHES)
-    if any(settings[key] for key in unknown):
-        raise _NotFollowed(f"pools by {unknown[0]!r}")
+    for name in settings:
+        if name not in _SWITCHES and name not in _POOLING_SETTINGS:
+            raise _NotFollowed(f"sets {name!r} of its pooling")
     return modes, settings.get("include_prompt") is not False
 
 
@@ -190,8 +193,8 @@ def _transformer_settings(source: Path) -> dict[str, Any]:
 
 def _check_transformer(settings: Mapping[str, Any]) -> None:
     """Refuse settings of the transformer module that would change a number."""
-    for name, neutral in _NEUTRAL.items():
-        if name in settings and settings[name] not in neutral:
+    for name, value in settings.items():
+        if name not in _FOLLOWED and value not in _NEUTRAL.get(name, ()):
             raise _NotFollowed(f"sets {name!r}")
     for name in ("model_args", "model_kwargs"):
         others = set(settings.get(name) or {}) - _NEUTRAL_MODEL_SETTINGS

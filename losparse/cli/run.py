@@ -52,6 +52,8 @@ def add_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--pair", action="append", metavar="TEXT", help="second text, for models of two texts; one --pair for each text"
     )
+    parser.add_argument("--prompt", metavar="TEXT", help="put in front of each text (embeddings)")
+    parser.add_argument("--prompt-name", metavar="NAME", help="the same, by the name the folder has for it")
     parser.add_argument("--question", metavar="TEXT", help="question that each text is to answer (question-answering)")
     parser.add_argument(
         "--batch-size",
@@ -76,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
         raise LosparseError(f"--question is for question-answering, '{options.folder}' does {session.task}")
     if options.pair is not None and session.task != "text-classification":
         raise LosparseError(f"--pair is for text-classification, '{options.folder}' does {session.task}")
+    if session.task != "feature-extraction" and (options.prompt is not None or options.prompt_name is not None):
+        raise LosparseError(f"--prompt and --prompt-name are for embeddings, '{options.folder}' does {session.task}")
     if options.batch_size is not None and session.task == "question-answering":
         raise LosparseError("--batch-size is not of question-answering, which reads text by text; leave it out")
     _check_blanks(session, texts)
@@ -145,7 +149,9 @@ def _answer(session: Session, texts: list[str], options: argparse.Namespace) -> 
 
 def _embed(session: Session, texts: list[str], options: argparse.Namespace) -> None:
     """Print one JSON list a text: a vector is for another program to read."""
-    for vector in [row for part in _parts(texts, options) for row in session.embed(texts[part], options.batch_size)]:
+    asked = {"prompt": options.prompt, "prompt_name": options.prompt_name}
+    parts = _parts(texts, options)
+    for vector in [row for part in parts for row in session.embed(texts[part], options.batch_size, **asked)]:
         print(json.dumps([float(f"{value:.8g}") for value in vector]))
 
 

@@ -225,9 +225,10 @@ def copy_pooling(source: Path, folder: Path) -> None:
     modules = source / "modules.json"
     if not modules.is_file():
         return
-    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    # The second has the family's name in older folders: sentence_roberta_config.json.
+    for pattern in ("modules.json", "sentence_*_config.json", "config_sentence_transformers.json"):
+        for file in source.glob(pattern):
+            shutil.copyfile(file, folder / file.name)
     try:
         entries = json.loads(modules.read_bytes())
     except ValueError as error:

@@ -51,6 +51,7 @@ def test_a_sentence_encoder_keeps_its_pooling(squeeze: Any, sources: Sources, tm
     modules = [{"type": "m.Transformer", "path": ""}, {"type": "m.Pooling", "path": "1_Pooling"}]
     modules += [{"type": "m.Normalize", "path": "2_Normalize"}, {"type": "m.Odd", "path": "../outside"}]
     (encoder / "modules.json").write_text(json.dumps(modules))
+    (encoder / "sentence_roberta_config.json").write_text('{"max_seq_length": 9}')
     (encoder / "1_Pooling").mkdir()
     (encoder / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
     (tmp_path / "outside").mkdir()
@@ -58,6 +59,7 @@ def test_a_sentence_encoder_keeps_its_pooling(squeeze: Any, sources: Sources, tm
     assert squeeze("--method", "svd", *KEEP, model=encoder).code == 0
     assert json.loads((tmp_path / "out" / "modules.json").read_text()) == modules
     assert (tmp_path / "out" / "1_Pooling" / "config.json").read_text() == '{"pooling_mode_cls_token": true}'
+    assert (tmp_path / "out" / "sentence_roberta_config.json").read_text() == '{"max_seq_length": 9}'
     assert sorted(path.name for path in (tmp_path / "outside").iterdir()) == ["config.json"]
 
 

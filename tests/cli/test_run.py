@@ -138,6 +138,17 @@ def test_run_embeds_as_json(losparse: Command, make_folder: MakeFolder) -> None:
     assert np.linalg.norm(vectors, axis=1) == pytest.approx([1.0, 1.0], abs=1e-6)
 
 
+def test_run_puts_a_prompt_in_front(losparse: Command, make_folder: MakeFolder) -> None:
+    settings = {"default_prompt_name": None, "include_prompt": True, "truncate_dim": None, "similarity": None}
+    folder = make_folder("feature-extraction")
+    folder.edit(lambda data: data.update(embedding={"prompts": {"query": "a b "}, **settings}))
+    whole = losparse("run", folder.path, "a b c").out
+    assert whole and losparse("run", folder.path, "c", "--prompt-name", "query").out == whole
+    assert losparse("run", folder.path, "b c", "--prompt", "a ").out == whole
+    losparse("run", folder.path, "c", "--prompt-name", "q").refused("'query'", "got 'q'")
+    losparse("run", make_folder(name="classifier").path, "c", "--prompt", "a").refused("are for embeddings")
+
+
 def test_run_classifies_pairs(losparse: Command, make_folder: MakeFolder) -> None:
     folder = make_folder().path
     alone, paired = losparse("run", folder, "a"), losparse("run", folder, "a", "--pair", "d e f")

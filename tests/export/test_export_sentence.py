@@ -129,7 +129,12 @@ REFUSED = {
     "older place": ({"modules": [{**TRANSFORMER, "path": "0_Transformer"}, POOLING]}, "keeps its transformer in '0_Tr"),
     "pooling": ({"pooling": {"pooling_mode": "median"}}, "pools by 'median'"),
     "poolings": ({"pooling": {"pooling_mode": ["mean", "median"]}}, "pools by ['mean', 'median']"),
-    "pooling switch": ({"pooling": {"pooling_mode_median_tokens": True}}, "pools by 'pooling_mode_median_tokens'"),
+    "pooling switch": (
+        {"pooling": {"pooling_mode_median_tokens": True}},
+        "sets 'pooling_mode_median_tokens' of its pooling",
+    ),
+    "later pooling": ({"pooling": {"pooling_mode": "mean", "novel": 1}}, "sets 'novel' of its pooling"),
+    "later setting": ({"own": {"novel": 1}}, "sets 'novel'"),
     "sparse": ({"config": {"model_type": "SparseEncoder"}}, "is a SparseEncoder"),
     "late interaction": ({"config": {"model_type": "MultiVectorEncoder"}}, "is a MultiVectorEncoder"),
     "task": ({"own": {"transformer_task": "fill-mask"}}, "sets 'transformer_task'"),
