@@ -18,13 +18,14 @@ from torch import nn
 
 from .calibration.running import Batch
 from .calibration.visit import Progress, quiet
+from .casting import finite
 from .coverage import Coverage, coverage
 from .errors import LosparseError
 from .fit import fit_
 from .hub import describe, mark_compressed
 from .layers import FactoredLinear, TrainingForm
 from .methods import Method, OneShot, TrainedMethod, method_to_dict
-from .pivots import store_pivots_
+from .pivots import pivot_forms
 from .targets import bias_of, find_targets, other_linear, replace_module, thin_targets, weight_of
 
 logger = logging.getLogger(__name__)
@@ -126,8 +127,10 @@ def compress_(
 
     Raises:
         LosparseError: no layer to take, a weight that is not finite, calibration data that does not do or that the
-            method never looks at, or a budget that a layer cannot meet.
+            method never looks at, a budget that a layer cannot meet, factors that its dtype cannot hold, or what is no
+            method, or holds values that JSON does not.
     """
+    recorded = method_to_dict(method)
     chosen = find_targets(model, targets, ignore)
     thin = list(thin_targets(model, targets, ignore))
     if thin:
@@ -143,7 +146,7 @@ def compress_(
     else:
         sequential = None
         _start_training_(model, method, chosen)
-    mark_compressed(model, method_to_dict(method))
+    mark_compressed(model, recorded)
     found = replace(report(model), sequential=sequential)
     if found.coverage is not None and found.coverage.warning is not None:
         logger.warning("%s: %s", type(model).__name__, found.coverage.warning)
@@ -171,7 +174,7 @@ def _start_training_(model: nn.Module, method: TrainedMethod, chosen: Mapping[st
     """Put the training forms in place; all are built before the first is placed."""
     new: dict[str, FactoredLinear] = {}
     for name, module in chosen.items():
-        new[name] = method.start(name, weight_of(module).detach(), bias_of(module))
+        new[name] = finite(name, method.start(name, weight_of(module).detach(), bias_of(module)))
     for name, module in chosen.items():
         new[name].train(module.training)
         replace_module(model, module, new[name])
@@ -188,7 +191,8 @@ def compact_(model: nn.Module, method: Method | None = None) -> CompressionRepor
         The report of what is stored now.
 
     Raises:
-        LosparseError: the model has no factored layer, or training stopped before its layers met the budget.
+        LosparseError: the model has no factored layer, training stopped before its layers met the budget, or they
+            exceed it because their dtype cannot hold them in their smallest form. The model is as it was then.
     """
     training = training_layers(model)
     current = report(model)
@@ -199,13 +203,49 @@ def compact_(model: nn.Module, method: Method | None = None) -> CompressionRepor
             f"the layers hold {current.share:.3f} of their parameters, the budget is {method.keep:g}: training "
             "stopped, or the best checkpoint was taken, before the last phase of the schedule; train to the end"
         )
-    for layer in training.values():
-        replace_module(model, layer, layer.compact())
-    if training:
+    small = {layer: layer.compact() for layer in training.values()}
+    _replace(model, small)
+    stored: dict[FactoredLinear, FactoredLinear] = {}
+    try:
+        if method is not None and getattr(method, "pivots", False):
+            stored, left = pivot_forms(model)
+            _check_budget(model, method.keep, stored, left)
+    except BaseException:
+        _replace(model, {layer: old for old, layer in small.items()})
+        raise
+    _replace(model, stored)
+    if small or stored:
         mark_compressed(model, None)
-    if getattr(method, "pivots", False):
-        store_pivots_(model)
     return report(model)
+
+
+def _replace(model: nn.Module, layers: Mapping[Any, nn.Module]) -> None:
+    for old, new in layers.items():
+        replace_module(model, old, new)
+
+
+def _check_budget(
+    model: nn.Module, keep: float, stored: Mapping[FactoredLinear, FactoredLinear], left: Mapping[str, str]
+) -> None:
+    """See whether layers that cannot be stored by pivots, which the budget counts on, make the model too large.
+
+    Raises:
+        LosparseError: they do, and would not in fp32; what exceeds the budget in fp32 as well is logged.
+    """
+    factored = [layer for layer in model.modules() if isinstance(layer, FactoredLinear)]
+    dense = sum(layer.in_features * layer.out_features for layer in factored)
+    share = sum(stored.get(layer, layer).parameter_count() for layer in factored) / dense
+    if not left or share <= keep * (1 + 1e-9):
+        return
+    name, reason = next(iter(left.items()))
+    what = (
+        f"layer {name!r} cannot be stored by pivots: {reason}; with plain factors there the layers hold {share:.3f} of "
+        f"their parameters, the budget is {keep:g}"
+    )
+    if all(parameter.dtype == torch.float32 for parameter in model.get_submodule(name).parameters()):
+        logger.warning(what)
+        return
+    raise LosparseError(f"{what}; call compact_ while the model is in float32, or compress it with pivots=False")
 
 
 def training_layers(model: nn.Module) -> dict[str, TrainingForm]:

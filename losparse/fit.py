@@ -19,6 +19,7 @@ from .calibration.running import Batch
 from .calibration.statistics import LayerStatistics
 from .calibration.visit import Progress, quiet, visitor
 from .calibration.walk import block_numbers
+from .casting import finite
 from .errors import LosparseError
 from .joint import Unit, group_with_pivots, joint_units, single_units, split
 from .layers import FactoredLinear
@@ -58,8 +59,8 @@ def fit_(
         Whether later layers saw the outputs of compressed ones; None where the method looks at no inputs.
 
     Raises:
-        LosparseError: no calibration data where the method needs some, data that does not do, or a budget that a
-            layer cannot meet.
+        LosparseError: no calibration data where the method needs some, data that does not do, a budget that a layer
+            cannot meet, or factors beyond the range of its dtype.
     """
     if method.statistics and not batches:
         raise LosparseError(
@@ -119,17 +120,21 @@ def _fit_unit(
 ) -> dict[str, FactoredLinear]:
     """Return the factored layers of a unit by name."""
     weight, bias = unit.weight(layers), unit.bias(layers)
-    new = method.factor(unit.name, weight, bias, statistics, size)
+    new = finite(unit.name, method.factor(unit.name, weight, bias, statistics, size))
+    # Plain factors of the same rank, where pivots would lose too much, are larger than the size says.
+    overlap = new.rank * new.rank // sum(weight.shape) + 1
+    small = size._replace(rank=max(1, size.rank - overlap))
     if len(unit.names) == 1:
-        return {unit.name: pivots_where_possible(new, default_side(unit.name)) if pivots else new}
+        stored = pivots_where_possible(new, default_side(unit.name)) if pivots else new
+        if pivots and stored.rank and stored.pivot_side is None:
+            stored = method.factor(unit.name, weight, bias, statistics, small)
+        return {unit.name: stored}
     parts = split(new, unit.outputs)
     if pivots and new.rank:
-        stored = group_with_pivots(parts)
-        if stored is None:  # then there is room for fewer plain factors only
-            overlap = new.rank * new.rank // sum(weight.shape) + 1
-            small = size._replace(rank=max(1, size.rank - overlap))
-            stored = split(method.factor(unit.name, weight, bias, statistics, small), unit.outputs)
-        parts = stored
+        joint = group_with_pivots(parts)
+        if joint is None:
+            joint = split(method.factor(unit.name, weight, bias, statistics, small), unit.outputs)
+        parts = joint
     return dict(zip(unit.names, parts, strict=True))
 
 

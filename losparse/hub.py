@@ -253,8 +253,10 @@ def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
         model: a model with factored layers; without a transformers config nothing is done.
         method: the method as plain data, or None to keep the one that is recorded.
     """
-    config = getattr(model, "config", None)
-    if config is None:
+    from transformers import PretrainedConfig  # here: this file is imported while transformers is
+
+    config: Any = getattr(model, "config", None)
+    if not isinstance(config, PretrainedConfig):
         return
     layers = describe(model)
     training = any(isinstance(module, TrainingForm) for module in model.modules())

@@ -26,6 +26,7 @@ from .budget import check_share
 from .calibration.running import Batch
 from .calibration.statistics import InputMoments
 from .calibration.visit import Progress, quiet, visitor
+from .casting import finite
 from .coupling import feed_forward_parts
 from .errors import LosparseError
 from .recipe import KeepNeuronsBy
@@ -73,8 +74,8 @@ def drop_neurons(
         The neurons kept in every block.
 
     Raises:
-        LosparseError: a share out of range, no feed-forward parts of one width that the config knows, or calibration
-            data that does not do.
+        LosparseError: a share out of range, no feed-forward parts of one width that the config knows, calibration data
+            that does not do, or weights beyond the range of their dtype.
 
     References:
         LoRAP, arXiv:2404.09695, section 3.3 (the norms; without its protected 1 %). SparseGPT, arXiv:2301.00774, and
@@ -108,6 +109,8 @@ def drop_neurons(
                 if id(layer) in readers:
                     _narrow(readers[id(layer)], layer, kept, moments, by)
                     moments.clear()
+        for name, layer in layers.items():
+            finite(name, layer)
     except BaseException:
         for old, weight, bias in before:
             _set(old, weight, bias)

@@ -67,10 +67,7 @@ def default_side(name: str) -> PivotSide:
 
 
 def store_pivots_(model: nn.Module, side_of: Callable[[str], PivotSide] = default_side) -> dict[str, str]:
-    """Store the low-rank part of every compact layer by pivots, in place.
-
-    Layers without a low-rank part, and those that have pivots already, stay as they are. Every other layer, or group
-    of layers that share a factor (`joint`), becomes smaller, by rank^2 parameters.
+    """Store the low-rank part of every compact layer by pivots, in place; see `pivot_forms`.
 
     Args:
         model: with factored layers; a transformers model also gets the entry in its config.
@@ -82,6 +79,33 @@ def store_pivots_(model: nn.Module, side_of: Callable[[str], PivotSide] = defaul
 
     Raises:
         LosparseError: a layer is in training form, or holds NaN or infinity; nothing was changed then.
+    """
+    new, left = pivot_forms(model, side_of)
+    for old, converted in new.items():
+        replace_module(model, old, converted)
+    if new:
+        mark_compressed(model, None)
+    return left
+
+
+def pivot_forms(
+    model: nn.Module, side_of: Callable[[str], PivotSide] = default_side
+) -> tuple[dict[FactoredLinear, FactoredLinear], dict[str, str]]:
+    """Make the pivot forms of a model's compact layers, without changing the model.
+
+    Layers without a low-rank part, and those that have pivots already, are left out. Every other layer, or group of
+    layers that share a factor (`joint`), becomes smaller, by rank^2 parameters.
+
+    Args:
+        model: with factored layers.
+        side_of: gives the side by qualified name.
+
+    Returns:
+        What to put in the place of which layer; and of layers that must stay as they are, because the product cannot
+        be stored in their dtype, the reason by qualified name.
+
+    Raises:
+        LosparseError: a layer is in training form, or holds NaN or infinity.
     """
     new: dict[FactoredLinear, FactoredLinear] = {}
     left: dict[str, str] = {}
@@ -100,11 +124,7 @@ def store_pivots_(model: nn.Module, side_of: Callable[[str], PivotSide] = defaul
             new |= zip(group, stored, strict=True)
         else:
             left[name] = refused
-    for old, converted in new.items():
-        replace_module(model, old, converted)
-    if new:
-        mark_compressed(model, None)
-    return left
+    return new, left
 
 
 def _store(group: Sequence[FactoredLinear], side: PivotSide) -> tuple[list[FactoredLinear], str | None]:

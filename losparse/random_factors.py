@@ -53,11 +53,12 @@ def random_factors_(
 
 def place_factors_(model: nn.Module, layers: Mapping[str, FactoredLinear], method: LoSparse) -> CompressionReport:
     """Put factored layers into a model, by qualified name, in place; returns the report of what is stored."""
+    recorded = method_to_dict(method)
     for name, layer in layers.items():
         old = model.get_submodule(name)
         layer.train(old.training)
         replace_module(model, old, layer)
-    mark_compressed(model, method_to_dict(method))
+    mark_compressed(model, recorded)
     return report(model)
 
 

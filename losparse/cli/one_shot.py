@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..calibration.walk import stack_of
+from ..casting import cast_
 from ..compress import CompressionReport, compress_, dense_report
 from ..errors import LosparseError
 from ..finetune import calibration_batches, task_named
@@ -140,7 +141,7 @@ def _compress(job: _Job, progress: Progress) -> CompressionReport:
             )
     stored = job.checkpoint.config.get("dtype", job.checkpoint.config.get("torch_dtype"))
     if stored in ("float16", "bfloat16"):  # fp32 was for the arithmetic; the file should not grow
-        job.model.to(getattr(torch, stored))
+        cast_(job.model, getattr(torch, stored))
     return report
 
 

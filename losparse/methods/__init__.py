@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor
@@ -75,11 +76,24 @@ METHODS: dict[str, type[Any]] = {
 
 
 def method_to_dict(method: Method) -> dict[str, Any]:
-    """Return a method as plain data, with its name."""
-    name = next(name for name, kind in METHODS.items() if kind is type(method))
-    settable = {field.name for field in fields(METHODS[name]) if field.init}
-    values = {key: value for key, value in asdict(method).items() if key in settable}  # type: ignore[arg-type]
-    return {"name": name, **values}
+    """Return a method as plain data, with its name: as in `METHODS`, or of a class that is not there, its own.
+
+    Raises:
+        LosparseError: it is no method, but its class say, or one of its values is not of JSON.
+    """
+    kind = type(method)
+    if not is_dataclass(method) or not (isinstance(method, OneShot) or callable(getattr(method, "start", None))):
+        raise LosparseError(f"method must be a value such as SVD(keep=0.3), got {method!r}")
+    name = next((name for name, known in METHODS.items() if known is kind), f"{kind.__module__}.{kind.__qualname__}")
+    settable = {field.name for field in fields(method) if field.init}
+    data = {"name": name, **{key: value for key, value in asdict(method).items() if key in settable}}
+    try:
+        json.dumps(data, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise LosparseError(
+            f"method {name!r} must hold values of JSON types, for config.json records them: {error}"
+        ) from error
+    return data
 
 
 def method_from_dict(data: Mapping[str, Any]) -> Method:

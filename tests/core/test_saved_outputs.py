@@ -71,13 +71,17 @@ def rewrite(folder: Path, out: Path, record: str | None, **tensors: torch.Tensor
     return out
 
 
-def test_save_pretrained_makes_the_record_and_a_load_gives_the_very_numbers(saved):
+def test_save_pretrained_makes_the_record_and_a_load_gives_the_same_numbers(saved):
     record = record_of(saved)
     assert set(record["outputs"]) == {"BertForSequenceClassification", "BertModel"}
     assert record["tolerance"] < 1e-3
     model = AutoModelForSequenceClassification.from_pretrained(saved)
     check_outputs(model, record, "it")
-    assert record_outputs(model) == record
+    again = record_outputs(model)
+    assert again["inputs"] == record["inputs"]
+    for name, numbers in record["outputs"].items():
+        # Where its memory lies may change the last bits of a product; an output is O(1) here.
+        assert again["outputs"][name] == pytest.approx(numbers, abs=1e-5)
 
 
 def test_the_bare_model_is_checked_and_saved_with_a_record_of_its_own(saved, tmp_path):
