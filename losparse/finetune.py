@@ -196,6 +196,9 @@ def bf16_is_slow() -> bool:
     return not torch.ops.mkldnn._is_mkldnn_bf16_supported()  # no public call tells
 
 
+_LOGGED = 0.01
+"""Share of training after which the mean loss is told to callbacks, where there is no bar of the Trainer's own."""
+
 CALIBRATION_EXAMPLES, CALIBRATION_TOKENS = 1024, 32_768
 """What a one-shot method looks at where a recipe does not say: texts, or fewer blocks of a causal model's."""
 
@@ -262,7 +265,8 @@ def _trainer(
         ddp_broadcast_buffers=False,  # scores and masks follow from reduced gradients: every process has them already
         report_to="none",
         disable_tqdm=quiet,
-        logging_strategy="no",
+        logging_strategy="steps" if quiet else "no",
+        logging_steps=_LOGGED,  # for callbacks, which say it in their own way; nothing else is printed
         logging_nan_inf_filter=False,  # `diverged` looks at every loss, and once is enough
         dataloader_pin_memory=torch.cuda.is_available(),
         label_names=["start_positions", "end_positions", WINDOW] if windows else None,

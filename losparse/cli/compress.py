@@ -172,7 +172,7 @@ def _train_along(options: argparse.Namespace, recipe: Recipe) -> int:
     """Be one of the other processes of a distributed training: take part in it, and leave all writing to the first."""
     from .training import work_path
 
-    silent = Progress(verbose=False, draws=False)
+    silent = Progress(verbose=False, draws=False, every_s=None)
     job = _prepare(options, recipe, find_model(options.model), silent)
     _train(options, job, work_path(options.out), silent)
     return 0

@@ -1,7 +1,7 @@
 """What the commands print: results on stdout, progress on stderr, JSON into files.
 
-On a terminal tables and progress bars are drawn by `rich`; anywhere else a table is aligned text and progress is
-silent, or one line a stage with --verbose.
+On a terminal tables and progress bars are drawn by `rich`; anywhere else a table is aligned text and progress is a line
+a minute (see `pulse`), and one line a stage with --verbose.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LosparseError
+from .pulse import EVERY_S, Clock, Pulse, beating
 
 Advance = Callable[..., None]
-"""Reports progress: `advance(done)` adds; `total=` tells how much there is, `title=` what is being done now."""
+"""Reports progress: `advance(done)` adds; `total=` tells how much there is, `title=` what is being done now, `note=`
+what is worth saying beside it."""
 
 
 def print_table(
@@ -68,9 +70,18 @@ class Progress:
         seconds: wall time of the stages that have ended, by title.
     """
 
-    def __init__(self, *, verbose: bool, draws: bool | None = None) -> None:
-        """Draw bars on a terminal, or if told to; elsewhere print a line for each stage if `verbose`."""
-        self.verbose = verbose
+    def __init__(
+        self, *, verbose: bool, draws: bool | None = None, every_s: float | None = EVERY_S, clock: Clock = time.time
+    ) -> None:
+        """Draw bars on a terminal, or if told to; elsewhere print a line for each stage if `verbose`.
+
+        Args:
+            verbose: print a line at the end of each stage.
+            draws: draw bars; default: where stderr is a terminal.
+            every_s: seconds between two lines where no bar is drawn; None for none.
+            clock: tells the time for these.
+        """
+        self.verbose, self.every_s, self.clock = verbose, every_s, clock
         self.draws = sys.stderr.isatty() if draws is None else draws
         self.seconds: dict[str, float] = {}
 
@@ -86,8 +97,12 @@ class Progress:
         if self.draws:
             with self._bar(title, total) as advance:
                 yield advance
-        else:
+        elif self.every_s is None:
             yield _silent
+        else:
+            pulse = Pulse(title, total, every_s=self.every_s, clock=self.clock)
+            with beating(pulse):
+                yield pulse.advance
         seconds = time.perf_counter() - started
         self.seconds[title] = self.seconds.get(title, 0.0) + seconds
         if self.verbose and not self.draws:
@@ -105,13 +120,13 @@ class Progress:
         with Bars(*columns, TimeRemainingColumn(), console=console, transient=True, redirect_stdout=False) as bars:
             task = bars.add_task(title, total=total)
 
-            def report(done: int, total: int | None = None, title: str | None = None) -> None:
+            def report(done: int, total: int | None = None, title: str | None = None, note: str | None = None) -> None:
                 bars.update(task, advance=done, total=total, description=title)  # None changes nothing
 
             yield report
 
 
-def _silent(done: int, total: int | None = None, title: str | None = None) -> None:
+def _silent(done: int, total: int | None = None, title: str | None = None, note: str | None = None) -> None:
     """Report nothing."""
 
 

@@ -53,6 +53,18 @@ class _StepCallback(TrainerCallback):  # type: ignore[misc]
         """Count one step."""
         self.advance(1)
 
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Note the mean loss since it was said last."""
+        if logs is not None and "loss" in logs:
+            self.advance(0, note=f"loss {logs['loss']:.4g}")
+
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from losparse.cli import output
 from losparse.cli.folders import check_out, new_folder
 from losparse.cli.output import Progress, human_bytes, print_table, write_json
+from losparse.cli.pulse import Pulse
 from losparse.errors import LosparseError
 from losparse.machine import machine, versions
 
@@ -74,6 +77,65 @@ def test_progress_is_silent_elsewhere_unless_asked(capsys: pytest.CaptureFixture
             advance(1, total=4, title="on")
         assert progress.seconds["working"] >= 0
         assert capsys.readouterr().err.startswith("losparse: working: ") is verbose
+
+
+class Time:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_long_stage_says_a_line_a_minute() -> None:
+    clock, lines = Time(), list[str]()
+    pulse = Pulse("training", None, clock=clock, say=lines.append)
+    pulse.advance(100, total=900)  # resumed: 100 steps were done before
+    for _ in range(8):
+        clock.now += 20.0
+        pulse.advance(10)
+        pulse.advance(0, note="loss 0.4312")
+    # 30 steps a minute: after the first 770 are left, 25 minutes and 40 s.
+    times = [1_000_000.0 + 60.0 * minute + 2.0 * left for minute, left in ((1, 770), (2, 740))]
+    ends = [time.strftime("%H:%M", time.localtime(each)) for each in times]
+    assert lines == [
+        f"losparse: training: 130 of 900 (14%), loss 0.4312, ends about {ends[0]}",
+        f"losparse: training: 160 of 900 (18%), loss 0.4312, ends about {ends[1]}",
+    ]
+    pulse.advance(-180, total=50, title="measuring")
+    clock.now += 60.0
+    pulse.advance(5)
+    assert lines[2].startswith("losparse: measuring: 5 of 50 (10%), ends about ")
+
+
+def test_a_stage_that_reports_nothing_says_that_it_runs() -> None:
+    clock, lines = Time(), list[str]()
+    pulse = Pulse("exporting", None, clock=clock, say=lines.append)
+    pulse.beat()
+    assert lines == []
+    clock.now += 185.0
+    pulse.beat()
+    pulse.beat()
+    assert lines == ["losparse: exporting: 3 min so far"]
+
+
+def test_lines_come_from_every_stage_without_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    clock, pause = Time(), threading.Event()
+    progress = Progress(verbose=False, every_s=0.01, clock=clock)
+    with progress.stage("working"):
+        for _ in range(1000):  # the thread beats by itself, as soon as the clock says that it is time
+            clock.now += 1.0
+            if not pause.wait(0.01) and "losparse: working: " in capsys.readouterr().err:
+                break
+        else:
+            pytest.fail("no line")
+    with Progress(verbose=False, draws=False, every_s=None).stage("other process") as advance:
+        clock.now += 100.0
+        advance(1, note="loss 1")
+    assert "other process" not in capsys.readouterr().err
+    assert not [thread for thread in threading.enumerate() if thread.name == "losparse pulse"]
 
 
 def test_a_stage_that_fails_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
