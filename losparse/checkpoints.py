@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -11,10 +10,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from .errors import LosparseError
+from .saved import INDEX, WEIGHTS
+from .schema import read_object
+
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"checkpoint-(\d+)")
-_INDEX = "model.safetensors.index.json"
 
 
 def last_checkpoint(folder: Path, *, clean: bool) -> Path | None:
@@ -39,18 +41,17 @@ def missing_part(checkpoint: Path) -> str | None:
     """Return what a checkpoint of a Trainer lacks, or the file that ends too early; None if it is whole."""
     state = checkpoint / "trainer_state.json"  # written last
     try:
-        json.loads(state.read_text(encoding="utf-8"))
-        if (checkpoint / _INDEX).is_file():
-            shards = json.loads((checkpoint / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-        else:
-            shards = ["model.safetensors"]
-    except (OSError, ValueError, KeyError):
+        read_object(state)
+        listed = read_object(checkpoint / INDEX).get("weight_map") if (checkpoint / INDEX).is_file() else {"": WEIGHTS}
+    except LosparseError:
+        listed = None
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
         return state.name if not state.is_file() else "a damaged JSON file"
     random = sorted(path.name for path in checkpoint.glob("rng_state*.pth")) or ["rng_state.pth"]
     for name in ("optimizer.pt", "scheduler.pt", *random):
         if not zipfile.is_zipfile(checkpoint / name):  # what torch.save writes, with its directory at the end
             return name
-    for name in sorted(set(shards)):
+    for name in sorted(set(listed.values())):
         try:
             with safe_open(checkpoint / name, framework="numpy"):
                 pass  # opening compares the size of the file with its header

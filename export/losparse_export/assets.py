@@ -121,7 +121,7 @@ def check_tokenizer(loaded: Loaded) -> None:
         return
     encoder = TextEncoder(loaded.folder, max_length=1, pad_token_id=None, vocab_size=embedding_rows(loaded.model))
     try:
-        assert encoder.tokenizer is not None, "it is opened where it is asked for"
+        encoder.probe()
     except TokenizerError as error:
         raise LosparseError(f"{error}; without {TOKENIZER_FILE} the exported folder takes token ids only") from error
 
@@ -202,6 +202,6 @@ def _optional_json(file: Path, kind: type = dict) -> Any:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return kind()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LosparseError(f"{file}: cannot be read as JSON ({error})") from error
     return data if isinstance(data, kind) else kind()

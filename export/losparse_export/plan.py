@@ -144,7 +144,7 @@ class Plan:
             data = json.loads(Path(file).read_text(encoding="utf-8"))
         except OSError as error:
             raise LosparseError(f"{file}: cannot be read ({error.strerror})") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise LosparseError(f"{file}: not valid JSON ({error})") from error
         return cls.from_dict(data, str(file))
 

@@ -217,7 +217,7 @@ def _embedding(config: Mapping[str, Any], source: Path) -> Embedding:
         raise LosparseError(f"{file}: prompts must be texts by name, got {str(prompts)[:80]}")
     # Every model has these two there, empty where the folder does not set them.
     prompts = {"query": "", "document": "", **{name: text or "" for name, text in prompts.items()}}
-    if default is not None and default not in prompts:
+    if default is not None and not (isinstance(default, str) and default in prompts):
         names = ", ".join(map(repr, prompts))
         raise LosparseError(f"{file}: default_prompt_name must be one of the prompts {names}, got {default!r}")
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):

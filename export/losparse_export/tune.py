@@ -245,15 +245,19 @@ def _key(shape: LayerShape, lowering: str, precision: str, call: Call) -> str:
     return f"{where}; {call.tokens} tokens, {precision}; {shape.sizes}{order}; {lowering}"
 
 
+_LONGEST_MS = 1e9  # no layer takes longer; what is beyond was not measured
+
+
 def _read_times(file: Path) -> dict[str, float]:
     """Read the times that are known; a file that cannot be read is as good as none, since it is only a cache."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(data, dict):
         return {}
-    return {key: float(ms) for key, ms in data.items() if isinstance(ms, int | float)}
+    times = {key: ms for key, ms in data.items() if isinstance(ms, int | float) and not isinstance(ms, bool)}
+    return {key: float(ms) for key, ms in times.items() if 0 < ms < _LONGEST_MS}
 
 
 def _write_times(file: Path, times: Mapping[str, float]) -> None:

@@ -243,7 +243,7 @@ def copy_pooling(source: Path, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
     try:
         entries = json.loads(modules.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LosparseError(f"'{modules}' is not valid JSON: {error}") from None
     listed = entries if isinstance(entries, list) else []
     paths = [Path(str(entry.get("path", ""))) for entry in listed if isinstance(entry, dict)]

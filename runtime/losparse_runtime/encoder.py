@@ -15,7 +15,7 @@ from .dependencies import import_tokenizers
 from .errors import InputError, LosparseRuntimeError, TokenizerError, one_line
 from .fields import read_json
 from .inputs import Arrays
-from .panics import panics_caught
+from .panics import PanicError, panics_caught
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -184,6 +184,25 @@ class TextEncoder:
             if self._tokenizer is None:
                 self._tokenizer = self._open()
             return self._tokenizer
+
+    def probe(self) -> None:
+        """Open the tokenizer and tokenize a text, to know early whether it works at all.
+
+        Raises:
+            TokenizerError: `tokenizer.json` is missing or damaged, or makes the package panic.
+            DependencyError: tokenizers is not installed.
+        """
+        try:
+            with self._lock, panics_caught():
+                self.tokenizer.encode("a")
+        except PanicError as error:
+            raise TokenizerError(
+                f"{self.folder / TOKENIZER_FILE}: tokenizers panics of it ({one_line(error)}); save the tokenizer again"
+            ) from error
+        except LosparseRuntimeError:
+            raise
+        except Exception as error:  # the Rust side raises plain Exception: it may have no token for this text alone
+            logger.info("%s: has no tokens for 'a': %s", self.folder, one_line(error))
 
     def _open(self) -> Tokenizer:
         file = self.folder / TOKENIZER_FILE

@@ -44,6 +44,14 @@ def test_a_tokenizer_that_was_cut_short_is_not_exported(losparse: Command, model
     )
 
 
+def test_a_tokenizer_that_panics_of_every_text(losparse: Command, model_copy: Path, tmp_path: Path) -> None:
+    file = model_copy / "tokenizer.json"
+    data = json.loads(file.read_text())
+    data["post_processor"]["single"][0]["SpecialToken"]["id"] = "[NONE]"
+    file.write_text(json.dumps(data))
+    losparse("export", model_copy, tmp_path / "a").refused("tokenizer.json: tokenizers panics of it", "token ids only")
+
+
 def test_a_text_that_the_tokenizer_panics_of(losparse: Command, model_copy: Path, tmp_path: Path) -> None:
     edit_json(model_copy / "tokenizer.json", pre_tokenizer=SLOW)
     texts = tmp_path / "texts.txt"
