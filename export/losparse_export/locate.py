@@ -10,10 +10,10 @@ mean over all tokens.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,14 @@ def first_difference(
     with record_outputs(model) as expected:
         model.reference({name: torch.from_numpy(array) for name, array in feeds.items()})
     mask = feeds["attention_mask"].astype(bool)
-    for probe, call, actual in _run_with_probes(folder, feeds, {name: len(calls) for name, calls in expected.items()}):
+    results = _run_with_probes(folder, feeds, {name: len(calls) for name, calls in expected.items()})
+    for probe, call, values, stream in results:
         reference = expected[probe.layer][call]
+        actual = _side_by_side(values, reference.shape)
+        if actual is None:
+            continue  # its parts are not all in the graph
+        if stream is not None:
+            actual = actual - stream
         if reference.ndim == 3 and actual.shape == (reference.shape[0] * reference.shape[1], reference.shape[2]):
             actual = actual.reshape(reference.shape)  # tokens of all rows were flattened into one axis
         if actual.shape != reference.shape:
@@ -110,24 +116,34 @@ def record_outputs(model: TaskModel) -> Iterator[dict[str, list[Array]]]:
 
 @dataclass(frozen=True)
 class _Probe:
-    """A value of the graph that is a layer's output; `kind` as in `layer`, "" for exactly its output."""
+    """What the graph holds of a layer's output.
+
+    Attributes:
+        layer: qualified name of the module.
+        kind: as in `layer`, "" for exactly its output.
+        values: the output, or the parts of it that stayed apart (`passes.segments`).
+        stream: what was added to the output, to be taken off; None for nothing.
+    """
 
     layer: str
     kind: str
-    value: ir.Value
+    values: tuple[ir.Value, ...]
+    stream: ir.Value | None = None
 
 
-def _run_with_probes(
-    folder: Path, feeds: Mapping[str, Array], calls: Mapping[str, int]
-) -> Iterator[tuple[_Probe, int, Array]]:
-    """Run the graph and yield layer, call and output, in graph order, for layers called as often on both sides."""
+_Result = tuple[_Probe, int, list[Array], Array | None]
+
+
+def _run_with_probes(folder: Path, feeds: Mapping[str, Array], calls: Mapping[str, int]) -> Iterator[_Result]:
+    """Run the graph; yield probe, call, values and stream, in graph order, of layers called as often on both sides."""
     model = ir.load(folder / "model.onnx")
     found = _joined(model.graph, _layer_outputs(model.graph), calls)
-    counts = {probe.layer: sum(probe.layer == other.layer for other in found) for probe in found}
-    probes = [_without_stream(model.graph, p) for p in found if counts[p.layer] == calls.get(p.layer)]
-    for probe in probes:
-        if not probe.value.is_graph_output():
-            model.graph.outputs.append(probe.value)
+    counts = Counter(probe.layer for probe in found)
+    probes = [_with_stream(probe) for probe in found if counts[probe.layer] == calls.get(probe.layer)]
+    values = dict.fromkeys(value for probe in probes for value in (*probe.values, probe.stream) if value is not None)
+    for value in values:
+        if not value.is_graph_output():
+            model.graph.outputs.append(value)
     # Beside the model: external weights are found relative to the graph, and a link to them would not be followed.
     file = folder / "probe.onnx"
     try:
@@ -137,13 +153,14 @@ def _run_with_probes(
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        names = [probe.value.name for probe in probes]
-        results = session.run(names, dict(feeds)) if names else []
+        names = [value.name for value in values]
+        results = dict(zip(values, session.run(names, dict(feeds)) if names else [], strict=True))
     finally:
         file.unlink(missing_ok=True)
-    seen: dict[str, int] = defaultdict(int)
-    for probe, result in zip(probes, results, strict=True):
-        yield probe, seen[probe.layer], result
+    seen: Counter[str] = Counter()
+    for probe in probes:
+        stream = None if probe.stream is None else results[probe.stream]
+        yield probe, seen[probe.layer], [results[value] for value in probe.values], stream
         seen[probe.layer] += 1
 
 
@@ -155,42 +172,42 @@ def _layer_outputs(graph: ir.Graph) -> list[_Probe]:
         for output in node.outputs:
             inside = any(unmarked(module_of_path(user.name or ""))[0] == layer for user, _ in output.uses())
             if layer and kind != SHARED and output.type is not None and not inside:
-                found.append(_Probe(layer, kind, output))
+                found.append(_Probe(layer, kind, (output,)))
     return found
 
 
 def _joined(graph: ir.Graph, probes: list[_Probe], calls: Mapping[str, int]) -> list[_Probe]:
-    """Put the parts of an output that stayed apart (`passes.segments`) side by side; their order does not matter."""
+    """Make one probe of the parts of an output that stayed apart."""
     parts: dict[str, list[_Probe]] = defaultdict(list)
     for probe in probes:
         parts[probe.layer].append(probe)
     joined = []
     for layer, own in parts.items():
-        last = own[-1].value.producer()
-        if len(own) == 1 or calls.get(layer) != 1 or last is None or any(p.kind != REORDERED for p in own):
-            joined += own
-            continue
-        concat = ir.node("Concat", [probe.value for probe in own], {"axis": -1}, name=f"{last.name}/joined")
-        concat.outputs[0].name, concat.outputs[0].type = f"{own[-1].value.name}_joined", own[-1].value.type
-        graph.insert_after(last, concat)
-        joined.append(_Probe(layer, REORDERED, concat.outputs[0]))
+        apart = len(own) > 1 and calls.get(layer) == 1 and all(probe.kind == REORDERED for probe in own)
+        joined += [_Probe(layer, REORDERED, tuple(probe.values[0] for probe in own))] if apart else own
     places = {node: place for place, node in enumerate(graph)}
-    return sorted(joined, key=lambda probe: places.get(probe.value.producer(), 0))  # type: ignore[arg-type]
+    return sorted(joined, key=lambda probe: places.get(probe.values[-1].producer(), 0))  # type: ignore[arg-type]
 
 
-def _without_stream(graph: ir.Graph, probe: _Probe) -> _Probe:
-    """Take off the residual stream that a layer's last Gemm or Add starts from."""
-    node = probe.value.producer()
+def _side_by_side(values: list[Array], shape: tuple[int, ...]) -> Array | None:
+    """Put the parts of an output together, whose order does not matter; None where they do not make up its features.
+
+    What a module computes beside its output, a number that its activation needs say, is no part of it.
+    """
+    if len(values) == 1:
+        return values[0]
+    rows = math.prod(shape[:-1])
+    parts = [value.reshape(rows, -1) for value in values if value.ndim > 1 and math.prod(value.shape[:-1]) == rows]
+    width = sum(part.shape[1] for part in parts)
+    return np.concatenate(parts, axis=1).reshape(shape) if width == shape[-1] else None
+
+
+def _with_stream(probe: _Probe) -> _Probe:
+    """Find the residual stream that a layer's last Gemm or Add starts from."""
+    node = probe.values[0].producer()
     if probe.kind != SHIFTED or node is None or node.op_type not in ("Gemm", "Add"):
         return probe
-    stream = _stream(node)
-    if stream is None:
-        return probe
-    alone = ir.node("Sub", [probe.value, stream], name=f"{node.name}/alone")
-    alone.outputs[0].name = f"{probe.value.name}_alone"
-    alone.outputs[0].type, alone.outputs[0].shape = probe.value.type, probe.value.shape
-    graph.insert_after(node, alone)
-    return _Probe(probe.layer, probe.kind, alone.outputs[0])
+    return replace(probe, stream=_stream(node))
 
 
 def _stream(node: ir.Node | None) -> ir.Value | None:

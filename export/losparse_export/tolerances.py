@@ -99,6 +99,11 @@ def allowed_difference(tolerance: float, *magnitudes: float) -> float:
     return tolerance * max(_SMALLEST_SCALE, *magnitudes)
 
 
+def relative_tolerance(allowed: float, *magnitudes: float) -> float:
+    """Return the tolerance for outputs of magnitude 1 from which `allowed_difference` makes this difference."""
+    return allowed / max(_SMALLEST_SCALE, *magnitudes)
+
+
 def coarser_precision(*names: str) -> Precision:
     """Return the precision of these that bears most; one that this version does not know is judged as fp32."""
     known = [PRECISION_TABLE.get(name, PRECISION_TABLE["fp32"]) for name in names]

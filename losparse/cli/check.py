@@ -44,7 +44,8 @@ class Reference:
     Attributes:
         kind: "PyTorch" or "ONNX".
         run: outputs of one batch.
-        explain: names the first layer that differs on a batch, where that can be found out.
+        explain: names the first layer that differs on a batch by more than a tolerance for outputs of magnitude 1,
+            where that can be found out.
         reading: how it reads texts.
         precision: of its numbers.
         tolerance: largest difference that it was exported with.
@@ -162,7 +163,7 @@ def check(
     Returns:
         The result as JSON values; `passed` is the verdict.
     """
-    from losparse_export.tolerances import coarser_precision
+    from losparse_export.tolerances import coarser_precision, relative_tolerance
 
     judge = coarser_precision(session.metadata.precision, reference.precision)
     recorded = max(float(session.metadata.parity["tolerance"]), reference.tolerance)
@@ -177,10 +178,12 @@ def check(
         found = differences(session, reference.reading, texts)
     with progress.stage(f"comparing with {reference.kind}", sum(counts.values())) as advance:
         for name, batches in parts.items():
-            parity, worst = _compare(session, reference, batches(), advance)
+            parity, worst, scale = _compare(session, reference, batches(), advance)
             failure = judge.failure(parity, allowed, classifies=session.task.endswith("classification"))
             passed = failure is None
-            layer = None if passed else reference.explain(worst, allowed)
+            # For outputs of magnitude 1: every layer's allowance is scaled with what that layer returns.
+            relative = judge.difference if tolerance is None else relative_tolerance(allowed, scale)
+            layer = None if passed else reference.explain(worst, relative)
             results[name] = {"passed": passed, "batches": counts[name], **parity.to_dict(), "first_layer": layer}
     return {
         "passed": not found and all(part["passed"] for part in results.values()),
@@ -195,20 +198,23 @@ def check(
 
 def _compare(
     session: Session, reference: Reference, batches: Iterator[Arrays], advance: Advance
-) -> tuple[Parity, Arrays]:
-    """Return the differences over all batches, and the batch that holds the largest."""
+) -> tuple[Parity, Arrays, float]:
+    """Return the differences over all batches, the batch that holds the largest, and the reference's largest output."""
+    import numpy as np
+
     from losparse_runtime import Comparison
 
-    overall = Comparison()
+    overall, scale = Comparison(), 0.0
     per_token = session.outputs[0].shape[:2] == ("batch", "sequence")  # what is said at padding is never read
     seen: list[Arrays] = []
     for batch in batches:
         actual, expected = session.run(batch), reference.run(batch)
         overall.add(actual, expected, mask=batch["attention_mask"] if per_token else None)
+        scale = max(scale, *(float(np.abs(np.nan_to_num(values)).max()) for values in expected.values()))
         seen.append(batch)
         advance(1)
     parity = overall.parity()
-    return parity, seen[parity.worst_batch]
+    return parity, seen[parity.worst_batch], scale
 
 
 def random_batches(session: Session) -> Iterator[Arrays]:

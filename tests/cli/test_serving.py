@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from losparse.cli.check import check, open_reference
 from losparse.cli.export import following
+from losparse.cli.output import Progress
+from losparse_export.tolerances import PRECISION_TABLE
+from losparse_runtime import Session
 
 from .conftest import Command, Pass, Sources, edit_json, loaded_by
 
@@ -137,6 +142,28 @@ def test_check_fails_on_changed_weights_and_names_the_layer(
     assert result["parts"]["random tokens"]["first_layer"].startswith("bert.")
     assert f"first layer that differs: {result['parts']['random tokens']['first_layer']}" in done.out
     assert sorted(path.name for path in onnx_copy.iterdir()) == before
+
+
+@pytest.mark.parametrize("largest", [1e-3, 1.0, 1e4])
+def test_layers_are_compared_by_a_tolerance_for_outputs_of_magnitude_one(whole_pass: Pass, largest: float) -> None:
+    """It is scaled with what each layer returns; scaled with the outputs before, it found another layer, or none."""
+    session = Session(whole_pass.onnx, threads=1)
+    reference = open_reference(session, whole_pass.onnx, threads=1)
+    asked: list[float] = []
+
+    def outputs(batch: Any) -> Any:
+        return {name: np.full_like(values, largest) for name, values in reference.run(batch).items()}
+
+    def explain(batch: Any, tolerance: float) -> str:
+        asked.append(tolerance)
+        return "a layer"
+
+    wrong = replace(reference, run=outputs, explain=explain)
+    for tolerance in (None, 1e-6):
+        found = check(session, wrong, None, Progress(verbose=False, draws=False), tolerance=tolerance)
+        assert found["parts"]["random tokens"]["first_layer"] == "a layer"
+    # Outputs below 0.1 are compared as if they were that large.
+    assert asked == [PRECISION_TABLE["fp32"].difference, pytest.approx(1e-6 / max(0.1, largest))]
 
 
 def test_check_against_onnx_fails_on_changed_weights_unless_the_tolerance_allows_it(

@@ -152,7 +152,8 @@ def _stack(graph: ir.Graph, products: list[_Product]) -> None:
     )
     graph.insert_before(first, split)
     split.metadata_props[SCOPE] = first.metadata_props.get(SCOPE, "")
-    _mark_shared(split, *shared)
+    if len({unmarked(product.node.metadata_props.get(SCOPE, ""))[0] for product in products}) > 1:
+        _mark_shared(split, *shared)  # not where all are of one layer, whose own output the parts then are
     for product, part in zip(products, split.outputs, strict=True):
         part.type, part.shape = product.output.type, ir.Shape([*x.shape.dims[:-1], product.width])
         replace_value(product.output, part)
