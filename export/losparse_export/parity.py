@@ -26,10 +26,15 @@ from losparse_runtime import Comparison, Parity, Session, compare
 
 from .lengths import Case, choose_cases, telling_lengths
 from .locate import LayerDifference, first_difference
+from .mates import BatchMates, compare_with_mates
 from .tasks import TaskModel, input_names, vocabulary_size
 from .tolerances import PRECISION_TABLE, allowed_difference
+from .vectors import VectorAgreement, VectorComparison
 
 logger = logging.getLogger(__name__)
+
+# Tokens of the texts that are looked at alone and beside a long one, and of that.
+_SHORT, _LONG = (2, 7, 24), 128
 
 Progress = Callable[[str, int, int], None]
 Feeds = dict[str, NDArray[np.int64]]
@@ -47,6 +52,9 @@ class ParityReport:
         top1_agreement: share of rows whose largest entry is in the same place; a row that PyTorch itself is sure of
             must be among them, in classification and where the precision is not fp32.
         cases: batch, length, padded (tokens of padding) and max_abs of each.
+        batch_mates: how far the answers about a text move with the other texts of its batch.
+        vectors: how far vectors of texts, pooled as the folder says or else by their mean, agree with PyTorch's;
+            feature extraction alone.
     """
 
     max_abs: float
@@ -55,10 +63,15 @@ class ParityReport:
     cosine: float
     top1_agreement: float
     cases: tuple[Mapping[str, Any], ...]
+    batch_mates: BatchMates
+    vectors: VectorAgreement | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        return {**asdict(self), "cases": [dict(case) for case in self.cases]}
+        values = {**asdict(self), "cases": [dict(case) for case in self.cases]}
+        if self.vectors is None:
+            del values["vectors"]
+        return values
 
 
 class ParityError(LosparseError):
@@ -123,6 +136,7 @@ def check_parity(
     session = Session(folder, threads=torch.get_num_threads())
     cases = _cases(model, min(model.longest, session.max_length), precision)
     overall, scale = Comparison(), 0.0
+    vectors = VectorComparison(session.metadata.pooling or "mean") if _is_encoder(model) else None
     results: list[dict[str, Any]] = []
     for done, case in enumerate(cases):
         if progress is not None:
@@ -133,6 +147,8 @@ def check_parity(
         scale = max(scale, *(_magnitude(values, mask) for values in expected.values()))
         actual = session.run(feeds)
         overall.add(actual, expected, mask=mask)
+        if vectors is not None:
+            vectors.add(actual["last_hidden_state"], expected["last_hidden_state"], feeds["attention_mask"])
         padded = int((feeds["attention_mask"] == 0).sum())
         result = {"batch": case.batch, "length": case.length, "padded": padded}
         results.append({**result, "max_abs": compare(actual, expected, mask=mask).max_abs})
@@ -148,7 +164,20 @@ def check_parity(
     # JSON has no infinity, which a reference of zeros alone would give.
     largest = min(parity.max_rel, sys.float_info.max)
     similar = parity.centred_cosine, parity.top1_agreement
-    return ParityReport(parity.max_abs, largest, tolerance, *similar, tuple(results))
+    mates = _with_mates(model, session, max(case.length for case in cases), seed)
+    agreement = None if vectors is None else vectors.agreement()
+    return ParityReport(parity.max_abs, largest, tolerance, *similar, tuple(results), mates, agreement)
+
+
+def _is_encoder(model: TaskModel) -> bool:
+    return model.task.name == "feature-extraction"
+
+
+def _with_mates(model: TaskModel, session: Session, longest: int, seed: int) -> BatchMates:
+    """Compare short texts alone and beside a long one; lengths in tokens."""
+    lengths = [min(length, longest) for length in _SHORT]
+    texts = [make_feeds(model, Case(1, length, padded=False), seed + turn) for length in lengths for turn in range(4)]
+    return compare_with_mates(session, texts, make_feeds(model, Case(1, min(longest, _LONG), padded=False), seed))
 
 
 def _cases(model: TaskModel, longest: int, precision: str) -> list[Case]:

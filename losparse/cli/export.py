@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from losparse_export import Call
 
 if TYPE_CHECKING:
-    from losparse_export import ExportReport
+    from losparse_export import ExportReport, ParityReport
 
 TASKS = ("text-classification", "token-classification", "question-answering", "feature-extraction")
 
@@ -112,10 +112,27 @@ def _print(options: argparse.Namespace, report: ExportReport) -> None:
     print(f"largest difference to PyTorch: {parity.max_abs:.1e} (allowed {parity.tolerance:.1e})")
     if least is not None:
         print(f"cosine with PyTorch: {parity.cosine:.6f} (allowed {least} or more)")
-        print(f"same largest entry as PyTorch: {parity.top1_agreement:.2%} of rows")
+        if parity.vectors is None:
+            print(f"same largest entry as PyTorch: {parity.top1_agreement:.2%} of rows")
+    _print_agreement(parity, options.precision)
     if report.accuracy is not None:
         shares = f"PyTorch {report.accuracy['pytorch']:.4f}, ONNX {report.accuracy['onnx']:.4f}"
         print(f"accuracy on {report.accuracy['texts']:,} texts: {shares}")
+
+
+def _print_agreement(parity: ParityReport, precision: str) -> None:
+    """Print how alike vectors are, and how far answers move with the batch, where that is more than rounding."""
+    vectors, mates = parity.vectors, parity.batch_mates
+    if vectors is not None:
+        print(
+            f"vectors of {vectors.texts} texts: cosine with PyTorch's {vectors.mean_cosine:.6f} in the mean and "
+            f"{vectors.worst_cosine:.6f} at worst, agreement of which texts are nearest {vectors.rank_agreement:.4f}"
+        )
+    if precision == "int8":
+        print(
+            f"a text beside a long one: answers move by up to {mates.max_abs:.1e} (cosine {mates.cosine:.4f}); in "
+            "precision int8-static, or with Session(batch_invariant=True), they do not"
+        )
 
 
 def call_of(options: argparse.Namespace) -> Call:

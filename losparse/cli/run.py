@@ -61,6 +61,11 @@ def add_options(parser: CommandParser) -> None:
         metavar="N",
         help=f"texts in one run (default {_BATCH_SIZE}); not of question-answering",
     )
+    parser.add_argument(
+        "--batch-invariant",
+        action="store_true",
+        help="what is said of a text does not depend on the others, in precision int8 either: one text in a run there",
+    )
     add_session_options(parser)
     parser.set_defaults(run=run)
 
@@ -73,7 +78,9 @@ def run(options: argparse.Namespace) -> int:
     if stray is not None and options.providers is not _CPU:
         raise LosparseError(f"--provider takes one name, got '{stray}' behind it; write --provider {stray} too")
     texts = options.texts or _lines_of_stdin()
-    session = Session(options.folder, providers=options.providers, threads=options.threads)
+    session = Session(
+        options.folder, options.providers, threads=options.threads, batch_invariant=options.batch_invariant
+    )
     if options.question is not None and session.task != "question-answering":
         raise LosparseError(f"--question is for question-answering, '{options.folder}' does {session.task}")
     if options.pair is not None and session.task != "text-classification":

@@ -108,7 +108,7 @@ class Metadata:
         disabled_optimizers: onnxruntime graph optimizers the session switches off.
         parameters: counts: "model", "layers", "layers_dense".
         parity: the exporter's comparison with PyTorch: "max_abs", "max_rel", "tolerance", "cases"; and "cosine",
-            "top1_agreement" where the exporter wrote them.
+            "top1_agreement", "batch_mates" and "vectors" where the exporter wrote them.
         versions: of the packages that wrote the folder.
     """
 
@@ -245,11 +245,23 @@ def _parameters(fields: Fields) -> dict[str, int]:
     return {name: fields.integer(name, 0) for name in ("model", "layers", "layers_dense")}
 
 
+# Of the parts of "parity": the least that each of their numbers can be.
+_AGREEMENTS = {
+    "batch_mates": {"max_abs": 0.0, "cosine": -1.0, "top1_agreement": 0.0},
+    "vectors": {"mean_cosine": -1.0, "worst_cosine": -1.0, "rank_agreement": -1.0},
+}
+
+
 def _parity(fields: Fields) -> dict[str, Any]:
     numbers: dict[str, Any] = {name: fields.number(name) for name in ("max_abs", "max_rel", "tolerance")}
     for name, minimum in (("cosine", -1.0), ("top1_agreement", 0.0)):
         if name in fields.data:  # earlier writers had neither
             numbers[name] = fields.number(name, minimum)
+    for name, least in _AGREEMENTS.items():
+        if name in fields.data:
+            part = fields.object(name)
+            counted = {"texts": part.integer("texts", 1)}
+            numbers[name] = {key: part.number(key, minimum) for key, minimum in least.items()} | counted
     return {**numbers, "cases": [case.data for case in fields.objects("cases")]}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from . import tasks
+from .alone import MIXED, run_alone
 from .cpus import available_cpus
 from .encoder import TextEncoder
 from .errors import RunError, one_line
@@ -28,6 +29,9 @@ class Session:
             provider at the end for operators that the others do not have.
         threads: threads inside one operator; all CPUs that the affinity mask and the cgroup quota grant by default.
         allow_fallback: run without a provider that is not there, and log a warning, instead of raising.
+        batch_invariant: what is said of a text does not depend on the other texts of its batch, in precision "int8"
+            either: there every text of a batch is run by itself, at its own length, which takes longer. Folders of
+            other precisions run as ever.
         spinning: let idle threads wait busily. Right for one model alone on its cores; switch it off where several
             sessions or other work share them.
 
@@ -45,6 +49,7 @@ class Session:
         threads: int | None = None,
         allow_fallback: bool = False,
         *,
+        batch_invariant: bool = False,
         spinning: bool = True,
     ) -> None:
         self.folder = Path(folder)
@@ -52,6 +57,7 @@ class Session:
             provider_names(providers), available_cpus() if threads is None else threads, allow_fallback, spinning
         )
         self.metadata: Metadata = read_metadata(self.folder)
+        self._alone = batch_invariant and self.metadata.precision == MIXED
         self.config = read_model_config(self.folder)
         self._session: Any = open_model(self.folder, self.metadata, self.options)
         self.encoder = TextEncoder(
@@ -145,6 +151,9 @@ class Session:
             RunError: onnxruntime failed.
         """
         checked = check_inputs(inputs, self.metadata, self.config)
+        return run_alone(self._run, checked, self.metadata.token_outputs) if self._alone else self._run(checked)
+
+    def _run(self, checked: Arrays) -> Arrays:
         names = [spec.name for spec in self.outputs]
         try:
             values = self._session.run(names, checked)

@@ -1,0 +1,63 @@
+"""How far the answers about a text move with the other texts of its batch.
+
+In fp32 that is rounding. In int8 one scale is computed for all texts of a batch, so a text is rounded otherwise beside
+a long one than alone; `int8-static` knows its scales before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from losparse_runtime import Comparison, Session
+
+Feeds = Mapping[str, NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class BatchMates:
+    """The differences between a text alone and beside others.
+
+    Attributes:
+        max_abs: largest difference of a number.
+        cosine: smallest cosine of a row of an output.
+        top1_agreement: share of rows whose largest entry is in the same place.
+        texts: texts compared.
+    """
+
+    max_abs: float
+    cosine: float
+    top1_agreement: float
+    texts: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON values."""
+        return asdict(self)
+
+
+def compare_with_mates(session: Session, texts: Sequence[Feeds], mate: Feeds) -> BatchMates:
+    """Run every text alone and beside another, and compare what is said of it.
+
+    Args:
+        session: the model.
+        texts: the inputs of runs of one text without padding, each (1, sequence).
+        mate: the same of the text that is put beside each; none of the others is longer.
+    """
+    overall, length = Comparison(), mate["input_ids"].shape[1]
+    for text in texts:
+        own = text["input_ids"].shape[1]
+        fill = {"input_ids": session.config.pad_token_id or 0}
+        padded = {
+            name: np.pad(text[name], ((0, 0), (0, length - own)), constant_values=fill.get(name, 0)) for name in mate
+        }
+        both = {name: np.concatenate([padded[name], mate[name]]) for name in mate}
+        alone, beside = session.run(text), session.run(both)
+        per_token = session.metadata.token_outputs
+        first = {name: values[:1, :own] if name in per_token else values[:1] for name, values in beside.items()}
+        overall.add(first, alone)
+    parity = overall.parity()
+    return BatchMates(parity.max_abs, parity.cosine, parity.top1_agreement, len(texts))

@@ -1,0 +1,78 @@
+"""What is said of a text beside other texts, and how vectors of texts agree: measured, printed, held where asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from losparse.cli.export import _print_agreement
+from losparse_export.mates import BatchMates
+from losparse_export.parity import ParityReport
+from losparse_export.vectors import VectorAgreement, VectorComparison
+from losparse_runtime import Session, read_metadata
+
+from .test_export_precision_model import options
+
+# fp32 sums in the order that the shape of a batch gives them: 1e-6. In int8 a step is 1/255 of the largest number.
+ROUNDING = 1e-4
+
+
+def two_texts() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A text of 5 tokens alone, and in front of one of 30, padded."""
+    random = np.random.default_rng(0)
+    short, long = random.integers(1, 100, (1, 5)), random.integers(1, 100, (1, 30))
+    ids = np.concatenate([np.pad(short, ((0, 0), (0, 25))), long])
+    mask = np.concatenate([np.pad(np.ones_like(short), ((0, 0), (0, 25))), np.ones_like(long)])
+    return {"input_ids": short}, {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-static"])
+def test_how_far_answers_move_is_in_the_report(export_bert, tmp_path, precision):
+    report = export_bert(tmp_path / "out", **options(precision))
+    mates = report.parity.batch_mates
+    assert mates.texts == 12 and report.metadata["parity"]["batch_mates"] == mates.to_dict()
+    assert read_metadata(tmp_path / "out").parity["batch_mates"] == mates.to_dict()
+    assert (mates.max_abs > ROUNDING) == (precision == "int8")
+    alone, beside = two_texts()
+    for invariant in (False, True):
+        session = Session(tmp_path / "out", threads=1, batch_invariant=invariant)
+        moved = np.abs(session.run(alone)["logits"] - session.run(beside)["logits"][:1]).max()
+        assert (moved > ROUNDING) == (precision == "int8" and not invariant)
+        assert not (invariant and precision == "int8" and moved)  # the same run, bit for bit
+
+
+def vectors(*rows: list[float]) -> np.ndarray:
+    """One text a row, of one token."""
+    return np.array(rows)[:, None, :]
+
+
+def test_agreement_of_vectors_by_hand():
+    """Of three texts at 0, 30 and 90 degrees the middle one is moved to 60: then the last is nearest to it."""
+    angles = np.radians([[0, 30, 90], [0, 60, 90]])
+    right, moved = (vectors(*([np.cos(a), np.sin(a)] for a in side)) for side in angles)
+    mask = np.ones((3, 1), np.int64)
+    comparison = VectorComparison("mean")
+    comparison.add(moved * 7, right, mask)  # lengths do not count
+    found = comparison.agreement()
+    assert found.worst_cosine == pytest.approx(np.cos(np.radians(30)), abs=1e-6)
+    assert found.mean_cosine == pytest.approx((2 + np.cos(np.radians(30))) / 3, abs=1e-6)
+    # The first and the last keep their order of the two others (1), the middle one turns it round (-1).
+    assert found.rank_agreement == pytest.approx(1 / 3) and found.texts == 3
+
+
+REPORT = ParityReport(0.1, 0.1, 1.0, 0.99, 0.5, (), BatchMates(0.31, 0.967, 1.0, 12))
+
+
+def test_what_is_printed(capsys):
+    _print_agreement(REPORT, "int8")
+    assert capsys.readouterr().out == (
+        "a text beside a long one: answers move by up to 3.1e-01 (cosine 0.9670); in precision int8-static, or with "
+        "Session(batch_invariant=True), they do not\n"
+    )
+    _print_agreement(replace(REPORT, vectors=VectorAgreement(0.999, 0.98, 0.9876, 26)), "int8-static")
+    assert capsys.readouterr().out == (
+        "vectors of 26 texts: cosine with PyTorch's 0.999000 in the mean and 0.980000 at worst, agreement of which "
+        "texts are nearest 0.9876\n"
+    )
