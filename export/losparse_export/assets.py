@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOKENIZER_FILE = "tokenizer.json"
+_TOKENIZER_SETTINGS = "tokenizer_config.json"
 _TOKENIZER_FILES = (
     TOKENIZER_FILE,
-    "tokenizer_config.json",
+    _TOKENIZER_SETTINGS,
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
@@ -159,12 +160,20 @@ def lower_case_(tokenizer: Tokenizer) -> None:
 
 def tokenizer_limit(source: Path) -> int | None:
     """Return the longest input the tokenizer's own configuration allows, in tokens; None where it says nothing."""
-    limit = _optional_json(source / "tokenizer_config.json").get("model_max_length")
+    limit = _optional_json(source / _TOKENIZER_SETTINGS).get("model_max_length")
     return as_limit(limit)
 
 
-def compare_tokenizers(source: Path, folder: Path, *, lower_case: bool = False) -> bool:
-    """Warn where the runtime, which reads tokenizer.json alone, gives other tokens than transformers does in training.
+def match_tokenizers(source: Path, folder: Path, *, lower_case: bool = False) -> bool:
+    """Let the runtime, which knows no classes of tokenizers, read texts as transformers does in training.
+
+    What a class says by itself is written into the folder's tokenizer_config.json (Llama's, Gemma's and XLNet's pad on
+    the left). Where tokenizer.json gives other tokens a warning is logged.
+
+    Args:
+        source: the folder of the model.
+        folder: the folder that is written, with the files of a tokenizer.
+        lower_case: whether texts are lowered first.
 
     Returns:
         Whether transformers tells the texts of a pair by token types; some tokenizers leave them out.
@@ -174,6 +183,7 @@ def compare_tokenizers(source: Path, folder: Path, *, lower_case: bool = False) 
     except LosparseError as error:
         logger.warning("%s; it is not compared with the runtime's", error)
         return True
+    _settle(tokenizer, folder / _TOKENIZER_SETTINGS)
     texts = [*_TEXTS, " ".join(list(tokenizer.get_added_vocab())[:_ADDED])]
     encoder = TextEncoder(folder, max_length=1, pad_token_id=None).tokenizer  # as the runtime opens it
     for text in texts:
@@ -194,6 +204,19 @@ def compare_tokenizers(source: Path, folder: Path, *, lower_case: bool = False) 
             )
             break
     return "token_type_ids" in tokenizer.model_input_names
+
+
+def _settle(tokenizer: Any, file: Path) -> None:
+    """Write what a tokenizer's class says and the file does not: where it pads and cuts, and with which token."""
+    settings = _optional_json(file)
+    told = {name: settings.get(name, "right") for name in ("padding_side", "truncation_side")}
+    token = settings.get("pad_token")
+    told["pad_token"] = token.get("content") if isinstance(token, dict) else token
+    known = {name: getattr(tokenizer, name, None) for name in told}
+    changed = {name: str(value) for name, value in known.items() if value is not None and value != told[name]}
+    if changed:
+        settings |= changed
+        file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _optional_json(file: Path, kind: type = dict) -> Any:

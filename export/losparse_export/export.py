@@ -18,7 +18,7 @@ from losparse.errors import LosparseError
 from losparse_runtime import Session, measure
 from losparse_runtime.cpus import int8_overflows
 
-from .assets import check_tokenizer, compare_tokenizers, copy_tokenizer, endless_limit, longest_text, sentences_of
+from .assets import check_tokenizer, copy_tokenizer, endless_limit, longest_text, match_tokenizers, sentences_of
 from .build import Built, build_graph, check_choice, dense_plan
 from .load import Loaded, load_model
 from .metadata import describe_model, graph_metadata, model_config
@@ -227,7 +227,7 @@ def write_folder(
     type_ids, sentences = True, sentences_of(loaded)
     lower_case = sentences is not None and sentences.lower_case
     if loaded.folder is not None and copy_tokenizer(loaded.folder, folder, lower_case=lower_case):
-        type_ids = compare_tokenizers(loaded.folder, folder, lower_case=lower_case)
+        type_ids = match_tokenizers(loaded.folder, folder, lower_case=lower_case)
     metadata = describe_model(
         loaded,
         graph,

@@ -9,8 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+
+from losparse.cli.check import random_batches
+from losparse_runtime import Session
 
 from ..runtime import conftest as made
 from .conftest import Command, Pass, Sources, edit_json
@@ -221,3 +225,11 @@ def test_changed_pooling_is_found(losparse: Command, make_folder: Any) -> None:
     assert done.code == 1
     assert 'differs: pooling is "cls", the reference has "mean"' in done.out.splitlines()
     assert "differs: normalize is false, the reference has true" in done.out.splitlines()
+
+
+@pytest.mark.parametrize(("side", "mask"), [("right", [1, 1, 1, 1, 0, 0, 0]), ("left", [0, 0, 0, 1, 1, 1, 1])])
+def test_random_texts_are_padded_where_the_folder_pads(make_folder: Any, side: str, mask: list[int]) -> None:
+    folder = make_folder().edit(lambda data: data.update(padding_side=side), "tokenizer_config.json")
+    batches = list(random_batches(Session(folder.path, threads=1)))
+    assert batches[2]["attention_mask"].tolist() == [[1] * 7, mask]
+    assert batches[2]["input_ids"][1][np.array(mask) == 0].tolist() == [0, 0, 0]

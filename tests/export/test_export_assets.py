@@ -8,12 +8,13 @@ import logging
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import BertConfig, BertModel, BertTokenizer, LlamaTokenizer
 
-from losparse_export.assets import compare_tokenizers, copy_tokenizer, longest_text, sentences_of, tokenizer_limit
+from losparse_export.assets import copy_tokenizer, longest_text, match_tokenizers, sentences_of, tokenizer_limit
 from losparse_export.load import Loaded
 from losparse_export.sentence import Sentences
 from losparse_export.tasks import TASKS
+from losparse_runtime.encoder import TextEncoder
 
 
 def word_tokenizer(folder, **settings):
@@ -26,14 +27,14 @@ def word_tokenizer(folder, **settings):
 def test_tokenizers_that_agree_are_not_spoken_of(tmp_path, caplog):
     folder = word_tokenizer(tmp_path)
     with caplog.at_level(logging.WARNING):
-        assert compare_tokenizers(folder, folder)
+        assert match_tokenizers(folder, folder)
     assert caplog.text == ""
 
 
 def test_a_tokenizer_whose_settings_contradict_its_file_is_told(tmp_path, caplog):
     source, folder = word_tokenizer(tmp_path / "cased", do_lower_case=False), word_tokenizer(tmp_path / "lower")
     with caplog.at_level(logging.WARNING):
-        compare_tokenizers(source, folder)
+        match_tokenizers(source, folder)
     assert "tokenizer.json gives other tokens than transformers for" in caplog.text
 
 
@@ -42,7 +43,7 @@ def test_a_tokenizer_that_knows_none_of_the_texts(tmp_path, caplog):
     Tokenizer(WordLevel({"a": 0})).save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     with caplog.at_level(logging.WARNING):
-        compare_tokenizers(tmp_path, tmp_path)
+        match_tokenizers(tmp_path, tmp_path)
     assert caplog.text == ""
 
 
@@ -51,7 +52,7 @@ def test_a_tokenizer_without_token_types(tmp_path):
     file = folder / "tokenizer_config.json"
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
-    assert not compare_tokenizers(folder, folder)
+    assert not match_tokenizers(folder, folder)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(512, 512), (int(1e30), None), (None, None), ("long", None)])
@@ -93,10 +94,27 @@ def test_texts_are_lowered_before_the_tokenizer_where_the_folder_asks_for_it(tmp
     folder.mkdir()
     with caplog.at_level(logging.WARNING):
         assert copy_tokenizer(source, folder, lower_case=True)
-        compare_tokenizers(source, folder, lower_case=True)
+        match_tokenizers(source, folder, lower_case=True)
     assert caplog.text == ""
     lowered, own = (Tokenizer.from_file(str(place / "tokenizer.json")) for place in (folder, source))
     assert lowered.encode("Hello").ids == own.encode("hello").ids != own.encode("Hello").ids
+
+
+def test_what_the_class_of_a_tokenizer_says_is_written(tmp_path):
+    """Llama's pad on the left, and do not write so: the runtime would pad on the right."""
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    folder.mkdir()
+    words = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", "▁", "a", "<pad>"])}
+    LlamaTokenizer(vocab=words, merges=[], pad_token="<pad>").save_pretrained(source)
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    assert "padding_side" not in settings
+    copy_tokenizer(source, folder), match_tokenizers(source, folder)
+    assert json.loads((folder / "tokenizer_config.json").read_text()) == {**settings, "padding_side": "left"}
+    encoder = TextEncoder(folder, max_length=16, pad_token_id=None)
+    assert (encoder.padding_side, encoder.truncation_side, encoder.pad_id) == ("left", "right", 5)
+    (source / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    copy_tokenizer(source, folder), match_tokenizers(source, folder)
+    assert TextEncoder(folder, max_length=16, pad_token_id=None).padding_side == "left"
 
 
 def tiny(folder=None, task="feature-extraction", **settings):
