@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from .errors import InputError, LosparseRuntimeError, TokenizerError, one_line
 from .fields import read_json
 from .inputs import Arrays
 from .panics import PanicError, panics_caught
+from .truncation import Truncating, Truncation, check_size
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -52,10 +53,8 @@ class TextEncoder:
         self._model_pad_id = pad_token_id
         self._type_ids = type_ids
         self._vocab_size = vocab_size
-        self._tokenizer: Tokenizer | None = None
-        # Truncation is a setting of the tokenizer object, not an argument of encode: set and use it under one lock.
-        # Opening it is under the same lock, so that nobody sets one object and uses another.
-        self._lock = threading.RLock()
+        self._opened: Truncating | None = None
+        self._lock = threading.Lock()  # for opening the tokenizer once; never held while texts are tokenised
 
     def encodings(
         self, texts: str | Iterable[str], pairs: str | Iterable[str] | None = None, max_length: int | None = None
@@ -72,7 +71,8 @@ class TextEncoder:
             One encoding a text, in order.
 
         Raises:
-            InputError: something that is not a text, no text at all, lists of different lengths, a bad max_length.
+            InputError: something that is not a text, no text at all, lists of different lengths, a bad max_length, or
+                a text of more than `truncation.MAX_CHARACTERS` that must be read whole.
             TokenizerError: the folder has no usable tokenizer.
             DependencyError: tokenizers is not installed.
         """
@@ -84,7 +84,7 @@ class TextEncoder:
                 raise InputError(f"pairs must have one text for each of the {len(firsts)} texts, got {len(seconds)}")
             batch = list(zip(firsts, seconds, strict=True))
         length = self._length(max_length, pair=pairs is not None)
-        encodings = self._encode(batch, length, "longest_first", 0)
+        encodings = self._encode(batch, Truncation(length, side=self.truncation_side))
         cut = sum(bool(encoding.overflowing) for encoding in encodings)
         if cut:
             logger.warning("%d of %d texts are longer than %d tokens and were cut", cut, len(encodings), length)
@@ -106,13 +106,16 @@ class TextEncoder:
             The windows in order; offsets count characters of the whole context.
 
         Raises:
-            InputError: an argument is not text, or the question leaves no room for the context.
+            InputError: an argument is not text, or longer than `truncation.MAX_CHARACTERS`, or the question leaves no
+                room for the context.
             TokenizerError: the folder has no usable tokenizer.
             DependencyError: tokenizers is not installed.
         """
         text_list("question", [question])
         text_list("context", [context])
         length = self._length(max_length, pair=True)
+        check_size("question", question)
+        check_size("context", context)
         asked = self._count(question)
         room = length - asked - self.tokenizer.num_special_tokens_to_add(True)
         if room < 1:
@@ -120,7 +123,8 @@ class TextEncoder:
                 f"question has {asked} tokens, which leaves no room for the context in {length}; shorten it"
             )
         # A stride of the whole room or more makes tokenizers panic, past every `except Exception`.
-        first = self._encode([(question, context)], length, "only_second", min(stride, room // 2))[0]
+        stride = min(stride, room // 2)
+        first = self._encode([(question, context)], Truncation(length, "only_second", stride, self.truncation_side))[0]
         return [first, *first.overflowing]
 
     def prompt_length(self, prompt: str) -> int:
@@ -143,9 +147,8 @@ class TextEncoder:
     def _count(self, text: str) -> int:
         """Tokens of a whole text, without special ones."""
         try:
-            with self._lock, panics_caught():
-                self.tokenizer.no_truncation()
-                return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+            with panics_caught():
+                return self._truncating.count(text)
         except Exception as error:  # the Rust side raises plain Exception
             raise _refused(error) from error
 
@@ -174,16 +177,21 @@ class TextEncoder:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, opened at the first use: a session fed with token ids needs none.
+        """The tokenizer, which neither pads nor cuts; threads share it, so it must not be changed.
 
         Raises:
             TokenizerError: `tokenizer.json` is missing or damaged.
             DependencyError: tokenizers is not installed.
         """
+        return self._truncating.whole
+
+    @property
+    def _truncating(self) -> Truncating:
+        """The tokenizer and what cuts like it, opened at the first use: a session fed with token ids needs none."""
         with self._lock:
-            if self._tokenizer is None:
-                self._tokenizer = self._open()
-            return self._tokenizer
+            if self._opened is None:
+                self._opened = Truncating(self._open())
+            return self._opened
 
     def probe(self) -> None:
         """Open the tokenizer and tokenize a text, to know early whether it works at all.
@@ -193,7 +201,7 @@ class TextEncoder:
             DependencyError: tokenizers is not installed.
         """
         try:
-            with self._lock, panics_caught():
+            with panics_caught():
                 self.tokenizer.encode("a")
         except PanicError as error:
             raise TokenizerError(
@@ -258,7 +266,7 @@ class TextEncoder:
         return "left" if self._settings.get("padding_side") == "left" else "right"
 
     @property
-    def truncation_side(self) -> str:
+    def truncation_side(self) -> Literal["left", "right"]:
         """Where long texts are cut: "left" or "right"."""
         return "left" if self._settings.get("truncation_side") == "left" else "right"
 
@@ -274,12 +282,10 @@ class TextEncoder:
             raise InputError(f"max_length must be in {least}..{self.max_length}, got {max_length!r}")
         return max_length
 
-    def _encode(self, batch: list[Any], length: int, strategy: str, stride: int) -> list[Encoding]:
-        side = self.truncation_side
+    def _encode(self, batch: list[Any], truncation: Truncation) -> list[Encoding]:
         try:
-            with self._lock, panics_caught():
-                self.tokenizer.enable_truncation(length, stride=stride, strategy=strategy, direction=side)
-                return self.tokenizer.encode_batch(batch)
+            with panics_caught():
+                return self._truncating.encode(batch, truncation)
         except Exception as error:  # the Rust side raises plain Exception
             raise _refused(error) from error
 

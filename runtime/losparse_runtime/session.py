@@ -14,6 +14,7 @@ from .cpus import available_cpus
 from .encoder import TextEncoder
 from .errors import RunError, one_line
 from .folder import read_metadata, read_model_config
+from .forks import remember, require_own
 from .inputs import Arrays, check_inputs
 from .metadata import Metadata, TensorSpec
 from .opening import Options, open_model, provider_names
@@ -22,6 +23,8 @@ from .scoring import MAX_ANSWER_TOKENS
 
 class Session:
     """An exported ONNX folder, open in onnxruntime. Nothing changes after opening; threads may share one session.
+
+    Forked processes may not: each opens its own, after the fork.
 
     Args:
         folder: a folder that `losparse export` wrote.
@@ -60,6 +63,7 @@ class Session:
         self._alone = batch_invariant and self.metadata.precision == MIXED
         self.config = read_model_config(self.folder)
         self._session: Any = open_model(self.folder, self.metadata, self.options)
+        self._process = remember(self._session)
         self.encoder = TextEncoder(
             self.folder, self.max_length, self.config.pad_token_id, self.metadata.type_ids, self.config.vocab_size
         )
@@ -148,8 +152,9 @@ class Session:
 
         Raises:
             InputError: a name, type, dtype, rank, size, length or value is wrong.
-            RunError: onnxruntime failed.
+            RunError: onnxruntime failed, or this process was forked from the one that opened the session.
         """
+        require_own(self.folder, self._process)
         checked = check_inputs(inputs, self.metadata, self.config)
         return run_alone(self._run, checked, self.metadata.token_outputs) if self._alone else self._run(checked)
 
