@@ -152,7 +152,8 @@ def run(options: argparse.Namespace) -> int:
     job = _prepare(options, recipe, source, progress)
     with work_folder(options.out, settings, **flags) as work:
         result = _train(options, job, work, progress)
-        report = _save(options, job, result)
+        with progress.stage("writing"):
+            report = _save(options, job, result)
     print_report(f"{options.out}: {report['steps']} steps in {report['seconds']:.0f} s", report)
     if options.json is not None:
         write_json(options.json, report)
@@ -253,8 +254,9 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
     known = models.labels_of(checkpoint, recipe.task)
     if known is None and options.teacher is not None:
         known = models.labels_of(read_checkpoint(find_model(options.teacher)), recipe.task)
-    train, validation = _load_data(options, recipe, known)
-    texts = read_texts(options, recipe.task)
+    with progress.stage("reading the data"):
+        train, validation = _load_data(options, recipe, known)
+        texts = read_texts(options, recipe.task)
     models.quiet_transformers()
     with progress.stage("opening the model"):
         tokenizer = models.load_tokenizer(source, recipe.task)

@@ -70,7 +70,9 @@ def run_one_shot(options: argparse.Namespace, recipe: Recipe) -> int:
     job = _prepare(options, recipe, read_checkpoint(source), progress)
     started = time.perf_counter()
     compression = _compress(job, progress)
-    report = _save(options, job, compression, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    with progress.stage("writing"):
+        report = _save(options, job, compression, seconds)
     rows = "" if job.rows is None else f" on {report['examples']['calibration']:,} rows of text"
     done = "smaller" if job.recipe.method is None else report["recipe"]["method"]["name"]
     print_report(f"{options.out}: {done}{rows} in {report['seconds']:.0f} s", report)
@@ -95,7 +97,8 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint
     """Open and check everything: the cheap first, the model before the texts are tokenised."""
     refuse_compressed(checkpoint)
     task = task_named(models.architecture_of(checkpoint).__name__, checkpoint.config.get("problem_type"))
-    texts = read_texts(options, task)
+    with progress.stage("reading the data"):
+        texts = read_texts(options, task)
     if texts is not None and checkpoint.config.get("is_encoder_decoder"):
         raise LosparseError(
             f"model '{checkpoint.folder}' has an encoder and a decoder, which --calibration cannot run; take a method "

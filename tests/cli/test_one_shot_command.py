@@ -275,7 +275,7 @@ def test_the_progress_bar_begins_anew_with_every_stage() -> None:
 def test_verbose_says_the_stages_on_stderr(squeeze: Any, texts: Path) -> None:
     done = squeeze("--method", "rom", *KEEP, "--calibration", texts, "--verbose")
     stages = [line.split(": ")[1] for line in done.err.splitlines()]
-    assert stages == ["opening the model", "tokenising calibration texts", "compressing"]
+    assert stages == ["reading the data", "opening the model", "tokenising calibration texts", "compressing", "writing"]
 
 
 # From the checkpoint to ONNX
