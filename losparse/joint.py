@@ -109,7 +109,7 @@ def joint_units(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch)
         return lambda module, arguments: calls.append((name, arguments[0]))
 
     with inference(model), hooked(layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()):
-        backbone(model)(**inputs_of(batch))
+        backbone(model, batch)(**inputs_of(batch))
     often = [name for name, _ in calls]
     groups: list[list[str]] = []
     before: Tensor | None = None

@@ -156,7 +156,13 @@ def output_sensitivity(
         for batch in batches:
             for rows in few_rows_of(inputs_of(batch), length):
                 mask.set(rows)
-                _drawn_likelihood(model(**rows), mask, generator).backward()  # type: ignore[no-untyped-call]
+                likelihood = _drawn_likelihood(model(**rows), mask, generator)
+                if not likelihood.requires_grad:
+                    raise LosparseError(
+                        f"{type(model).__name__} lets no gradient through to its layers in evaluation mode; take a "
+                        "method that needs texts alone (see `losparse methods`)"
+                    )
+                likelihood.backward()  # type: ignore[no-untyped-call]
             advance(1)
     for name, statistics in found.items():
         if statistics.sensitivity is None or not torch.isfinite(statistics.sensitivity).all():
@@ -196,7 +202,8 @@ def _real(values: Tensor, mask: Mask) -> Tensor:
 def few_rows_of(batch: Batch, length: int) -> Iterator[dict[str, Any]]:
     """Take a batch apart into as many rows at a time as `length` tokens hold, cut to that length.
 
-    Columns that are padding in all of those rows are left out, and so are rows that are padding alone.
+    Columns that are padding in all of those rows are left out, and so are rows that are padding alone. A row that is
+    cut keeps its last token: that is where some classifiers look (BART's end token, GPT-2's last one).
     """
     mask = batch.get("attention_mask")
     size, width = next(iter(batch.values())).shape[:2]
@@ -210,8 +217,12 @@ def few_rows_of(batch: Batch, length: int) -> Iterator[dict[str, Any]]:
             count += 1
         chosen, rows = rows[:count], rows[count:]
         columns = real[chosen].any(0).nonzero()[:, 0][:length]
+        last = width - 1 - real[chosen].flip(1).int().argmax(1)
+        places = columns.repeat(len(chosen), 1)
+        places[:, -1] = torch.where(last > columns[-1], last, columns[-1])
+        rows_of = torch.tensor(chosen)[:, None]
         yield {
-            key: value[chosen][:, columns] if value.dim() > 1 and value.shape[1] == width else value[chosen]
+            key: value[rows_of, places] if value.dim() > 1 and value.shape[1] == width else value[chosen]
             for key, value in batch.items()
         }
 

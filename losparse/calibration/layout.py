@@ -101,7 +101,7 @@ def layout_of(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch) -
     some layer (Longformer's classifier attends globally to its first token, which its backbone alone does not).
     """
     inputs = inputs_of(batch)
-    part = backbone(model)
+    part = backbone(model, batch)
     if real_of(inputs)[0] is None:
         return Layout(part)
     probe = _copies(inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -36,10 +37,21 @@ def inference(model: nn.Module) -> Iterator[None]:
             config.use_cache = cache
 
 
-def backbone(model: nn.Module) -> nn.Module:
-    """Return the part of a transformers model below its head, whose logits calibration does not need."""
+def backbone(model: nn.Module, batch: Batch) -> nn.Module:
+    """Return the part of a transformers model below its head, whose logits calibration does not need.
+
+    It is the whole model where the head makes inputs that the part below it wants: T5's classifier those of the
+    decoder, Perceiver's embedded bytes.
+    """
     base = getattr(model, "base_model", model)
-    return base if isinstance(base, nn.Module) else model
+    if not isinstance(base, nn.Module):
+        return model
+    inputs, taken = inputs_of(batch), inspect.signature(base.forward).parameters.values()
+    ordinary = [parameter for parameter in taken if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    missing = any(parameter.default is parameter.empty and parameter.name not in inputs for parameter in ordinary)
+    config = getattr(model, "config", None)
+    pairs = getattr(config, "is_encoder_decoder", False) and not any(key.startswith("decoder_input") for key in inputs)
+    return model if missing or pairs else base
 
 
 def inputs_of(batch: Batch) -> dict[str, Any]:

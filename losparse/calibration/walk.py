@@ -109,9 +109,12 @@ class BlockWalk:
         Raises:
             LosparseError: no batch, or blocks that cannot be run on their own.
         """
+        batches = list(batches)
+        if not batches:
+            raise no_batch()
         self.model = model
         self.blocks = [model.get_submodule(name) for name in blocks]
-        self._part = backbone(model) if layout is None else layout.runs
+        self._part = backbone(model, batches[0]) if layout is None else layout.runs
         self.masks: list[tuple[Tensor | None, Tensor | None]] = []
         self._calls: list[list[_Call]] = [[] for _ in blocks]
         self._first: list[Tensor] = []
@@ -200,8 +203,6 @@ class BlockWalk:
                     self._part(**inputs_of(batch))
                 self._alike = self._alike or self._are_alike()
                 advance(1)
-        if not self.masks:
-            raise no_batch()
         if any(len(calls) != len(self.masks) for calls in self._calls):
             raise self._refusal("a block was not called exactly once per batch")
 
@@ -254,7 +255,7 @@ def _call(block: nn.Module, call: _Call, state: Tensor) -> Tensor:
         output = block(*call.rest, **{**call.keywords, _HIDDEN: state})
     else:
         output = block(state, *call.rest, **call.keywords)
-    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    hidden: Tensor = output[0] if isinstance(output, (tuple, list)) else output  # OpenAI-GPT's are lists
     return hidden
 
 

@@ -303,9 +303,19 @@ def test_few_rows_hold_every_real_token_once():
         assert [tuple(part["input_ids"].shape) for part in parts] == expected
         assert all(part["input_ids"].numel() <= max(length, 24) for part in parts)
         seen = torch.cat([part["input_ids"][part["attention_mask"].bool()] for part in parts])
-        assert torch.equal(seen, ids[(mask * (torch.arange(6) < length)).bool()])
+        kept = torch.arange(6) < length - 1
+        kept = kept | (torch.arange(6) == (lengths[:, None] - 1).clamp(min=0)) | (lengths[:, None] <= length)
+        assert torch.equal(seen, ids[(mask * kept).bool()])
     (part,) = few_rows_of({"input_ids": ids}, 100)
     assert torch.equal(part["input_ids"], ids)
+
+
+def test_a_cut_text_keeps_its_last_token_on_either_side():
+    """BART's classifier refuses rows without their end token."""
+    ids = torch.tensor([[3, 4, 5, 6, 2, 1], [1, 1, 3, 4, 5, 2], [1, 1, 1, 1, 3, 2]])
+    parts = list(few_rows_of({"input_ids": ids, "attention_mask": (ids != 1).long()}, 3))
+    assert [part["input_ids"].tolist() for part in parts] == [[[3, 4, 2]], [[3, 4, 2]], [[3, 2]]]
+    assert all(part["attention_mask"].all() for part in parts)
 
 
 def test_later_batches_end_in_front_of_the_first_block_where_all_blocks_are_given_the_same():
