@@ -26,6 +26,7 @@ from .hub import describe, mark_compressed
 from .layers import FactoredLinear, TrainingForm
 from .methods import Method, OneShot, TrainedMethod, method_to_dict
 from .pivots import pivot_forms
+from .quantised import computed_as_quantised
 from .targets import bias_of, find_targets, other_linear, replace_module, thin_targets, weight_of
 
 logger = logging.getLogger(__name__)
@@ -140,12 +141,13 @@ def compress_(
         if not torch.isfinite(weight_of(module)).all():
             raise LosparseError(f"the weight of {name!r} holds NaN or infinity; mend the model before compressing it")
     _refuse_idle(method, batches, sequential)
-    if isinstance(method, OneShot):
-        pivots = method.pivots and not to_train
-        sequential = fit_(model, method, chosen, list(batches), sequential=sequential, pivots=pivots, progress=progress)
-    else:
-        sequential = None
-        _start_training_(model, method, chosen)
+    with computed_as_quantised(model):
+        if isinstance(method, OneShot):
+            data, pivots = list(batches), method.pivots and not to_train
+            sequential = fit_(model, method, chosen, data, sequential=sequential, pivots=pivots, progress=progress)
+        else:
+            sequential = None
+            _start_training_(model, method, chosen)
     mark_compressed(model, recorded)
     found = replace(report(model), sequential=sequential)
     if found.coverage is not None and found.coverage.warning is not None:
