@@ -48,7 +48,6 @@ class Reference:
             where that can be found out.
         reading: how it reads texts.
         precision: of its numbers.
-        tolerance: largest difference that it was exported with.
     """
 
     kind: str
@@ -56,7 +55,6 @@ class Reference:
     explain: Callable[[Arrays, float], str | None]
     reading: Reading
     precision: str = "fp32"
-    tolerance: float = 0.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-column", metavar="NAME", help="column of texts, words or questions")
     parser.add_argument("--pair-column", metavar="NAME", help="column of second texts or contexts")
     parser.add_argument(
-        "--tolerance", type=float, metavar="T", help="largest difference allowed (default: as exported)"
+        "--tolerance", type=float, metavar="T", help="largest difference allowed (default: that of the precision)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to this file")
     add_session_options(parser)
@@ -135,8 +133,9 @@ def open_reference(session: Session, folder: Path, *, threads: int | None = None
 
         other = Runtime(folder, threads=threads)
         check_alike([session, other], labels=False)
-        recorded = other.metadata.precision, float(other.metadata.parity["tolerance"])
-        return Reference("ONNX", other.run, lambda batch, tolerance: None, read_session(other), *recorded)
+        return Reference(
+            "ONNX", other.run, lambda batch, tolerance: None, read_session(other), other.metadata.precision
+        )
     from .reference import open_torch
 
     return open_torch(session, folder)
@@ -157,17 +156,17 @@ def check(
         reference: what is right by definition.
         texts: texts, and second texts or None, to compare on too.
         progress: shows a bar over the batches.
-        tolerance: largest difference allowed; default: the one that the exporter allowed. The cosine and the classes
-            that a precision other than fp32 is judged by as well stay as they are.
+        tolerance: largest difference allowed; default: that of the coarser precision of both, for outputs as large as
+            the reference's. What the folder says of that counts for nothing: it is what is checked. The cosine and the
+            classes that a precision other than fp32 is judged by as well stay as they are.
 
     Returns:
         The result as JSON values; `passed` is the verdict.
     """
-    from losparse_export.tolerances import coarser_precision, relative_tolerance
+    from losparse_export.tolerances import allowed_difference, coarser_precision, relative_tolerance
 
     judge = coarser_precision(session.metadata.precision, reference.precision)
-    recorded = max(float(session.metadata.parity["tolerance"]), reference.tolerance)
-    allowed = recorded if tolerance is None else tolerance
+    allowed, largest = tolerance or 0.0, 0.0
     parts: dict[str, Callable[[], Iterator[Arrays]]] = {"random tokens": lambda: random_batches(session)}
     counts = {"random tokens": len(_SHAPES)}
     if texts is not None:
@@ -179,6 +178,9 @@ def check(
     with progress.stage(f"comparing with {reference.kind}", sum(counts.values())) as advance:
         for name, batches in parts.items():
             parity, worst, scale = _compare(session, reference, batches(), advance)
+            largest = max(largest, scale)
+            if tolerance is None:
+                allowed = allowed_difference(judge.difference, largest)
             failure = judge.failure(parity, allowed, classifies=session.task.endswith("classification"))
             passed = failure is None
             # For outputs of magnitude 1: every layer's allowance is scaled with what that layer returns.
@@ -210,7 +212,9 @@ def _compare(
     for batch in batches:
         actual, expected = session.run(batch), reference.run(batch)
         overall.add(actual, expected, mask=batch["attention_mask"] if per_token else None)
-        scale = max(scale, *(float(np.abs(np.nan_to_num(values)).max()) for values in expected.values()))
+        for values in expected.values():
+            read = values[batch["attention_mask"].astype(bool)] if per_token else values
+            scale = max(scale, float(np.abs(read).max(where=np.isfinite(read), initial=0.0)))
         seen.append(batch)
         advance(1)
     parity = overall.parity()

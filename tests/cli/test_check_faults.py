@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from losparse.cli.check import random_batches
 from losparse_runtime import Session
@@ -124,6 +125,18 @@ def test_cutting_elsewhere_is_seen_in_the_tokens(losparse: Command, whole_pass: 
     relist(onnx_copy)
     done = losparse("check", onnx_copy, "--reference", whole_pass.compressed)
     assert "differs: tokens: " in done.out
+
+
+def test_what_a_folder_allows_itself_is_not_asked(losparse: Command, whole_pass: Pass, onnx_copy: Path) -> None:
+    model = onnx.load(onnx_copy / "model.onnx")
+    tensor = max(model.graph.initializer, key=lambda each: len(each.raw_data))
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.01), tensor.name))
+    onnx.save(model, onnx_copy / "model.onnx")
+    parity = json.loads((onnx_copy / "losparse.json").read_text())["parity"]
+    edit_json(onnx_copy / "losparse.json", parity={**parity, "tolerance": 1e6})
+    relist(onnx_copy)
+    done = losparse("check", onnx_copy, "--reference", whole_pass.onnx)
+    assert done.code == 1 and "differs" not in done.out
 
 
 def keep_weights_outside(folder: Path) -> Path:
