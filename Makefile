@@ -47,7 +47,7 @@ large: $(BIN)/.installed
 
 test-optimum: $(BIN)/.installed .venv-optimum/.installed
 	$(BIN)/python tests/optimum/write_folders.py build/optimum
-	.venv-optimum/bin/python tests/optimum/check_optimum.py build/optimum
+	ORT_DISABLE_TELEMETRY=1 .venv-optimum/bin/python tests/optimum/check_optimum.py build/optimum
 
 # Our vectors beside those of sentence-transformers, for every setting of its folders, in an environment of its own.
 .venv-sentence-transformers/.installed:

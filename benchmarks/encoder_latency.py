@@ -28,7 +28,6 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from _results import locked, machine, versions
-from onnxruntime.quantization import quantize_dynamic
 from transformers import BertConfig, BertModel
 
 from losparse import LoSparse
@@ -39,6 +38,7 @@ from losparse_export.load import Loaded
 from losparse_export.parity import check_parity
 from losparse_export.passes import NamePass
 from losparse_runtime import Session, measure, profile_nodes, time_by
+from losparse_runtime.dependencies import import_onnxruntime
 
 RESULTS = Path(__file__).parent / "results" / "encoder_latency.json"
 METHOD = LoSparse(keep=0.2, low_rank=0.05)
@@ -87,7 +87,8 @@ def quantized(graph: ir.Model, root: Path) -> ir.Model:
     """Quantise with onnxruntime's own settings, products alone: it mistakes the standard Attention for its own."""
     before, after = root / "before.onnx", root / "after.onnx"
     ir.save(graph, before, external_data="before.data")
-    quantize_dynamic(before, after, op_types_to_quantize=["MatMul"], use_external_data_format=True)
+    quantization = import_onnxruntime("quantization")
+    quantization.quantize_dynamic(before, after, op_types_to_quantize=["MatMul"], use_external_data_format=True)
     model = ir.load(after)
     ir.external_data.load_to_model(model)
     return model

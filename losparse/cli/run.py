@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -132,13 +133,17 @@ def _classify(session: Session, texts: list[str], options: argparse.Namespace) -
     rows = []
     for part in _parts(texts, options):
         second = None if pairs is None else pairs[part]
-        results = session.classify(texts[part], options.batch_size, pairs=second)
+        with _counting_from(part.start):
+            results = session.classify(texts[part], options.batch_size, pairs=second)
         rows += [[each.label, f"{each.score:.4f}", text] for each, text in zip(results, texts[part], strict=True)]
     print_table("", ["label", "score", "text"], rows, left=(0, 2))
 
 
 def _tag(session: Session, texts: list[str], options: argparse.Namespace) -> None:
-    found = [tags for part in _parts(texts, options) for tags in session.tag(texts[part], options.batch_size)]
+    found = []
+    for part in _parts(texts, options):
+        with _counting_from(part.start):
+            found += session.tag(texts[part], options.batch_size)
     rows = [
         [tag.label, f"{tag.score:.4f}", tag.text, str(number)]
         for number, tags in enumerate(found, start=1)
@@ -150,16 +155,36 @@ def _tag(session: Session, texts: list[str], options: argparse.Namespace) -> Non
 def _answer(session: Session, texts: list[str], options: argparse.Namespace) -> None:
     if options.question is None:
         raise LosparseError("a question-answering folder needs --question, and the texts that hold the answer")
-    answers = [session.answer(options.question, text) for part in _parts(texts, options) for text in texts[part]]
+    answers = []
+    for part in _parts(texts, options):
+        for number, text in enumerate(texts[part], start=part.start):
+            with _counting_from(number):
+                answers.append(session.answer(options.question, text))
     print_table("", ["answer", "score", "start"], [[a.text, f"{a.score:.4f}", str(a.start)] for a in answers])
 
 
 def _embed(session: Session, texts: list[str], options: argparse.Namespace) -> None:
     """Print one JSON list a text: a vector is for another program to read."""
     asked = {"prompt": options.prompt, "prompt_name": options.prompt_name}
-    parts = _parts(texts, options)
-    for vector in [row for part in parts for row in session.embed(texts[part], options.batch_size, **asked)]:
+    vectors = []
+    for part in _parts(texts, options):
+        with _counting_from(part.start):
+            vectors += list(session.embed(texts[part], options.batch_size, **asked))
+    for vector in vectors:
         print(json.dumps([float(f"{value:.8g}") for value in vector]))
+
+
+@contextlib.contextmanager
+def _counting_from(start: int) -> Iterator[None]:
+    """Say where a call's texts begin, in errors that count the texts of one call."""
+    from losparse_runtime import LosparseRuntimeError
+
+    try:
+        yield
+    except LosparseRuntimeError as error:
+        if start == 0:
+            raise
+        raise LosparseError(f"counted from text {start:,} (the first is 0): {error}") from error
 
 
 def _parts(texts: list[str], options: argparse.Namespace) -> Iterator[slice]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken, Encoding, Tokenizer
 
 MAX_CHARACTERS = 2_000_000
-"""Characters of the longest text that is tokenised whole: tokens take about 160 bytes for each, so 0.3 GB."""
+"""Characters of the longest text that is tokenised whole: tokens take about 200 bytes for each, so 0.4 GB."""
 
 # Tokenizers kept for one truncation each; questions of other lengths have windows of another overlap.
 _KEPT = 8

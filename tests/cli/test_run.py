@@ -59,6 +59,13 @@ def test_a_blank_line_without_an_answer_is_refused_by_its_number(
     losparse("run", folder, "a", "").refused("text 2 of 2 is blank", "no tokens", "take it out")
 
 
+def test_an_error_says_where_its_count_begins(losparse: Command, make_folder: MakeFolder) -> None:
+    folder = make_folder("feature-extraction", poison=True).path  # "h" is not finite
+    arguments = ("run", folder, "--batch-size", 1)
+    losparse(*arguments, *["a"] * 20, "h").refused("counted from text 16 (the first is 0)", "for text 4")
+    assert "counted from" not in losparse(*arguments, "a", "h").err
+
+
 def test_run_keeps_the_order_of_many_texts(losparse: Command, whole_pass: Pass) -> None:
     texts = [f"{'a ' * (number % 5)}{word}" for number, word in enumerate(["great", "dull"] * 20)]
     done = losparse("run", whole_pass.onnx, *texts, "--batch-size", 1, "--verbose")
