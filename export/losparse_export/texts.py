@@ -94,14 +94,19 @@ def read_calibration(calibration: Calibration, task: str) -> list[Any]:
 
 
 def encode_calibration(given: Sequence[Any], folder: Path) -> list[Feeds]:
-    """Turn texts into inputs of runs with the tokenizer of an exported folder; inputs of runs stay as they are.
+    """Turn texts into inputs of runs as an exported folder reads them; inputs of runs stay as they are.
+
+    Texts get the prompt that the folder puts in front of them: scales are to be of what is served.
 
     Raises:
         LosparseError: the folder has no tokenizer.
     """
     if isinstance(given[0], Mapping):
         return list(given)
-    return list(_encode(Session(folder, threads=torch.get_num_threads()), given, _CALIBRATION_BATCH))
+    session = Session(folder, threads=torch.get_num_threads())
+    prompt = session.metadata.embedding.prompt()
+    texts = [prompt + text for text in given] if prompt else given
+    return list(_encode(session, texts, _CALIBRATION_BATCH))
 
 
 def read_labelled(data: TextFile | str | Path, model: TaskModel) -> tuple[str, Examples]:
