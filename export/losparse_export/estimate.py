@@ -29,6 +29,7 @@ from losparse_runtime import NodeTime, Session, measure, profile_nodes, time_by
 
 from .build import build_graph, dense_plan
 from .export import evaluation, write_folder
+from .kinds import check_reads_text, class_of, opening_class
 from .layer import INPUTS, find_factored
 from .load import Loaded, refuse_experts
 from .passes import prepare_model
@@ -193,11 +194,15 @@ def _split(method: LoSparse, low_rank: float) -> LoSparse:
 
 def _random_model(config: PretrainedConfig) -> Any:
     import torch
-    from transformers import AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
+    named, settings = MODEL_MAPPING_NAMES.get(config.model_type), config.to_dict()
+    check_reads_text(class_of(named if isinstance(named, str) else None), settings, f"model type {config.model_type!r}")
+    kind = opening_class(TASKS["feature-extraction"], None, settings)
+    build = kind.from_config if hasattr(kind, "from_config") else kind._from_config
     torch.manual_seed(0)
     try:
-        return AutoModel.from_config(deepcopy(config)).eval()  # the compressed model writes into its configuration
+        return build(deepcopy(config)).eval()  # the compressed model writes into its configuration
     except (ValueError, KeyError, TypeError) as error:
         raise LosparseError(f"no model can be built from the configuration: {str(error).splitlines()[0]}") from error
 

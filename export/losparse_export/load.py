@@ -20,6 +20,7 @@ from losparse.opening import mismatches, open_whole
 from losparse.saved import Checkpoint, read_checkpoint
 from losparse.saved_outputs import check_outputs, read_record
 
+from .kinds import check_reads_text, check_task_fits, class_of, fit_padding, opening_class
 from .tasks import Task, choose_task
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,8 @@ def _from_memory(model: Any, task: str | None) -> Loaded:
                 f"{architecture}: parameter {key!r} is {parameter.dtype} on {parameter.device}, "
                 "must be float32 on the CPU; call model.float().cpu() first"
             )
+    check_reads_text(type(model), model.config.to_dict(), architecture)
+    check_task_fits(task, architecture, architecture)
     return Loaded(model, choose_task(task, architecture, architecture), name, None)
 
 
@@ -117,8 +120,11 @@ def _from_folder(folder: Path, name: str, task: str | None) -> Loaded:
     checkpoint = read_checkpoint(folder)
     _check_config(checkpoint.config, folder)
     architecture = next(iter(checkpoint.config.get("architectures") or ()), None)
+    check_reads_text(class_of(architecture), checkpoint.config, str(folder))
+    check_task_fits(task, architecture, str(folder))
     chosen = choose_task(task, architecture, str(folder))
-    model = _open(checkpoint, chosen)
+    model = _open(checkpoint, chosen, architecture)
+    fit_padding(model, folder)
     record = read_record(folder)
     if record is not None:
         check_outputs(model, record, str(folder))
@@ -143,14 +149,12 @@ def _refuse_quantised(method: Any, name: str) -> None:
         raise LosparseError(f"{name}: is quantised by {method!r}; export the model it was made from")
 
 
-def _open(checkpoint: Checkpoint, task: Task) -> Any:
-    import transformers
-
+def _open(checkpoint: Checkpoint, task: Task, architecture: str | None) -> Any:
     # Registers the loader of compressed folders.
     import losparse.hub  # noqa: F401
 
     with _quiet_transformers():
-        model, info = open_whole(getattr(transformers, task.auto_class), checkpoint, task.name)
+        model, info = open_whole(opening_class(task, architecture, checkpoint.config), checkpoint, task.name)
     _check_loading(info, checkpoint.folder, task)
     return model
 

@@ -104,6 +104,7 @@ def make_feeds(model: TaskModel, case: Case, seed: int = 0) -> Feeds:
     ids += ids >= pad
     lengths = random.integers(1, case.length, case.batch) if case.padded else np.full(case.batch, case.length)
     lengths[0] = case.length
+    model.end_rows_(ids, lengths.tolist())
     mask = np.arange(case.length) < lengths[:, None]
     types = np.arange(case.length) >= lengths[:, None] // 2
     feeds = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,28 @@ class TaskModel(nn.Module):
         self.longest = count_positions(model) or text_limit(model, tokenizer_limit)
         # On the outermost module: the exporter sets the training flag of everything below from it.
         self.eval()
+
+    @property
+    def end_token(self) -> int | None:
+        """The token that ends every row once, where the head reads its place: encoder-decoders that classify."""
+        config = self.model.config
+        reads = self.task.name == "text-classification" and getattr(config, "is_encoder_decoder", False)
+        return config.eos_token_id if reads and isinstance(config.eos_token_id, int) else None
+
+    def end_rows_(self, ids: Any, lengths: Sequence[int]) -> None:
+        """Put the end token, if the head reads one, at the end of every row and nowhere else.
+
+        Args:
+            ids: token ids (batch, sequence), an array or a tensor; changed in place.
+            lengths: tokens of each row that are no padding.
+        """
+        end = self.end_token
+        if end is None:
+            return
+        taken = {end, getattr(self.model.config, "pad_token_id", None)}
+        ids[ids == end] = next(token for token in range(len(taken) + 1) if token not in taken)
+        for row, length in enumerate(lengths):
+            ids[row, length - 1] = end
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None

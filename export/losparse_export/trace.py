@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -77,6 +77,7 @@ def trace_model(model: TaskModel, *, opset: int = 23) -> ir.Model:
     longest = model.longest
     sample = sample_inputs(model, batch=2, length=min(7, longest))
     name = type(model.model).__name__
+    _try(model, sample, name)
     try:
         with quiet_export(), torch.no_grad():
             captured = capture_program(model, sample, longest=longest, name=name)
@@ -102,11 +103,31 @@ def trace_model(model: TaskModel, *, opset: int = 23) -> ir.Model:
     return graph
 
 
+def _try(model: TaskModel, sample: Mapping[str, Tensor], name: str) -> None:
+    """Run the model once as it is: what fails here is no matter of tracing."""
+    try:
+        model.reference(sample)
+    except LosparseError:
+        raise
+    except Exception as error:  # whatever the model's own code raises
+        line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        padding = "; set pad_token_id in its configuration" if "pad" in line.lower() else ""
+        raise LosparseError(
+            f"{name} fails in PyTorch itself on {' and '.join(sample)} of {_shape(sample)}: {line}{padding}"
+        ) from error
+
+
+def _shape(sample: Mapping[str, Tensor]) -> str:
+    rows, tokens = next(iter(sample.values())).shape
+    return f"{rows} rows of {tokens} tokens"
+
+
 def sample_inputs(model: TaskModel, *, batch: int, length: int) -> dict[str, Tensor]:
     """Return inputs to trace with. The last row is padded: a mask of ones alone may be folded out of the graph."""
     ids = torch.arange(batch * length).reshape(batch, length) % vocabulary_size(model.model)
     mask = torch.ones_like(ids)
     mask[-1, max(1, length // 2) :] = 0
+    model.end_rows_(ids, mask.sum(1).tolist())
     inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
     return {name: inputs[name] for name in input_names(model.model)}
 
