@@ -12,6 +12,7 @@ from .attention_rank import ReduceAttentionPass
 from .dedupe import ShareWeightsPass
 from .flatten import FlattenTokensPass
 from .fold import Fold, fold_model
+from .masks import WidenMasksPass
 from .naming import NamePass
 from .precision import MarkPrecisionPass, WantPrecisionPass, quantised_nodes
 from .rotary import RotaryPass
@@ -32,6 +33,7 @@ __all__ = [
     "SplitSegmentsPass",
     "SumsPass",
     "WantPrecisionPass",
+    "WidenMasksPass",
     "finish_model",
     "finish_planned",
     "fold_model",
@@ -45,9 +47,13 @@ def prepare_model(model: ir.Model) -> ir.Model:
     Returns:
         The same model, whose token-wise nodes and factored layers work on (batch * sequence, features).
     """
-    ir.passes.Sequential(RotaryPass(), AttentionLayoutPass(), FlattenTokensPass(), common.RemoveUnusedNodesPass())(
-        model
-    )
+    ir.passes.Sequential(
+        RotaryPass(),
+        WidenMasksPass(),
+        AttentionLayoutPass(),
+        FlattenTokensPass(),
+        common.RemoveUnusedNodesPass(),
+    )(model)
     return model
 
 
