@@ -65,7 +65,10 @@ class Row:
         file_bytes: size of the exported model.
         median_ms: wall time of one run.
         min_ms: of the fastest run.
-        speedup: over dense fp32, median over the rounds.
+        speedup: over dense fp32 in runs side by side, median over the rounds.
+        speedup_low: lower end of the 95 % interval of that median.
+        speedup_high: its upper end.
+        noisy: whether the machine was disturbed; see `losparse_runtime.Latency`.
         asked: whether it is the setting that was asked for.
     """
 
@@ -79,6 +82,9 @@ class Row:
     median_ms: float
     min_ms: float
     speedup: float
+    speedup_low: float
+    speedup_high: float
+    noisy: bool
     asked: bool
 
 
@@ -277,6 +283,9 @@ def _measure(
                 median_ms=latency.median_ms,
                 min_ms=latency.min_ms,
                 speedup=latency.speedup,
+                speedup_low=latency.speedup_low,
+                speedup_high=latency.speedup_high,
+                noisy=latency.noisy,
                 asked=variant.asked,
             )
         )
@@ -311,11 +320,11 @@ def _kinds(dense: Session, factored: Session, names: Sequence[str], call: Call) 
 
 
 def verdict(rows: Sequence[Row], call: Call) -> tuple[bool, str]:
-    """Say in plain words whether compressing is worth it for speed."""
-    dense = min((row for row in rows if row.form == "dense"), key=lambda row: row.median_ms)
-    best = min((row for row in rows if row.form == "factored"), key=lambda row: row.median_ms)
-    asked = min((row for row in rows if row.asked), key=lambda row: row.median_ms)
-    gain, own = dense.median_ms / best.median_ms, dense.median_ms / asked.median_ms
+    """Say in plain words whether compressing is worth it for speed, by the speedups, which are of runs side by side."""
+    dense = max((row for row in rows if row.form == "dense"), key=lambda row: row.speedup)
+    best = max((row for row in rows if row.form == "factored"), key=lambda row: row.speedup)
+    asked = max((row for row in rows if row.asked), key=lambda row: row.speedup)
+    gain, own = best.speedup / dense.speedup, asked.speedup / dense.speedup
     where = f"at {call.batch} x {call.length} tokens and {call.threads} thread{'s' if call.threads > 1 else ''}"
     opponent = f"the best dense variant ({dense.precision}, {dense.median_ms:.1f} ms)"
     if gain < _WORTH:
@@ -326,7 +335,7 @@ def verdict(rows: Sequence[Row], call: Call) -> tuple[bool, str]:
     text = (
         f"Worth it {where}: what was asked for takes {asked.median_ms:.1f} ms, {own:.2f} times the speed of {opponent}."
     )
-    if best.low_rank != asked.low_rank and asked.median_ms / best.median_ms > 1.05:
+    if best.low_rank != asked.low_rank and best.speedup / asked.speedup > 1.05:
         text += (
             f" Faster at the same size: --low-rank {best.low_rank:g}"
             if best.low_rank

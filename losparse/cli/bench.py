@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,8 @@ def run(options: argparse.Namespace) -> int:
     )
     title = f"{report['machine']['cpu']}, threads: {report['threads']}"
     print_table(title, COLUMNS, table_rows(report), left=(2,))
+    for line in notes(report["results"], compared=options.against is not None):
+        print(line)
     if options.json is not None:
         write_json(options.json, report)
     return 0
@@ -138,11 +141,37 @@ def table_rows(report: dict[str, Any]) -> list[list[str]]:
             row["model"],
             *(f"{row[key]:.2f}" for key in ("median_ms", "p90_ms", "p99_ms")),
             f"{row['tokens_per_s']:,.0f}",
-            f"{row['speedup']:.2f}x",
+            shown_speedup(row["speedup"], row["speedup_low"], row["speedup_high"]),
             "-" if row["peak_memory_bytes"] is None else human_bytes(row["peak_memory_bytes"]),
         ]
         for row in report["results"]
     ]
+
+
+def shown_speedup(speedup: float, low: float, high: float) -> str:
+    """Write a speedup with its interval, which that of a model over itself has none of."""
+    return f"{speedup:.2f}x" if low == high else f"{speedup:.2f}x ({low:.2f}-{high:.2f})"
+
+
+def notes(results: Sequence[Mapping[str, Any]], *, compared: bool) -> list[str]:
+    """Say what speedups are of, and whether the times are worth anything.
+
+    Args:
+        results: with "median_ms", "min_ms" and "noisy" of every model.
+        compared: whether there is more than one model.
+    """
+    lines = []
+    if compared:
+        lines.append(
+            "speedup: of runs side by side, median over the rounds (95 % interval); not of the medians beside it"
+        )
+    if any(row["noisy"] for row in results):
+        worst = max(row["median_ms"] / row["min_ms"] for row in results)
+        lines.append(
+            f"noisy machine: a median run took up to {worst:.1f} times the fastest one of its model; do not quote the "
+            "times, and speedups within their interval alone"
+        )
+    return lines
 
 
 def _names(folders: list[Path]) -> list[str]:

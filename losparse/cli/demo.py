@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..machine import machine, versions
-from .bench import bench
+from .bench import bench, shown_speedup
 from .check import check, open_reference
 from .checkpoint import read_checkpoint
 from .folders import DEMO_REPORT, check_out, new_folder
@@ -173,7 +173,13 @@ def _print(out: Path, report: dict[str, Any]) -> None:
     for batch, length in SHAPES:
         before, after = (times[batch, length, name] for name in NAMES)
         medians = [f"{each['median_ms']:.2f}" for each in (before, after)]
-        rows.append([f"{batch} x {length} tokens, median ms", *medians, f"{after['speedup']:.2f}x faster"])
+        rows.append(
+            [
+                f"{batch} x {length} tokens, median ms",
+                *medians,
+                f"{shown_speedup(after['speedup'], after['speedup_low'], after['speedup_high'])} faster",
+            ]
+        )
     differences = [row["check"]["parts"]["texts"]["max_abs"] for row in (dense, compressed)]
     shown = ["not finite" if each is None else f"{each:.1e}" for each in differences]
     rows.append(["largest difference to PyTorch", *shown, ""])

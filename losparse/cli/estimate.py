@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LosparseError
 from ..machine import machine, versions
+from .bench import notes, shown_speedup
 from .export import call_of, following
 from .output import Progress, check_json_target, human_bytes, print_table, write_json
 from .parser import positive_int
@@ -97,7 +99,7 @@ def _print(found: Estimate) -> None:
             f"{row.model_parameters / whole:.1%}",
             human_bytes(row.file_bytes),
             f"{row.median_ms:.2f}",
-            f"{row.speedup:.2f}x",
+            shown_speedup(row.speedup, row.speedup_low, row.speedup_high),
         ]
         for row in found.rows
     ]
@@ -111,4 +113,6 @@ def _print(found: Estimate) -> None:
         print(found.looked_at.line)
         if found.looked_at.warning is not None:
             print(found.looked_at.warning)
+    for line in notes([asdict(row) for row in found.rows], compared=True):
+        print(line)
     print(found.verdict)

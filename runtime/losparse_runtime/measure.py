@@ -4,6 +4,9 @@ Sessions take turns (A B, B A, A B ...): a machine that slows down or speeds up 
 them. Times are wall times of `Session.run`, its input checks included, on one fixed batch of seeded random token ids
 without padding. Percentiles interpolate linearly between the two nearest runs (numpy's default), so a p99 of fewer than
 100 runs lies between the two slowest.
+
+Times and speedups are taken differently, so on a disturbed machine they disagree: a time is a median over all rounds, a
+speedup the median of what the rounds say one by one, in each of which both sessions met the same machine.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from .session import Session
 
 _LEAST_ROUNDS = 10
 _MIN_SECONDS = 1.0
+# A quiet machine runs a model in much the same time again and again; above these it is called noisy.
+_NOISY_MEDIAN, _NOISY_INTERVAL = 1.25, 1.2
 _MEMORY_RUNS = 3
 _MEMORY_TIMEOUT_S = 600
 
@@ -44,6 +49,10 @@ class Latency:
         tokens_per_s: batch x length tokens over the median.
         runs: timed runs.
         speedup: how many times faster than the first session: median over the rounds of its time over this one's.
+        speedup_low: lower end of the 95 % interval of that median; of fewer than six rounds, the smallest.
+        speedup_high: its upper end.
+        noisy: whether the machine was disturbed: the median run took more than 1.25 times the fastest one, or the
+            interval is wider than 1.2 times; a time is then not to be quoted, a speedup holds within its interval.
         peak_memory_bytes: see `peak_memory`; None where it was not asked for.
     """
 
@@ -54,6 +63,9 @@ class Latency:
     tokens_per_s: float
     runs: int
     speedup: float
+    speedup_low: float
+    speedup_high: float
+    noisy: bool
     peak_memory_bytes: int | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -226,6 +238,10 @@ def _rounds(
 def _latency(seconds: list[float], first: list[float], tokens: int, peak: int | None) -> Latency:
     own, reference = np.array(seconds), np.array(first)
     median, p90, p99 = (float(np.percentile(own, percent)) for percent in (50, 90, 99))
+    ratios = np.sort(reference / own)
+    # Ranks that hold the median in 95 of 100 samples, by the binomial distribution: nothing is assumed of the times.
+    rank = max(0, int((len(ratios) - 1.96 * len(ratios) ** 0.5) / 2))
+    low, high = float(ratios[rank]), float(ratios[-1 - rank])
     return Latency(
         median_ms=1e3 * median,
         min_ms=1e3 * float(own.min()),
@@ -233,6 +249,9 @@ def _latency(seconds: list[float], first: list[float], tokens: int, peak: int | 
         p99_ms=1e3 * p99,
         tokens_per_s=tokens / median,
         runs=len(seconds),
-        speedup=float(np.median(reference / own)),
+        speedup=float(np.median(ratios)),
+        speedup_low=low,
+        speedup_high=high,
+        noisy=median > _NOISY_MEDIAN * float(own.min()) or high > _NOISY_INTERVAL * low,
         peak_memory_bytes=peak,
     )

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from losparse.cli.bench import notes, shown_speedup
 from losparse.cli.check import check, open_reference
 from losparse.cli.export import following
 from losparse.cli.output import Progress
@@ -202,7 +203,20 @@ def test_bench_writes_what_it_prints(losparse: Command, whole_pass: Pass, onnx_c
     ]
     assert all(row["runs"] == 3 and row["median_ms"] > 0 for row in report["results"])
     assert report["threads"] == 1 and report["machine"]["cpu"] and report["versions"]["onnxruntime"]
-    assert len(done.out.splitlines()) == 2 + 8
+    lines = done.out.splitlines()
+    assert sum("x (" in line or line.split()[-2:-1] == ["1.00x"] for line in lines) == 8
+    assert lines[10].startswith("speedup: of runs side by side, median over the rounds (95 % interval)")
+    assert (len(lines) > 11) == any(row["noisy"] for row in report["results"])
+
+
+def test_what_is_said_of_a_noisy_machine() -> None:
+    quiet = {"median_ms": 2.0, "min_ms": 1.9, "noisy": False}
+    assert notes([quiet], compared=False) == []
+    (line,) = notes([quiet, {"median_ms": 13.8, "min_ms": 4.0, "noisy": True}], compared=False)
+    assert line.startswith(
+        "noisy machine: a median run took up to 3.5 times the fastest one of its model; do not quote"
+    )
+    assert shown_speedup(4.171, 3.9, 4.41) == "4.17x (3.90-4.41)" and shown_speedup(1.0, 1.0, 1.0) == "1.00x"
 
 
 def test_bench_measures_memory_unless_told_not_to(losparse: Command, whole_pass: Pass, tmp_path: Path) -> None:

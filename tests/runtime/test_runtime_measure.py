@@ -72,9 +72,22 @@ def test_numbers_worked_by_hand(turns: dict[str, Any]) -> None:
     assert b.tokens_per_s == pytest.approx(16 / 1e-3)
     assert b.runs == 5
     assert b.speedup == pytest.approx(2.0)  # the rounds say 2 2 2 2 4; the medians alone would say 4
-    assert result["a"].speedup == pytest.approx(1.0)
+    assert (b.speedup_low, b.speedup_high) == pytest.approx((2.0, 4.0))  # of five rounds all that was seen
+    a = result["a"]
+    assert (a.speedup, a.speedup_low, a.speedup_high) == pytest.approx((1.0, 1.0, 1.0))
+    assert (a.noisy, b.noisy) == (True, True)  # the median of a is twice its fastest, the interval of b is wide
     assert b.peak_memory_bytes is None
     assert json.loads(json.dumps(b.to_dict()))["runs"] == 5
+
+
+def test_the_interval_of_a_speedup_leaves_out_rounds_that_were_disturbed(turns: dict[str, Any]) -> None:
+    """Of 20 rounds ranks 6 to 15 hold the median in 95 of 100 samples: (20 - 1.96 * sqrt(20)) / 2 = 5.6 left out."""
+    turns["costs"].update(a=iter([9.0] + [4.0] * 20), b=iter([9.0] + [1.0] * 3 + [2.0] * 15 + [8.0] * 2))
+    b = measure(turns["sessions"], length=8, warmup=0, runs=20, memory=False)["b"]
+    assert (b.speedup, b.speedup_low, b.speedup_high) == pytest.approx((2.0, 2.0, 2.0))
+    turns["costs"].update(a=iter([9.0] + [4.0] * 20), b=iter([9.0] + [1.9] * 10 + [2.1] * 10))
+    b = measure(turns["sessions"], length=8, warmup=0, runs=20, memory=False)["b"]
+    assert (b.speedup_low, b.speedup_high) == pytest.approx((4 / 2.1, 4 / 1.9)) and not b.noisy
 
 
 def test_percentiles_interpolate(turns: dict[str, Any]) -> None:
