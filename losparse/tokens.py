@@ -230,14 +230,14 @@ def _questions(examples: Examples, tokenizer: Any, max_length: int) -> tuple[lis
     rows, windows = [], []
     for row, inputs in enumerate(_inputs(encoded, len(sources))):
         answer, context = examples.labels[sources[row]], [part == 1 for part in encoded.sequence_ids(row)]
-        start, end = _answer_span(encoded["offset_mapping"][row], context, answer)
+        start, end = answer_span(encoded["offset_mapping"][row], context, answer)
         rows.append({**inputs, "start_positions": start, "end_positions": end})
         begin = context.index(True) if any(context) else 0  # the context's tokens stand together
         windows.append(Window(sources[row], begin, begin + sum(context), int(bool(answer.text))))
     return rows, sum(count > 1 for count in Counter(sources).values()), windows
 
 
-def _answer_span(offsets: Sequence[tuple[int, int]], context: Sequence[bool], answer: Answer) -> tuple[int, int]:
+def answer_span(offsets: Sequence[tuple[int, int]], context: Sequence[bool], answer: Answer) -> tuple[int, int]:
     """Return the first and the last token of the answer, or (0, 0) if it is not wholly in this window."""
     if not answer.text:
         return 0, 0

@@ -14,6 +14,7 @@ from losparse.data import Examples, load_examples, load_texts
 from losparse.errors import LosparseError
 from losparse_runtime import Session, TokenizerError
 
+from .answers import right_answers
 from .load import class_names
 from .tasks import TaskModel
 
@@ -53,17 +54,18 @@ class TextFile:
         )
         return texts if pairs is None else list(zip(texts, pairs, strict=True))
 
-    def examples(self, names: Sequence[str]) -> Examples:
-        """Read the texts with the class of each.
+    def examples(self, names: Sequence[str], task: str = "text-classification") -> Examples:
+        """Read the texts with the class, or the answer, of each.
 
         Args:
             names: of the classes, by class id.
+            task: "text-classification", or "question-answering", whose answers are of no classes.
 
         Raises:
             LosparseError: the file or a column is not there, or a text or label is not right.
         """
         columns = {"text_column": self.text_column, "pair_column": self.pair_column, "label_column": self.label_column}
-        return load_examples(self.file, task="text-classification", label_names=names, split="validation", **columns)
+        return load_examples(self.file, task=task, label_names=names, split="validation", **columns)
 
 
 Calibration = TextFile | str | Path | Sequence[str] | Sequence[tuple[str, str]] | Sequence[Feeds]
@@ -113,14 +115,16 @@ def read_labelled(data: TextFile | str | Path, model: TaskModel) -> tuple[str, E
     """Read labelled texts for a model, and the name of their file.
 
     Raises:
-        LosparseError: the model does not choose one class a text, or the file does not fit it.
+        LosparseError: the model neither chooses one class a text nor answers questions, or the file does not fit it.
     """
     config, file = model.model.config, data if isinstance(data, TextFile) else TextFile(data)
+    if model.task.name == "question-answering":
+        return Path(file.file).name, file.examples((), model.task.name)
     single = getattr(config, "problem_type", None) in (None, "single_label_classification")
     if model.task.name != "text-classification" or not single or config.num_labels < 2:
         raise LosparseError(
-            f"accuracy is measured for text-classification with one class a text, this model does {model.task.name} "
-            f"with {config.num_labels} labels; leave data= (--data) out"
+            "accuracy is measured for question-answering, and text-classification with one class a text; this model "
+            f"does {model.task.name} with {config.num_labels} labels; leave data= (--data) out"
         )
     return Path(file.file).name, file.examples(class_names(config))
 
@@ -141,6 +145,9 @@ def measure_accuracy(model: TaskModel, folder: Path, labelled: tuple[str, Exampl
     """
     name, examples = labelled
     session = Session(folder, threads=torch.get_num_threads())
+    if model.task.name == "question-answering":
+        right = (sum(each) / len(each) for each in right_answers(model, session, examples))
+        return {"file": name, "texts": len(examples), **dict(zip(("pytorch", "onnx"), right, strict=True))}
     texts = examples.texts if examples.pairs is None else list(zip(examples.texts, examples.pairs, strict=True))
     pytorch: list[int] = []
     onnx: list[int] = []

@@ -14,6 +14,9 @@ Array = NDArray[Any]
 MAX_ANSWER_TOKENS = 30
 """Tokens in the longest answer that is looked for, where nobody says otherwise."""
 
+ANSWER_STRIDE = 128
+"""Tokens of overlap between two windows of a context that is too long for one, where nobody says otherwise."""
+
 
 def pool(hidden: Array, mask: Array, pooling: str, *, prompt: int = 0, normalize: bool = False) -> Array:
     """Turn the vectors of tokens into one a text, under the names of sentence-transformers.
@@ -151,3 +154,12 @@ def no_answer_score(windows: Sequence[SpanLogits]) -> float:
         The evaluation of SQuAD 2.0 (Rajpurkar et al., arXiv:1806.03822), its threshold for "no answer" at 0.
     """
     return min(float(window.start[0]) + float(window.end[0]) for window in windows)
+
+
+def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """Leave out the space at both ends of a span: tokens of bytes and of sentence pieces hold the one before a word.
+
+    A span of space alone becomes empty, at its end.
+    """
+    part = text[start:end]
+    return end - len(part.lstrip()), max(start + len(part.rstrip()), end - len(part.lstrip()))

@@ -18,7 +18,7 @@ from .forks import remember, require_own
 from .inputs import Arrays, check_inputs
 from .metadata import Metadata, TensorSpec
 from .opening import Options, open_model, provider_names
-from .scoring import MAX_ANSWER_TOKENS
+from .scoring import ANSWER_STRIDE, MAX_ANSWER_TOKENS
 
 
 class Session:
@@ -194,7 +194,7 @@ class Session:
         context: str,
         *,
         max_tokens: int = MAX_ANSWER_TOKENS,
-        stride: int = 128,
+        stride: int = ANSWER_STRIDE,
         may_be_none: bool = False,
     ) -> tasks.Answer:
         """Find the span of the context that answers the question; see `tasks.answer`."""

@@ -18,6 +18,7 @@ from .errors import InputError, RunError
 from .inputs import Arrays
 from .metadata import TASK_OUTPUTS
 from .scoring import (
+    ANSWER_STRIDE,
     MAX_ANSWER_TOKENS,
     SpanLogits,
     best_span,
@@ -26,6 +27,7 @@ from .scoring import (
     no_answer_score,
     pool,
     softmax,
+    trimmed,
 )
 
 if TYPE_CHECKING:
@@ -212,7 +214,7 @@ def _spans(text: str, encoding: Encoding, words: bool) -> list[tuple[int, int, i
     for token, ((start, end), word) in enumerate(zip(encoding.offsets, encoding.word_ids, strict=True)):
         if encoding.special_tokens_mask[token]:
             continue
-        first, last = _trimmed(text, start, end)
+        first, last = trimmed(text, start, end)
         # Some tokenizers know of no words at all. Tokens of one character that takes several bytes all begin where it
         # does.
         if words and previous == word and first == start and found and start <= found[-1][2]:
@@ -225,22 +227,13 @@ def _spans(text: str, encoding: Encoding, words: bool) -> list[tuple[int, int, i
     return found
 
 
-def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """Leave out the space at both ends of a span: tokens of bytes and of sentence pieces hold the one before a word.
-
-    A span of space alone becomes empty, at its end.
-    """
-    part = text[start:end]
-    return end - len(part.lstrip()), max(start + len(part.rstrip()), end - len(part.lstrip()))
-
-
 def answer(
     session: Session,
     question: str,
     context: str,
     *,
     max_tokens: int = MAX_ANSWER_TOKENS,
-    stride: int = 128,
+    stride: int = ANSWER_STRIDE,
     may_be_none: bool = False,
 ) -> Answer:
     """Find the span of the context that answers the question; `scoring.best_span` says which that is.
@@ -281,7 +274,7 @@ def answer(
                 place = encoding.offsets[token]
                 found[place] = max(float(logits[token]), found.get(place, -np.inf))
     offsets = encodings[best.window].offsets
-    start, end = _trimmed(context, offsets[best.first][0], offsets[best.last][1])
+    start, end = trimmed(context, offsets[best.first][0], offsets[best.last][1])
     score = float(np.exp(best.score - log_sum(starts.values()) - log_sum(ends.values())))
     return Answer(context[start:end], start, end, score)
 

@@ -299,7 +299,10 @@ def test_accuracy_is_for_classifiers(tmp_path):
         raise AssertionError("refused before the trace")
 
     data = write(tmp_path / "data.csv", "text,label\nfine,good\n")
-    message = "accuracy is measured for text-classification with one class a text, this model does {}; leave data="
+    message = (
+        "accuracy is measured for question-answering, and text-classification with one class a text; this model does {}; "
+        "leave data="
+    )
     many = build_model("bert", problem_type="multi_label_classification")
     for model, what in (
         (build_model("roberta"), "token-classification with 2 labels"),
