@@ -15,7 +15,7 @@ every factored layer, and safetensors with only their compact tensors. After `im
 
 `pivots` is "out" or "in" for a low-rank part stored by pivot outputs or inputs (`layers`), null or absent for plain
 factors.
-The header of the weights holds a record of the model's outputs (`saved_outputs`).
+The header of the weights holds a record of the model's outputs (`saved_outputs`); tensors have the model's own names.
 An entry of a layer that shares the factor `v` of another one names it as `v_of`, and stores no `v` (`joint`).
 In form "training" an entry also names its `trainer`, one of `TRAINING_FORMS`, and that form's settings.
 """
@@ -23,11 +23,12 @@ In form "training" an entry also names its `trainer`, one of `TRAINING_FORMS`, a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
@@ -42,6 +43,9 @@ from .saved_outputs import KEY as RECORD_KEY
 from .saved_outputs import record_outputs
 from .schema import FORMAT, JOINT_FORMAT, OBJECT, PIVOT_FORMAT, optional, parse_entry, parse_layers
 from .targets import is_linear, replace_module, weight_of
+
+_OWN_NAMES = {"losparse_names": "model"}
+"""In the header of weights that are written by the model's own names; see `LosparseQuantizer`."""
 
 TRAINING_FORMS: dict[str, type[TrainingForm]] = {
     kind.trainer: kind for kind in (FactoredLinearTraining, MixedRankLinear)
@@ -101,9 +105,11 @@ class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
 
     requires_calibration = True  # a dense model is compressed by compress_, not while it loads
     quantization_config: LosparseConfig
+    _own_names = False
 
     def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         """Replace the listed layers; their tensors are loaded by name afterwards."""
+        self._own_names = _has_own_names(kwargs.get("checkpoint_files") or ())
         layers = self.quantization_config.layers
         for name in sorted(layers, key=lambda name: "v_of" in layers[name]):  # those that share a factor last
             place_empty_layer(model, name, layers[name], self.quantization_config.form)
@@ -119,9 +125,18 @@ class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
         _attach(model, self)
 
     def get_state_dict_and_metadata(self, model: nn.Module) -> tuple[None, dict[str, str]]:
-        """Return what `save_pretrained` writes into the header of the weights: a record of the model's outputs."""
+        """Return what `save_pretrained` writes into the header of the weights: a record of the model's outputs.
+
+        And have it write the tensors by the model's own names. Families that join layers on disk (`Wqkv` of NomicBERT)
+        could not: the factors of these layers are of different sizes.
+        """
+        model._weight_conversions = []  # type: ignore[assignment]
         record = record_outputs(model)
-        return None, {} if record is None else {RECORD_KEY: json.dumps(record)}
+        return None, _OWN_NAMES | ({} if record is None else {RECORD_KEY: json.dumps(record)})
+
+    def update_weight_conversions(self, weight_conversions: list[Any], model: nn.Module) -> list[Any]:
+        """Return how names on disk become the model's: not at all where they are its own; older folders may differ."""
+        return [] if self._own_names else weight_conversions
 
     def is_serializable(self, **kwargs: Any) -> bool:
         """Return True: `save_pretrained` writes the compact tensors."""
@@ -136,6 +151,14 @@ class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
     def is_qat_trainable(self) -> bool:
         """The same, in the word by which the Trainer asks whether it may train without adapters."""
         return True
+
+
+def _has_own_names(files: Sequence[str]) -> bool:
+    """Tell whether a folder's tensors have the names that the model gives them; every file of it says so."""
+    if not files or not str(files[0]).endswith(".safetensors"):
+        return False
+    with safe_open(files[0], framework="numpy") as weights:
+        return _OWN_NAMES.items() <= (weights.metadata() or {}).items()
 
 
 def _attach(model: nn.Module, quantizer: LosparseQuantizer) -> None:
