@@ -300,8 +300,8 @@ def test_accuracy_is_for_classifiers(tmp_path):
 
     data = write(tmp_path / "data.csv", "text,label\nfine,good\n")
     message = (
-        "accuracy is measured for question-answering, and text-classification with one class a text; this model does {}; "
-        "leave data="
+        "accuracy is measured for question-answering, and text-classification with one class a text; "
+        "this model does {}; leave data="
     )
     many = build_model("bert", problem_type="multi_label_classification")
     for model, what in (
