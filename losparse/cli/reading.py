@@ -76,7 +76,7 @@ def read_session(session: Session) -> Reading:
         "labels": None if session.labels is None else list(session.labels),
         "pooling": metadata.pooling,
         "normalize": metadata.normalize,
-        "embedding": asdict(metadata.embedding),
+        **{f"embedding.{name}": value for name, value in asdict(metadata.embedding).items()},
         **{f"{name} of config.json": value for name, value in asdict(session.config).items()},
     }
     if session.labels is not None and config.is_file():

@@ -63,12 +63,13 @@ def read_checkpoint(loaded: Loaded) -> Reading:
     assert loaded.folder is not None, "it was opened from a folder"
     sentences, config = sentences_of(loaded), model_config(loaded)
     recorded = parse_model_config(Fields(loaded.folder / "config.json", config))
+    embedding = Embedding() if sentences is None else sentences.embedding
     per_class = loaded.task.name in ("text-classification", "token-classification")
     facts = {
         "labels": class_names(loaded.model.config) if per_class else None,
         "pooling": None if sentences is None else sentences.pooling,
         "normalize": sentences is not None and sentences.normalize,
-        "embedding": asdict(Embedding() if sentences is None else sentences.embedding),
+        **{f"embedding.{name}": value for name, value in asdict(embedding).items()},
         "id2label of config.json": config.get("id2label"),
         **{f"{name} of config.json": value for name, value in asdict(recorded).items()},
     }

@@ -233,11 +233,15 @@ def test_changed_pooling_is_found(losparse: Command, make_folder: Any) -> None:
     reference = make_folder("feature-extraction", name="reference").path
     folder = make_folder("feature-extraction", name="changed")
     assert losparse("check", folder.path, "--reference", reference).code == 0
-    folder.edit(lambda data: data.update(pooling="cls", normalize=False))
+    asked = {"prompts": {"query": "q: "}, "default_prompt_name": "query", "include_prompt": True}
+    embedding = {**asked, "truncate_dim": 2, "similarity": None}
+    folder.edit(lambda data: data.update(pooling="cls", normalize=False, embedding=embedding))
     done = losparse("check", folder.path, "--reference", reference)
     assert done.code == 1
     assert 'differs: pooling is "cls", the reference has "mean"' in done.out.splitlines()
     assert "differs: normalize is false, the reference has true" in done.out.splitlines()
+    assert 'differs: embedding.default_prompt_name is "query", the reference has null' in done.out.splitlines()
+    assert "differs: embedding.truncate_dim is 2, the reference has null" in done.out.splitlines()
 
 
 @pytest.mark.parametrize(("side", "mask"), [("right", [1, 1, 1, 1, 0, 0, 0]), ("left", [0, 0, 0, 1, 1, 1, 1])])
