@@ -7,6 +7,10 @@
 Every head keeps equally many dimensions, and counts are a multiple of some number. Kept neurons can then be put first
 on both sides of a product, and what was a scatter becomes nothing at all. A layer without a known partner decides
 alone. Layers are recognised by their names (`roles`) and sizes; the exporter does not rely on this, it reads the graph.
+
+Where several query heads share one key head (grouped attention), nothing is coupled: the exporter does not fold what an
+Attention repeats, and without that it gains nothing - value and output of 8 heads on 2 get the same forms whether they
+keep the same dimensions or not, and queries and keys are rotated in all these models, which blocks their fold anyway.
 """
 
 from __future__ import annotations
