@@ -13,12 +13,15 @@ import onnx_ir as ir
 import torch
 import torch.export._trace as torch_trace
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from losparse.errors import LosparseError
 
 from .capture import axes_of, capture_program
 from .layer import SCOPE
 from .tasks import TaskModel, input_names, vocabulary_size
+
+logger = logging.getLogger(__name__)
 
 # The file format that goes with each operator set: what onnxruntime of its time reads. Never the newest by default:
 # onnx writes newer formats than onnxruntime opens.
@@ -67,8 +70,9 @@ def trace_model(model: TaskModel, *, opset: int = 23) -> ir.Model:
         opset: ONNX operator set: 23 (attention is one node) or 18 (older runtimes).
 
     Returns:
-        The graph. Its inputs and outputs are named as in the task, its weights by their qualified names, and every
-        node carries the qualified name of its module in the metadata entry `SCOPE`.
+        The graph, with opset 18 where torch cannot write it with 23, which is logged. Its inputs and outputs are named
+        as in the task, its weights by their qualified names, and every node carries the qualified name of its module in
+        the metadata entry `SCOPE`.
 
     Raises:
         LosparseError: the operator set is not tested, or torch cannot trace the model.
@@ -78,29 +82,57 @@ def trace_model(model: TaskModel, *, opset: int = 23) -> ir.Model:
     sample = sample_inputs(model, batch=2, length=min(7, longest))
     name = type(model.model).__name__
     _try(model, sample, name)
-    try:
-        with quiet_export(), torch.no_grad():
-            captured = capture_program(model, sample, longest=longest, name=name)
-            program = torch.onnx.export(
-                captured,
-                (),
-                kwargs=sample,
-                dynamo=True,
-                opset_version=opset,
-                dynamic_shapes=axes_of(sample, 1, longest),  # for their names alone
-                input_names=list(sample),
-                output_names=list(model.task.outputs),
-                verbose=False,
-            )
-    except RuntimeError as error:  # torch's own export errors are of this kind; the cause says more than they do
-        cause = error.__cause__ or error
-        first = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-        raise LosparseError(f"torch.onnx.export cannot translate {name}: {first}") from error
-    assert program is not None
-    graph: ir.Model = program.model
-    graph.ir_version = IR_VERSIONS[opset]
+    with quiet_export(), torch.no_grad():
+        captured = capture_program(model, sample, longest=longest, name=name)
+        try:
+            graph = _translate(captured, model, sample, opset)
+        except RuntimeError as error:  # torch's own export errors are of this kind; the cause says more than they do
+            reason = _first_line(error.__cause__ or error).partition(" : [")[0]  # what follows is the node's arguments
+            graph = _translate_older(captured, model, sample, opset, reason)
     _drop_wrapper(graph)
     return graph
+
+
+def _translate(program: ExportedProgram, model: TaskModel, sample: Mapping[str, Tensor], opset: int) -> ir.Model:
+    """Turn torch's program into a graph."""
+    written = torch.onnx.export(
+        program,
+        (),
+        kwargs=dict(sample),
+        dynamo=True,
+        opset_version=opset,
+        dynamic_shapes=axes_of(sample, 1, model.longest),  # for their names alone
+        input_names=list(sample),
+        output_names=list(model.task.outputs),
+        verbose=False,
+    )
+    assert written is not None
+    graph: ir.Model = written.model
+    graph.ir_version = IR_VERSIONS[opset]
+    return graph
+
+
+def _translate_older(
+    program: ExportedProgram, model: TaskModel, sample: Mapping[str, Tensor], opset: int, reason: str
+) -> ir.Model:
+    """Write a program that torch cannot write with a new operator set (Falcon's attention) with the oldest one.
+
+    Raises:
+        LosparseError: that cannot be either, or is what was asked for.
+    """
+    name, oldest = type(model.model).__name__, min(IR_VERSIONS)
+    try:
+        if opset == oldest:
+            raise RuntimeError(reason)
+        graph = _translate(program, model, sample, oldest)
+    except RuntimeError as error:
+        raise LosparseError(f"torch.onnx.export cannot translate {name}: {reason}") from error
+    logger.warning("%s cannot be written with opset %d, and has opset %d: %s", name, opset, oldest, reason)
+    return graph
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _try(model: TaskModel, sample: Mapping[str, Tensor], name: str) -> None:
@@ -110,7 +142,7 @@ def _try(model: TaskModel, sample: Mapping[str, Tensor], name: str) -> None:
     except LosparseError:
         raise
     except Exception as error:  # whatever the model's own code raises
-        line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        line = _first_line(error)
         padding = "; set pad_token_id in its configuration" if "pad" in line.lower() else ""
         raise LosparseError(
             f"{name} fails in PyTorch itself on {' and '.join(sample)} of {_shape(sample)}: {line}{padding}"
