@@ -29,6 +29,12 @@ def test_rows(found):
     assert all(0 < row.min_ms <= row.median_ms for row in found.rows)
 
 
+def test_how_much_of_the_model_was_looked_at(found):
+    blocks, pooler = 2 * (4 * 64 * 64 + 2 * 64 * 128), 64 * 64
+    assert (found.looked_at.looked_at, found.looked_at.linear) == (blocks, blocks + pooler)
+    assert found.to_dict()["looked_at"]["share"] == blocks / (blocks + pooler)
+
+
 def test_sizes_are_those_of_the_plan(found):
     dense, factored = found.rows[0], found.rows[2]
     assert dense.layer_parameters == 2 * (4 * 64 * 64 + 2 * 64 * 128) and dense.keep == 1.0
