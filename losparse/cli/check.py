@@ -223,7 +223,7 @@ def _compare(
 
 def random_batches(session: Session) -> Iterator[Arrays]:
     """Yield random token ids at several shapes; every second text of a batch is padded, where the folder pads."""
-    from losparse_runtime.measure import random_inputs
+    from losparse_runtime.measure import end_rows_, random_inputs
 
     for seed, (batch, length) in enumerate(_SHAPES):
         arrays = random_inputs(session.config, batch, min(length, session.max_length), seed)
@@ -231,6 +231,7 @@ def random_batches(session: Session) -> Iterator[Arrays]:
         real = (ids.shape[1] + 1) // 2
         mask[1::2, slice(real, None) if session.encoder.padding_side == "right" else slice(None, -real)] = 0
         ids[mask == 0] = session.config.pad_token_id or 0
+        end_rows_(ids, mask, session.config)
         yield session.feed(arrays)
 
 

@@ -11,8 +11,10 @@ The metadata is read strictly; of the configuration only the few fields the runt
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import FolderError
 from .fields import Fields, read_json
@@ -47,6 +49,7 @@ class ModelConfig:
         pad_token_id: the id the model takes for padding.
         multi_label: several classes can be right at once: scores are sigmoids.
         regression: the outputs are numbers: they are the scores.
+        end_token_id: the id that ends a text of an encoder-decoder, whose classification head reads its place (BART).
     """
 
     vocab_size: int | None = None
@@ -54,6 +57,7 @@ class ModelConfig:
     pad_token_id: int | None = None
     multi_label: bool = False
     regression: bool = False
+    end_token_id: int | None = None
 
 
 def read_metadata(folder: Path) -> Metadata:
@@ -132,7 +136,14 @@ def parse_model_config(fields: Fields) -> ModelConfig:
         pad_token_id=count("pad_token_id", 0),
         multi_label=fields.data.get("problem_type") == "multi_label_classification",
         regression=fields.data.get("problem_type") == "regression",
+        end_token_id=_end_token(fields.data),
     )
+
+
+def _end_token(data: Mapping[str, Any]) -> int | None:
+    end = data.get("eos_token_id")  # generation may have several, as a list; a head that reads a place has one
+    ends = data.get("is_encoder_decoder") is True and isinstance(end, int) and not isinstance(end, bool)
+    return end if ends else None
 
 
 def verify_files(folder: Path | str) -> None:

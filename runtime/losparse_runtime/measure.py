@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import InputError, RunError, one_line
 from .folder import ModelConfig
@@ -141,7 +142,25 @@ def random_inputs(config: ModelConfig, batch: int, length: int, seed: int = 0) -
     ids = np.random.default_rng(seed).integers(0, size - skipped, (batch, length), np.int64)
     if pad is not None:
         ids += ids >= pad  # steps over the padding id, so that all others stay equally likely
-    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    mask = np.ones_like(ids)
+    end_rows_(ids, mask, config)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+
+
+def end_rows_(ids: NDArray[np.int64], mask: NDArray[np.int64], config: ModelConfig) -> None:
+    """End every text, and nothing else, with the token that the head of an encoder-decoder finds its place by.
+
+    Args:
+        ids: token ids (batch, length), changed in place; they stay as they are for a model that reads no such token.
+        mask: 1 at the tokens of a text, 0 at padding; (batch, length).
+        config: of the model.
+    """
+    end, size = config.end_token_id, config.vocab_size or 0
+    other = next((token for token in range(min(size, 3)) if token not in (end, config.pad_token_id)), None)
+    if end is None or other is None or end >= size:
+        return
+    ids[ids == end] = other
+    ids[np.arange(len(ids)), mask.shape[1] - 1 - mask[:, ::-1].argmax(1)] = end
 
 
 def peak_memory(folder: Path | str, options: Options, *, batch: int = 1, length: int = 128, seed: int = 0) -> int:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from losparse_runtime import InputError, Latency, Options, RunError, Session, _memory, measure, peak_memory
-from losparse_runtime.folder import ModelConfig
-from losparse_runtime.measure import random_inputs
+from losparse_runtime.fields import Fields
+from losparse_runtime.folder import ModelConfig, parse_model_config
+from losparse_runtime.measure import end_rows_, random_inputs
 
 MakeFolder = Callable[..., Any]
 OPTIONS = Options(("CPUExecutionProvider",), threads=1)
@@ -161,6 +162,33 @@ def test_random_ids_avoid_padding(pad: int | None) -> None:
         inputs["input_ids"], random_inputs(ModelConfig(vocab_size=5, pad_token_id=pad), 3, 100)["input_ids"]
     )
     assert (inputs["input_ids"] != random_inputs(ModelConfig(5, pad_token_id=pad), 3, 100, seed=1)["input_ids"]).any()
+
+
+def test_random_texts_of_an_encoder_decoder_end_once() -> None:
+    """BART's head finds its place by the end token, and fails where rows have none or several."""
+    config = ModelConfig(vocab_size=5, pad_token_id=1, end_token_id=2)
+    ids = random_inputs(config, 3, 100)["input_ids"]
+    assert ((ids == 2).sum(1) == 1).all() and (ids[:, -1] == 2).all() and set(ids.ravel()) == {0, 2, 3, 4}
+    mask = np.array([[1, 1, 1, 0], [0, 0, 1, 1]])
+    rows = np.array([[2, 3, 4, 1], [1, 1, 2, 4]])
+    end_rows_(rows, mask, config)
+    np.testing.assert_array_equal(rows, [[0, 3, 2, 1], [1, 1, 0, 2]])
+    for other in (ModelConfig(vocab_size=2, pad_token_id=1, end_token_id=0), ModelConfig(5, end_token_id=7)):
+        assert set(random_inputs(other, 1, 50)["input_ids"].ravel()) <= set(range(5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "end"),
+    [
+        ({"is_encoder_decoder": True, "eos_token_id": 2}, 2),
+        ({"is_encoder_decoder": True, "eos_token_id": [2, 3]}, None),
+        ({"is_encoder_decoder": True}, None),
+        ({"is_encoder_decoder": False, "eos_token_id": 2}, None),
+        ({"eos_token_id": 2}, None),
+    ],
+)
+def test_the_end_token_of_a_configuration(settings: dict[str, Any], end: int | None) -> None:
+    assert parse_model_config(Fields(Path("config.json"), settings)).end_token_id == end
 
 
 def test_random_ids_need_a_vocabulary() -> None:
