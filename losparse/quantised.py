@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from transformers import PretrainedConfig
 
 _FLAG = "_is_quantized"  # transformers sets it while it loads, and leaves it out when it saves
 
@@ -22,7 +23,7 @@ def computed_as_quantised(model: nn.Module) -> Iterator[None]:
     configs: dict[int, Any] = {}
     for module in model.modules():
         config = getattr(module, "config", None)
-        if config is not None and not hasattr(config, _FLAG):
+        if isinstance(config, PretrainedConfig) and not hasattr(config, _FLAG):  # a plain module's may be anything
             configs[id(config)] = config
     for config in configs.values():
         setattr(config, _FLAG, True)
