@@ -19,7 +19,8 @@ import pytest
 
 from losparse_export import PRECISIONS
 
-from .toy import BOUNDS, HIDDEN, convert, toy_graph
+from .builders import run_graph
+from .toy import BOUNDS, HIDDEN, convert, feeds, toy_graph
 
 LIMIT = 100_000
 
@@ -85,6 +86,26 @@ def test_more_than_two_gigabytes(precision):
     result = convert(toy_graph(**{"table.weight": table}), precision)
     stored = result.graph.initializers["table.weight"].const_value
     assert stored is not None and stored.nbytes == table.nbytes // (2 if precision == "fp16" else 1) > 2**30
+
+
+def test_large_weights_are_converted_in_parts_to_the_numbers_of_the_whole():
+    """A weight of 5 MB goes in two parts; 70,000 is beyond half precision, 1e-9 below it, and both are cut."""
+    table = np.random.default_rng(1).standard_normal((27_000, HIDDEN), dtype=np.float32)
+    table[[0, 26_999], 0], table[5, 5] = (70_000.0, -70_000.0), 1e-9
+    found = convert(toy_graph(**{"table.weight": table}), "fp16").graph.initializers["table.weight"].const_value
+    assert found is not None and found.dtype == ir.DataType.FLOAT16
+    with np.errstate(over="ignore"):
+        expected = np.clip(table, -65504, 65504).astype(np.float16)
+    expected[5, 5] = np.float16(5.96e-8)
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_a_graph_with_large_weights_in_half_precision_is_right():
+    table = np.random.default_rng(1).standard_normal((27_000, HIDDEN), dtype=np.float32)
+    model = toy_graph(**{"table.weight": table})
+    before, after = (run_graph(graph, feeds()) for graph in (model, convert(model, "fp16")))
+    for exact, half in zip(before, after, strict=True):
+        assert np.abs(half - exact).max() < BOUNDS["fp16"] * np.abs(exact).max()
 
 
 SCRIPT = """
