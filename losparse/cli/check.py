@@ -190,6 +190,7 @@ def check(
     return {
         "passed": not found and all(part["passed"] for part in results.values()),
         "against": reference.kind,
+        "task": session.task,
         "differences": found,
         "precision": judge.name,
         "tolerance": allowed,
@@ -254,6 +255,8 @@ def _print(result: dict[str, Any]) -> None:
 
 def _print_parts(result: dict[str, Any]) -> None:
     rows = []
+    # The largest entry of a vector is no answer; how far the worst of the vectors has turned is.
+    vectors = result["task"] == "feature-extraction"
     for name, part in result["parts"].items():
         difference = f"{part['max_abs']:.1e}" if part["finite"] else "not finite"
         rows.append(
@@ -262,14 +265,15 @@ def _print_parts(result: dict[str, Any]) -> None:
                 str(part["rows"]),
                 difference,
                 f"{part['centred_cosine']:.6f}",
-                f"{part['top1_agreement']:.2%}",
+                f"{part['cosine']:.6f}" if vectors else f"{part['top1_agreement']:.2%}",
                 _verdict(part),
             ]
         )
     title = f"against {result['against']}, {result['precision']}, largest difference allowed {result['tolerance']:.1e}"
     if result["cosine"] is not None:
         title += f", cosine {result['cosine']} or more"
-    columns = ["inputs", "rows", "largest difference", "cosine", "same largest entry", "verdict"]
+    last = "worst cosine" if vectors else "same largest entry"
+    columns = ["inputs", "rows", "largest difference", "cosine", last, "verdict"]
     print_table(title, columns, rows)
     for part in result["parts"].values():
         if part["first_layer"] is not None:

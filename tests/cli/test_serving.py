@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from losparse.cli.bench import notes, shown_speedup
-from losparse.cli.check import check, open_reference
+from losparse.cli.check import _print_parts, check, open_reference
 from losparse.cli.export import following
 from losparse.cli.output import Progress
 from losparse_export.tolerances import PRECISION_TABLE
@@ -165,6 +165,18 @@ def test_layers_are_compared_by_a_tolerance_for_outputs_of_magnitude_one(whole_p
         assert found["parts"]["random tokens"]["first_layer"] == "a layer"
     # Outputs below 0.1 are compared as if they were that large.
     assert asked == [PRECISION_TABLE["fp32"].difference, pytest.approx(1e-6 / max(0.1, largest))]
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "cell"),
+    [("feature-extraction", "worst cosine", "0.912300"), ("text-classification", "same largest entry", "50.00%")],
+)
+def test_vectors_are_not_compared_by_their_largest_entry(capsys, task: str, column: str, cell: str) -> None:
+    part = {"rows": 4, "max_abs": 0.1, "finite": True, "centred_cosine": 0.99, "cosine": 0.9123, "top1_agreement": 0.5}
+    result = {"against": "PyTorch", "task": task, "precision": "int8", "tolerance": 1.0, "cosine": 0.92}
+    _print_parts(result | {"parts": {"texts": part | {"passed": True, "first_layer": None}}})
+    out = capsys.readouterr().out
+    assert column in out and cell in out
 
 
 def test_check_against_onnx_fails_on_changed_weights_unless_the_tolerance_allows_it(
