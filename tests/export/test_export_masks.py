@@ -1,4 +1,4 @@
-"""Masks of one row for all queries, which onnxruntime's Attention refuses, get a row for each."""
+"""What onnxruntime takes otherwise than torch means it: masks of one row, squeezes without axes, Falcon's attention."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from losparse_export import TASKS, TaskModel, trace_model
-from losparse_export.passes import WidenMasksPass, prepare_model
+from losparse_export.passes import NameSqueezedAxesPass, WidenMasksPass, prepare_model
 
 from .builders import run_graph
 
@@ -83,3 +83,15 @@ def test_attention_that_torch_cannot_write_with_the_new_operator_has_the_older_s
     assert (graph.graph.opset_imports[""], graph.ir_version) == (18, 10)
     message = r"FalconModel cannot be written with opset 23, and has opset 18: Error when translating node %scaled_dot"
     assert message in caplog.text and "\n" not in caplog.records[-1].getMessage()
+
+
+def test_a_squeeze_keeps_the_axis_of_the_texts():
+    """torch drops every axis of 1, and the graph dropped that of the texts too where there is one text."""
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["batch", 1, 3, 1]))
+    node = ir.node("Squeeze", [x])
+    node.outputs[0].name, node.outputs[0].type = "y", x.type
+    graph = ir.Model(ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 23}, name="squeeze"), ir_version=11)
+    assert run_graph(graph, {"x": np.ones((1, 1, 3, 1), np.float32)})[0].shape == (3,)
+    assert NameSqueezedAxesPass()(graph).modified and not NameSqueezedAxesPass()(graph).modified
+    for texts in (1, 2):
+        assert run_graph(graph, {"x": np.ones((texts, 1, 3, 1), np.float32)})[0].shape == (texts, 3)

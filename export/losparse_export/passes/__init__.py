@@ -18,6 +18,7 @@ from .precision import MarkPrecisionPass, WantPrecisionPass, quantised_nodes
 from .rotary import RotaryPass
 from .segments import SplitSegmentsPass
 from .share import SharePass
+from .squeeze import NameSqueezedAxesPass
 from .sums import SumsPass
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Fold",
     "MarkPrecisionPass",
     "NamePass",
+    "NameSqueezedAxesPass",
     "ReduceAttentionPass",
     "RotaryPass",
     "SharePass",
@@ -48,6 +50,7 @@ def prepare_model(model: ir.Model) -> ir.Model:
         The same model, whose token-wise nodes and factored layers work on (batch * sequence, features).
     """
     ir.passes.Sequential(
+        NameSqueezedAxesPass(),
         RotaryPass(),
         WidenMasksPass(),
         AttentionLayoutPass(),
