@@ -74,7 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of stdout (`| head`) has what it wanted; without this, Python complains again while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except Exception as error:
+    except BaseException as error:
+        # Of BaseExceptions those that Rust's panics come as are reported like any other error.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         if "--traceback" in arguments:
             traceback.print_exc()
         return _report(error)
@@ -100,7 +103,7 @@ def build_parser(arguments: Sequence[str]) -> CommandParser:
     return parser
 
 
-def _report(error: Exception) -> int:
+def _report(error: BaseException) -> int:
     """Print one line for an exception; returns the exit code."""
     message = " ".join(str(error).split())
     if isinstance(error, LosparseError | OSError) or _is_runtime_error(error):
@@ -116,7 +119,7 @@ def _report(error: Exception) -> int:
     return code
 
 
-def _is_runtime_error(error: Exception) -> bool:
+def _is_runtime_error(error: BaseException) -> bool:
     """Tell whether the serving package raised it, without importing that package."""
     errors = sys.modules.get("losparse_runtime.errors")
     return errors is not None and isinstance(error, errors.LosparseRuntimeError)

@@ -82,6 +82,11 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (ModuleNotFoundError("No module named 'other'", name="other"), 3, "unexpected ModuleNotFoundError"),
         (ZeroDivisionError("by zero\nhere"), 3, "unexpected ZeroDivisionError: by zero here; add --traceback"),
         (KeyboardInterrupt(), 130, "losparse: interrupted\n"),
+        (
+            type("PanicException", (BaseException,), {})("of Rust\nhere"),
+            3,
+            "unexpected PanicException: of Rust here; add",
+        ),
     ],
 )
 def test_every_failure_is_one_line_and_a_code(

@@ -13,11 +13,13 @@ import torch
 import transformers
 
 from losparse import LoSparse
+from losparse.cli.models import labels_of
 from losparse.errors import LosparseError
 from losparse.hub import mark_compressed
 from losparse.residual import FactoredLinearTraining
+from losparse.saved import read_checkpoint
 from losparse_export.estimate import estimate_model
-from losparse_export.load import load_model, parameter_counts
+from losparse_export.load import class_names, load_model, parameter_counts
 from losparse_export.metadata import model_config
 from losparse_export.tasks import TASKS, TaskModel, choose_task, input_names
 
@@ -82,6 +84,13 @@ def test_classes_of_one_name():
     with pytest.raises(LosparseError, match=r"BertForSeq\w+: classes 0 and 2 are all called 'bad'; give each its own"):
         load_model(model)
     assert load_model(model, "feature-extraction").task.name == "feature-extraction"
+
+
+def test_class_names_that_are_numbers_or_null(copy):
+    """Both were read as texts in one place and as they are in another, so `check` found other labels."""
+    edit_config(copy, id2label={"0": 7, "1": None}, label2id={"7": 0})
+    assert class_names(load_model(copy).model.config) == ["7", "LABEL_1"]
+    assert labels_of(read_checkpoint(copy), "text-classification") == ("7", "LABEL_1")
 
 
 def test_nothing_is_printed(dense, capfd):
