@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ from .layers import FactoredLinear, SharedFactorLinear, TrainingForm
 from .mixed_rank import MixedRankLinear
 from .names import local_name
 from .residual import FactoredLinearTraining
+from .saved import stored_layers, with_headers
 from .saved_outputs import KEY as RECORD_KEY
 from .saved_outputs import record_outputs
 from .schema import FORMAT, JOINT_FORMAT, OBJECT, PIVOT_FORMAT, optional, parse_entry, parse_layers
@@ -107,12 +109,23 @@ class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
     quantization_config: LosparseConfig
     _own_names = False
 
-    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
-        """Replace the listed layers; their tensors are loaded by name afterwards."""
-        self._own_names = _has_own_names(kwargs.get("checkpoint_files") or ())
+    def _process_model_before_weight_loading(
+        self, model: nn.Module, checkpoint_files: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
+        """Replace the listed layers; their tensors are loaded by name afterwards.
+
+        Raises:
+            LosparseError: the files hold other tensors of these layers than the configuration says; transformers would
+                leave out what it does not expect.
+        """
+        self._own_names = _has_own_names(checkpoint_files or ())
         layers = self.quantization_config.layers
         for name in sorted(layers, key=lambda name: "v_of" in layers[name]):  # those that share a factor last
             place_empty_layer(model, name, layers[name], self.quantization_config.form)
+        files = [Path(file) for file in checkpoint_files or () if file.endswith(".safetensors")]
+        if files:
+            config = {"quantization_config": self.quantization_config.to_dict()}
+            stored_layers(with_headers(files[0].parent, config, files), renamed=True)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         """Refuse indices that point nowhere, before anything is computed with them.

@@ -40,7 +40,7 @@ def open_whole(kind: Any, checkpoint: Checkpoint, purpose: str, **options: Any) 
 
     folder = str(checkpoint.folder)
     if checkpoint.compressed:
-        stored_layers(checkpoint)
+        stored_layers(checkpoint, renamed=True)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
         _check_room(kind, config, checkpoint)
@@ -74,7 +74,7 @@ def _check_room(kind: Any, config: Any, checkpoint: Checkpoint) -> None:
         build = kind.from_config if hasattr(kind, "from_config") else kind._from_config
         shell: nn.Module = build(config)
     wanted = sum(tensor.numel() for tensor in (*shell.parameters(), *shell.buffers()))
-    layers = stored_layers(checkpoint).values() if checkpoint.compressed else ()
+    layers = stored_layers(checkpoint, renamed=True).values() if checkpoint.compressed else ()
     stored = checkpoint.parameters + sum(layer.in_features * layer.out_features for layer in layers)
     if wanted > 2 * stored + _NEW_NUMBERS:
         raise LosparseError(

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +79,15 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     refuse_links_out(folder)
     config = read_object(folder / "config.json")
     check_config(config, folder / "config.json")
-    files = weight_files(folder)
+    return with_headers(folder, config, weight_files(folder))
+
+
+def with_headers(folder: Path, config: dict[str, Any], files: Sequence[Path]) -> Checkpoint:
+    """Put a configuration together with the headers of its safetensors files.
+
+    Raises:
+        LosparseError: a file is damaged or cut short.
+    """
     stored: dict[str, tuple[tuple[int, ...], str]] = {}
     for file in files:
         stored |= read_header(file)
@@ -141,8 +149,13 @@ def weight_files(folder: Path) -> list[Path]:
     raise LosparseError(f"model folder '{folder}' has no weights; it needs {WEIGHTS}")
 
 
-def stored_layers(checkpoint: Checkpoint) -> dict[str, LayerEntry]:
+def stored_layers(checkpoint: Checkpoint, *, renamed: bool = False) -> dict[str, LayerEntry]:
     """Return the layers that a compressed folder's configuration lists, checked against the tensors it stores.
+
+    Args:
+        checkpoint: the folder.
+        renamed: pass over layers of which nothing is stored under their own name: transformers stores some families
+            under other names, and finds itself what is missing.
 
     Raises:
         LosparseError: an entry is malformed, or the weights lack a tensor, have one too many, or of another kind.
@@ -156,7 +169,9 @@ def stored_layers(checkpoint: Checkpoint) -> dict[str, LayerEntry]:
         layer, _, part = tensor.rpartition(".")
         owners.setdefault(layer, {})[part] = tensor
     for name, entry in entries.items():
-        _check_tensors(checkpoint, name, entry, owners.get(stored_name(name, owners.keys()), {}))
+        tensors = owners.get(stored_name(name, owners.keys()), {})
+        if tensors or not renamed:
+            _check_tensors(checkpoint, name, entry, tensors)
     return entries
 
 

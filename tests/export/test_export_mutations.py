@@ -179,7 +179,7 @@ def test_a_tensor_too_many_is_refused(saved: Path, part: str) -> None:
     with copy_of(saved) as folder:
         (folder / "config.json").write_text(json.dumps(config))
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        for call in (load_model, read_contents):
+        for call in (load_model, read_contents, BertForSequenceClassification.from_pretrained):
             with pytest.raises(
                 LosparseError, match=rf"config.json says '{layer}\.{part}' is none, the weights have \d+"
             ):
