@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from losparse.errors import LosparseError
 
 from .capture import axes_of, capture_program
+from .exact import exact_constants
 from .layer import SCOPE
 from .tasks import TaskModel, input_names, vocabulary_size
 
@@ -104,9 +105,12 @@ def _translate(program: ExportedProgram, model: TaskModel, sample: Mapping[str, 
         dynamic_shapes=axes_of(sample, 1, model.longest),  # for their names alone
         input_names=list(sample),
         output_names=list(model.task.outputs),
+        optimize=False,
         verbose=False,
     )
     assert written is not None
+    with exact_constants(written.model):
+        written.optimize()
     graph: ir.Model = written.model
     graph.ir_version = IR_VERSIONS[opset]
     return graph

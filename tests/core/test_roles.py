@@ -66,7 +66,7 @@ CASES: list[tuple[str, str]] = [
     (f"{SELF} w self_attn.o_proj", "Mixtral Qwen3Moe"),
     (
         f"{SELF} w self_attn.o_proj u mlp.shared_expert.gate_proj u mlp.shared_expert.up_proj "
-        "w mlp.shared_expert.down_proj - mlp.shared_expert_gate",
+        "w mlp.shared_expert.down_proj",
         "Qwen2Moe",
     ),
     (f"{SELF} w self_attn.dense u mlp.fc1 w mlp.fc2", "Phi"),
