@@ -51,7 +51,8 @@ class Training:
             afterwards; 0 trains the factors themselves.
         lora_also: what is trained beside adapters: "nothing", the task's "head", or all that is "small": head,
             biases and norms.
-        save_steps: optimizer steps between checkpoints; None writes none.
+        save_steps: optimizer steps between checkpoints; None takes a tenth of the training in `losparse compress`, and
+            writes none in `fine_tune`.
     """
 
     epochs: float = 4.0

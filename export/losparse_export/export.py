@@ -109,8 +109,8 @@ def export_model(
         calibration: for int8-static: a file of texts, texts, or inputs of runs; the first 128 texts are used.
         weight_bits: of int8 and int8-static: 7, or 8, which is more exact, for CPUs with VNNI (and Arm's): on others
             such a folder is refused, because their kernels would overflow.
-        data: labelled texts to measure the accuracy of both models on; for text classification and question
-            answering.
+        data: labelled texts to measure the accuracy of both models on; for text classification
+            with one class a text, and question answering; refused for other tasks.
         external_from: weights of more bytes in all are written beside the graph, not into it.
         progress: called with a text, the number of steps done, and their number.
         tracer: makes the graph. Tracing takes most of an export: who writes one model in several precisions gives one

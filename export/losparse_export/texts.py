@@ -124,9 +124,18 @@ def read_labelled(data: TextFile | str | Path, model: TaskModel) -> tuple[str, E
     if model.task.name != "text-classification" or not single or config.num_labels < 2:
         raise LosparseError(
             "accuracy is measured for question-answering, and text-classification with one class a text; this model "
-            f"does {model.task.name} with {config.num_labels} labels; leave data= (--data) out"
+            f"does {_said(model)}; leave data= (--data) out"
         )
     return Path(file.file).name, file.examples(class_names(config))
+
+
+def _said(model: TaskModel) -> str:
+    """Name a task that no accuracy is measured for, as a reader knows it."""
+    if model.task.name != "text-classification":
+        return model.task.name
+    if getattr(model.model.config, "problem_type", None) == "multi_label_classification":
+        return "text-classification with several classes a text"
+    return "regression"
 
 
 def measure_accuracy(model: TaskModel, folder: Path, labelled: tuple[str, Examples]) -> dict[str, Any]:

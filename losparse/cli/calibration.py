@@ -44,8 +44,12 @@ def check_calibration(options: argparse.Namespace, recipe: Recipe) -> None:
         if "fisher" in statistics:
             raise LosparseError(f"method '{name}' needs labels; add --train FILE, or take another method: {_SEE}")
         if looks_at_texts and options.calibration is None:
-            what = f"method '{name}'" if statistics else "--joint" if reads else shrinking[0]
-            raise LosparseError(f"{what} needs texts; add --calibration FILE, or take another: {_SEE}")
+            if statistics:
+                raise LosparseError(
+                    f"method '{name}' needs texts; add --calibration FILE, or take another method: {_SEE}"
+                )
+            what = "--joint" if reads else shrinking[0]
+            raise LosparseError(f"{what} needs texts; add --calibration FILE, or leave {what} out")
     if options.calibration is not None:
         if "fisher" in statistics:
             raise LosparseError(f"method '{name}' looks at the labels of --train; leave out --calibration")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -55,7 +55,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="dense model: a folder, or a hub id as owner/name")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist")
     parser.add_argument(
-        "--recipe", type=Path, metavar="FILE", help="JSON or YAML with any of the keys below; flags win"
+        "--recipe",
+        type=Path,
+        metavar="FILE",
+        help=f"JSON or YAML with any of the keys {', '.join(field.name for field in fields(Recipe))}; method (by its "
+        "name) and training are tables of the keys that are said below to be theirs; flags win",
     )
     parser.add_argument("--task", choices=TASKS, help="what the model is to do (default text-classification)")
     parser.add_argument(

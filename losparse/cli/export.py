@@ -57,7 +57,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="texts to measure the scales of int8-static on, the first 128 of them; also a txt file, a text a line",
     )
     data.add_argument(
-        "--data", metavar="F", help="labelled texts, or answered questions, to report the accuracy of both models on"
+        "--data",
+        metavar="F",
+        help="labelled texts (text-classification with one class a text) or answered questions (question-answering) "
+        "to report the accuracy of both models on; not for other tasks",
     )
     data.add_argument("--text-column", metavar="NAME", help="column of texts, words or questions")
     data.add_argument("--pair-column", metavar="NAME", help="column of second texts or contexts")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from ..errors import LosparseError
 from .output import Progress, print_table
@@ -79,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
     if stray is not None and options.providers is not _CPU:
         raise LosparseError(f"--provider takes one name, got '{stray}' behind it; write --provider {stray} too")
     texts = options.texts or _lines_of_stdin()
+    _check_unicode(texts)
     session = Session(
         options.folder, options.providers, threads=options.threads, batch_invariant=options.batch_invariant
     )
@@ -98,13 +100,30 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lines_of_stdin() -> list[str]:
-    try:
-        lines = [] if sys.stdin.isatty() else [line.rstrip("\r\n") for line in sys.stdin]
-    except UnicodeDecodeError as error:
-        raise LosparseError(f"stdin must be text in {error.encoding}, got other bytes; convert it first") from None
+    lines = [] if sys.stdin.isatty() else [line.rstrip("\r\n") for line in _stdin()]
     if not lines:
         raise LosparseError("no text to run; give texts after the folder, or lines on stdin")
     return lines
+
+
+def _stdin() -> TextIO:
+    """Open what stdin holds, all of which must be of its encoding: read as it comes, a fault has no line number."""
+    inner = getattr(sys.stdin, "buffer", None)
+    if inner is None:  # a program's own stand-in, which holds text
+        return sys.stdin
+    content, encoding = inner.read(), sys.stdin.encoding
+    try:
+        return io.StringIO(content.decode(encoding), newline=None)
+    except UnicodeDecodeError as error:
+        line = len(io.StringIO(content[: error.start].decode(encoding) + "|", newline=None).readlines())
+        raise LosparseError(f"line {line} of stdin is not {encoding.upper()}; convert it first") from None
+
+
+def _check_unicode(texts: list[str]) -> None:
+    """Refuse texts of other bytes than UTF-8, which Python hands on as lone surrogates."""
+    for number, text in enumerate(texts, start=1):
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise LosparseError(f"text {number} of {len(texts)} is not UTF-8; convert it first")
 
 
 def _check_blanks(session: Session, texts: list[str]) -> None:

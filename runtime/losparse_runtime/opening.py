@@ -145,7 +145,9 @@ def _fall_back(what: str, options: Options) -> None:
     if not options.allow_fallback:
         of_cuda = any(name in _OF_CUDA for name in options.providers)
         way_out = _way_to_cuda() if of_cuda else "install the onnxruntime that has it"
-        raise ProviderError(f"{what}; {way_out}, or allow_fallback=True to run without it")
+        raise ProviderError(
+            f"{what}; {way_out}, or run without it: leave --provider out, or give Session allow_fallback=True"
+        )
     logger.warning("%s; going on because allow_fallback is set", what)
 
 

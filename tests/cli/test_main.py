@@ -226,6 +226,9 @@ def test_help_of_compress_says_which_methods_have_a_flag(capsys: pytest.CaptureF
     assert "--low-rank FLOAT share of the rank part" in shown and "[losparse] (default 0.05)" in shown
     assert "--mean, --no-mean" in shown and "[rom] (default True)" in shown
     assert "--allocation {uniform,uniform-rank,last-k,by-type,global,search}" in shown
+    keys = "task, method, training, targets, ignore, keep_layers, keep_layers_by, keep_neurons, keep_neurons_by"
+    assert f"JSON or YAML with any of the keys {keys};" in shown  # all that a recipe takes, and nothing else below
+    assert "None takes a tenth of the training in `losparse compress`" in shown
 
 
 def test_a_field_of_an_unknown_type_is_a_defect() -> None:

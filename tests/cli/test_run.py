@@ -26,8 +26,20 @@ def test_run_classifies(losparse: Command, whole_pass: Pass) -> None:
 def test_run_refuses_stdin_of_another_encoding(
     losparse: Command, whole_pass: Pass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
-    losparse("run", whole_pass.onnx).refused("stdin must be text in utf-8", "convert it")
+    for content, line in ((b"caf\xe9\n", 1), (b"a\r\ncaf\xe9\nb\n", 2), (b"a\n\nb\n\xff", 4), (b"a\n\xc3", 2)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+        done = losparse("run", whole_pass.onnx)
+        done.refused(f"error: line {line} of stdin is not UTF-8; convert it first")
+    losparse("run", whole_pass.onnx, "a", "\udce9").refused("error: text 2 of 2 is not UTF-8; convert it first")
+
+
+def test_stdin_of_the_right_encoding_is_read_by_lines(
+    losparse: Command, whole_pass: Pass, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = "a dull plot\r\ncafé was great".encode("latin-1")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="latin-1"))
+    lines = losparse("run", whole_pass.onnx).out.splitlines()[1:]
+    assert [line.split(None, 2)[2] for line in lines] == ["a dull plot", "café was great"]
 
 
 def test_run_reads_lines_of_stdin(losparse: Command, whole_pass: Pass, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +88,9 @@ def test_run_keeps_the_order_of_many_texts(losparse: Command, whole_pass: Pass) 
 def test_run_refusals(losparse: Command, whole_pass: Pass, onnx_copy: Path, tmp_path: Path) -> None:
     folder = whole_pass.onnx
     losparse("run", tmp_path / "none", "text").refused("no such folder")
-    losparse("run", folder, "text", "--provider", "CUDAExecutionProvider").refused("is not installed")
+    losparse("run", folder, "text", "--provider", "CUDAExecutionProvider").refused(
+        "is not installed", "or run without it: leave --provider out"
+    )
     losparse("run", folder, "text", "--provider", "NoProvider").refused("'NoProvider'")
     losparse("run", folder, "text", "--question", "who").refused("--question", "text-classification")
     losparse("run", folder, "one", "two", "--pair", "three").refused("--pair", "2 texts", "got 1")

@@ -196,16 +196,16 @@ def test_a_provider_that_cannot_start(make_folder: MakeFolder, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("installed", "way_out"),
     [
-        (["onnxruntime"], r"; pip uninstall onnxruntime, then pip install losparse\[gpu\] for CUDA, or allow"),
+        (["onnxruntime"], r"; pip uninstall onnxruntime, then pip install losparse\[gpu\] for CUDA, or run"),
         (
             ["onnxruntime-gpu"],
-            r"; install the NVIDIA driver, and CUDA and cuDNN \(pip install onnxruntime-gpu\[cuda,cudnn\]\), or allow",
+            r"; install the NVIDIA driver, and CUDA and cuDNN \(pip install onnxruntime-gpu\[cuda,cudnn\]\), or run",
         ),
-        ([], r"; pip install losparse\[gpu\] for CUDA, or allow"),  # built from source
+        ([], r"; pip install losparse\[gpu\] for CUDA, or run"),  # built from source
         (
             ["onnxruntime", "onnxruntime-gpu"],
             r"; onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
-            r"pip uninstall onnxruntime onnxruntime-gpu, then pip install losparse\[gpu\] for CUDA, or allow",
+            r"pip uninstall onnxruntime onnxruntime-gpu, then pip install losparse\[gpu\] for CUDA, or run",
         ),
     ],
 )
