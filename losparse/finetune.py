@@ -137,6 +137,8 @@ def fine_tune(
     if quiet:
         trainer.remove_callback(PrinterCallback)  # it prints metrics where there is no progress bar
     checkpoint = last_checkpoint(output_dir, clean=trainer.is_world_process_zero()) if resume else None
+    if resume and checkpoint is None and trainer.is_world_process_zero():
+        logger.warning("nothing to go on with at '%s': starts anew", output_dir)
     started = time.perf_counter()
     trained = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - started

@@ -222,6 +222,17 @@ def test_a_checkpoint_that_was_cut_off_does_not_stop_a_resumed_training(
     assert "8 steps" in done.out and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_resuming_where_there_is_nothing_to_go_on_with_says_so(
+    compress_into: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    assert compress_into(*FEW, "--resume").code == 0
+    said = [message for message in caplog.messages if "nothing to go on with" in message]
+    assert said == [f"nothing to go on with at '{tmp_path / 'out.partial'}': starts anew"]
+    caplog.clear()
+    assert compress_into(*FEW, "--overwrite").code == 0
+    assert "nothing to go on with" not in caplog.text
+
+
 def test_a_training_that_stops_before_its_first_checkpoint_leaves_nothing(
     compress_into: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
