@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from losparse.data import Examples, load_examples, load_texts
 from losparse.errors import LosparseError
 from losparse_runtime import Session, TokenizerError
+from losparse_runtime.cuts import cuts_told_once
 
 from .answers import right_answers
 from .load import class_names
@@ -108,7 +109,8 @@ def encode_calibration(given: Sequence[Any], folder: Path) -> list[Feeds]:
     session = Session(folder, threads=torch.get_num_threads())
     prompt = session.metadata.embedding.prompt()
     texts = [prompt + text for text in given] if prompt else given
-    return list(_encode(session, texts, _CALIBRATION_BATCH))
+    with cuts_told_once():
+        return list(_encode(session, texts, _CALIBRATION_BATCH))
 
 
 def read_labelled(data: TextFile | str | Path, model: TaskModel) -> tuple[str, Examples]:
@@ -160,10 +162,11 @@ def measure_accuracy(model: TaskModel, folder: Path, labelled: tuple[str, Exampl
     texts = examples.texts if examples.pairs is None else list(zip(examples.texts, examples.pairs, strict=True))
     pytorch: list[int] = []
     onnx: list[int] = []
-    for feeds in _encode(session, texts, _BATCH):
-        reference = model.reference({key: torch.from_numpy(array) for key, array in feeds.items()})
-        pytorch += reference["logits"].argmax(-1).tolist()
-        onnx += session.run(feeds)["logits"].argmax(-1).tolist()
+    with cuts_told_once():
+        for feeds in _encode(session, texts, _BATCH):
+            reference = model.reference({key: torch.from_numpy(array) for key, array in feeds.items()})
+            pytorch += reference["logits"].argmax(-1).tolist()
+            onnx += session.run(feeds)["logits"].argmax(-1).tolist()
     return {
         "file": name,
         "texts": len(texts),

@@ -164,18 +164,21 @@ def check(
         The result as JSON values; `passed` is the verdict.
     """
     from losparse_export.tolerances import allowed_difference, coarser_precision, relative_tolerance
+    from losparse_runtime.cuts import cuts_told_once
 
     judge = coarser_precision(session.metadata.precision, reference.precision)
     allowed, largest = tolerance or 0.0, 0.0
     parts: dict[str, Callable[[], Iterator[Arrays]]] = {"random tokens": lambda: random_batches(session)}
-    counts = {"random tokens": len(_SHAPES)}
+    counts, read = {"random tokens": len(_SHAPES)}, {"random tokens": sum(batch for batch, _ in _SHAPES)}
     if texts is not None:
+        read["texts"] = len(texts[0])
         parts["texts"] = lambda: text_batches(session, *texts)
         counts["texts"] = math.ceil(len(texts[0]) / _BATCH)
     results = {}
     with progress.stage("comparing tokens"):
         found = differences(session, reference.reading, texts)
-    with progress.stage(f"comparing with {reference.kind}", sum(counts.values())) as advance:
+    comparing = progress.stage(f"comparing with {reference.kind}", sum(counts.values()))
+    with cuts_told_once(), comparing as advance:
         for name, batches in parts.items():
             parity, worst, scale = _compare(session, reference, batches(), advance)
             largest = max(largest, scale)
@@ -186,7 +189,8 @@ def check(
             # For outputs of magnitude 1: every layer's allowance is scaled with what that layer returns.
             relative = judge.difference if tolerance is None else relative_tolerance(allowed, scale)
             layer = None if passed else reference.explain(worst, relative)
-            results[name] = {"passed": passed, "batches": counts[name], **parity.to_dict(), "first_layer": layer}
+            sizes = {"batches": counts[name], "texts": read[name]}
+            results[name] = {"passed": passed, **sizes, **parity.to_dict(), "first_layer": layer}
     return {
         "passed": not found and all(part["passed"] for part in results.values()),
         "against": reference.kind,
@@ -262,7 +266,7 @@ def _print_parts(result: dict[str, Any]) -> None:
         rows.append(
             [
                 name,
-                str(part["rows"]),
+                _count(part["texts"], part["rows"]),
                 difference,
                 f"{part['centred_cosine']:.6f}",
                 f"{part['cosine']:.6f}" if vectors else f"{part['top1_agreement']:.2%}",
@@ -273,11 +277,16 @@ def _print_parts(result: dict[str, Any]) -> None:
     if result["cosine"] is not None:
         title += f", cosine {result['cosine']} or more"
     last = "worst cosine" if vectors else "same largest entry"
-    columns = ["inputs", "rows", "largest difference", "cosine", last, "verdict"]
+    columns = ["inputs", "texts", "largest difference", "cosine", last, "verdict"]
     print_table(title, columns, rows)
     for part in result["parts"].values():
         if part["first_layer"] is not None:
             print(f"first layer that differs: {part['first_layer']}")
+
+
+def _count(texts: int, rows: int) -> str:
+    """Say how many texts were compared, and how many rows of outputs where every token has one."""
+    return f"{texts:,}" if rows == texts else f"{texts:,} ({rows:,} rows)"
 
 
 def _verdict(part: dict[str, Any]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -99,10 +98,11 @@ def read_session(session: Session) -> Reading:
 
 def _session_encode(session: Session) -> Encode:
     from losparse_runtime import InputError
+    from losparse_runtime.cuts import cuts_told_once
 
     def encode(texts: Sequence[str], pairs: Sequence[str] | None) -> list[Row]:
         try:
-            with _quiet("losparse_runtime.encoder"):  # that a text is cut is what is looked at here
+            with cuts_told_once(silent=True):  # that a text is cut is what is looked at here
                 found = session.encoder.encodings(texts, pairs)
         except InputError:
             if len(texts) == 1:
@@ -112,21 +112,6 @@ def _session_encode(session: Session) -> Encode:
         return [(tuple(each.ids), tuple([0] * len(each.ids) if blank else each.type_ids)) for each in found]
 
     return encode
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Keep what a logger says to itself while the block runs."""
-    logger, refuse = logging.getLogger(name), _refuse
-    logger.addFilter(refuse)
-    try:
-        yield
-    finally:
-        logger.removeFilter(refuse)
-
-
-def _refuse(record: logging.LogRecord) -> bool:
-    return False
 
 
 def differences(

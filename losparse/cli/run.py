@@ -75,6 +75,7 @@ def add_options(parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the texts and print what comes out."""
     from losparse_runtime import Session
+    from losparse_runtime.cuts import cuts_told_once
 
     stray = next((text for text in options.texts if text.endswith("ExecutionProvider")), None)
     if stray is not None and options.providers is not _CPU:
@@ -95,7 +96,8 @@ def run(options: argparse.Namespace) -> int:
     _check_blanks(session, texts)
     options.batch_size = options.batch_size or _BATCH_SIZE
     show = {"text-classification": _classify, "token-classification": _tag, "question-answering": _answer}
-    show.get(session.task, _embed)(session, texts, options)
+    with cuts_told_once():
+        show.get(session.task, _embed)(session, texts, options)
     return 0
 
 

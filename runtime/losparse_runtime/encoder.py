@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from .cuts import count_cuts
 from .dependencies import import_tokenizers
 from .errors import InputError, LosparseRuntimeError, TokenizerError, one_line
 from .fields import read_json
@@ -65,7 +66,7 @@ class TextEncoder:
             texts: the texts; a bare string is one text.
             pairs: the second text of each pair.
             max_length: tokens kept of each text or pair, special tokens included; all the model's positions by
-                default. Longer ones are cut, the longer text of a pair first, and a warning is logged.
+                default. Longer ones are cut, the longer text of a pair first, and how many is logged (see `cuts`).
 
         Returns:
             One encoding a text, in order.
@@ -85,9 +86,7 @@ class TextEncoder:
             batch = list(zip(firsts, seconds, strict=True))
         length = self._length(max_length, pair=pairs is not None)
         encodings = self._encode(batch, Truncation(length, side=self.truncation_side))
-        cut = sum(bool(encoding.overflowing) for encoding in encodings)
-        if cut:
-            logger.warning("%d of %d texts are longer than %d tokens and were cut", cut, len(encodings), length)
+        count_cuts(sum(bool(encoding.overflowing) for encoding in encodings), len(encodings), length)
         for index, encoding in enumerate(encodings):
             if not encoding.ids:
                 raise InputError(f"text {index} gives no tokens; leave it out")

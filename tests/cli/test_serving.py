@@ -16,6 +16,7 @@ from losparse.cli.bench import notes, shown_speedup
 from losparse.cli.check import _print_parts, check, open_reference
 from losparse.cli.export import following
 from losparse.cli.output import Progress
+from losparse_export.texts import encode_calibration
 from losparse_export.tolerances import PRECISION_TABLE
 from losparse_runtime import Session
 
@@ -86,9 +87,28 @@ def test_check_passes_against_the_checkpoint(
     assert done.out.splitlines()[-1] == "passed"
     result = json.loads((tmp_path / "check.json").read_text())
     assert result["passed"] and result["against"] == "PyTorch"
-    assert result["parts"]["texts"]["rows"] == 64
+    assert (result["parts"]["texts"]["texts"], result["parts"]["texts"]["rows"]) == (64, 64)
+    assert next(line.split()[:2] for line in done.out.splitlines() if line.startswith("texts")) == ["texts", "64"]
     assert result["parts"]["texts"]["top1_agreement"] == 1.0
     assert all(0 < part["max_abs"] <= 1e-4 for part in result["parts"].values())
+
+
+def test_texts_that_were_cut_are_counted_in_one_line(
+    losparse: Command, whole_pass: Pass, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    texts = ["film " * (40 if number % 16 == 0 else 3) for number in range(96)]
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(texts))
+    done = losparse("check", whole_pass.onnx, "--reference", whole_pass.onnx, "--data", file)
+    assert done.code == 0, done.err
+    said = ["6 of 96 texts are longer than 32 tokens and were cut"]
+    assert caplog.messages == said
+    caplog.clear()
+    assert losparse("run", whole_pass.onnx, *texts, "--batch-size", 1).code == 0
+    assert caplog.messages == said
+    caplog.clear()
+    encode_calibration(texts, whole_pass.onnx)
+    assert caplog.messages == said
 
 
 def test_check_against_an_onnx_folder_loads_no_torch(whole_pass: Pass) -> None:
@@ -172,11 +192,12 @@ def test_layers_are_compared_by_a_tolerance_for_outputs_of_magnitude_one(whole_p
     [("feature-extraction", "worst cosine", "0.912300"), ("text-classification", "same largest entry", "50.00%")],
 )
 def test_vectors_are_not_compared_by_their_largest_entry(capsys, task: str, column: str, cell: str) -> None:
-    part = {"rows": 4, "max_abs": 0.1, "finite": True, "centred_cosine": 0.99, "cosine": 0.9123, "top1_agreement": 0.5}
+    counts = {"texts": 3, "rows": 4}
+    part = counts | {"max_abs": 0.1, "finite": True, "centred_cosine": 0.99, "cosine": 0.9123, "top1_agreement": 0.5}
     result = {"against": "PyTorch", "task": task, "precision": "int8", "tolerance": 1.0, "cosine": 0.92}
     _print_parts(result | {"parts": {"texts": part | {"passed": True, "first_layer": None}}})
     out = capsys.readouterr().out
-    assert column in out and cell in out
+    assert column in out and cell in out and "3 (4 rows)" in out
 
 
 def test_check_against_onnx_fails_on_changed_weights_unless_the_tolerance_allows_it(

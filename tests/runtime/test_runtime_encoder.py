@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from losparse_runtime import InputError, Session, TokenizerError
+from losparse_runtime.cuts import cuts_told_once
 
 MakeFolder = Callable[..., Any]
 
@@ -77,6 +79,38 @@ def test_long_texts_are_cut_and_that_is_logged(session: Session, caplog: pytest.
     assert encoded["input_ids"][0, -1] == 3  # the closing [SEP] survives
     assert "1 of 3 texts are longer than 16 tokens and were cut" in caplog.text
     np.testing.assert_array_equal(session.encode("a b c d", max_length=4)["input_ids"], [[2, 4, 5, 3]])
+
+
+def test_a_call_says_once_how_many_were_cut(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    session.classify(["a " * 40, "b"] * 5, batch_size=2)
+    assert caplog.messages == ["5 of 10 texts are longer than 16 tokens and were cut"]
+
+
+def test_a_block_says_once_how_many_were_cut(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    long = "a " * 40
+    with cuts_told_once():
+        for _ in range(600):
+            session.encode([long, "b"])
+        session.encode([long, "b"], max_length=8)
+        thread = threading.Thread(target=session.encode, args=([long],))  # not of this block
+        thread.start()
+        thread.join()
+        with cuts_told_once(silent=True):
+            session.encode([long])
+    session.encode([long])
+    assert caplog.messages == [
+        "1 of 1 texts are longer than 16 tokens and were cut",
+        "600 of 1,200 texts are longer than 16 tokens and were cut",
+        "1 of 2 texts are longer than 8 tokens and were cut",
+        "1 of 1 texts are longer than 16 tokens and were cut",
+    ]
+
+
+def test_a_block_that_fails_leaves_its_error_alone(session: Session, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InputError), cuts_told_once():
+        session.encode(["a " * 40])
+        session.encode([])
+    assert caplog.messages == []
 
 
 def test_padding_and_truncation_on_the_left(make_folder: MakeFolder) -> None:
