@@ -23,6 +23,9 @@ In form "training" an entry also names its `trainer`, one of `TRAINING_FORMS`, a
 from __future__ import annotations
 
 import json
+import logging
+import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -45,6 +48,8 @@ from .saved_outputs import KEY as RECORD_KEY
 from .saved_outputs import record_outputs
 from .schema import FORMAT, JOINT_FORMAT, OBJECT, PIVOT_FORMAT, optional, parse_entry, parse_layers
 from .targets import is_linear, replace_module, weight_of
+
+logger = logging.getLogger(__name__)
 
 _OWN_NAMES = {"losparse_names": "model"}
 """In the header of weights that are written by the model's own names; see `LosparseQuantizer`."""
@@ -119,13 +124,14 @@ class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
                 leave out what it does not expect.
         """
         self._own_names = _has_own_names(checkpoint_files or ())
-        layers = self.quantization_config.layers
+        stored = {"quantization_config": self.quantization_config.to_dict()}
+        layers = {name: entry for name, entry in self.quantization_config.layers.items() if not _left_out(model, name)}
+        self.quantization_config.layers = layers
         for name in sorted(layers, key=lambda name: "v_of" in layers[name]):  # those that share a factor last
             place_empty_layer(model, name, layers[name], self.quantization_config.form)
         files = [Path(file) for file in checkpoint_files or () if file.endswith(".safetensors")]
         if files:
-            config = {"quantization_config": self.quantization_config.to_dict()}
-            stored_layers(with_headers(files[0].parent, config, files), renamed=True)
+            stored_layers(with_headers(files[0].parent, stored, files), renamed=True)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         """Refuse indices that point nowhere, before anything is computed with them.
@@ -137,15 +143,23 @@ class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
                 check_indices(name, module)
         _attach(model, self)
 
-    def get_state_dict_and_metadata(self, model: nn.Module) -> tuple[None, dict[str, str]]:
-        """Return what `save_pretrained` writes into the header of the weights: a record of the model's outputs.
+    def get_state_dict_and_metadata(self, model: nn.Module) -> tuple[Mapping[str, Any] | None, dict[str, str]]:
+        """Return what `save_pretrained` writes: the weights it was given, and a record of the model's outputs.
 
         And have it write the tensors by the model's own names. Families that join layers on disk (`Wqkv` of NomicBERT)
         could not: the factors of these layers are of different sizes.
         """
         model._weight_conversions = []  # type: ignore[assignment]
+        # transformers takes what is returned here in place of its argument `state_dict`, and does not tell us of it.
+        given: Mapping[str, Any] | None = sys._getframe(1).f_locals.get("state_dict")
+        if given is not None and not _are_weights_of(given, model):
+            logger.warning(
+                "no outputs of %s are saved to check later loads by: the weights to save were given as state_dict=",
+                type(model).__name__,
+            )
+            return given, dict(_OWN_NAMES)
         record = record_outputs(model)
-        return None, _OWN_NAMES | ({} if record is None else {RECORD_KEY: json.dumps(record)})
+        return given, _OWN_NAMES | ({} if record is None else {RECORD_KEY: json.dumps(record)})
 
     def update_weight_conversions(self, weight_conversions: list[Any], model: nn.Module) -> list[Any]:
         """Return how names on disk become the model's: not at all where they are its own; older folders may differ."""
@@ -172,6 +186,21 @@ def _has_own_names(files: Sequence[str]) -> bool:
         return False
     with safe_open(files[0], framework="numpy") as weights:
         return _OWN_NAMES.items() <= (weights.metadata() or {}).items()
+
+
+def _left_out(model: nn.Module, name: str) -> bool:
+    """Tell whether a layer is of a part that the model's class goes without, whose weights transformers passes over.
+
+    T5EncoderModel opens checkpoints of whole T5 models, and leaves their decoders alone.
+    """
+    passed_over = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    return _local_name(model, name) is None and any(re.search(pattern, name) for pattern in passed_over)
+
+
+def _are_weights_of(given: Mapping[str, Any], model: nn.Module) -> bool:
+    """Tell whether a state dict holds the model's own tensors, as `model.state_dict()` gives them."""
+    own = model.state_dict()
+    return given.keys() == own.keys() and all(given[name].data_ptr() == own[name].data_ptr() for name in own)
 
 
 def _attach(model: nn.Module, quantizer: LosparseQuantizer) -> None:
