@@ -16,7 +16,7 @@ from losparse_runtime.encoder import TextEncoder
 from losparse_runtime.panics import panics_caught
 
 from .load import Loaded
-from .sentence import Sentences, read_sentences
+from .sentence import Sentences
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -127,18 +127,19 @@ def check_tokenizer(loaded: Loaded) -> None:
         raise LosparseError(f"{error}; without {TOKENIZER_FILE} the exported folder takes token ids only") from error
 
 
-def sentences_of(loaded: Loaded) -> Sentences | None:
-    """Return how a model makes one vector of a text; None where that is not its task."""
-    if loaded.task.name != "feature-extraction":
-        return None
-    config = loaded.model.config
-    causal = any(str(name).endswith("ForCausalLM") for name in (config.architectures or ())[:1])
-    return read_sentences(loaded.folder, causal=causal and getattr(config, "is_causal", True))
+def check_reading(loaded: Loaded) -> None:
+    """Check what else the folder says of how texts are read, before anything is traced.
+
+    Raises:
+        LosparseError: files of sentence-transformers, or the tokenizer's configuration, cannot be read, or hold what
+            they cannot mean.
+    """
+    longest_text(loaded, loaded.sentences)
 
 
 def endless_limit(loaded: Loaded) -> int | None:
     """Return where texts are cut for a model whose positions have no end; None for one that has its own limit."""
-    return None if count_positions(loaded.model) else longest_text(loaded, sentences_of(loaded))
+    return None if count_positions(loaded.model) else longest_text(loaded, loaded.sentences)
 
 
 def longest_text(loaded: Loaded, sentences: Sentences | None) -> int:

@@ -18,7 +18,7 @@ from losparse.errors import LosparseError
 from losparse_runtime import Session, measure
 from losparse_runtime.cpus import int8_overflows
 
-from .assets import check_tokenizer, copy_tokenizer, endless_limit, longest_text, match_tokenizers, sentences_of
+from .assets import check_reading, check_tokenizer, copy_tokenizer, endless_limit, longest_text, match_tokenizers
 from .build import Built, build_graph, check_choice, dense_plan
 from .load import Loaded, load_model
 from .metadata import describe_model, graph_metadata, model_config
@@ -138,6 +138,7 @@ def export_model(
     tell(_STEPS[0], 0, len(_STEPS))
     loaded = load_model(source, task)
     check_tokenizer(loaded)
+    check_reading(loaded)
     given = None if calibration is None else read_calibration(calibration, loaded.task.name)
     with evaluation(loaded.model), staged_folder(out, overwrite=overwrite) as folder:
         tell(_STEPS[1], 1, len(_STEPS))
@@ -225,7 +226,7 @@ def write_folder(
     Returns:
         The metadata, as written.
     """
-    type_ids, sentences = True, sentences_of(loaded)
+    type_ids, sentences = True, loaded.sentences
     lower_case = sentences is not None and sentences.lower_case
     if loaded.folder is not None and copy_tokenizer(loaded.folder, folder, lower_case=lower_case):
         type_ids = match_tokenizers(loaded.folder, folder, lower_case=lower_case)

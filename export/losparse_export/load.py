@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from losparse.saved import Checkpoint, read_checkpoint
 from losparse.saved_outputs import check_outputs, read_record
 
 from .kinds import check_reads_text, check_task_fits, class_of, fit_padding, opening_class
+from .sentence import Sentences, read_sentences
 from .tasks import Task, choose_task
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,19 @@ class Loaded:
     task: Task
     name: str
     folder: Path | None
+
+    @cached_property
+    def sentences(self) -> Sentences | None:
+        """How the model makes one vector of a text, read once, for it may warn; None where that is not its task.
+
+        Raises:
+            LosparseError: its sentence-transformers files cannot be read, or contradict each other.
+        """
+        if self.task.name != "feature-extraction":
+            return None
+        config = self.model.config
+        causal = any(str(name).endswith("ForCausalLM") for name in (config.architectures or ())[:1])
+        return read_sentences(self.folder, causal=causal and getattr(config, "is_causal", True))
 
 
 def load_model(source: Any, task: str | None = None) -> Loaded:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
-from losparse_export.assets import has_tokenizer, longest_text, lower_case_, open_tokenizer, sentences_of
+from losparse_export.assets import has_tokenizer, longest_text, lower_case_, open_tokenizer
 from losparse_export.load import Loaded, class_names, load_model
 from losparse_export.locate import first_difference
 from losparse_export.metadata import model_config
@@ -61,7 +61,7 @@ def read_checkpoint(loaded: Loaded) -> Reading:
         LosparseError: transformers cannot open its tokenizer.
     """
     assert loaded.folder is not None, "it was opened from a folder"
-    sentences, config = sentences_of(loaded), model_config(loaded)
+    sentences, config = loaded.sentences, model_config(loaded)
     recorded = parse_model_config(Fields(loaded.folder / "config.json", config))
     embedding = Embedding() if sentences is None else sentences.embedding
     per_class = loaded.task.name in ("text-classification", "token-classification")

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, BertModel, BertTokenizer, LlamaTokenizer
 
-from losparse_export.assets import copy_tokenizer, longest_text, match_tokenizers, sentences_of, tokenizer_limit
+from losparse_export.assets import copy_tokenizer, longest_text, match_tokenizers, tokenizer_limit
 from losparse_export.load import Loaded
 from losparse_export.sentence import Sentences
 from losparse_export.tasks import TASKS
@@ -132,6 +132,6 @@ def test_the_longest_text(tmp_path, own, limit, expected):
 
 
 def test_how_vectors_are_made_is_asked_of_encoders_alone():
-    assert sentences_of(tiny(task="text-classification")) is None
-    assert sentences_of(tiny()).pooling == "mean"
-    assert sentences_of(tiny(architectures=["TinyForCausalLM"])).pooling == "lasttoken"
+    assert tiny(task="text-classification").sentences is None
+    assert tiny().sentences.pooling == "mean"
+    assert tiny(architectures=["TinyForCausalLM"]).sentences.pooling == "lasttoken"

@@ -11,9 +11,14 @@ import logging
 import pytest
 
 from losparse.errors import LosparseError
+from losparse_export import TASKS, export_model
+from losparse_export.assets import check_reading
+from losparse_export.load import Loaded
 from losparse_export.metadata import _format
 from losparse_export.sentence import Sentences, read_sentences
 from losparse_runtime.embedding import Embedding
+
+from .builders import build_model
 
 OLD, NEW = "sentence_transformers.models.", "sentence_transformers.sentence_transformer.modules."
 TRANSFORMER = {"type": f"{OLD}Transformer", "path": ""}
@@ -226,3 +231,32 @@ def test_the_transformer_alone_of_an_older_folder_is_refused(tmp_path):
 def test_older_readers_refuse_folders_that_they_would_read_wrong(embedding, expected):
     assert _format(wide=False, sentences=Sentences(embedding=embedding)) == expected
     assert _format(wide=True, sentences=None) == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("config_sentence_transformers.json", '{"default_prompt_name": "other"}', "default_prompt_name must be one of"),
+        ("config_sentence_transformers.json", '{"prompts": {"query": 1}}', "prompts must be texts by name"),
+        ("modules.json", "[", "cannot be read as JSON"),
+        ("tokenizer_config.json", "{", "cannot be read as JSON"),
+    ],
+)
+def test_settings_that_do_not_do_are_refused_before_the_trace(tmp_path, file, content, said):
+    def not_traced(*_, **__):
+        raise AssertionError("refused before the trace")
+
+    model = build_model("mpnet", factored=False)
+    model.save_pretrained(write(tmp_path / "model"))
+    (tmp_path / "model" / file).write_text(content)
+    with pytest.raises(LosparseError, match=f"{file}: {said}"):
+        export_model(tmp_path / "model", tmp_path / "out", tracer=not_traced)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_is_not_followed_is_said_once(tmp_path, caplog):
+    folder = write(tmp_path, [TRANSFORMER, POOLING, {"type": f"{OLD}Dense", "path": "2_Dense"}])
+    loaded = Loaded(build_model("mpnet", factored=False), TASKS["feature-extraction"], "tiny", folder)
+    check_reading(loaded)
+    assert loaded.sentences.pooling is None
+    assert sum("no pooling is recorded" in message for message in caplog.messages) == 1
