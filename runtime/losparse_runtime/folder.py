@@ -39,6 +39,10 @@ _ONCE_UNLISTED = (
 )
 
 
+# What is written about a folder, with an ending for text or without one.
+_ABOUT, _TEXT = ("readme", "license", "licence", "notice"), ("", ".md", ".txt", ".rst")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """What the runtime needs of `config.json`; None where the file or the field is not there.
@@ -166,7 +170,8 @@ def changed_files(folder: Path | str) -> list[str]:
 
     Returns:
         A line for every file that is missing, has other contents, or is not listed; none for a folder as it was
-        written.
+        written. What a hub or git adds, and nobody reads to run a model, counts for nothing: hidden files and folders,
+        a README, a licence.
 
     Raises:
         FolderError: the folder has no metadata that can be read, or a file cannot be.
@@ -177,8 +182,16 @@ def changed_files(folder: Path | str) -> list[str]:
     found = [(name, _changed(folder, name, record)) for name, record in listed.items()]
     lines = [f"{name}: {changed}" for name, changed in found if changed is not None]
     known = {METADATA_FILE, *listed, *(() if CONFIG_FILE in listed else _ONCE_UNLISTED)}
-    extra = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    extra = sorted(
+        path.name for path in folder.iterdir() if path.name not in known and not _beside_the_model(path.name)
+    )
     return [*lines, *(f"{name}: {METADATA_FILE} does not list it" for name in extra)]
+
+
+def _beside_the_model(name: str) -> bool:
+    """Whether neither onnxruntime nor this package ever reads what has this name."""
+    place = Path(name.lower())
+    return name.startswith(".") or (place.stem in _ABOUT and place.suffix in _TEXT)
 
 
 def _changed(folder: Path, name: str, record: FileRecord) -> str | None:

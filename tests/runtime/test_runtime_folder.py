@@ -270,3 +270,18 @@ def test_every_file_that_is_not_as_it_was_written_is_listed(make_folder: MakeFol
     assert changed_files(folder)[0] == "model.onnx: missing, losparse.json lists it"
     with pytest.raises(FolderError, match="no such folder"):
         changed_files(folder / "none")
+
+
+def test_what_a_hub_or_git_adds_is_no_change(make_folder: MakeFolder) -> None:
+    folder = make_folder().path
+    for name in (".gitattributes", ".gitignore", "README.md", "readme.txt", "LICENSE", "Licence.md", "NOTICE.txt"):
+        (folder / name).write_text("of the hub")
+    for name in (".cache", ".git"):
+        (folder / name).mkdir()
+    assert changed_files(folder) == []
+    wrong = ["README.json", "license.bin", "model.onnx.data", "model2.onnx", "spiece.model", "vocab.txt", "weights"]
+    for name in wrong:
+        (folder / name).write_text("of another model")
+    # This folder's writer listed the model alone, so its tokenizer may be there unlisted.
+    found = [line.split(":")[0] for line in changed_files(folder)]
+    assert found == [name for name in wrong if name != "vocab.txt"]
