@@ -115,10 +115,17 @@ def _decode(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        read = error.object  # without a mark at its beginning
+        line = read.count(b"\n", 0, error.start) + 1
         raise LosparseError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not utf-8; save the file as utf-8"
+            f"{path}, line {line}: byte 0x{read[error.start]:02x} is not utf-8; save the file as utf-8"
         ) from None
+
+
+def split_lines(text: str) -> list[str]:
+    """Return the lines of a text, blank ones too; they end in LF or CR LF, and a CR alone ends none."""
+    lines = re.split("\r?\n", text)
+    return lines if lines[-1] else lines[:-1]  # the last line may end or not
 
 
 def _read_plain(path: Path, text: str) -> Table:
@@ -127,7 +134,7 @@ def _read_plain(path: Path, text: str) -> Table:
     Raises:
         LosparseError: blank lines stand between lines that follow each other, so it may hold texts of several lines.
     """
-    found = [(number, line) for number, line in enumerate(re.split("\r?\n", text), start=1) if line.strip()]
+    found = [(number, line) for number, line in enumerate(split_lines(text), start=1) if line.strip()]
     gap = next((line + 1 for (line, _), (after, _) in pairwise(found) if after > line + 1), None)
     joined = next((line for (line, _), (after, _) in pairwise(found) if after == line + 1), None)
     if gap is not None and joined is not None:

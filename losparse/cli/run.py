@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
-import io
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from ..errors import LosparseError
+from ..tables import split_lines
 from .output import Progress, print_table
 from .parser import CommandParser, OneMore, positive_int
 
@@ -102,22 +103,27 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _lines_of_stdin() -> list[str]:
-    lines = [] if sys.stdin.isatty() else [line.rstrip("\r\n") for line in _stdin()]
+    lines = [] if sys.stdin.isatty() else split_lines(_stdin())
     if not lines:
         raise LosparseError("no text to run; give texts after the folder, or lines on stdin")
     return lines
 
 
-def _stdin() -> TextIO:
-    """Open what stdin holds, all of which must be of its encoding: read as it comes, a fault has no line number."""
+def _stdin() -> str:
+    """Return what stdin holds, all of which must be of its encoding: read as it comes, a fault has no line number.
+
+    A mark at the beginning (a shell on Windows writes one) says that it is utf-8, and is no part of the first text.
+    """
     inner = getattr(sys.stdin, "buffer", None)
     if inner is None:  # a program's own stand-in, which holds text
-        return sys.stdin
-    content, encoding = inner.read(), sys.stdin.encoding
+        return sys.stdin.read()
+    content: bytes = inner.read()
+    encoding = "utf-8" if content.startswith(codecs.BOM_UTF8) else sys.stdin.encoding
+    content = content.removeprefix(codecs.BOM_UTF8)
     try:
-        return io.StringIO(content.decode(encoding), newline=None)
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
-        line = len(io.StringIO(content[: error.start].decode(encoding) + "|", newline=None).readlines())
+        line = content[: error.start].decode(encoding).count("\n") + 1
         raise LosparseError(f"line {line} of stdin is not {encoding.upper()}; convert it first") from None
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from losparse.tables import read_table
+
 from ..runtime.conftest import MakeFolder, make_folder
 from .conftest import Command, Pass, edit_json, loaded_by
 
@@ -40,6 +42,21 @@ def test_stdin_of_the_right_encoding_is_read_by_lines(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="latin-1"))
     lines = losparse("run", whole_pass.onnx).out.splitlines()[1:]
     assert [line.split(None, 2)[2] for line in lines] == ["a dull plot", "café was great"]
+
+
+def test_stdin_and_a_txt_have_the_same_lines(
+    losparse: Command, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    content = b"\xef\xbb\xbfa b\r\nc\rd\ne\xe2\x80\xa8f\ng"
+    (tmp_path / "t.txt").write_bytes(content)
+    texts = [row["text"] for row in read_table(tmp_path / "t.txt", plain=True).rows]
+    assert texts == ["a b", "c\rd", "e\u2028f", "g"]
+    folder = make_folder("feature-extraction").path
+    for encoding in ("utf-8", "cp1252"):  # the mark says which it is
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding=encoding))
+        assert losparse("run", folder).out == losparse("run", folder, *texts).out
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfa\rb\n\n\xffc\nd"), encoding="utf-8"))
+    losparse("run", folder).refused("error: line 3 of stdin is not UTF-8")
 
 
 def test_run_reads_lines_of_stdin(losparse: Command, whole_pass: Pass, monkeypatch: pytest.MonkeyPatch) -> None:

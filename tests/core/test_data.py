@@ -185,6 +185,8 @@ def test_refused_jsonl(write: Write, content: str, words: list[str]) -> None:
 def test_bytes_that_are_not_utf8_are_named_with_their_line(write: Write) -> None:
     with pytest.raises(LosparseError, match=r"line 3: byte 0xe9 is not utf-8"):
         classify(write("a.csv", b"text,label\na,x\ncaf\xe9,y\n"))
+    with pytest.raises(LosparseError, match=r"line 2: byte 0xe9 is not utf-8"):  # the mark at the beginning counts not
+        classify(write("b.csv", b"\xef\xbb\xbftext,label\ncaf\xe9\n\n\n"))
 
 
 def test_files_that_are_not_there_or_not_data(write: Write, tmp_path: Path) -> None:
