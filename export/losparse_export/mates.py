@@ -1,11 +1,13 @@
 """How far the answers about a text move with the other texts of its batch.
 
-In fp32 that is rounding. In int8 one scale is computed for all texts of a batch, so a text is rounded otherwise beside
-a long one than alone; `int8-static` knows its scales before.
+In fp32 that is rounding, unless padding moves a text: padding on the left shifts it to other positions, and a model
+that numbers them from the first place of the row then says something else of it. In int8 one scale is computed for all
+texts of a batch, so a text is rounded otherwise beside a long one than alone; `int8-static` knows its scales before.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,7 +42,7 @@ class BatchMates:
 
 
 def compare_with_mates(session: Session, texts: Sequence[Feeds], mate: Feeds) -> BatchMates:
-    """Run every text alone and beside another, and compare what is said of it.
+    """Run every text alone and beside another, padded where the folder pads, and compare what is said of it.
 
     Args:
         session: the model.
@@ -48,16 +50,18 @@ def compare_with_mates(session: Session, texts: Sequence[Feeds], mate: Feeds) ->
         mate: the same of the text that is put beside each; none of the others is longer.
     """
     overall, length = Comparison(), mate["input_ids"].shape[1]
+    left = session.encoder.padding_side == "left"
     for text in texts:
         own = text["input_ids"].shape[1]
+        place = slice(length - own, None) if left else slice(0, own)
+        around = (length - own, 0) if left else (0, length - own)
         fill = {"input_ids": session.config.pad_token_id or 0}
-        padded = {
-            name: np.pad(text[name], ((0, 0), (0, length - own)), constant_values=fill.get(name, 0)) for name in mate
-        }
+        padded = {name: np.pad(text[name], ((0, 0), around), constant_values=fill.get(name, 0)) for name in mate}
         both = {name: np.concatenate([padded[name], mate[name]]) for name in mate}
         alone, beside = session.run(text), session.run(both)
         per_token = session.metadata.token_outputs
-        first = {name: values[:1, :own] if name in per_token else values[:1] for name, values in beside.items()}
+        first = {name: values[:1, place] if name in per_token else values[:1] for name, values in beside.items()}
         overall.add(first, alone)
     parity = overall.parity()
-    return BatchMates(parity.max_abs, parity.cosine, parity.top1_agreement, len(texts))
+    # JSON has no infinity, which stands for an answer that is not finite.
+    return BatchMates(min(parity.max_abs, sys.float_info.max), parity.cosine, parity.top1_agreement, len(texts))

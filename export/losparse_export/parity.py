@@ -166,6 +166,8 @@ def check_parity(
     largest = min(parity.max_rel, sys.float_info.max)
     similar = parity.centred_cosine, parity.top1_agreement
     mates = _with_mates(model, session, max(case.length for case in cases), seed)
+    if precision == "fp32" and mates.max_abs > tolerance:
+        _warn_of_mates(model, session, mates, tolerance)
     agreement = None if vectors is None else vectors.agreement()
     return ParityReport(parity.max_abs, largest, tolerance, *similar, tuple(results), mates, agreement)
 
@@ -179,6 +181,18 @@ def _with_mates(model: TaskModel, session: Session, longest: int, seed: int) -> 
     lengths = [min(length, longest) for length in _SHORT]
     texts = [make_feeds(model, Case(1, length, padded=False), seed + turn) for length in lengths for turn in range(4)]
     return compare_with_mates(session, texts, make_feeds(model, Case(1, min(longest, _LONG), padded=False), seed))
+
+
+def _warn_of_mates(model: TaskModel, session: Session, mates: BatchMates, tolerance: float) -> None:
+    """Say that answers depend on the batch, in any precision: the graph in fp32 does not even round."""
+    logger.warning(
+        "%s: what it says of a text moves by up to %.1e beside a longer one (allowed %.1e), which pads it on the %s; "
+        "Session(folder, batch_invariant=True) or `losparse run --batch-invariant` runs every text alone",
+        type(model.model).__name__,
+        mates.max_abs,
+        tolerance,
+        session.encoder.padding_side,
+    )
 
 
 def _cases(model: TaskModel, longest: int, precision: str) -> list[Case]:

@@ -135,8 +135,8 @@ def _print_agreement(parity: ParityReport, precision: str) -> None:
         )
     if precision == "int8":
         print(
-            f"a text beside a long one: answers move by up to {mates.max_abs:.1e} (cosine {mates.cosine:.4f}); in "
-            "precision int8-static, or with Session(batch_invariant=True), they do not"
+            f"a text beside a long one: answers move by up to {mates.max_abs:.1e} (cosine {mates.cosine:.4f}); with "
+            "Session(batch_invariant=True) they do not, and in precision int8-static not by a shared scale"
         )
 
 

@@ -67,7 +67,8 @@ def add_options(parser: CommandParser) -> None:
     parser.add_argument(
         "--batch-invariant",
         action="store_true",
-        help="what is said of a text does not depend on the others, in precision int8 either: one text in a run there",
+        help="what is said of a text does not depend on the others: one text in a run where it may (precision int8, "
+        "padding on the left)",
     )
     add_session_options(parser)
     parser.set_defaults(run=run)

@@ -1,7 +1,9 @@
 """Texts of a batch one at a time, each as if it were alone: for models whose answers depend on the other texts.
 
 In precision int8 a product scales its input by the largest number in it, so one text decides how all the others of its
-batch are rounded. Padding has a part in it too, so every text is run at its own length.
+batch are rounded. Padding has a part in it too, so every text is run at its own length. Padding on the left shifts a
+short text to other positions than it has alone, which models with absolute positions answer otherwise, in every
+precision.
 """
 
 from __future__ import annotations
@@ -13,9 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .inputs import Arrays
+from .metadata import Metadata
 
-# The precision in which answers depend on the batch by more than the order of sums.
-MIXED = "int8"
+# The precision that scales the texts of a batch together.
+_MIXED = "int8"
+
+
+def depends_on_batch(metadata: Metadata, padding_side: str) -> bool:
+    """Whether what is said of a text may move by more than the order of sums with the other texts of its batch.
+
+    Args:
+        metadata: of the folder; what its exporter measured counts too.
+        padding_side: where the folder fills short texts, "left" or "right".
+    """
+    if metadata.precision == _MIXED or padding_side == "left":
+        return True
+    mates = metadata.parity.get("batch_mates")  # earlier writers did not measure it
+    return mates is not None and bool(mates["max_abs"] > metadata.parity["tolerance"])
 
 
 def run_alone(run: Callable[[Arrays], Arrays], inputs: Arrays, token_outputs: Collection[str]) -> Arrays:

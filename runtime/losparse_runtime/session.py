@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from . import tasks
-from .alone import MIXED, run_alone
+from .alone import depends_on_batch, run_alone
 from .cpus import available_cpus
 from .encoder import TextEncoder
 from .errors import RunError, one_line
@@ -32,9 +32,9 @@ class Session:
             provider at the end for operators that the others do not have.
         threads: threads inside one operator; all CPUs that the affinity mask and the cgroup quota grant by default.
         allow_fallback: run without a provider that is not there, and log a warning, instead of raising.
-        batch_invariant: what is said of a text does not depend on the other texts of its batch, in precision "int8"
-            either: there every text of a batch is run by itself, at its own length, which takes longer. Folders of
-            other precisions run as ever.
+        batch_invariant: what is said of a text does not depend on the other texts of its batch. Where it may - in
+            precision "int8", where the folder pads on the left, or where its exporter measured that it does - every
+            text of a batch is run by itself, at its own length, which takes longer. Other folders run as ever.
         spinning: let idle threads wait busily. Right for one model alone on its cores; switch it off where several
             sessions or other work share them.
 
@@ -60,13 +60,13 @@ class Session:
             provider_names(providers), available_cpus() if threads is None else threads, allow_fallback, spinning
         )
         self.metadata: Metadata = read_metadata(self.folder)
-        self._alone = batch_invariant and self.metadata.precision == MIXED
         self.config = read_model_config(self.folder)
         self._session: Any = open_model(self.folder, self.metadata, self.options)
         self._process = remember(self._session)
         self.encoder = TextEncoder(
             self.folder, self.max_length, self.config.pad_token_id, self.metadata.type_ids, self.config.vocab_size
         )
+        self._alone = batch_invariant and depends_on_batch(self.metadata, self.encoder.padding_side)
 
     def __repr__(self) -> str:
         """Folder, task, providers and threads."""

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from losparse.cli.export import _print_agreement
-from losparse_export.mates import BatchMates
-from losparse_export.parity import ParityReport
+from losparse_export import TASKS, TaskModel
+from losparse_export.mates import BatchMates, compare_with_mates
+from losparse_export.parity import ParityReport, check_parity
 from losparse_export.vectors import VectorAgreement, VectorComparison
 from losparse_runtime import Session, read_metadata
 
+from ..runtime.conftest import make_folder
 from .test_export_precision_model import options
+
+__all__ = ["make_folder"]  # a fixture of the runtime's tests
 
 # fp32 sums in the order that the shape of a batch gives them: 1e-6. In int8 a step is 1/255 of the largest number.
 ROUNDING = 1e-4
@@ -43,6 +47,38 @@ def test_how_far_answers_move_is_in_the_report(export_bert, tmp_path, precision)
         assert not (invariant and precision == "int8" and moved)  # the same run, bit for bit
 
 
+def test_padding_on_the_left_is_measured_told_and_avoided(export_bert, bert, tmp_path, caplog):
+    """BERT numbers positions from the first place of the row, so padding in front of a text moves its answer."""
+    export_bert(tmp_path / "out")
+    assert not caplog.messages
+    settings = tmp_path / "out" / "tokenizer_config.json"
+    settings.write_text('{"padding_side": "left"}')
+    report = check_parity(TaskModel(bert, TASKS["text-classification"]), tmp_path / "out")
+    mates = report.batch_mates
+    assert mates.max_abs > 10 * report.tolerance
+    assert caplog.messages == [
+        f"BertForSequenceClassification: what it says of a text moves by up to {mates.max_abs:.1e} beside a longer one "
+        f"(allowed {report.tolerance:.1e}), which pads it on the left; Session(folder, batch_invariant=True) or "
+        "`losparse run --batch-invariant` runs every text alone"
+    ]
+    alone, beside = two_texts()
+    beside = {name: np.stack([np.roll(array[0], 25), array[1]]) for name, array in beside.items()}
+    for invariant in (False, True):
+        session = Session(tmp_path / "out", threads=1, batch_invariant=invariant)
+        moved = np.abs(session.run(alone)["logits"] - session.run(beside)["logits"][:1]).max()
+        assert (moved == 0) if invariant else (moved > 10 * report.tolerance)
+
+
+def test_tokens_are_compared_where_the_folder_puts_them(make_folder):
+    """A model of embeddings alone says the same of a token anywhere, so what differs would be another token."""
+    for side in ("right", "left"):
+        folder = make_folder("token-classification", name=side)
+        folder.edit(lambda data, side=side: data.update(padding_side=side), "tokenizer_config.json")
+        session = Session(folder.path, threads=1)
+        text, mate = session.encode("a b"), session.encode("c d e f g")
+        assert compare_with_mates(session, [text], mate).max_abs == 0
+
+
 def vectors(*rows: list[float]) -> np.ndarray:
     """One text a row, of one token."""
     return np.array(rows)[:, None, :]
@@ -68,8 +104,8 @@ REPORT = ParityReport(0.1, 0.1, 1.0, 0.99, 0.5, (), BatchMates(0.31, 0.967, 1.0,
 def test_what_is_printed(capsys):
     _print_agreement(REPORT, "int8")
     assert capsys.readouterr().out == (
-        "a text beside a long one: answers move by up to 3.1e-01 (cosine 0.9670); in precision int8-static, or with "
-        "Session(batch_invariant=True), they do not\n"
+        "a text beside a long one: answers move by up to 3.1e-01 (cosine 0.9670); with Session(batch_invariant=True) "
+        "they do not, and in precision int8-static not by a shared scale\n"
     )
     _print_agreement(replace(REPORT, vectors=VectorAgreement(0.999, 0.98, 0.9876, 26)), "int8-static")
     assert capsys.readouterr().out == (

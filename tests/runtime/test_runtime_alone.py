@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from losparse_runtime.alone import run_alone
+from losparse_runtime import read_metadata
+from losparse_runtime.alone import depends_on_batch, run_alone
+
+from .conftest import MakeFolder
 
 Arrays = dict[str, Any]
 
@@ -24,3 +28,14 @@ def test_every_row_is_as_if_it_were_alone():
     assert found["logits"].tolist() == [[4], [14], [14], [0]]
     assert found["tokens"][..., 0].tolist() == [[4, 5, 6, 0], [0, 0, 14, 18], [14, 14, 14, 14], [0, 0, 0, 0]]
     assert found["tokens"].shape == (4, 4, 2) and found["tokens"].dtype == np.float32
+
+
+def test_texts_run_alone_where_the_batch_may_change_them(make_folder: MakeFolder) -> None:
+    metadata = read_metadata(make_folder().path)
+    moved = {"tolerance": 1e-4, "batch_mates": {"max_abs": 2e-4, "cosine": 1.0, "top1_agreement": 1.0, "texts": 12}}
+    within = {**moved, "tolerance": 3e-4}
+    assert not depends_on_batch(metadata, "right") and depends_on_batch(metadata, "left")
+    assert depends_on_batch(replace(metadata, precision="int8"), "right")
+    assert not depends_on_batch(replace(metadata, precision="int8-static"), "right")
+    assert depends_on_batch(replace(metadata, parity=moved), "right")
+    assert not depends_on_batch(replace(metadata, parity=within), "right")
