@@ -24,7 +24,7 @@ from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compress
 from .folders import check_out, new_folder
 from .output import Progress, check_json_target, write_json
 from .parser import add_dataclass_flags, given, positive_int
-from .report import REPORT, outcome_of, print_report
+from .report import REPORT, Original, count_original, outcome_of, print_report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,7 +47,7 @@ class _Job:
     parts: tuple[Tokenized, Tokenized]
     calibration: list[dict[str, Any]] | None
     max_length: int
-    source_parameters: int
+    original: Original
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -268,7 +268,7 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
         models.warn_of_order(checkpoint, recipe.task, train.label_names)
         model = models.load_model(checkpoint, recipe.task, train.label_names, recipe.training.seed)
         models.fit_padding(model, tokenizer)
-        source_parameters = sum(parameter.numel() for parameter in model.parameters())
+        original = count_original(model)
         shrink_unseen(model, recipe)
         teacher = _open_teacher(options.teacher, recipe, train, tokenizer)
     length = models.max_length(model, tokenizer, options.max_length, teacher)
@@ -289,7 +289,7 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
     steps = check_schedule(recipe, len(parts[0]))
     if recipe.training.save_steps is None:
         recipe = replace(recipe, training=replace(recipe.training, save_steps=default_save_steps(steps)))
-    return _Job(checkpoint, recipe, model, teacher, tokenizer, parts, calibration, length, source_parameters)
+    return _Job(checkpoint, recipe, model, teacher, tokenizer, parts, calibration, length, original)
 
 
 def _load_data(options: argparse.Namespace, recipe: Recipe, known: tuple[str, ...] | None) -> tuple[Examples, Examples]:
@@ -342,7 +342,7 @@ def _save(options: argparse.Namespace, job: _Job, result: FineTuneResult) -> dic
             "steps": result.steps,
             "seconds": result.seconds,
             "metrics": result.metrics,
-            **outcome_of(job.model, folder, job.checkpoint, job.source_parameters, compression),
+            **outcome_of(job.model, folder, job.checkpoint, job.original, compression),
         }
         write_json(folder / REPORT, report)
     return report

@@ -28,7 +28,7 @@ from .compress import settings_of
 from .folders import check_out, new_folder
 from .output import Advance, Progress, check_json_target, write_json
 from .parser import given, refuse_idle
-from .report import REPORT, outcome_of, print_report
+from .report import REPORT, Original, count_original, outcome_of, print_report
 from .shrink import shrink_on_texts, shrink_unseen
 from .training import copy_pooling, save_model
 
@@ -55,7 +55,7 @@ class _Job:
     rows: Tokenized | None
     batches: list[dict[str, Any]]
     max_length: int | None
-    source_parameters: int
+    original: Original
     sequential: bool | None
 
 
@@ -108,7 +108,7 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint
     with progress.stage("opening the model"):
         tokenizer = models.load_tokenizer(checkpoint.folder, task)
         model = models.fit_padding(models.load_as_is(checkpoint, recipe.training.seed), tokenizer)
-        source_parameters = sum(parameter.numel() for parameter in model.parameters())
+        original = count_original(model)
         shrink_unseen(model, recipe)
     rows, batches, length = None, [], None
     if texts is not None:
@@ -120,7 +120,7 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint
     shrink_on_texts(
         model, recipe, progress, few=lambda: batches, batches=lambda: batches, sequential=options.sequential
     )
-    return _Job(checkpoint, recipe, model, tokenizer, rows, batches, length, source_parameters, options.sequential)
+    return _Job(checkpoint, recipe, model, tokenizer, rows, batches, length, original, options.sequential)
 
 
 def _blocks(model: PreTrainedModel, recipe: Recipe) -> list[str]:
@@ -185,7 +185,7 @@ def _save(options: argparse.Namespace, job: _Job, compression: CompressionReport
             "seconds": seconds,
             "peak_memory_bytes": peak_memory_bytes(),
             "metrics": {},
-            **outcome_of(job.model, folder, job.checkpoint, job.source_parameters, compression),
+            **outcome_of(job.model, folder, job.checkpoint, job.original, compression),
         }
         write_json(folder / REPORT, report)
     return report

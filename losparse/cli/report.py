@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..coverage import coverage_line
 from ..machine import versions
+from ..targets import other_linear
 from .checkpoint import Checkpoint, read_checkpoint
 from .output import human_bytes, print_table
 
@@ -19,8 +21,26 @@ REPORT = "losparse_report.json"
 _METRICS = ("accuracy", "matthews", "pearson", "spearman", "mse", "perplexity", "loss")
 
 
+@dataclass(frozen=True)
+class Original:
+    """Counts of the model before anything was dropped.
+
+    Attributes:
+        parameters: all of them.
+        linear: those of linear weights, as `losparse.coverage` counts them.
+    """
+
+    parameters: int
+    linear: int
+
+
+def count_original(model: PreTrainedModel) -> Original:
+    """Count a dense model, before `--keep-layers` and `--keep-neurons` drop any of it."""
+    return Original(sum(parameter.numel() for parameter in model.parameters()), sum(other_linear(model).values()))
+
+
 def outcome_of(
-    model: PreTrainedModel, folder: Path, source: Checkpoint, source_parameters: int, compression: CompressionReport
+    model: PreTrainedModel, folder: Path, source: Checkpoint, original: Original, compression: CompressionReport
 ) -> dict[str, Any]:
     """Return what every report says of a checkpoint that was just written, beside the one it came from.
 
@@ -28,12 +48,13 @@ def outcome_of(
         model: as it was saved.
         folder: that was written.
         source: what it was made of.
-        source_parameters: of the model before anything was dropped.
+        original: counts of the model before anything was dropped.
         compression: what its layers store.
     """
     return {
         "compression": compression.to_dict(),
-        "source_parameters": source_parameters,
+        "source_parameters": original.parameters,
+        "source_linear_parameters": original.linear,
         "kept_layers": getattr(model.config, "losparse_kept_layers", None),
         "kept_neurons": getattr(model.config, "losparse_kept_neurons", None),
         "file_bytes": read_checkpoint(folder).file_bytes,
@@ -50,7 +71,9 @@ def print_report(title: str, report: dict[str, Any]) -> None:
         _row("weights on disk", report["dense_file_bytes"], report["file_bytes"], human_bytes),
     ]
     if counts["layers"]:
-        rows.insert(0, _row("layers, parameters", counts["dense_parameters"], counts["parameters"], "{:,}".format))
+        dropped = _dropped_linear(report)
+        name = "layers and what was dropped of them, parameters" if dropped else "layers, parameters"
+        rows.insert(0, _row(name, counts["dense_parameters"] + dropped, counts["parameters"], "{:,}".format))
     print_table(title, ["", "dense", "compressed", "share"], rows)
     if counts["looked_at"] is not None:
         looked = counts["looked_at"]
@@ -65,6 +88,13 @@ def print_report(title: str, report: dict[str, Any]) -> None:
     if any(report["truncated"].values()):
         cut = " and ".join(f"{count} of {part}" for part, count in report["truncated"].items() if count)
         print(f"longer than {report['max_length']} tokens: {cut}")
+
+
+def _dropped_linear(report: dict[str, Any]) -> int:
+    """Return the linear weights that --keep-layers and --keep-neurons dropped: the original model had them too."""
+    looked = report["compression"]["looked_at"]
+    shrunk = any(report["recipe"][key] is not None for key in ("keep_layers", "keep_neurons"))
+    return max(report["source_linear_parameters"] - looked["linear"], 0) if shrunk and looked is not None else 0
 
 
 def _row(name: str, dense: int, stored: int, show: Any) -> list[str]:

@@ -160,6 +160,11 @@ def test_fewer_neurons_then_a_method_that_trains(compress_into: Any, tmp_path: P
     assert done.code == 0, done.err
     kept, dense = report_of(tmp_path)["kept_neurons"]
     assert kept == dense // 2 and f"neurons kept: {kept} of {dense} in every block" in done.out
+    # Every line of the table is about the original: four blocks of 4 x 32 x 32 and 2 x 32 x 64.
+    named = "layers and what was dropped of them, parameters"
+    row = next(line for line in done.out.splitlines() if line.startswith(named)).removeprefix(named).split()
+    stored = report_of(tmp_path)["compression"]["parameters"]
+    assert row == [f"{4 * (4 * 32 * 32 + 2 * 32 * 64):,}", f"{stored:,}", f"{stored / 32768:.1%}"]
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert model.config.intermediate_size == kept and model.config.num_hidden_layers == 2
 
