@@ -16,7 +16,7 @@ from losparse_runtime.encoder import TextEncoder
 from losparse_runtime.panics import panics_caught
 
 from .load import Loaded
-from .sentence import Sentences
+from .sentence import Sentences, read_optional
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -161,7 +161,7 @@ def lower_case_(tokenizer: Tokenizer) -> None:
 
 def tokenizer_limit(source: Path) -> int | None:
     """Return the longest input the tokenizer's own configuration allows, in tokens; None where it says nothing."""
-    limit = _optional_json(source / _TOKENIZER_SETTINGS).get("model_max_length")
+    limit = read_optional(source / _TOKENIZER_SETTINGS).get("model_max_length")
     return as_limit(limit)
 
 
@@ -209,7 +209,7 @@ def match_tokenizers(source: Path, folder: Path, *, lower_case: bool = False) ->
 
 def _settle(tokenizer: Any, file: Path) -> None:
     """Write what a tokenizer's class says and the file does not: where it pads and cuts, and with which token."""
-    settings = _optional_json(file)
+    settings = read_optional(file)
     told = {name: settings.get(name, "right") for name in ("padding_side", "truncation_side")}
     token = settings.get("pad_token")
     told["pad_token"] = token.get("content") if isinstance(token, dict) else token
@@ -218,14 +218,3 @@ def _settle(tokenizer: Any, file: Path) -> None:
     if changed:
         settings |= changed
         file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _optional_json(file: Path, kind: type = dict) -> Any:
-    """Read a file that may be absent; then, and where it holds another kind of value, an empty one is returned."""
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return kind()
-    except (OSError, ValueError, RecursionError) as error:
-        raise LosparseError(f"{file}: cannot be read as JSON ({error})") from error
-    return data if isinstance(data, kind) else kind()

@@ -102,7 +102,7 @@ def read_sentences(source: Path | None, *, causal: bool = False) -> Sentences:
     _check_place(source)
     if not (source / MODULES_FILE).is_file():
         return plain
-    config = _read(source / _CONFIG_FILE)
+    config = read_optional(source / _CONFIG_FILE)
     own = _transformer_settings(source)
     limit = own.get("max_seq_length")
     found = Sentences(
@@ -136,7 +136,7 @@ def _check_place(source: Path) -> None:
 
 
 def _entries(source: Path) -> list[Mapping[str, Any]]:
-    entries = [entry for entry in _read(source / MODULES_FILE, kind=list) if isinstance(entry, Mapping)]
+    entries = [entry for entry in read_optional(source / MODULES_FILE, kind=list) if isinstance(entry, Mapping)]
     for entry in entries:
         place = Path(str(entry.get("path") or ""))
         if place.is_absolute() or ".." in place.parts:
@@ -162,7 +162,7 @@ def _modules(source: Path) -> tuple[str, bool]:
     if entries[0].get("path"):
         raise _NotFollowed(f"keeps its transformer in {entries[0]['path']!r}")
     for entry in (entry for entry in entries if _kind(entry) == "Normalize"):
-        settings = _read(source / str(entry.get("path")) / "config.json") if entry.get("path") else {}
+        settings = read_optional(source / str(entry.get("path")) / "config.json") if entry.get("path") else {}
         for name in ("module_input_name", "module_output_name"):
             if settings.get(name, "sentence_embedding") not in (None, "sentence_embedding"):
                 raise _NotFollowed(f"scales {settings[name]!r}")
@@ -173,7 +173,7 @@ def _pooling(folder: Path) -> tuple[list[str], bool]:
     """Return how tokens are pooled, and whether those of a prompt count."""
     if not (folder / "config.json").is_file():
         raise LosparseError(f"{folder}/config.json: missing, but {MODULES_FILE} names it; copy the whole folder")
-    settings = _read(folder / "config.json")
+    settings = read_optional(folder / "config.json")
     named = settings.get("pooling_mode")
     if named is None:
         named = [mode for switch, mode in _SWITCHES.items() if settings.get(switch)] or ["mean"]
@@ -188,7 +188,7 @@ def _pooling(folder: Path) -> tuple[list[str], bool]:
 
 def _transformer_settings(source: Path) -> dict[str, Any]:
     """Return the settings of the transformer module, from the first file that has any."""
-    return next((found for name in _TRANSFORMER_FILES if (found := _read(source / name))), {})
+    return next((found for name in _TRANSFORMER_FILES if (found := read_optional(source / name))), {})
 
 
 def _check_transformer(settings: Mapping[str, Any]) -> None:
@@ -226,7 +226,7 @@ def _embedding(config: Mapping[str, Any], source: Path) -> Embedding:
     return Embedding(prompts, default, True, size, similarity if similarity in SIMILARITIES else None)
 
 
-def _read(file: Path, kind: type = dict) -> Any:
+def read_optional(file: Path, kind: type = dict) -> Any:
     """Read a file that may be absent; then, and where it holds another kind of value, an empty one is returned."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
