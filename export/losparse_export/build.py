@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from losparse.errors import LosparseError
 
+from .edits import Layers, check_edits, switched_off
+from .layer import LayerShape
 from .lower import lower_model
-from .passes import finish_planned, fold_model
-from .plan import LayerPlan, Plan, plan_model
+from .passes import Fold, finish_planned, fold_model
+from .plan import LayerPlan, Plan, layer_shapes, plan_model
 from .tune import Call, Progress, tune_plan
 
 # What a plan decides for a precision, and which products are marked for it: those that gain, or all.
@@ -55,19 +57,19 @@ def build_graph(
 
     Raises:
         LosparseError: there is a plan and something else that chooses, or the plan is for another model or precision,
-            names a form that does not apply, or leaves nothing to quantise.
+            names a form that does not apply, has other folds or orders than the model, or leaves nothing to quantise.
     """
     check_choice(plan, call, tune=tune)
-    graph = prepared.clone()
     planned = _PLANNED.get(precision, "fp32")
     if plan is not None:
         _check_planned(plan, planned)
-    folds = fold_model(graph, skip=() if plan is None else plan.skipped_folds())
-    if plan is None:
-        call = call or Call()
+        lowered = _lower_planned(prepared, plan)
+    else:
+        graph, call = prepared.clone(), call or Call()
+        folds = fold_model(graph)
         plan = plan_model(graph, tokens=call.tokens, precision=planned, folds=folds)
         plan = tune_plan(plan, call, progress=progress) if tune else plan
-    lowered = lower_model(graph, plan)
+        lowered = lower_model(graph, plan)
     finished, quantise = _finish(lowered.clone(), plan, _MARKED.get(precision, "fp32"), planned)
     if precision in _MARKED and not quantise:
         # Products this small gain nothing in int8. It was asked for, and the file at least becomes smaller.
@@ -98,6 +100,25 @@ def check_choice(plan: Plan | None, call: Call | None, *, tune: bool) -> None:
         raise LosparseError(
             f"the threads of call= matter to tune=True (--tune) alone, got {call.threads}; add that, or leave them out"
         )
+
+
+def _lower_planned(prepared: ir.Model, plan: Plan) -> ir.Model:
+    """Fold and lower a copy of a model as a given plan says, which is refused where it says what cannot be done."""
+    graph, folds, shapes = _folded(prepared, ())
+    known = [shapes]
+    skip = switched_off(plan, folds)
+    if skip:
+        graph, _, shapes = _folded(prepared, skip)
+        known.append(shapes)
+    lowered = lower_model(graph, plan)  # first: a plan for another model is best known by its layers
+    check_edits(plan, folds, known)
+    return lowered
+
+
+def _folded(prepared: ir.Model, skip: Sequence[Layers]) -> tuple[ir.Model, tuple[Fold, ...], Mapping[str, LayerShape]]:
+    graph = prepared.clone()
+    folds = fold_model(graph, skip=skip)
+    return graph, folds, layer_shapes(graph)
 
 
 def _finish(lowered: ir.Model, plan: Plan, marked: str, planned: str) -> tuple[ir.Model, list[str]]:

@@ -10,10 +10,10 @@ carried out by `lower_model`. In a file:
         "precision": "int8", "shape": [384, 384], "rank": 10, "kept": 48, "axis": "out", "pivots": null,
         "shared": false, "order": {"side": "out", "blocks": 12, "first": 0, "pivots": false, "split": false}}}}
 
-A fold with a text in "refused" is not made; `passes.fold` says what folds are. In an int8 plan a layer's products are
-quantised where that is faster, and stay fp32 where its precision says so. "pivots" says how the model stores the
-low-rank part ("out", "in", or null for plain factors), "shared" whether its right factor is stored with another layer;
-both may be left out, since forms do not depend on them.
+A fold with a text in "refused" is not made; `passes.fold` says what folds are, and `edits` what may be edited. In an
+int8 plan a layer's products are quantised where that is faster, and stay fp32 where its precision says so. "pivots"
+says how the model stores the low-rank part ("out", "in", or null for plain factors), "shared" whether its right factor
+is stored with another layer; both may be left out, since forms do not depend on them.
 """
 
 from __future__ import annotations
@@ -167,10 +167,6 @@ class Plan:
         layers = {name: _rechoose(name, layer, lowerings.get(name)) for name, layer in self.layers.items()}
         return Plan(layers, self.folds, self.tokens, self.precision)
 
-    def skipped_folds(self) -> tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]:
-        """Return the folds that are not to be made, each by its writers and its readers."""
-        return tuple((fold.writers, fold.readers) for fold in self.folds if fold.refused is not None)
-
 
 def plan_model(
     model: ir.Model, *, tokens: int = DEFAULT_TOKENS, precision: str = "fp32", folds: Sequence[Fold] = ()
@@ -189,12 +185,17 @@ def plan_model(
     Raises:
         LosparseError: tokens is below 1.
     """
+    return plan_layers(layer_shapes(model), tokens=tokens, precision=precision, folds=folds)
+
+
+def layer_shapes(model: ir.Model) -> dict[str, LayerShape]:
+    """Return the sizes of a traced model's factored layers by qualified name, in graph order."""
     shapes: dict[str, LayerShape] = {}
     for layer in find_factored(model):
         # A layer that is called twice has one form; what only one call could be put in order for does not count.
         same = shapes.get(layer.name, layer.shape) == layer.shape
         shapes[layer.name] = layer.shape if same else replace(layer.shape, order=None)
-    return plan_layers(shapes, tokens=tokens, precision=precision, folds=folds)
+    return shapes
 
 
 def plan_layers(

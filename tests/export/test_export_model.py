@@ -95,8 +95,8 @@ def test_every_form_inside_a_model(export_bert, bert_trace, tmp_path, lowering):
 @pytest.mark.parametrize("lowering", ORDERED)
 def test_every_form_for_layers_in_order(export_foldable, foldable_trace, tmp_path, lowering):
     graph = prepare_model(foldable_trace.clone())
-    fold_model(graph)
-    plan = prefer(plan_model(graph), lowering, "dense")
+    folds = fold_model(graph)
+    plan = prefer(plan_model(graph, folds=folds), lowering, "dense")
     report = export_foldable(tmp_path / "out", plan=plan)
     assert Plan.read(report.folder / "plan.json") == report.plan == plan
     assert sum(layer.lowering == lowering for layer in report.plan.layers.values()) == ORDERED[lowering]

@@ -7,6 +7,7 @@ place is off by 0.01 and more.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import onnx_ir as ir
@@ -16,7 +17,7 @@ import torch
 from losparse.errors import LosparseError
 from losparse_export import Call, LayerShape, Plan, export_model, lower_model, plan_layers, plan_model
 from losparse_export.build import build_graph
-from losparse_export.passes import prepare_model
+from losparse_export.passes import fold_model, prepare_model
 
 from .blocks import Blocks, assert_equal_outputs, dense_outputs, feeds_for, prefer, shapes_of
 from .builders import LAYER, layer_graph, make_layer
@@ -101,6 +102,56 @@ def test_a_form_that_needs_a_fold_that_is_switched_off(model, plan, lowering, re
     name = "up" if lowering == "folded" else "down"
     switch_off(data, "up")
     with pytest.raises(LosparseError, match=f"lowering {lowering!r} cannot be used for {name!r}: {reason}"):
+        build_graph(model, plan=Plan.from_dict(data))
+
+
+def fold_of(data: Any, writer: str) -> Any:
+    return next(fold for fold in data["folds"] if writer in fold["writers"])
+
+
+def test_a_fold_can_be_switched_on_again_and_a_plan_made_without_it_stands(model, plan):
+    """Orders may be those with the fold, which the edited file has, or those without, which such a model has."""
+    data = edited(plan.choose({"up": "absorbed", "down": "columns"}))
+    switch_off(data, "up")
+    off = Plan.from_dict(data)
+    assert_right(model, off)
+    graph = model.clone()
+    fold_model(graph, skip=[(("up",), ("down",))])
+    without = plan_model(graph, folds=off.folds)
+    assert without.layers["up"].shape.order != off.layers["up"].shape.order
+    assert_right(model, without)
+    fold_of(data, "up")["refused"] = None
+    assert_right(model, Plan.from_dict(data))
+
+
+_NOT_THERE = {"writers": ["nobody"], "readers": ["none"], "blocks": 1, "refused": "not wanted"}
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda data: data["folds"].clear(), "says nothing about the fold of 'output' and 'query', 'key', 'value'"),
+        (lambda data: data["folds"].remove(fold_of(data, "up")), "says nothing about the fold of 'up' and 'down'"),
+        (lambda data: fold_of(data, "value").update(blocks=99), "fold of 'value' and 'output' has blocks 99, the mod"),
+        (lambda data: fold_of(data, "up").update(readers=["output"]), "a fold of 'up' and 'output', which the model"),
+        (lambda data: data["folds"].append(_NOT_THERE), "a fold of 'nobody' and 'none', which the model has not"),
+        (lambda data: data["folds"].append(fold_of(data, "up")), "fold of 'up' and 'down' has blocks 1, 1, the model"),
+        (lambda data: data["layers"]["up"].update(order=None), r"order of layer 'up' is not the model's \(Order\(side"),
+        (lambda data: data["layers"]["value"]["order"].update(first=2), "order of layer 'value' is not the model's"),
+    ],
+)
+def test_edits_that_would_change_nothing(model, plan, edit, message):
+    data = edited(plan.choose(dict.fromkeys(plan.layers, "dense")))
+    edit(data)
+    with pytest.raises(LosparseError, match=f"^the plan.*{message}.*; of a plan, edit the lowering and precision of"):
+        build_graph(model, plan=Plan.from_dict(data))
+
+
+def test_a_fold_that_cannot_be_made_is_not_asked_for(model, plan):
+    data = edited(plan)
+    blocked = next(fold for fold in data["folds"] if fold["refused"] is not None)
+    reason, blocked["refused"] = blocked["refused"], None
+    with pytest.raises(LosparseError, match=rf"^the plan's fold of .* cannot be made \({re.escape(reason)}\); of a"):
         build_graph(model, plan=Plan.from_dict(data))
 
 

@@ -60,9 +60,10 @@ def test_architecture(traced, structure, export_traced, tmp_path):
                 layer.copy_(bias=first[name].bias)
         trace = replace_factors(trace, factored(model))
     graph = prepare_model(trace.clone())
-    assert sum(fold.refused is None for fold in fold_model(graph)) == FOLDS[family]
+    folds = fold_model(graph)
+    assert sum(fold.refused is None for fold in folds) == FOLDS[family]
     for place, forms in enumerate((IN_ORDER, OTHER)):
-        plan = prefer(plan_model(graph, tokens=4), *forms)
+        plan = prefer(plan_model(graph, tokens=4, folds=folds), *forms)
         report = export_traced(trace, model, tmp_path / str(place), plan=plan)
         assert report.parity.max_abs <= report.parity.tolerance
         assert_forms(Counter(layer.lowering for layer in report.plan.layers.values()), family, structure, place)

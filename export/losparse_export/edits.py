@@ -1,0 +1,91 @@
+"""What of a plan may be edited: the form and precision of a layer, and whether a fold is made.
+
+Everything else in a plan says what was found in the model. Where it says something else it is refused: an edit that
+changes nothing would look as if it had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from losparse.errors import LosparseError
+
+from .layer import LayerShape
+from .passes.fold import Fold
+from .plan import Plan
+
+Layers = tuple[tuple[str, ...], tuple[str, ...]]
+"""Those at a fold, by which it is known: its writers and its readers."""
+
+_WAY_OUT = (
+    "of a plan, edit the lowering and precision of layers, and refused of folds (a text: not made; null: made), or "
+    "make a plan for this model"
+)
+
+
+def switched_off(plan: Plan, found: Sequence[Fold]) -> tuple[Layers, ...]:
+    """Return the folds that a plan refuses though they could be made.
+
+    Args:
+        plan: as it was given.
+        found: what `fold_model` returns for the model, without a plan.
+    """
+    possible = {layers for layers, folds in _by_layers(found).items() if _made(folds)}
+    return tuple(layers for layers, folds in _by_layers(plan.folds).items() if layers in possible and not _made(folds))
+
+
+def check_edits(plan: Plan, found: Sequence[Fold], shapes: Sequence[Mapping[str, LayerShape]]) -> None:
+    """Refuse a plan whose folds or orders are not those of the model.
+
+    A plan without folds and orders was made before folding: it is for the folded model all the same.
+
+    Args:
+        plan: as it was given, for the layers of this model.
+        found: what `fold_model` returns for the model, without a plan.
+        shapes: of its layers, with every fold that can be made; and with those alone that the plan makes.
+
+    Raises:
+        LosparseError: a fold too few, one too many, or one that is not as in the model or cannot be made; or an order
+            of a layer that is in none of `shapes`.
+    """
+    if not plan.folds and all(layer.shape.order is None for layer in plan.layers.values()):
+        return
+    planned, mine = _by_layers(plan.folds), _by_layers(found)
+    for layers in planned:
+        if layers not in mine:
+            raise LosparseError(f"the plan has a fold of {_named(layers)}, which the model has not; {_WAY_OUT}")
+    for layers, folds in mine.items():
+        if layers not in planned:
+            raise LosparseError(f"the plan says nothing about the fold of {_named(layers)}; {_WAY_OUT}")
+        _check_fold(layers, planned[layers], folds)
+    for name, layer in plan.layers.items():
+        orders = [known[name].order for known in shapes]
+        if layer.shape.order not in orders:
+            raise LosparseError(f"the plan's order of layer {name!r} is not the model's ({orders[0]}); {_WAY_OUT}")
+
+
+def _check_fold(layers: Layers, planned: Sequence[Fold], mine: Sequence[Fold]) -> None:
+    """Check the folds between the same layers: mostly one, several where layers are called several times."""
+    blocks, known = (sorted(fold.blocks for fold in folds) for folds in (planned, mine))
+    if blocks != known:
+        got, is_so = (", ".join(map(str, each)) for each in (blocks, known))
+        raise LosparseError(f"the plan's fold of {_named(layers)} has blocks {got}, the model's {is_so}; {_WAY_OUT}")
+    if _made(planned) not in (0, _made(mine)):
+        why = next((fold.refused for fold in mine if fold.refused is not None), "all between these layers, or none")
+        raise LosparseError(f"the plan's fold of {_named(layers)} cannot be made ({why}); {_WAY_OUT}")
+
+
+def _by_layers(folds: Sequence[Fold]) -> dict[Layers, list[Fold]]:
+    grouped: dict[Layers, list[Fold]] = {}
+    for fold in folds:
+        grouped.setdefault((fold.writers, fold.readers), []).append(fold)
+    return grouped
+
+
+def _made(folds: Sequence[Fold]) -> int:
+    return sum(fold.refused is None for fold in folds)
+
+
+def _named(layers: Layers) -> str:
+    writers, readers = (", ".join(map(repr, names)) for names in layers)
+    return f"{writers or 'no layer'} and {readers}" if readers else writers or "no layer"
