@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from .errors import LosparseError
 from .layers import FactoredLinear, TrainingForm
+from .modes import evaluating
 from .saved import weight_files
 
 KEY = "losparse_outputs"
@@ -245,28 +246,27 @@ def _random_state(device: torch.device) -> Tensor:
 @contextmanager
 def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Run a model in evaluation mode, and leave it and all random numbers as they were."""
-    training = [module for module in model.modules() if module.training]
     numpy_state = np.random.get_state()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         stack.enter_context(torch.autocast(device.type, enabled=False))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(evaluating(model))
         try:
-            model.eval()
             yield
         finally:
             np.random.set_state(numpy_state)
-            for module in training:
-                module.training = True
 
 
 def _tolerance(model: nn.Module) -> float:
     """Return the relative difference that a load may show: half of the digits of the precision that was recorded in.
 
+    Of fp32 where that was fp64, since every model is loaded in fp32 to export it.
     Rounding in another order, on another device or in fp32 instead of bf16, costs a deep model a digit or two; a wrong
     mask or table moves outputs by a tenth and more.
     """
-    eps = max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    eps = max(torch.finfo(dtype).eps for dtype in dtypes | {torch.float32})
     on_gpu = any(parameter.is_cuda for parameter in model.parameters())
     if on_gpu and torch.get_float32_matmul_precision() != "highest":
         eps = max(eps, _TF32_EPS)

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 import losparse
 from losparse.errors import LosparseError
+from losparse.modes import evaluating
 from losparse_runtime import Session, measure
 from losparse_runtime.cpus import int8_overflows
 
@@ -259,16 +260,13 @@ def _write_json(file: Path, data: Any) -> None:
 @contextmanager
 def evaluation(model: Any) -> Iterator[None]:
     """Put a model into evaluation mode with an attention that can be traced, and back."""
-    training = [module for module in model.modules() if module.training]
     attention = model.config._attn_implementation
     wanted = "sdpa" if model._supports_sdpa else "eager"
-    try:
-        model.eval()
-        if attention != wanted:
-            model.set_attn_implementation(wanted)
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        if model.config._attn_implementation != attention:
-            model.set_attn_implementation(attention)
+    with evaluating(model):
+        try:
+            if attention != wanted:
+                model.set_attn_implementation(wanted)
+            yield
+        finally:
+            if model.config._attn_implementation != attention:
+                model.set_attn_implementation(attention)

@@ -11,9 +11,15 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from ..modes import evaluating
+
 Batch = Mapping[str, Any]
 Advance = Callable[[int], None]
 """Told how many batches are done since the last call."""
+
+
+_SETTINGS = ("use_cache", "problem_type")
+"""Of a model's configuration, which are other ones while it runs: transformers notes the problem that labels are of."""
 
 
 def silent(done: int) -> None:
@@ -23,18 +29,16 @@ def silent(done: int) -> None:
 @contextmanager
 def inference(model: nn.Module) -> Iterator[None]:
     """Run a model without gradients, dropout and key-value cache, and leave it as it was."""
-    training, config = model.training, getattr(model, "config", None)
-    cache = getattr(config, "use_cache", None)
-    model.eval()
-    if cache is not None and config is not None:
-        config.use_cache = False
+    config = getattr(model, "config", None)
+    before = {name: getattr(config, name) for name in _SETTINGS if hasattr(config, name)}
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
+            if config is not None and before.get("use_cache") is not None:
+                config.use_cache = False
             yield
     finally:
-        model.train(training)
-        if cache is not None and config is not None:
-            config.use_cache = cache
+        for name, value in before.items():
+            setattr(config, name, value)
 
 
 def backbone(model: nn.Module, batch: Batch) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -184,8 +185,14 @@ def test_stages_are_in_the_order_of_calls():
     assert stages == [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
 
 
+def modes(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
+
+
 def test_calibration_leaves_the_model_as_it_was():
     model = build_llama().train()
+    model.model.layers[1].eval()  # as users freeze parts of a model
+    training = modes(model)
     model.config.use_cache = True
     for parameter in model.model.embed_tokens.parameters():
         parameter.requires_grad_(False)
@@ -195,7 +202,7 @@ def test_calibration_leaves_the_model_as_it_was():
     whole_pass(model, layers, labelled, gram=False)
     squared_gradients(model, layers, labelled, "fast")
     output_sensitivity(model, layers, labelled)
-    assert model.training and model.config.use_cache
+    assert modes(model) == training and model.config.use_cache
     assert {name: p.requires_grad for name, p in model.named_parameters()} == wanted
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
@@ -390,3 +397,17 @@ def test_mean_states_leave_padding_out():
     assert mean_states(states, real).tolist() == [[2.0], [4.0], [0.0]]  # a text of padding alone is no NaN
     assert mean_states(states, None)[1].tolist() == [4.0]
     assert torch.equal(mean_states(states[:, 0], real), states[:, 0])  # of texts already
+
+
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_calibration_with_labels_leaves_the_problem_to_the_user(value):
+    """Transformers notes the problem that it takes labels for; a failure left that behind, and all modules training."""
+    model = build_bert().train()
+    model.bert.embeddings.eval()
+    training = modes(model)
+    with torch.no_grad():
+        model.classifier.bias.fill_(value)
+    failing = pytest.raises(LosparseError, match="the loss is nan") if value != value else nullcontext()
+    with failing:
+        squared_gradients(model, find_targets(model), batches(), "fast")
+    assert model.config.problem_type is None and modes(model) == training

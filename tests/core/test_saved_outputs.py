@@ -103,6 +103,19 @@ def test_a_wrong_table_is_noticed_and_rounding_is_not(dtype, tmp_path):
         check_outputs(model, record_of(tmp_path), "it")
 
 
+def test_a_model_that_was_saved_in_fp64_is_the_same_in_fp32(tmp_path):
+    """As every export loads it: half of the digits of fp64 are more than fp32 has."""
+    compressed(build_bert()).double().save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32)
+    record = record_of(tmp_path)
+    assert record["tolerance"] == pytest.approx(2**-11.5)
+    check_outputs(loaded, record, "it")
+    with torch.no_grad():
+        loaded.bert.embeddings.position_embeddings.weight.mul_(1.1)
+    with pytest.raises(LosparseError, match="gives other outputs than when it was saved"):
+        check_outputs(loaded, record, "it")
+
+
 def test_shards_each_carry_the_record(tmp_path):
     compressed(build_bert()).save_pretrained(tmp_path, max_shard_size="40KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
