@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from losparse.errors import LosparseError
+from losparse.opening import padding_token
 
 from .tasks import Task
 
@@ -96,7 +97,10 @@ def opening_class(task: Task, architecture: str | None, config: Mapping[str, Any
 
 def fit_padding(model: Any, folder: Path) -> None:
     """Tell a model which token pads where its tokenizer alone knows; classification heads find the last token by it."""
-    if getattr(model.config, "pad_token_id", None) is not None or not (folder / "tokenizer.json").is_file():
+    if padding_token(model.config) is not None:
+        return
+    model.config.pad_token_id = None  # and not -1, which a head would look for, and take padding for text
+    if not (folder / "tokenizer.json").is_file():
         return
     from transformers import AutoTokenizer
 

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 import losparse
 from losparse.layers import FactoredLinear
+from losparse.opening import padding_token
 from losparse_runtime.metadata import DESCRIPTION_KEY, FINGERPRINT_KEY
 
 from .load import Loaded, class_names, parameter_counts
@@ -102,6 +103,8 @@ def model_config(loaded: Loaded) -> dict[str, Any]:
     config: dict[str, Any] = json.loads(loaded.model.config.to_json_string(use_diff=False))
     config.pop("quantization_config", None)
     config.pop("_name_or_path", None)  # a path of the machine that exported
+    if "pad_token_id" in config:
+        config["pad_token_id"] = padding_token(loaded.model.config)  # readers know null alone for none
     config["architectures"] = [type(loaded.model).__name__]
     return config
 

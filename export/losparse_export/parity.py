@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from losparse.errors import LosparseError
+from losparse.opening import padding_token
 from losparse_runtime import Comparison, Parity, Session, compare
 
 from .lengths import Case, choose_cases, telling_lengths
@@ -96,9 +97,8 @@ def make_feeds(model: TaskModel, case: Case, seed: int = 0) -> Feeds:
         case: batch and length.
         seed: of the tokens and of the lengths of the rows.
     """
-    config = model.model.config
     random = np.random.default_rng([seed, case.batch, case.length, case.padded])
-    pad = config.pad_token_id if isinstance(config.pad_token_id, int) else 0
+    pad = padding_token(model.model.config) or 0
     # Drawn without the padding token: models that number positions by it (RoBERTa) take it for padding anywhere.
     ids = random.integers(0, vocabulary_size(model.model) - 1, (case.batch, case.length))
     ids += ids >= pad

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from losparse.errors import LosparseError
+from losparse.opening import padding_token
 from losparse.positions import count_positions, text_limit
 
 from .capture import private_copy
@@ -117,7 +118,7 @@ class TaskModel(nn.Module):
         end = self.end_token
         if end is None:
             return
-        taken = {end, getattr(self.model.config, "pad_token_id", None)}
+        taken = {end, padding_token(self.model.config)}
         ids[ids == end] = next(token for token in range(len(taken) + 1) if token not in taken)
         for row, length in enumerate(lengths):
             ids[row, length - 1] = end

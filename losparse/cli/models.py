@@ -16,7 +16,7 @@ from ..calibration.walk import block_numbers
 from ..errors import LosparseError
 from ..labels import names_of_config
 from ..methods import OneShot
-from ..opening import embedding_rows, first_line, mismatches, open_whole
+from ..opening import embedding_rows, first_line, mismatches, open_whole, padding_token
 from ..positions import NO_LIMIT, as_limit, count_positions
 from ..recipe import Recipe
 from ..targets import find_targets, weight_of
@@ -140,7 +140,7 @@ def fit_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> P
             f"{rows} rows (0..{rows - 1}); give the model its own tokenizer, or call "
             f"model.resize_token_embeddings({last + 1}), train it, and save it again"
         )
-    if getattr(model.config, "pad_token_id", None) is None and tokenizer.pad_token_id is not None:
+    if padding_token(model.config) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from losparse import SVD, LoSparse, Training, fine_tune
+from losparse.cli.models import fit_padding
 from losparse.data import Examples, load_examples, load_texts, tokenize
 from losparse.errors import LosparseError
 from losparse.finetune import task_of
@@ -192,3 +193,11 @@ def test_a_causal_student_follows_its_teacher(tokenizer, tmp_path: Path):
         student, tokenizer, rows, rows, training, output_dir=tmp_path, teacher=teacher, method=SVD(keep=0.6), quiet=True
     )
     assert result.metrics["perplexity"] < 10, "no label was seen, only the teacher"
+
+
+@pytest.mark.parametrize("written", [None, -1])
+def test_a_model_that_names_no_padding_takes_that_of_the_tokenizer(tokenizer, written):
+    """Negative is none: a head would look for that number, and take padding for text."""
+    model = build_bert()
+    model.config.pad_token_id = written
+    assert fit_padding(model, tokenizer).config.pad_token_id == 0

@@ -17,6 +17,7 @@ from losparse_export import TASKS, TaskModel, estimate_model, trace_model
 from losparse_export.kinds import opening_class
 from losparse_export.lengths import Case
 from losparse_export.load import load_model
+from losparse_export.metadata import model_config
 from losparse_export.parity import make_feeds
 from losparse_export.trace import sample_inputs
 
@@ -125,18 +126,30 @@ def test_a_head_that_reads_the_end_token_finds_it_once_in_every_row():
     assert features.end_token is None
 
 
-def test_the_padding_token_that_only_the_tokenizer_knows(tmp_path):
+@pytest.mark.parametrize("written", [None, -1])
+def test_the_padding_token_that_only_the_tokenizer_knows(tmp_path, written):
+    """The first LLaMAs write -1 for none: the export died after the trace, on a temporary file that nobody knows."""
     source = tmp_path / "llama"
     model = build_model("llama", factored=False)
-    model.config.pad_token_id = None
+    model.config.pad_token_id = written
     model.save_pretrained(source)
     assert load_model(source).model.config.pad_token_id is None  # no tokenizer, no padding
     words = Tokenizer(WordLevel({"<unk>": 0, "<pad>": 7, "word": 2}, unk_token="<unk>"))
     transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>").save_pretrained(
         source
     )
-    assert json.loads((source / "config.json").read_text())["pad_token_id"] is None
+    assert json.loads((source / "config.json").read_text())["pad_token_id"] == written
     assert load_model(source).model.config.pad_token_id == 7
+
+
+def test_a_model_in_memory_whose_padding_token_is_negative():
+    """It has none: that of the made-up texts is a token, and what is written is what readers know."""
+    model = build_model("llama", factored=False)
+    model.config.pad_token_id = -1
+    loaded = load_model(model, "feature-extraction")
+    feeds = make_feeds(TaskModel(loaded.model, loaded.task), Case(2, 9, padded=True))
+    assert (feeds["input_ids"][feeds["attention_mask"] == 0] == 0).all() and feeds["input_ids"].min() == 0
+    assert model_config(loaded)["pad_token_id"] is None
 
 
 def test_a_model_in_memory_without_a_padding_token_is_told_the_way_out():
