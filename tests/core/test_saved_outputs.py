@@ -109,7 +109,8 @@ def test_a_model_that_was_saved_in_fp64_is_the_same_in_fp32(tmp_path):
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32)
     record = record_of(tmp_path)
     assert record["tolerance"] == pytest.approx(2**-11.5)
-    check_outputs(loaded, record, "it")
+    for one in (record, {**record, "tolerance": 2**-26}):  # as earlier versions wrote
+        check_outputs(loaded, one, "it")
     with torch.no_grad():
         loaded.bert.embeddings.position_embeddings.weight.mul_(1.1)
     with pytest.raises(LosparseError, match="gives other outputs than when it was saved"):
