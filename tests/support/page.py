@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -25,8 +26,8 @@ other heads, each as a tiny model with random weights. It is made by `make suppo
 * **fp32, int8**: the LoSparse model (the dense one where compression is refused) is exported, and the folder is
   compared with a fresh PyTorch model at five shapes, from 1 x 5 to 1 x 200 tokens, with padding, beyond every window,
   block and original number of positions; "ok" says that it is within the bounds of its precision.
-* A number is a refusal in words; they stand below the table. Nothing else is possible: a wrong number or a crash fails
-  `make support`.
+* A number is a refusal in words; the first of each kind stands below the table. Nothing else is possible: a wrong
+  number or a crash fails `make support`.
 """
 
 
@@ -50,13 +51,13 @@ def write_page(
 
 
 def _page(rows: Sequence[Mapping[str, Any]], versions: Mapping[str, str]) -> str:
-    reasons: dict[str, int] = {}
+    reasons: dict[str, str] = {}  # the first text of every kind of refusal
     table = [
         "| architecture | class | " + " | ".join(_TITLES.get(name, name) for name in COLUMNS) + " |",
         "|---" * (len(COLUMNS) + 2) + "|",
     ]
     for row in rows:
-        cells = (_cell(row["cells"][column], row["name"], reasons) for column in COLUMNS)
+        cells = (_cell(row["cells"][column], row["class"], reasons) for column in COLUMNS)
         table.append(f"| {row['name']} | {row['class']} | " + " | ".join(cells) + " |")
     right = sum(cell == "ok" for row in rows for cell in row["cells"].values())
     total = sum(len(row["cells"]) for row in rows)
@@ -66,17 +67,20 @@ def _page(rows: Sequence[Mapping[str, Any]], versions: Mapping[str, str]) -> str
         f"{len(rows)} architectures, {right} of {total} cells ok; {seen}.\n",
         "\n".join(table) + "\n",
         "## Refusals\n",
-        "\n".join(f"{number}. {reason}" for reason, number in reasons.items()) + "\n",
+        "\n".join(f"{number}. {said}" for number, said in enumerate(reasons.values(), 1)) + "\n",
         "## Left out\n",
         "\n".join(f"* {name}: {why}" for name, why in LEFT_OUT.items()) + "\n",
     ]
     return "\n".join(parts)
 
 
-def _cell(text: str, name: str, reasons: dict[str, int]) -> str:
-    """Return a cell of the table; a refusal becomes a number of the list below."""
+def _cell(text: str, architecture: str, reasons: dict[str, str]) -> str:
+    """Return a cell of the table; a refusal becomes a number of the list below, which has the first of each kind."""
     if text == "ok":
         return text
-    kind, _, reason = text.partition(": ")
-    said = reason.replace(name, "...") if kind == "refused" else text
-    return f"{reasons.setdefault(said, len(reasons) + 1)}"
+    said = text.removeprefix("refused: ")
+    # Classes, layers, numbers and places in files are the model's own; the rest is the kind.
+    kind = re.sub(r"'[^']*'|\d+|\(\w+, line|of \w+\.py|^losparse: |^FOLDER: ", "", said.replace(architecture, ""))
+    if kind not in reasons:
+        reasons[kind] = said
+    return str(list(reasons).index(kind) + 1)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from losparse_export.families import TESTED
+
 from .models import LEFT_OUT, Architecture, architectures, build, inputs, outputs
 from .page import write_page
 from .steps import COLUMNS, compress, outcome, reload, run
@@ -83,6 +85,11 @@ def test_the_matrix_is_of_every_architecture_and_has_no_fault(committed):
         for column, cell in cells.items():
             assert cell == "ok" or re.match(r"refused: \S", cell), f"{name} {column}: {cell}"
     assert sum(cell == "ok" for cells in rows.values() for cell in cells.values()) > len(rows) * len(COLUMNS) / 2
+
+
+def test_export_warns_of_what_the_matrix_does_not_have(committed):
+    exported = {row["model_type"] for row in committed["rows"] if row["cells"]["fp32"] == row["cells"]["int8"] == "ok"}
+    assert set(TESTED) == exported
 
 
 def test_nothing_that_transformers_classifies_with_is_forgotten():
