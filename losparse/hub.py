@@ -200,7 +200,13 @@ def _left_out(model: nn.Module, name: str) -> bool:
 def _are_weights_of(given: Mapping[str, Any], model: nn.Module) -> bool:
     """Tell whether a state dict holds the model's own tensors, as `model.state_dict()` gives them."""
     own = model.state_dict()
-    return given.keys() == own.keys() and all(given[name].data_ptr() == own[name].data_ptr() for name in own)
+    return given.keys() == own.keys() and all(_is_same(given[name], own[name]) for name in own)
+
+
+def _is_same(given: Any, own: Any) -> bool:
+    """Tell whether two tensors are the same memory; those that are spread over processes have none to compare."""
+    plain = (torch.Tensor, nn.Parameter)
+    return type(given) in plain and type(own) in plain and bool(given.data_ptr() == own.data_ptr())
 
 
 def _attach(model: nn.Module, quantizer: LosparseQuantizer) -> None:
