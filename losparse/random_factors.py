@@ -18,6 +18,7 @@ from .coupling import choose_groups
 from .hub import mark_compressed
 from .layers import FactoredLinear
 from .methods import LoSparse, method_to_dict
+from .quantised import computed_as_quantised
 from .residual import FactoredLinearTraining
 from .targets import find_targets, replace_module, weight_of
 
@@ -54,10 +55,11 @@ def random_factors_(
 def place_factors_(model: nn.Module, layers: Mapping[str, FactoredLinear], method: LoSparse) -> CompressionReport:
     """Put factored layers into a model, by qualified name, in place; returns the report of what is stored."""
     recorded = method_to_dict(method)
-    for name, layer in layers.items():
-        old = model.get_submodule(name)
-        layer.train(old.training)
-        replace_module(model, old, layer)
+    with computed_as_quantised(model):
+        for name, layer in layers.items():
+            old = model.get_submodule(name)
+            layer.train(old.training)
+            replace_module(model, old, layer)
     mark_compressed(model, recorded)
     return report(model)
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoModel, JambaConfig, JambaModel
 
-from losparse import ROM, SVD, LosparseError, compress_
+from losparse import ROM, SVD, LoSparse, LosparseError, compress_
+from losparse.random_factors import random_factors_
 
 IDS = torch.arange(3, 21).reshape(2, 9)
 
@@ -33,9 +34,14 @@ def jamba() -> JambaModel:
     return JambaModel(config).eval()
 
 
-def test_the_same_numbers_in_memory_and_reopened(tmp_path):
+@pytest.mark.parametrize(
+    "compress",
+    [lambda model: compress_(model, SVD(keep=0.5)), lambda model: random_factors_(model, LoSparse(keep=0.5))],
+    ids=["compress_", "random_factors_"],
+)
+def test_the_same_numbers_in_memory_and_reopened(compress, tmp_path):
     model = jamba()
-    compress_(model, SVD(keep=0.5))
+    compress(model)
     with torch.no_grad():
         before = model(IDS).last_hidden_state
         model.save_pretrained(tmp_path)
