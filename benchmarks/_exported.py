@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, EvalPrediction
 
-from losparse.metrics import classification
+from losparse.data.metrics import classification
 from losparse_runtime import Session, compare
 
 TOLERANCE = 1e-4  # on logits of a few units: fp32 sums in another order

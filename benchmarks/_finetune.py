@@ -19,10 +19,10 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction, PreTrainedModel
 
 from losparse import SVD, LoSparse, StructuredPruning, Training, drop_layers
-from losparse.data import Examples, split_examples, tokenize
-from losparse.finetune import bf16_is_slow, fine_tune
+from losparse.data.examples import Examples, split_examples, tokenize
+from losparse.data.metrics import classification
 from losparse.methods import FWSVD, LPAF, ROM, Method
-from losparse.metrics import classification
+from losparse.training.fine_tune import bf16_is_slow, fine_tune
 
 BF16 = not bf16_is_slow()  # rows say which they were trained in; accuracies do not differ by more than seeds do
 DENSE = Training(epochs=4, bf16=BF16)
@@ -44,7 +44,7 @@ class Task:
         train: to train on.
         dev: to choose on.
         test: read once per row.
-        metric: of the table, by its name in `losparse.metrics`.
+        metric: of the table, by its name in `losparse.data.metrics`.
         max_length: tokens of a text.
     """
 

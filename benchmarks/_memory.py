@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from losparse.machine import peak_memory_bytes
+from losparse.environment import peak_memory_bytes
 
 
 def peak_bytes() -> int:

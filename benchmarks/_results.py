@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from losparse import machine as losparse_machine
+from losparse import environment as losparse_machine
 
 
 @contextmanager

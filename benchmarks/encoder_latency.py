@@ -34,8 +34,8 @@ from losparse import LoSparse
 from losparse.random_factors import random_factors_
 from losparse_export import TASKS, Plan, TaskModel, export_model, trace_model
 from losparse_export.export import evaluation, write_folder
-from losparse_export.load import Loaded
-from losparse_export.parity import check_parity
+from losparse_export.opening.load import Loaded
+from losparse_export.parity.gate import check_parity
 from losparse_export.passes import NamePass
 from losparse_runtime import Session, measure, profile_nodes, time_by
 from losparse_runtime.dependencies import import_onnxruntime

@@ -24,9 +24,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 import losparse
 from losparse import SVD, LoSparse, StructuredPruning, Training
-from losparse.data import Examples, tokenize
-from losparse.finetune import fine_tune
+from losparse.data.examples import Examples, tokenize
 from losparse.methods import Method, method_to_dict
+from losparse.training.fine_tune import fine_tune
 
 RESULTS = Path(__file__).parent / "results" / "sst2.json"
 DENSE = Training(epochs=4, learning_rate=5e-5, seed=0)

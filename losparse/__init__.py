@@ -14,26 +14,16 @@ from .errors import LosparseError
 
 if TYPE_CHECKING:
     from .compress import CompressionReport, LayerReport, compact_, compress_
-    from .depth import drop_layers
-    from .finetune import FineTuneResult, fine_tune
-    from .layers import FactoredLinear
-    from .methods import (
-        ASVD,
-        FWSVD,
-        LPAF,
-        METHODS,
-        ROM,
-        SVD,
-        LoSparse,
-        OneShotLoSparse,
-        StructuredPruning,
-    )
-    from .neurons import drop_neurons
-    from .recipe import Recipe, Training
-    from .residual import FactoredLinearTraining
-    from .targets import find_targets
-    from .training import LoSparseCallback
-    from .training_lpaf import LPAFCallback
+    from .layers.factored import FactoredLinear
+    from .layers.linear import find_targets
+    from .methods import ASVD, FWSVD, LPAF, METHODS, ROM, SVD, LoSparse, OneShotLoSparse, StructuredPruning
+    from .methods.losparse.callback import LoSparseCallback
+    from .methods.losparse.layer import FactoredLinearTraining
+    from .methods.lpaf.callback import LPAFCallback
+    from .models.depth import drop_layers
+    from .models.neurons import drop_neurons
+    from .training.fine_tune import FineTuneResult, fine_tune
+    from .training.recipe import Recipe, Training
 
 __version__ = "0.1.0"
 
@@ -41,27 +31,27 @@ _HOMES = {
     "ASVD": "methods",
     "CompressionReport": "compress",
     "FWSVD": "methods",
-    "FactoredLinear": "layers",
-    "FactoredLinearTraining": "residual",
-    "FineTuneResult": "finetune",
+    "FactoredLinear": "layers.factored",
+    "FactoredLinearTraining": "methods.losparse.layer",
+    "FineTuneResult": "training.fine_tune",
     "LPAF": "methods",
-    "LPAFCallback": "training_lpaf",
+    "LPAFCallback": "methods.lpaf.callback",
     "LayerReport": "compress",
     "LoSparse": "methods",
-    "LoSparseCallback": "training",
+    "LoSparseCallback": "methods.losparse.callback",
     "METHODS": "methods",
     "OneShotLoSparse": "methods",
     "ROM": "methods",
-    "Recipe": "recipe",
+    "Recipe": "training.recipe",
     "StructuredPruning": "methods",
     "SVD": "methods",
-    "Training": "recipe",
+    "Training": "training.recipe",
     "compact_": "compress",
     "compress_": "compress",
-    "drop_layers": "depth",
-    "drop_neurons": "neurons",
-    "find_targets": "targets",
-    "fine_tune": "finetune",
+    "drop_layers": "models.depth",
+    "drop_neurons": "models.neurons",
+    "find_targets": "layers.linear",
+    "fine_tune": "training.fine_tune",
 }
 
 __all__ = [

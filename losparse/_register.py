@@ -2,7 +2,7 @@
 
 `import losparse` must stay light - the command line's help, a serving image - and yet must be all it takes for
 `AutoModelFor...from_pretrained` to open a compressed folder. So a finder watches for the one module that holds
-transformers' registry and imports `losparse.hub` right after it.
+transformers' registry and imports `losparse.saving.quantizer` right after it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _RegisteringLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        import_module("losparse.hub")
+        import_module("losparse.saving.quantizer")
 
 
 class _RegistryFinder(MetaPathFinder):
@@ -49,6 +49,6 @@ class _RegistryFinder(MetaPathFinder):
 def register_when_imported() -> None:
     """Register now if transformers' registry is loaded, else as soon as it is."""
     if _REGISTRY in sys.modules:
-        import_module("losparse.hub")
+        import_module("losparse.saving.quantizer")
     elif not any(isinstance(finder, _RegistryFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RegistryFinder())

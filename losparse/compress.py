@@ -18,16 +18,16 @@ from torch import nn
 
 from .calibration.running import Batch
 from .calibration.visit import Progress, quiet
-from .casting import finite
-from .coverage import Coverage, coverage
 from .errors import LosparseError
-from .fit import fit_
-from .hub import describe, mark_compressed
-from .layers import FactoredLinear, TrainingForm
+from .layers.casting import finite
+from .layers.factored import FactoredLinear, TrainingForm
+from .layers.linear import bias_of, find_targets, other_linear, replace_module, thin_targets, weight_of
+from .layers.pivots import pivot_forms
 from .methods import Method, OneShot, TrainedMethod, method_to_dict
-from .pivots import pivot_forms
-from .quantised import computed_as_quantised
-from .targets import bias_of, find_targets, other_linear, replace_module, thin_targets, weight_of
+from .methods.one_shot.factorise import fit_
+from .models.coverage import Coverage, coverage
+from .models.quantised import computed_as_quantised
+from .saving.quantizer import describe, mark_compressed
 
 logger = logging.getLogger(__name__)
 

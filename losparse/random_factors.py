@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from .compress import CompressionReport, report
-from .coupling import choose_groups
-from .hub import mark_compressed
-from .layers import FactoredLinear
+from .layers.factored import FactoredLinear
+from .layers.linear import find_targets, replace_module, weight_of
 from .methods import LoSparse, method_to_dict
-from .quantised import computed_as_quantised
-from .residual import FactoredLinearTraining
-from .targets import find_targets, replace_module, weight_of
+from .methods.losparse.coupling import choose_groups
+from .methods.losparse.layer import FactoredLinearTraining
+from .models.quantised import computed_as_quantised
+from .saving.quantizer import mark_compressed
 
 
 @torch.no_grad()

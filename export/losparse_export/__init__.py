@@ -12,18 +12,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .accuracy.texts import TextFile
     from .estimate import Estimate, estimate_model
     from .export import ExportReport, export_model
-    from .layer import LayerShape
+    from .graph.node import LayerShape
     from .lower import lower_model
     from .lowerings import LOWERINGS
-    from .parity import ParityError, ParityReport
+    from .opening.task_model import TASKS, TaskModel
+    from .parity.gate import ParityError, ParityReport
     from .plan import Candidate, LayerPlan, Plan, candidates, plan_layers, plan_model
     from .precision import apply_precision
-    from .tasks import TASKS, TaskModel
-    from .texts import TextFile
-    from .tolerances import PRECISION_TABLE, PRECISIONS, Precision
-    from .trace import trace_model
+    from .precision.table import PRECISION_TABLE, PRECISIONS, Precision
+    from .tracing.trace import trace_model
     from .tune import Call, tune_plan
 
 _HOMES = {
@@ -33,16 +33,16 @@ _HOMES = {
     "ExportReport": "export",
     "LOWERINGS": "lowerings",
     "LayerPlan": "plan",
-    "LayerShape": "layer",
-    "ParityError": "parity",
-    "ParityReport": "parity",
-    "PRECISIONS": "tolerances",
-    "PRECISION_TABLE": "tolerances",
+    "LayerShape": "graph.node",
+    "ParityError": "parity.gate",
+    "ParityReport": "parity.gate",
+    "PRECISIONS": "precision.table",
+    "PRECISION_TABLE": "precision.table",
     "Plan": "plan",
-    "Precision": "tolerances",
-    "TASKS": "tasks",
-    "TaskModel": "tasks",
-    "TextFile": "texts",
+    "Precision": "precision.table",
+    "TASKS": "opening.task_model",
+    "TaskModel": "opening.task_model",
+    "TextFile": "accuracy.texts",
     "apply_precision": "precision",
     "candidates": "plan",
     "estimate_model": "estimate",
@@ -50,7 +50,7 @@ _HOMES = {
     "lower_model": "lower",
     "plan_layers": "plan",
     "plan_model": "plan",
-    "trace_model": "trace",
+    "trace_model": "tracing.trace",
     "tune_plan": "tune",
 }
 

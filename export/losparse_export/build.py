@@ -10,7 +10,7 @@ import onnx_ir as ir
 from losparse.errors import LosparseError
 
 from .edits import Layers, check_edits, switched_off
-from .layer import LayerShape
+from .graph.node import LayerShape
 from .lower import lower_model
 from .passes import Fold, finish_planned, fold_model
 from .plan import LayerPlan, Plan, layer_shapes, plan_model

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from losparse.errors import LosparseError
 
-from .layer import LayerShape
+from .graph.node import LayerShape
 from .passes.fold import Fold
 from .plan import Plan
 

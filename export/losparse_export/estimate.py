@@ -19,27 +19,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from losparse.coverage import Coverage
 from losparse.errors import LosparseError
-from losparse.layers import FactoredLinear
+from losparse.layers.factored import FactoredLinear
+from losparse.layers.linear import find_targets
 from losparse.methods import LoSparse, StructuredPruning
+from losparse.models.coverage import Coverage
 from losparse.random_factors import Sizes, draw_factors, place_factors_, sizes_of
-from losparse.targets import find_targets
 from losparse_runtime import NodeTime, Session, measure, profile_nodes, time_by
 
 from .build import build_graph, dense_plan
 from .export import evaluation, write_folder
-from .kinds import check_reads_text, class_of, opening_class
-from .layer import INPUTS, find_factored
-from .load import Loaded, refuse_experts
+from .folder.write import model_sizes
+from .graph.constants import add_constant
+from .graph.naming import module_of_path, unmarked
+from .graph.node import INPUTS, find_factored
+from .opening.kinds import check_reads_text, class_of, opening_class
+from .opening.load import Loaded, refuse_experts
+from .opening.task_model import TASKS, TaskModel
 from .passes import prepare_model
-from .passes.constants import add_constant
-from .passes.naming import module_of_path, unmarked
 from .precision import apply_precision
-from .tasks import TASKS, TaskModel
-from .trace import trace_model
+from .tracing.trace import trace_model
 from .tune import Call, Progress
-from .write import model_sizes
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

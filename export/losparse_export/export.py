@@ -14,25 +14,30 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 import losparse
+from losparse.calibration.modes import evaluating
 from losparse.errors import LosparseError
-from losparse.modes import evaluating
 from losparse_runtime import Session, measure
-from losparse_runtime.cpus import int8_overflows
+from losparse_runtime.engine.cpus import int8_overflows
 
-from .assets import check_reading, check_tokenizer, copy_tokenizer, endless_limit, longest_text, match_tokenizers
+from .accuracy.texts import (
+    Calibration,
+    TextFile,
+    encode_calibration,
+    measure_accuracy,
+    read_calibration,
+    read_labelled,
+)
 from .build import Built, build_graph, check_choice, dense_plan
-from .load import Loaded, load_model
-from .metadata import describe_model, graph_metadata, model_config
-from .parity import ParityReport, Progress, check_parity
-from .passes import prepare_model
-from .plan import Plan
-from .precision import apply_precision
-from .tasks import TaskModel
-from .texts import Calibration, TextFile, encode_calibration, measure_accuracy, read_calibration, read_labelled
-from .tolerances import INT8_BITS, check_precision, check_weight_bits
-from .trace import Tracer, check_opset, trace_model
-from .tune import Call
-from .write import (
+from .folder.assets import (
+    check_reading,
+    check_tokenizer,
+    copy_tokenizer,
+    endless_limit,
+    longest_text,
+    match_tokenizers,
+)
+from .folder.metadata import describe_model, graph_metadata, model_config
+from .folder.write import (
     EXTERNAL_FROM,
     METADATA_FILE,
     check_out,
@@ -42,6 +47,15 @@ from .write import (
     save_model,
     staged_folder,
 )
+from .opening.load import Loaded, load_model
+from .opening.task_model import TaskModel
+from .parity.gate import ParityReport, Progress, check_parity
+from .passes import prepare_model
+from .plan import Plan
+from .precision import apply_precision
+from .precision.table import INT8_BITS, check_precision, check_weight_bits
+from .tracing.trace import Tracer, check_opset, trace_model
+from .tune import Call
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

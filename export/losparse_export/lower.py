@@ -7,7 +7,7 @@ from onnx_ir.passes import common
 
 from losparse.errors import LosparseError
 
-from .layer import DOMAIN, FactoredNode, find_factored
+from .graph.node import DOMAIN, FactoredNode, find_factored
 from .lowerings import LayerTape
 from .plan import LayerPlan, Plan, lowering_by_name
 

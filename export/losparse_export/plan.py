@@ -29,7 +29,7 @@ import onnx_ir as ir
 
 from losparse.errors import LosparseError
 
-from .layer import LayerShape, Order, find_factored
+from .graph.node import LayerShape, Order, find_factored
 from .lowerings import LOWERINGS, Lowering
 from .passes.fold import Fold
 

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from losparse.environment import cache_folder, machine
 from losparse.errors import LosparseError
-from losparse.machine import cache_folder, machine
 from losparse_runtime.dependencies import import_onnxruntime
 
-from .layer import DOMAIN, OP_TYPE, SCOPE, LayerShape, write_order
+from .graph.constants import add_constant
+from .graph.node import DOMAIN, OP_TYPE, SCOPE, LayerShape, write_order
 from .lower import lower_model
 from .passes import finish_planned
-from .passes.constants import add_constant
 from .plan import LayerPlan, Plan, candidates
 from .precision import apply_precision
 
@@ -68,7 +68,7 @@ class Call:
 
 
 def cache_file() -> Path:
-    """Return where times are kept: times.json in the folder that `losparse.machine.cache_folder` says."""
+    """Return where times are kept: times.json in the folder that `losparse.environment.cache_folder` says."""
     return cache_folder() / "times.json"
 
 

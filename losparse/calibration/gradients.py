@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import LosparseError
-from ..targets import weight_of
+from ..layers.linear import weight_of
 from .layout import layout_of
 from .observe import Mask, mean_states, no_batch
 from .running import Advance, Batch, hooked, inference, inputs_of, silent

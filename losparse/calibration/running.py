@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ..modes import evaluating
+from .modes import evaluating
 
 Batch = Mapping[str, Any]
 Advance = Callable[[int], None]

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..environment import release_memory
 from ..errors import LosparseError
-from ..machine import release_memory
 from .layout import Layout
 from .observe import Mask, no_batch
 from .running import Advance, Batch, backbone, hooked, inference, inputs_of, silent

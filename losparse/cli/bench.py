@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..environment import machine, versions
 from ..errors import LosparseError
-from ..machine import machine, versions
 from .output import Progress, check_json_target, human_bytes, print_table, write_json
 from .parser import positive_int
 from .run import add_session_options
@@ -101,7 +101,7 @@ def bench(
         sessions: by name; speedups are against the first.
         shapes: texts in a run, tokens in a text.
         progress: shows one bar over the shapes.
-        settings: `runs`, `min_seconds` and `memory` of `losparse_runtime.measure`.
+        settings: `runs`, `min_seconds` and `memory` of `losparse_runtime.timing.latency`.
 
     Returns:
         The report, as JSON values.

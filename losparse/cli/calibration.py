@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data import Examples, load_examples, load_texts
+from ..data.examples import Examples, load_examples, load_texts
+from ..data.tokens import INPUTS, Tokenized, tokenize
 from ..errors import LosparseError
 from ..methods import METHODS, OneShot
-from ..recipe import NO_METHOD, Recipe, Training
-from ..tokens import INPUTS, Tokenized, tokenize
+from ..training.recipe import NO_METHOD, Recipe, Training
 from .output import Progress
 
 if TYPE_CHECKING:
@@ -85,11 +85,11 @@ def tokenize_texts(
     """Tokenise texts for calibration: blocks of one length for causal models, else a row a text.
 
     Raises:
-        LosparseError: see `losparse.tokens.tokenize`.
+        LosparseError: see `losparse.data.tokens.tokenize`.
     """
-    from losparse_runtime.panics import panics_caught
+    from losparse_runtime.text.panics import panics_caught
 
-    from ..finetune import CALIBRATION_EXAMPLES
+    from ..training.fine_tune import CALIBRATION_EXAMPLES
 
     if task != "causal-lm":  # where rows are texts, those that will not be looked at need no tokens
         count = training.calibration_examples or CALIBRATION_EXAMPLES

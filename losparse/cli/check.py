@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data import load_texts
+from ..data.examples import load_texts
 from ..errors import LosparseError
 from .bench import check_alike
 from .checkpoint import find_model
@@ -163,8 +163,8 @@ def check(
     Returns:
         The result as JSON values; `passed` is the verdict.
     """
-    from losparse_export.tolerances import allowed_difference, coarser_precision, relative_tolerance
-    from losparse_runtime.cuts import cuts_told_once
+    from losparse_export.precision.table import allowed_difference, coarser_precision, relative_tolerance
+    from losparse_runtime.text.cuts import cuts_told_once
 
     judge = coarser_precision(session.metadata.precision, reference.precision)
     allowed, largest = tolerance or 0.0, 0.0
@@ -228,7 +228,7 @@ def _compare(
 
 def random_batches(session: Session) -> Iterator[Arrays]:
     """Yield random token ids at several shapes; every second text of a batch is padded, where the folder pads."""
-    from losparse_runtime.measure import end_rows_, random_inputs
+    from losparse_runtime.timing.latency import end_rows_, random_inputs
 
     for seed, (batch, length) in enumerate(_SHAPES):
         arrays = random_inputs(session.config, batch, min(length, session.max_length), seed)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ..errors import LosparseError
-from ..saved import Checkpoint, read_checkpoint
+from ..saving.folder import Checkpoint, read_checkpoint
 
 __all__ = ["Checkpoint", "find_model", "read_checkpoint", "refuse_compressed"]
 

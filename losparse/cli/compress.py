@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from ..data import TASKS, Examples, load_examples, relabel, split_examples
+from ..data.examples import TASKS, Examples, load_examples, relabel, split_examples
 from ..errors import LosparseError
 from ..methods import METHODS
-from ..recipe import NO_METHOD, KeepLayersBy, KeepNeuronsBy, Recipe, Training
+from ..training.recipe import NO_METHOD, KeepLayersBy, KeepNeuronsBy, Recipe, Training
 from .calibration import check_calibration, read_texts, tokenize_texts
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .folders import check_out, new_folder
@@ -29,8 +29,8 @@ from .report import REPORT, Original, count_original, outcome_of, print_report
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..finetune import FineTuneResult
-    from ..tokens import Tokenized
+    from ..data.tokens import Tokenized
+    from ..training.fine_tune import FineTuneResult
 
 _VALIDATION_SHARE = 0.1
 
@@ -244,9 +244,9 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
 def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress: Progress) -> _Job:
     """Open and check everything: the cheap first, the model before the data is tokenised, all before training."""
-    from ..distill import pair_blocks
-    from ..finetune import calibration_batches
-    from ..lora import require_lora
+    from ..training.adapters import require_lora
+    from ..training.distill import pair_blocks
+    from ..training.fine_tune import calibration_batches
     from . import models
     from .problems import check_problem
     from .shrink import shrink_on_texts, shrink_unseen

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..machine import machine, versions
+from ..environment import machine, versions
 from .bench import bench, shown_speedup
 from .check import check, open_reference
 from .checkpoint import read_checkpoint
@@ -28,9 +28,9 @@ from .parser import positive_int
 if TYPE_CHECKING:
     from losparse_runtime import Session
 
-    from ..data import Examples
+    from ..data.examples import Examples
     from ..demo import DocstringData
-    from ..recipe import Recipe
+    from ..training.recipe import Recipe
 
 MAX_LENGTH = 48
 """Tokens of a text; 95 of 100 docstrings are shorter."""
@@ -91,7 +91,7 @@ def make_recipes(steps: int | None) -> dict[str, Recipe]:
         steps: of each training; None for those that the demo's figures are for.
     """
     from ..methods import LoSparse
-    from ..recipe import Recipe, Training
+    from ..training.recipe import Recipe, Training
 
     dense = Training(max_steps=steps or DENSE_STEPS, learning_rate=2e-4)
     compressed = Training(max_steps=steps or COMPRESSED_STEPS, learning_rate=3e-4, distill_weight=0.5)

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..environment import machine, versions
 from ..errors import LosparseError
-from ..machine import machine, versions
 from .bench import notes, shown_speedup
 from .export import call_of, following
 from .output import Progress, check_json_target, human_bytes, print_table, write_json

@@ -24,7 +24,7 @@ TASKS = ("text-classification", "token-classification", "question-answering", "f
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    from losparse_export.tolerances import INT8_BITS, PRECISION_TABLE  # loads neither torch nor onnx
+    from losparse_export.precision.table import INT8_BITS, PRECISION_TABLE  # loads neither torch nor onnx
 
     parser.add_argument("model", metavar="DIR", help="checkpoint, compressed or dense: a folder, or a hub id")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist")
@@ -70,7 +70,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Export, and print what came of it."""
-    from losparse_export.tolerances import check_precision, check_weight_bits
+    from losparse_export.precision.table import check_precision, check_weight_bits
 
     if options.plan is not None and (options.tune or options.batch or options.length):
         raise LosparseError("--plan says what to do already; leave out --tune, --batch and --length, or --plan")
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(options: argparse.Namespace, report: ExportReport) -> None:
-    from losparse_export.tolerances import PRECISION_TABLE
+    from losparse_export.precision.table import PRECISION_TABLE
 
     rows = [[name, human_bytes(size)] for name, size in report.bytes.items()]
     print_table(f"{options.out}: {report.task}, {options.precision}", ["file", "size"], rows)

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..coverage import Coverage, coverage, left_by_name
 from ..errors import LosparseError
-from ..saved import Checkpoint, read_checkpoint, stored_layers, stored_name
-from ..schema import LayerEntry, read_object
+from ..models.coverage import Coverage, coverage, left_by_name
+from ..saving.folder import Checkpoint, read_checkpoint, stored_layers, stored_name
+from ..saving.schema import LayerEntry, read_object
 from .output import check_json_target, human_bytes, print_table, write_json
 
 _PIVOTS = {None: "", "out": " (pivot outputs)", "in": " (pivot inputs)"}

@@ -13,14 +13,14 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ..calibration.walk import block_numbers
+from ..data.labels import names_of_config
+from ..data.tokens import Tokenized
 from ..errors import LosparseError
-from ..labels import names_of_config
+from ..layers.linear import find_targets, weight_of
 from ..methods import OneShot
-from ..opening import embedding_rows, first_line, mismatches, open_whole, padding_token
-from ..positions import NO_LIMIT, as_limit, count_positions
-from ..recipe import Recipe
-from ..targets import find_targets, weight_of
-from ..tokens import Tokenized
+from ..models.positions import NO_LIMIT, as_limit, count_positions
+from ..saving.opening import embedding_rows, first_line, mismatches, open_whole, padding_token
+from ..training.recipe import Recipe
 from .checkpoint import Checkpoint
 
 AUTO_CLASSES = {
@@ -275,7 +275,7 @@ def check_compressible(model: nn.Module, recipe: Recipe) -> None:
 
 def batches_of(rows: Tokenized, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[Any]:
     """Yield batches of rows on which the importance of blocks is measured."""
-    from ..finetune import collator
+    from ..training.fine_tune import collator
 
     collate = collator(model, tokenizer)
     chosen = [rows[row] for row in range(0, len(rows), -(-len(rows) // _IMPORTANCE_ROWS))]
@@ -289,7 +289,7 @@ def load_tokenizer(folder: Path, task: str = "text-classification") -> PreTraine
     Raises:
         LosparseError: there is none, or it has no fast form or, where batches are padded, no padding token.
     """
-    from losparse_runtime.panics import panics_caught
+    from losparse_runtime.text.panics import panics_caught
 
     try:
         with panics_caught():

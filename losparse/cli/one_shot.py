@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..calibration.walk import stack_of
-from ..casting import cast_
 from ..compress import CompressionReport, compress_, dense_report
+from ..environment import peak_memory_bytes
 from ..errors import LosparseError
-from ..finetune import calibration_batches, task_named
-from ..machine import peak_memory_bytes
-from ..recipe import Recipe
-from ..targets import find_targets
+from ..layers.casting import cast_
+from ..layers.linear import find_targets
+from ..training.fine_tune import calibration_batches, task_named
+from ..training.recipe import Recipe
 from . import models
 from .calibration import read_texts, tokenize_texts
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
@@ -35,7 +35,7 @@ from .training import copy_pooling, save_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from ..tokens import Tokenized
+    from ..data.tokens import Tokenized
 
 _BLOCK = 512
 """Tokens of a block of text for causal models, where --max-length does not say and the model has as many positions."""

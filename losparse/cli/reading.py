@@ -67,7 +67,7 @@ class Reading:
 def read_session(session: Session) -> Reading:
     """Say how an ONNX folder reads texts."""
     from losparse_runtime import TokenizerError
-    from losparse_runtime.fields import read_json
+    from losparse_runtime.contract.fields import read_json
 
     metadata, encoder = session.metadata, session.encoder
     config = session.folder / "config.json"
@@ -98,7 +98,7 @@ def read_session(session: Session) -> Reading:
 
 def _session_encode(session: Session) -> Encode:
     from losparse_runtime import InputError
-    from losparse_runtime.cuts import cuts_told_once
+    from losparse_runtime.text.cuts import cuts_told_once
 
     def encode(texts: Sequence[str], pairs: Sequence[str] | None) -> list[Row]:
         try:
@@ -236,8 +236,8 @@ def _token(actual: Reading, reference: Reading, ours: Row, theirs: Row) -> str:
 
 def changed_description(session: Session) -> list[str]:
     """Compare losparse.json with what the model file carries of it; files of earlier writers carry nothing."""
-    from losparse_runtime.fields import read_json
-    from losparse_runtime.metadata import DESCRIPTION_KEY
+    from losparse_runtime.contract.fields import read_json
+    from losparse_runtime.contract.metadata import DESCRIPTION_KEY
 
     carried = session.carried.get(DESCRIPTION_KEY)
     written = {} if carried is None else json.loads(carried)

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
-from losparse_export.assets import has_tokenizer, longest_text, lower_case_, open_tokenizer
-from losparse_export.load import Loaded, class_names, load_model
-from losparse_export.locate import first_difference
-from losparse_export.metadata import model_config
-from losparse_export.tasks import TaskModel
-from losparse_runtime.embedding import Embedding
-from losparse_runtime.fields import Fields
-from losparse_runtime.folder import parse_model_config
-from losparse_runtime.panics import panics_caught
+from losparse_export.folder.assets import has_tokenizer, longest_text, lower_case_, open_tokenizer
+from losparse_export.folder.metadata import model_config
+from losparse_export.opening.load import Loaded, class_names, load_model
+from losparse_export.opening.task_model import TaskModel
+from losparse_export.parity.locate import first_difference
+from losparse_runtime.contract.embedding import Embedding
+from losparse_runtime.contract.fields import Fields
+from losparse_runtime.contract.folder import parse_model_config
+from losparse_runtime.text.panics import panics_caught
 
 from .check import Reference
 from .reading import Encode, Reading, Row

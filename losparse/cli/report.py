@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..coverage import coverage_line
-from ..machine import versions
-from ..targets import other_linear
+from ..environment import versions
+from ..layers.linear import other_linear
+from ..models.coverage import coverage_line
 from .checkpoint import Checkpoint, read_checkpoint
 from .output import human_bytes, print_table
 
@@ -27,7 +27,7 @@ class Original:
 
     Attributes:
         parameters: all of them.
-        linear: those of linear weights, as `losparse.coverage` counts them.
+        linear: those of linear weights, as `losparse.models.coverage` counts them.
     """
 
     parameters: int

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.tables import split_lines
 from ..errors import LosparseError
-from ..tables import split_lines
 from .output import Progress, print_table
 from .parser import CommandParser, OneMore, positive_int
 
@@ -77,7 +77,7 @@ def add_options(parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the texts and print what comes out."""
     from losparse_runtime import Session
-    from losparse_runtime.cuts import cuts_told_once
+    from losparse_runtime.text.cuts import cuts_told_once
 
     stray = next((text for text in options.texts if text.endswith("ExecutionProvider")), None)
     if stray is not None and options.providers is not _CPU:

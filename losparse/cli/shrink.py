@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..depth import drop_layers
-from ..neurons import drop_neurons
-from ..recipe import Recipe
+from ..models.depth import drop_layers
+from ..models.neurons import drop_neurons
+from ..training.recipe import Recipe
 from .models import check_compressible
 from .output import Progress
 

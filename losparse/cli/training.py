@@ -23,12 +23,12 @@ from transformers import (
 )
 
 from ..calibration.running import Batch
-from ..data import Examples, tokenize
+from ..data.examples import Examples, tokenize
+from ..data.tokens import Tokenized
 from ..errors import LosparseError
-from ..finetune import FineTuneResult, fine_tune
-from ..recipe import Recipe, Training
-from ..schema import read_object
-from ..tokens import Tokenized
+from ..saving.schema import read_object
+from ..training.fine_tune import FineTuneResult, fine_tune
+from ..training.recipe import Recipe, Training
 from .output import Advance, Progress, write_json
 
 SETTINGS = "settings.json"
@@ -84,7 +84,7 @@ def tokenize_parts(
     progress: Progress,
 ) -> tuple[Tokenized, Tokenized]:
     """Tokenise both parts under one progress bar."""
-    from losparse_runtime.panics import panics_caught
+    from losparse_runtime.text.panics import panics_caught
 
     with panics_caught(), progress.stage("tokenising", len(train) + len(validation)) as advance:
         first, second = (

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data import Examples
+from ..data.examples import Examples
 from ..errors import LosparseError
 
 GROUPS: dict[str, str] = {

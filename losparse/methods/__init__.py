@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from torch import Tensor
 
 from ..errors import LosparseError
-from ..layers import FactoredLinear
-from ..typed import typed_values
-from .about import About
-from .asvd import ASVD
-from .fwsvd import FWSVD
-from .losparse import LoSparse
-from .lpaf import LPAF
-from .one_shot import OneShot
-from .one_shot_losparse import OneShotLoSparse
-from .pruning import StructuredPruning
-from .rom import ROM
-from .svd import SVD
+from ..layers.factored import FactoredLinear
+from ..training.typed import typed_values
+from .base import About
+from .losparse.method import LoSparse
+from .losparse.pruning import StructuredPruning
+from .lpaf.method import LPAF
+from .one_shot.asvd import ASVD
+from .one_shot.base import OneShot
+from .one_shot.fwsvd import FWSVD
+from .one_shot.losparse import OneShotLoSparse
+from .one_shot.rom import ROM
+from .one_shot.svd import SVD
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

@@ -4,6 +4,9 @@ Needs numpy, onnxruntime and tokenizers; no torch.
 """
 
 from .compare import Comparison, Parity, compare, compare_sessions
+from .contract.folder import changed_files, read_metadata, verify_files
+from .contract.metadata import Metadata, TensorSpec
+from .engine.opening import Options
 from .errors import (
     DependencyError,
     FolderError,
@@ -13,13 +16,10 @@ from .errors import (
     RunError,
     TokenizerError,
 )
-from .folder import changed_files, read_metadata, verify_files
-from .measure import Latency, measure, peak_memory
-from .metadata import Metadata, TensorSpec
-from .opening import Options
-from .profile import NodeTime, profile_nodes, time_by
 from .session import Session
-from .tasks import Answer, Classification, Tag
+from .tasks.helpers import Answer, Classification, Tag
+from .timing.latency import Latency, measure, peak_memory
+from .timing.profile import NodeTime, profile_nodes, time_by
 
 __all__ = [
     "Answer",

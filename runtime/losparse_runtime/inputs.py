@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .contract.folder import ModelConfig
+from .contract.metadata import Metadata, TensorSpec
 from .errors import InputError
-from .folder import ModelConfig
-from .metadata import Metadata, TensorSpec
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -8,17 +8,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from . import tasks
-from .alone import depends_on_batch, run_alone
-from .cpus import available_cpus
-from .encoder import TextEncoder
+from .contract.folder import read_metadata, read_model_config
+from .contract.metadata import Metadata, TensorSpec
+from .engine.alone import depends_on_batch, run_alone
+from .engine.cpus import available_cpus
+from .engine.forks import remember, require_own
+from .engine.opening import Options, open_model, provider_names
 from .errors import RunError, one_line
-from .folder import read_metadata, read_model_config
-from .forks import remember, require_own
 from .inputs import Arrays, check_inputs
-from .metadata import Metadata, TensorSpec
-from .opening import Options, open_model, provider_names
-from .scoring import ANSWER_STRIDE, MAX_ANSWER_TOKENS
+from .tasks import helpers as tasks
+from .tasks.scoring import ANSWER_STRIDE, MAX_ANSWER_TOKENS
+from .text.encoder import TextEncoder
 
 
 class Session:

@@ -218,7 +218,7 @@ SENTENCES = {
 def test_how_vectors_are_made_is_read_off_the_checkpoint(sources: Sources, tmp_path: Path) -> None:
     """A folder that says otherwise differs: `differences` compares these facts with those of losparse.json."""
     from losparse.cli.reference import read_checkpoint
-    from losparse_export.load import load_model
+    from losparse_export.opening.load import load_model
 
     folder = Path(shutil.copytree(sources.model, tmp_path / "encoder"))
     (folder / "1_Pooling").mkdir()

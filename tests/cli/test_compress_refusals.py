@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from losparse.cli.compress import read_recipe
 from losparse.cli.main import build_parser
-from losparse.recipe import Recipe
+from losparse.training.recipe import Recipe
 
 from .conftest import FEW, Pass, Sources, edit_json, make_model, make_tokenizer, name_classes, nothing_written
 

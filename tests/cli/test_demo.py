@@ -12,7 +12,7 @@ import pytest
 import losparse.demo
 import losparse_export
 from losparse.cli import demo
-from losparse.data import Examples
+from losparse.data.examples import Examples
 from losparse.demo import DocstringData
 from losparse.errors import LosparseError
 

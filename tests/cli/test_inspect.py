@@ -12,9 +12,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from losparse import SVD, compress_
 from losparse.compress import report
-from losparse.hub import mark_compressed
-from losparse.pivots import store_pivots_
-from losparse.saved import read_header
+from losparse.layers.pivots import store_pivots_
+from losparse.saving.folder import read_header
+from losparse.saving.quantizer import mark_compressed
 
 from .conftest import Command, Pass, Sources, edit_json, file_record, loaded_by, make_model
 

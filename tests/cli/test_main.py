@@ -18,7 +18,7 @@ from losparse.cli.main import COMMANDS, build_parser, main
 from losparse.cli.parser import CommandParser, add_dataclass_flags, given
 from losparse.errors import LosparseError
 from losparse.methods import METHODS
-from losparse.recipe import Training
+from losparse.training.recipe import Training
 
 from .conftest import Command, loaded_by
 

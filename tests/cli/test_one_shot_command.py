@@ -18,11 +18,11 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
-from losparse import finetune
 from losparse.calibration import visit
 from losparse.calibration.walk import BlocksError
 from losparse.cli import one_shot
-from losparse.layers import FactoredLinear
+from losparse.layers.factored import FactoredLinear
+from losparse.training import fine_tune as finetune
 
 from .conftest import Command, Sources, make_texts, make_tokenizer
 

@@ -14,8 +14,8 @@ from losparse.cli import output
 from losparse.cli.folders import check_out, new_folder
 from losparse.cli.output import Progress, human_bytes, print_table, write_json
 from losparse.cli.pulse import Pulse
+from losparse.environment import machine, versions
 from losparse.errors import LosparseError
-from losparse.machine import machine, versions
 
 
 def test_a_plain_table_is_aligned_and_has_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,7 +244,7 @@ def test_machine_and_versions() -> None:
 
 
 def test_the_name_of_the_processor_where_linux_does_not_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from losparse import machine as module
+    from losparse import environment as module
 
     monkeypatch.setattr(module, "_CPUINFO", tmp_path / "none")
     assert module.machine()["cpu"]

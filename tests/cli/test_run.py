@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from losparse.tables import read_table
+from losparse.data.tables import read_table
 
 from ..runtime.conftest import MakeFolder, make_folder
 from .conftest import Command, Pass, edit_json, loaded_by

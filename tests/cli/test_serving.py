@@ -16,8 +16,8 @@ from losparse.cli.bench import notes, shown_speedup
 from losparse.cli.check import _print_parts, check, open_reference
 from losparse.cli.export import following
 from losparse.cli.output import Progress
-from losparse_export.texts import encode_calibration
-from losparse_export.tolerances import PRECISION_TABLE
+from losparse_export.accuracy.texts import encode_calibration
+from losparse_export.precision.table import PRECISION_TABLE
 from losparse_runtime import Session
 
 from .conftest import Command, Pass, Sources, edit_json, loaded_by

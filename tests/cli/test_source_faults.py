@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from losparse.saved import read_checkpoint
+from losparse.saving.folder import read_checkpoint
 
 from .conftest import Command, Sources, edit_json
 

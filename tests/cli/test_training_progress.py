@@ -12,9 +12,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from losparse import LoSparse
 from losparse.cli.output import Progress
 from losparse.cli.training import train_model
-from losparse.data import load_examples
-from losparse.recipe import Recipe, Training
-from losparse.tokens import Tokenized, tokenize
+from losparse.data.examples import load_examples
+from losparse.data.tokens import Tokenized, tokenize
+from losparse.training.recipe import Recipe, Training
 
 from .conftest import Sources
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from losparse.allocate import Candidates, Size, last_blocks, spend_globally, uniform_rank
 from losparse.errors import LosparseError
+from losparse.methods.one_shot.allocate import Candidates, Size, last_blocks, spend_globally, uniform_rank
 
 
 def candidates(errors: list[float], step: int) -> Candidates:

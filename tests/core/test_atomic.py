@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from losparse import LPAF, SVD, LoSparse, compact_, compress_, drop_neurons
-from losparse.casting import cast_
 from losparse.compress import training_layers
 from losparse.errors import LosparseError
-from losparse.layers import FactoredLinear
+from losparse.layers.casting import cast_
+from losparse.layers.factored import FactoredLinear
+from losparse.layers.pivots import store_pivots_
 from losparse.methods import METHODS, method_from_dict, method_to_dict
-from losparse.pivots import store_pivots_
 
 from .conftest import build_bert, collate, toy_items
 
@@ -182,7 +182,7 @@ def test_neurons_beyond_the_range_of_a_dtype_are_refused_and_the_model_stays():
 def test_a_cast_that_would_lose_a_layer_is_not_made_and_says_so(scale, reason, caplog):
     model = trained(torch.float32, scale, LAYER)
     store_pivots_(model)
-    with caplog.at_level(logging.WARNING, logger="losparse.casting"):
+    with caplog.at_level(logging.WARNING, logger="losparse.layers.casting"):
         assert not cast_(model, torch.float16)
     assert f"'{LAYER}' cannot be held in float16" in caplog.text and reason in caplog.text
     assert model.dtype == torch.float32

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from losparse.budget import pivot_rank, rank_for, select_groups
 from losparse.errors import LosparseError
+from losparse.layers.budget import pivot_rank, rank_for, select_groups
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,15 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from losparse import ROM, fit
+from losparse import ROM
 from losparse.calibration import walk as walk_module
 from losparse.calibration.gradients import examples_of, few_rows_of, output_sensitivity, squared_gradients
 from losparse.calibration.observe import mean_states, real_tokens, spread, whole_pass
 from losparse.calibration.visit import _AtOnce, visitor
 from losparse.calibration.walk import BlockWalk, stack_of
 from losparse.errors import LosparseError
-from losparse.targets import find_targets
+from losparse.layers.linear import find_targets
+from losparse.methods.one_shot import factorise as fit
 
 from .conftest import build_bert, collate, toy_items
 

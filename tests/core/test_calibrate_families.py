@@ -15,7 +15,7 @@ from losparse.calibration.layout import Place, layout_of
 from losparse.calibration.observe import whole_pass
 from losparse.calibration.visit import visitor
 from losparse.errors import LosparseError
-from losparse.targets import find_targets
+from losparse.layers.linear import find_targets
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZES |= {"intermediate_size": 64, "vocab_size": 100}

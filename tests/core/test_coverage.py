@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from losparse import SVD, compress_
 from losparse.cli.inspect import read_contents
-from losparse.coverage import coverage, left_by_name
-from losparse.saved import read_checkpoint
+from losparse.models.coverage import coverage, left_by_name
+from losparse.saving.folder import read_checkpoint
 
 from .conftest import build_bert
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from losparse.data import Answer, Examples, load_examples, load_texts, relabel, split_examples
+from losparse.data.examples import Answer, Examples, load_examples, load_texts, relabel, split_examples
+from losparse.data.tables import read_table
 from losparse.errors import LosparseError
-from losparse.tables import read_table
 
 Write = Callable[[str, str | bytes], Path]
 

@@ -32,8 +32,8 @@ from transformers import (
 )
 
 from losparse import SVD, compress_, drop_layers
-from losparse.depth import block_importance, even_layers, find_blocks
 from losparse.errors import LosparseError
+from losparse.models.depth import block_importance, even_layers, find_blocks
 
 from .conftest import TINY, build_bert
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from losparse import LoSparse, Training, compress_, fine_tune
-from losparse.distill import distillation_loss, hidden_loss, pair_blocks
 from losparse.errors import LosparseError
-from losparse.finetune import _trainer
+from losparse.training.distill import distillation_loss, hidden_loss, pair_blocks
+from losparse.training.fine_tune import _trainer
 
 from .conftest import build_bert, collate, toy_items
 

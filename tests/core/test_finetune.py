@@ -11,15 +11,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import BertForQuestionAnswering, BertModel, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
-from losparse import LPAF, SVD, LoSparse, Training, fine_tune, finetune
-from losparse.checkpoints import last_checkpoint, missing_part
+from losparse import LPAF, SVD, LoSparse, Training, fine_tune
+from losparse.data.metrics import spans
+from losparse.data.tokens import Tokenized, Window
+from losparse.environment import machine
 from losparse.errors import LosparseError
-from losparse.finetune import bf16_is_slow, calibration_batches, collator
-from losparse.layers import FactoredLinear
-from losparse.machine import machine
-from losparse.metrics import spans
-from losparse.tokens import Tokenized, Window
-from losparse.training import freeze_embeddings
+from losparse.layers.factored import FactoredLinear
+from losparse.methods.losparse.callback import freeze_embeddings
+from losparse.training import fine_tune as finetune
+from losparse.training.fine_tune import bf16_is_slow, calibration_batches, collator
+from losparse.training.resume import last_checkpoint, missing_part
 
 from .conftest import build_bert, toy_items
 
@@ -207,7 +208,7 @@ def test_windows_of_questions_are_measured_by_question(tokenizer, tmp_path, monk
 
 def test_rows_that_do_not_know_their_context_have_no_accuracy(tokenizer, tmp_path, caplog):
     model, items = BertForQuestionAnswering(build_bert().config), question_items()
-    with caplog.at_level("WARNING", logger="losparse.finetune"):
+    with caplog.at_level("WARNING", logger="losparse.training.fine_tune"):
         result = fine_tune(
             model, tokenizer, items, items, Training(max_steps=1, batch_size=1), output_dir=tmp_path, quiet=True
         )
@@ -257,7 +258,7 @@ def test_a_decoders_tables_are_frozen_too():
 def test_bf16_on_a_processor_that_emulates_it_is_warned_of(tokenizer, tmp_path, monkeypatch, caplog, slow):
     monkeypatch.setattr(finetune, "bf16_is_slow", lambda: slow)
     short = Training(max_steps=1, batch_size=2, bf16=True)
-    with caplog.at_level("WARNING", logger="losparse.finetune"):
+    with caplog.at_level("WARNING", logger="losparse.training.fine_tune"):
         run(tokenizer, tmp_path, training=short)
     assert any("leave bf16 out here" in message for message in caplog.messages) == slow
 

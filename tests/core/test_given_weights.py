@@ -9,7 +9,7 @@ import torch
 from transformers import BertForSequenceClassification, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from losparse import SVD, compress_
-from losparse.saved_outputs import read_record
+from losparse.saving.outputs import read_record
 
 from .conftest import build_bert
 

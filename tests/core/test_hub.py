@@ -22,7 +22,7 @@ from transformers import (
 from losparse import SVD, LoSparse, compact_, compress_
 from losparse.compress import training_layers
 from losparse.errors import LosparseError
-from losparse.methods.losparse import update_masks
+from losparse.methods.losparse.method import update_masks
 
 from .conftest import build_bert
 

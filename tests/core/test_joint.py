@@ -15,11 +15,11 @@ from losparse import ROM, SVD, OneShotLoSparse, compact_, compress_
 from losparse.cli.inspect import read_contents
 from losparse.compress import report
 from losparse.errors import LosparseError
-from losparse.joint import group_with_pivots, groups_of, joint_units, split
-from losparse.layers import FactoredLinear, SharedFactorLinear
+from losparse.layers.factored import FactoredLinear, SharedFactorLinear
+from losparse.layers.joint import group_with_pivots, groups_of, joint_units, split
+from losparse.layers.linear import find_targets, weight_of
+from losparse.layers.pivots import store_pivots_
 from losparse.methods import FWSVD
-from losparse.pivots import store_pivots_
-from losparse.targets import find_targets, weight_of
 
 from .conftest import build_bert
 from .test_calibrate import batches, build_llama

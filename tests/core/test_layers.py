@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losparse.errors import LosparseError
-from losparse.layers import FactoredLinear
-from losparse.residual import FactoredLinearTraining
+from losparse.layers.factored import FactoredLinear
+from losparse.methods.losparse.layer import FactoredLinearTraining
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 

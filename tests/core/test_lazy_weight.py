@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import initialization
 
 from losparse.errors import LosparseError
-from losparse.layers import FactoredLinear, SharedFactorLinear, TrainingForm
-from losparse.mixed_rank import MixedRankLinear
-from losparse.residual import FactoredLinearTraining
+from losparse.layers.factored import FactoredLinear, SharedFactorLinear, TrainingForm
+from losparse.methods.losparse.layer import FactoredLinearTraining
+from losparse.methods.lpaf.layer import MixedRankLinear
 
 X = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
 

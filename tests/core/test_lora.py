@@ -10,8 +10,8 @@ from transformers import AutoModelForSequenceClassification
 
 from losparse import ROM, SVD, LoSparse, Recipe, Training, compact_, compress_, fine_tune
 from losparse.errors import LosparseError
-from losparse.layers import FactoredLinear
-from losparse.lora import attach_adapters, merge_adapters
+from losparse.layers.factored import FactoredLinear
+from losparse.training.adapters import attach_adapters, merge_adapters
 
 from .conftest import build_bert, collate, toy_items
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from losparse.calibration.statistics import LayerStatistics
-from losparse.coupling import separate
 from losparse.errors import LosparseError
 from losparse.methods import SVD, LoSparse, StructuredPruning
-from losparse.methods.losparse import (
+from losparse.methods.losparse.coupling import separate
+from losparse.methods.losparse.layer import FactoredLinearTraining
+from losparse.methods.losparse.method import (
     CubicSchedule,
     accumulate_sensitivity,
     balanced_svd,
@@ -19,7 +20,6 @@ from losparse.methods.losparse import (
     group_importance,
     update_masks,
 )
-from losparse.residual import FactoredLinearTraining
 
 
 def random_weight(out: int = 24, in_: int = 16) -> torch.Tensor:

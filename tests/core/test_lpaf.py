@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from losparse import LPAF, compact_, compress_
 from losparse.errors import LosparseError
-from losparse.methods.losparse import balanced_svd
-from losparse.methods.lpaf import (
+from losparse.methods.losparse.method import balanced_svd
+from losparse.methods.lpaf.layer import MixedRankLinear
+from losparse.methods.lpaf.method import (
     accumulate_score,
     draw_high_rank,
     factor,
@@ -22,7 +23,6 @@ from losparse.methods.lpaf import (
     row_weights,
     sparsity_aware_svd,
 )
-from losparse.mixed_rank import MixedRankLinear
 
 from .conftest import build_bert
 

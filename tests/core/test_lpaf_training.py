@@ -12,9 +12,9 @@ from transformers import TrainerCallback
 from losparse import LPAF, LoSparse, LPAFCallback, compact_, compress_
 from losparse.compress import training_layers
 from losparse.errors import LosparseError
-from losparse.methods.lpaf import draw_high_rank, row_weights, sparsity_aware_svd
-from losparse.mixed_rank import MixedRankLinear
-from losparse.training import whole_gradients
+from losparse.methods.losparse.callback import whole_gradients
+from losparse.methods.lpaf.layer import MixedRankLinear
+from losparse.methods.lpaf.method import draw_high_rank, row_weights, sparsity_aware_svd
 
 from .conftest import build_bert, collate, run_two_processes, toy_items
 from .test_training import StopAt, train

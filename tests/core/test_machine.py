@@ -6,8 +6,8 @@ import ctypes
 
 import pytest
 
-from losparse import machine as module
-from losparse.machine import machine, release_memory
+from losparse import environment as module
+from losparse.environment import machine, release_memory
 
 
 def test_memory_is_given_back_where_the_c_library_can(monkeypatch):

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 from losparse import compact_, compress_
 from losparse.compress import training_layers
 from losparse.errors import LosparseError
-from losparse.layers import FactoredLinear
+from losparse.layers.factored import FactoredLinear
 from losparse.methods import METHODS, method_from_dict, method_to_dict
 
 from .conftest import build_bert, collate, toy_items

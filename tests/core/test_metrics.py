@@ -8,7 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from losparse.metrics import classification, matthews, metrics_of, pearson, perplexity, regression, spans, spearman
+from losparse.data.metrics import (
+    classification,
+    matthews,
+    metrics_of,
+    pearson,
+    perplexity,
+    regression,
+    spans,
+    spearman,
+)
 
 
 def test_matthews_of_two_classes_by_hand():

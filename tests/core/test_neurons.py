@@ -24,10 +24,10 @@ from transformers import (
 )
 
 from losparse import SVD, compress_, drop_layers, drop_neurons
-from losparse.coupling import feed_forward_parts
 from losparse.errors import LosparseError
-from losparse.neurons import choose_neurons
-from losparse.targets import find_targets
+from losparse.layers.linear import find_targets
+from losparse.methods.losparse.coupling import feed_forward_parts
+from losparse.models.neurons import choose_neurons
 
 from .conftest import build_bert
 

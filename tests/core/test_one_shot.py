@@ -11,11 +11,11 @@ from losparse import compact_, compress_
 from losparse.calibration.gradients import squared_gradients
 from losparse.calibration.statistics import LayerStatistics
 from losparse.errors import LosparseError
-from losparse.layers import FactoredLinear
+from losparse.layers.factored import FactoredLinear
+from losparse.layers.linear import find_targets
 from losparse.methods import METHODS, ROM, SVD, LoSparse, OneShot, OneShotLoSparse
-from losparse.methods.one_shot import dense_size
-from losparse.search import OutputError
-from losparse.targets import find_targets
+from losparse.methods.one_shot.base import dense_size
+from losparse.methods.one_shot.search import OutputError
 
 from .conftest import build_bert, collate, toy_items
 from .test_calibrate import batches, build_llama
@@ -286,7 +286,7 @@ def test_a_search_measures_what_comes_out():
 
 def test_a_search_puts_dense_layers_back_when_it_fails(monkeypatch):
     model = build_bert()
-    monkeypatch.setattr("losparse.search.OutputError._error", lambda self: 1 / 0)
+    monkeypatch.setattr("losparse.methods.one_shot.search.OutputError._error", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         compress_(model, SVD(keep=0.4, allocation="search"), batches())
     assert not sizes_of(model)

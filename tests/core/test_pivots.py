@@ -18,11 +18,11 @@ from transformers import AutoModelForSequenceClassification
 from losparse import SVD, LoSparse, compress_
 from losparse.compress import report
 from losparse.errors import LosparseError
-from losparse.layers import FactoredLinear
-from losparse.pivots import default_side, store_pivots_, to_pivots
+from losparse.layers.factored import FactoredLinear
+from losparse.layers.pivots import default_side, store_pivots_, to_pivots
+from losparse.layers.spanning_rows import MAX_COEFFICIENT, _exchange, _pivoted_qr, spanning_rows
+from losparse.methods.losparse.layer import FactoredLinearTraining
 from losparse.random_factors import random_factors_
-from losparse.residual import FactoredLinearTraining
-from losparse.spanning_rows import MAX_COEFFICIENT, _exchange, _pivoted_qr, spanning_rows
 
 from .conftest import build_bert
 from .test_layers import SHAPES, random_layer

@@ -12,7 +12,7 @@ from torch import nn
 
 from losparse.cli.models import max_length
 from losparse.errors import LosparseError
-from losparse.positions import NO_LIMIT, as_limit, count_positions, text_limit
+from losparse.models.positions import NO_LIMIT, as_limit, count_positions, text_limit
 
 _SIZES = {
     "hidden_size": 16,

@@ -11,10 +11,10 @@ import transformers
 from torch import nn
 
 from losparse import LoSparse
-from losparse.coupling import couple, feed_forward_parts
+from losparse.layers.linear import find_targets
+from losparse.methods.losparse.coupling import couple, feed_forward_parts
+from losparse.models.roles import partners, role_of
 from losparse.random_factors import _plan, sizes_of
-from losparse.roles import partners, role_of
-from losparse.targets import find_targets
 
 ROLES = {"q": "query", "k": "key", "v": "value", "u": "up", "w": "writer", "-": None}
 

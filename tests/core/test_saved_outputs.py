@@ -31,7 +31,7 @@ from transformers import (
 
 from losparse import SVD, LoSparse, compact_, compress_
 from losparse.errors import LosparseError
-from losparse.saved_outputs import KEY, check_outputs, read_record, record_outputs
+from losparse.saving.outputs import KEY, check_outputs, read_record, record_outputs
 
 from .conftest import TINY, build_bert
 
@@ -182,14 +182,14 @@ def test_what_cannot_be_run_or_repeated_is_saved_without_and_says_so(tmp_path, c
     for number, (model, reason) in enumerate(
         ((random, "draws random numbers"), (choice, "cannot be run on a made-up"))
     ):
-        with caplog.at_level(logging.WARNING, logger="losparse.saved_outputs"):
+        with caplog.at_level(logging.WARNING, logger="losparse.saving.outputs"):
             model.save_pretrained(tmp_path / str(number))
         assert reason in caplog.text
         assert read_record(tmp_path / str(number)) is None
 
 
 def test_a_class_that_was_not_recorded_is_not_checked_and_says_so(saved, caplog):
-    with caplog.at_level(logging.WARNING, logger="losparse.saved_outputs"):
+    with caplog.at_level(logging.WARNING, logger="losparse.saving.outputs"):
         check_outputs(gpt_neo(), record_of(saved), "it")
     assert "cannot be checked as GPTNeoForCausalLM" in caplog.text
 

@@ -25,8 +25,8 @@ from transformers import (
 from losparse import LPAF, SVD, LoSparse, compress_
 from losparse.compress import training_layers
 from losparse.errors import LosparseError
-from losparse.roles import writes_residual
-from losparse.targets import find_targets, matches, thin_targets
+from losparse.layers.linear import find_targets, matches, thin_targets
+from losparse.models.roles import writes_residual
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 50}
 FAMILIES = [

@@ -14,9 +14,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from losparse import SVD, LoSparse, Training, fine_tune
 from losparse.cli.models import fit_padding
-from losparse.data import Examples, load_examples, load_texts, tokenize
+from losparse.data.examples import Examples, load_examples, load_texts, tokenize
 from losparse.errors import LosparseError
-from losparse.finetune import task_of
+from losparse.training.fine_tune import task_of
 
 from .conftest import build_bert, toy_items
 

@@ -8,8 +8,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from losparse import tokens
-from losparse.data import Answer, Examples, tokenize
+from losparse.data import tokens
+from losparse.data.examples import Answer, Examples, tokenize
 from losparse.errors import LosparseError
 
 

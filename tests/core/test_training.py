@@ -11,9 +11,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from losparse import SVD, LoSparse, LoSparseCallback, StructuredPruning, compact_, compress_
 from losparse.compress import training_layers
-from losparse.distill import MeanLossTrainer
 from losparse.errors import LosparseError
-from losparse.layers import FactoredLinear
+from losparse.layers.factored import FactoredLinear
+from losparse.training.distill import MeanLossTrainer
 
 from .conftest import build_bert, collate, run_two_processes, toy_items
 
@@ -191,9 +191,9 @@ sys.path[:0] = {path!r}
 from pathlib import Path
 from tests.core.test_training import train
 from losparse.compress import training_layers
-from losparse.distill import MeanLossTrainer
+from losparse.training.distill import MeanLossTrainer
 import torch.distributed as dist
-from losparse.distill import MeanLossTrainer
+from losparse.training.distill import MeanLossTrainer
 model, trainer = train(
     Path(sys.argv[1]), steps=12, kind=MeanLossTrainer, dropout=0.0, per_device_train_batch_size=4, ddp_backend="gloo"
 )

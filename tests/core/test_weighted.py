@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losparse.errors import LosparseError
-from losparse.weighted import Metric, balance, project
+from losparse.methods.one_shot.low_rank import Metric, balance, project
 
 
 def gram(features: int, tokens: int, seed: int) -> torch.Tensor:

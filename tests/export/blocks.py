@@ -14,10 +14,10 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from losparse.layers import FactoredLinear
+from losparse.layers.factored import FactoredLinear
 from losparse_export import LOWERINGS, Plan, lower_model, plan_model
-from losparse_export.layer import DOMAIN, SCOPE, LayerShape, find_factored
-from losparse_export.passes.naming import unmarked
+from losparse_export.graph.naming import unmarked
+from losparse_export.graph.node import DOMAIN, SCOPE, LayerShape, find_factored
 from losparse_export.plan import lowering_by_name
 
 from .builders import factored_node, initializer, make_layer, run_graph

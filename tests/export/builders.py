@@ -12,8 +12,8 @@ import torch
 import transformers
 from torch import nn
 
-from losparse.layers import FactoredLinear
-from losparse_export.layer import DOMAIN, INPUTS, OP_TYPE, SCOPE
+from losparse.layers.factored import FactoredLinear
+from losparse_export.graph.node import DOMAIN, INPUTS, OP_TYPE, SCOPE
 
 LAYER = "encoder.layer.0.output.dense"
 

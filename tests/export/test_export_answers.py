@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from losparse_export.tasks import TASKS, TaskModel
-from losparse_export.texts import TextFile, measure_accuracy, read_labelled
+from losparse_export.accuracy.texts import TextFile, measure_accuracy, read_labelled
+from losparse_export.opening.task_model import TASKS, TaskModel
 from losparse_runtime import Answer, Session
 
 from ..runtime.conftest import MakeFolder, make_folder

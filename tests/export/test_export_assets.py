@@ -10,11 +10,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, BertModel, BertTokenizer, LlamaTokenizer
 
-from losparse_export.assets import copy_tokenizer, longest_text, match_tokenizers, tokenizer_limit
-from losparse_export.load import Loaded
-from losparse_export.sentence import Sentences
-from losparse_export.tasks import TASKS
-from losparse_runtime.encoder import TextEncoder
+from losparse_export.folder.assets import copy_tokenizer, longest_text, match_tokenizers, tokenizer_limit
+from losparse_export.opening.load import Loaded
+from losparse_export.opening.sentence import Sentences
+from losparse_export.opening.task_model import TASKS
+from losparse_runtime.text.encoder import TextEncoder
 
 
 def word_tokenizer(folder, **settings):

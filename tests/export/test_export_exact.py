@@ -9,7 +9,7 @@ import onnxruntime as ort
 import onnxscript.optimizer
 import pytest
 
-from losparse_export.exact import exact_constants
+from losparse_export.tracing.exact import exact_constants
 
 NORM = """
 <ir_version: 10, opset_import: ["" : 18]>

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from losparse_export import lower_model
-from losparse_export.layer import Order
+from losparse_export.graph.node import Order
 from losparse_export.passes import Fold, finish_model, fold_model
 
 from .blocks import (

@@ -17,9 +17,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from losparse.layers import FactoredLinear
+from losparse.layers.factored import FactoredLinear
 from losparse_export import LOWERINGS, lower_model
-from losparse_export.layer import OP_TYPE
+from losparse_export.graph.node import OP_TYPE
 from losparse_export.passes import SharePass, finish_model, fold_model, prepare_model
 
 from .blocks import Blocks, assert_equal_outputs, dense_outputs, every_plan, feeds_for, make_dense

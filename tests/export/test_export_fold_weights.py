@@ -12,8 +12,8 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from losparse.spanning_rows import spanning_rows
-from losparse_export.layer import REORDERED, SCOPE, Order, find_factored
+from losparse.layers.spanning_rows import spanning_rows
+from losparse_export.graph.node import REORDERED, SCOPE, Order, find_factored
 from losparse_export.passes import fold_model
 
 from .blocks import Blocks, lowered_to, make_dense

@@ -10,7 +10,7 @@ import torch
 from losparse import ROM, compress_
 from losparse.cli.inspect import read_contents
 from losparse.compress import report as stored_by
-from losparse.joint import split
+from losparse.layers.joint import split
 from losparse_export import TASKS, Plan, TaskModel, trace_model
 from losparse_export.passes import finish_model
 from losparse_export.plan import plan_model

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from losparse.errors import LosparseError
 from losparse_export import TASKS, TaskModel, trace_model
-from losparse_export.capture import capture_program, private_copy
-from losparse_export.lengths import choose_cases, telling_lengths
+from losparse_export.parity.lengths import choose_cases, telling_lengths
+from losparse_export.tracing.capture import capture_program, private_copy
 
 from .builders import SIZES, build_model
 

@@ -15,13 +15,13 @@ import transformers
 from losparse import LoSparse
 from losparse.cli.models import labels_of
 from losparse.errors import LosparseError
-from losparse.hub import mark_compressed
-from losparse.residual import FactoredLinearTraining
-from losparse.saved import read_checkpoint
+from losparse.methods.losparse.layer import FactoredLinearTraining
+from losparse.saving.folder import read_checkpoint
+from losparse.saving.quantizer import mark_compressed
 from losparse_export.estimate import estimate_model
-from losparse_export.load import class_names, load_model, parameter_counts
-from losparse_export.metadata import model_config
-from losparse_export.tasks import TASKS, TaskModel, choose_task, input_names
+from losparse_export.folder.metadata import model_config
+from losparse_export.opening.load import class_names, load_model, parameter_counts
+from losparse_export.opening.task_model import TASKS, TaskModel, choose_task, input_names
 
 from .builders import build_model, make_layer
 

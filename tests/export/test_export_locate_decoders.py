@@ -18,10 +18,10 @@ from losparse.methods import LoSparse
 from losparse.random_factors import random_factors_
 from losparse_export import TASKS, TaskModel, trace_model
 from losparse_export.build import Built, build_graph
-from losparse_export.locate import first_difference
-from losparse_export.parity import Case, make_feeds
+from losparse_export.folder.write import save_model
+from losparse_export.parity.gate import Case, make_feeds
+from losparse_export.parity.locate import first_difference
 from losparse_export.passes import prepare_model
-from losparse_export.write import save_model
 
 from .test_export_locate import TOLERANCE, change
 

@@ -14,9 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from losparse.layers import FactoredLinear
+from losparse.layers.factored import FactoredLinear
 from losparse_export import LOWERINGS, LayerShape, lower_model, plan_model
-from losparse_export.layer import DOMAIN
+from losparse_export.graph.node import DOMAIN
 from losparse_export.lowerings import base
 from losparse_export.passes import finish_model
 from losparse_export.plan import lowering_by_name

@@ -9,9 +9,9 @@ import pytest
 
 from losparse.cli.export import _print_agreement
 from losparse_export import TASKS, TaskModel
-from losparse_export.mates import BatchMates, compare_with_mates
-from losparse_export.parity import ParityReport, check_parity
-from losparse_export.vectors import VectorAgreement, VectorComparison
+from losparse_export.parity.gate import ParityReport, check_parity
+from losparse_export.parity.mates import BatchMates, compare_with_mates
+from losparse_export.parity.vectors import VectorAgreement, VectorComparison
 from losparse_runtime import Session, read_metadata
 
 from ..runtime.conftest import make_folder

@@ -20,7 +20,7 @@ from transformers import AutoConfig
 
 import losparse
 from losparse.errors import LosparseError
-from losparse.hub import mark_compressed
+from losparse.saving.quantizer import mark_compressed
 from losparse_export import LOWERINGS, Plan, export_model, plan_model
 from losparse_export.passes import fold_model, prepare_model
 from losparse_runtime import Session, verify_files

@@ -19,13 +19,13 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from losparse.cli.inspect import read_contents
 from losparse.errors import LosparseError
-from losparse.hub import mark_compressed
-from losparse.layers import FactoredLinear, SharedFactorLinear
-from losparse.positions import count_positions
-from losparse.targets import replace_module
-from losparse_export.load import load_model
-from losparse_export.metadata import model_config
-from losparse_export.tasks import TaskModel
+from losparse.layers.factored import FactoredLinear, SharedFactorLinear
+from losparse.layers.linear import replace_module
+from losparse.models.positions import count_positions
+from losparse.saving.quantizer import mark_compressed
+from losparse_export.folder.metadata import model_config
+from losparse_export.opening.load import load_model
+from losparse_export.opening.task_model import TaskModel
 
 from ..mutations import VALUES, places, spoil
 

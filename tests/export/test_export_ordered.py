@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from losparse_export import LayerShape
-from losparse_export.layer import Order
+from losparse_export.graph.node import Order
 from losparse_export.lowerings import base
 from losparse_export.passes import finish_model, fold_model
 from losparse_export.plan import lowering_by_name

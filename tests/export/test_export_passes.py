@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from losparse_export.layer import SCOPE
+from losparse_export.graph.naming import module_of_path, scope_path
+from losparse_export.graph.node import SCOPE
 from losparse_export.passes import NamePass, ShareWeightsPass, finish_model
-from losparse_export.passes.naming import module_of_path, scope_path
 
 from .builders import run_graph
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from losparse.cli.inspect import read_contents
-from losparse.layers import FactoredLinear
+from losparse.layers.factored import FactoredLinear
+from losparse.layers.pivots import store_pivots_, to_pivots
 from losparse.methods import LoSparse
-from losparse.pivots import store_pivots_, to_pivots
 from losparse.random_factors import random_factors_
 from losparse_export import TASKS, Plan, TaskModel, lower_model, trace_model
 from losparse_export.estimate import replace_factors
-from losparse_export.layer import find_factored
+from losparse_export.graph.node import find_factored
 from losparse_export.passes import finish_model, fold_model, prepare_model
 from losparse_export.plan import plan_model
 

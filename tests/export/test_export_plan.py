@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from losparse.errors import LosparseError
 from losparse_export import LOWERINGS, LayerShape, Plan, candidates, plan_layers
-from losparse_export.layer import Order
+from losparse_export.graph.node import Order
 from losparse_export.passes import Fold
 
 FIRST_OUT, FIRST_IN = Order("out", 1, 0, False, True), Order("in", 1, 0, False, True)

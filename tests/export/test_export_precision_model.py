@@ -18,12 +18,12 @@ import losparse_export.export as pipeline
 from losparse.cli.calibration import read_texts
 from losparse.errors import LosparseError
 from losparse_export import PRECISION_TABLE, ParityError, TextFile, apply_precision, export_model
-from losparse_export.parity import check_parity
-from losparse_export.texts import CALIBRATION_TEXTS, read_calibration
-from losparse_export.tolerances import coarser_precision
-from losparse_export.write import fingerprint
+from losparse_export.accuracy.texts import CALIBRATION_TEXTS, read_calibration
+from losparse_export.folder.write import fingerprint
+from losparse_export.parity.gate import check_parity
+from losparse_export.precision.table import coarser_precision
 from losparse_runtime import Parity, Session, read_metadata, verify_files
-from losparse_runtime.cpus import int8_overflows
+from losparse_runtime.engine.cpus import int8_overflows
 
 from .builders import build_model
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from losparse.layers import FactoredLinear
+from losparse.layers.factored import FactoredLinear
 from losparse.methods import LoSparse
 from losparse.random_factors import random_factors_
 from losparse_export import TaskModel, trace_model
 from losparse_export.estimate import replace_factors
-from losparse_export.load import load_model
+from losparse_export.opening.load import load_model
 from losparse_export.passes import fold_model, prepare_model
 from losparse_export.plan import plan_model
 

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from losparse import SVD, compress_
 from losparse.cli.main import main
-from losparse_export.load import load_model
+from losparse_export.opening.load import load_model
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 60}
 

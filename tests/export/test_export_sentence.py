@@ -12,11 +12,11 @@ import pytest
 
 from losparse.errors import LosparseError
 from losparse_export import TASKS, export_model
-from losparse_export.assets import check_reading
-from losparse_export.load import Loaded
-from losparse_export.metadata import _format
-from losparse_export.sentence import Sentences, read_sentences
-from losparse_runtime.embedding import Embedding
+from losparse_export.folder.assets import check_reading
+from losparse_export.folder.metadata import _format
+from losparse_export.opening.load import Loaded
+from losparse_export.opening.sentence import Sentences, read_sentences
+from losparse_runtime.contract.embedding import Embedding
 
 from .builders import build_model
 

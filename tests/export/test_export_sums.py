@@ -15,7 +15,7 @@ import pytest
 import torch
 from onnx_ir.passes import common
 
-from losparse_export.layer import SCOPE, SHIFTED
+from losparse_export.graph.node import SCOPE, SHIFTED
 from losparse_export.passes import SumsPass, fold_model
 from losparse_export.passes.sums import PRECISION
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from losparse_export.texts import encode_calibration
+from losparse_export.accuracy.texts import encode_calibration
 
 from ..runtime.conftest import make_folder
 

@@ -10,7 +10,7 @@ import pytest
 from losparse.errors import LosparseError
 from losparse_export import Call, LayerShape, plan_layers, tune_plan
 from losparse_export import tune as tuning
-from losparse_export.layer import Order
+from losparse_export.graph.node import Order
 from losparse_export.lowerings import LOWERINGS
 from losparse_export.tune import cache_file, layer_model
 

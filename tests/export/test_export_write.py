@@ -14,8 +14,7 @@ import torch
 
 from losparse.errors import LosparseError
 from losparse_export import lower_model, plan_model
-from losparse_export.passes import finish_model
-from losparse_export.write import (
+from losparse_export.folder.write import (
     METADATA_FILE,
     check_out,
     fingerprint,
@@ -25,6 +24,7 @@ from losparse_export.write import (
     staged_folder,
     weight_bytes,
 )
+from losparse_export.passes import finish_model
 
 from .builders import LAYER, layer_graph, make_layer
 

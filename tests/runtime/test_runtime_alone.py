@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from losparse_runtime import read_metadata
-from losparse_runtime.alone import depends_on_batch, run_alone
+from losparse_runtime.engine.alone import depends_on_batch, run_alone
 
 from .conftest import MakeFolder
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from losparse.data import Answer as Label
-from losparse.data import Examples
-from losparse.metrics import spans
-from losparse.tokens import tokenize
+from losparse.data.examples import Answer as Label
+from losparse.data.examples import Examples
+from losparse.data.metrics import spans
+from losparse.data.tokens import tokenize
 from losparse_runtime import Answer, Session
-from losparse_runtime.scoring import Span, SpanLogits, best_span
+from losparse_runtime.tasks.scoring import Span, SpanLogits, best_span
 
 MakeFolder = Callable[..., Any]
 VOCABULARY = "abcdefgh"

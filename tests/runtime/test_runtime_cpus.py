@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from losparse_runtime import cpus
+from losparse_runtime.engine import cpus
 
 
 def write(file: Path, text: str) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from losparse_runtime import FolderError, InputError, Session, read_metadata
-from losparse_runtime.embedding import Embedding
-from losparse_runtime.scoring import pool
+from losparse_runtime.contract.embedding import Embedding
+from losparse_runtime.tasks.scoring import pool
 
 MakeFolder = Callable[..., Any]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from losparse_runtime import InputError, Session, TokenizerError
-from losparse_runtime.cuts import cuts_told_once
+from losparse_runtime.text.cuts import cuts_told_once
 
 MakeFolder = Callable[..., Any]
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from losparse_runtime import FolderError, Session
-from losparse_runtime.external import external_files
+from losparse_runtime.engine.external import external_files
 
 from .conftest import file_record
 

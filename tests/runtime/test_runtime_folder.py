@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from losparse_runtime import FolderError, TensorSpec, changed_files, read_metadata, verify_files
-from losparse_runtime.folder import ModelConfig, read_model_config
-from losparse_runtime.metadata import FileRecord
+from losparse_runtime.contract.folder import ModelConfig, read_model_config
+from losparse_runtime.contract.metadata import FileRecord
 
 from .conftest import file_record
 

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from losparse_runtime import InputError, Latency, Options, RunError, Session, _memory, measure, peak_memory
-from losparse_runtime.fields import Fields
-from losparse_runtime.folder import ModelConfig, parse_model_config
-from losparse_runtime.measure import end_rows_, random_inputs
+from losparse_runtime import InputError, Latency, Options, RunError, Session, measure, peak_memory
+from losparse_runtime.contract.fields import Fields
+from losparse_runtime.contract.folder import ModelConfig, parse_model_config
+from losparse_runtime.timing import _memory
+from losparse_runtime.timing.latency import end_rows_, random_inputs
 
 MakeFolder = Callable[..., Any]
 OPTIONS = Options(("CPUExecutionProvider",), threads=1)
-measure_module = sys.modules["losparse_runtime.measure"]  # the package's attribute of that name is the function
+measure_module = sys.modules["losparse_runtime.timing.latency"]  # the package's attribute of that name is the function
 
 
 class Clock:

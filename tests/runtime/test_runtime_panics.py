@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from losparse_runtime import InputError, Session, TokenizerError
-from losparse_runtime.panics import HOLD_SWITCH, PanicError, panics_caught
+from losparse_runtime.text.panics import HOLD_SWITCH, PanicError, panics_caught
 
 MakeFolder = Callable[..., Any]
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 
 from losparse_runtime import FolderError, InputError, ProviderError, RunError, Session
-from losparse_runtime import opening as opening_module
+from losparse_runtime.engine import opening as opening_module
 
 from .conftest import file_record
 
@@ -155,7 +155,7 @@ def test_cuda_of_pip_is_loaded_before_a_cuda_session_and_only_then(
     monkeypatch.setattr(onnxruntime, "preload_dlls", preload)
     Session(folder, providers=[CPU], threads=1)
     assert calls == []
-    with caplog.at_level(logging.INFO, logger="losparse_runtime.opening"):
+    with caplog.at_level(logging.INFO, logger="losparse_runtime.engine.opening"):
         Session(folder, providers=[CUDA], threads=1)
     assert calls == ["preload"]
     assert capsys.readouterr().out == "", "standard output is the command's"

@@ -14,7 +14,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from losparse_runtime import InputError, Session
-from losparse_runtime.truncation import MAX_CHARACTERS, Truncating, Truncation, share, splits_at_spaces
+from losparse_runtime.text.truncation import MAX_CHARACTERS, Truncating, Truncation, share, splits_at_spaces
 
 MakeFolder = Callable[..., Any]
 PARTS = [

@@ -21,9 +21,9 @@ from torch import Tensor
 from losparse import ROM, SVD, LoSparse, OneShotLoSparse, compact_, compress_
 from losparse.compress import CompressionReport, training_layers
 from losparse.errors import LosparseError
-from losparse.methods.losparse import update_masks
+from losparse.methods.losparse.method import update_masks
 from losparse_export import PRECISION_TABLE, TaskModel, export_model, trace_model
-from losparse_export.tolerances import allowed_difference
+from losparse_export.precision.table import allowed_difference
 from losparse_runtime import Comparison, LosparseRuntimeError, Session
 
 from .models import Architecture, build, inputs, outputs

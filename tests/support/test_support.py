@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from losparse_export.families import TESTED
+from losparse_export.opening.families import TESTED
 
 from .models import LEFT_OUT, Architecture, architectures, build, inputs, outputs
 from .page import write_page

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from ..layer import REORDERED, SCOPE, Array, FactoredNode, LayerShape
+from ..graph.node import REORDERED, SCOPE, Array, FactoredNode, LayerShape
 
 # Starting one more node, per call of the model: 1.5 us.
 NODE = 60_000.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ..layer import FactoredNode, LayerShape
+from ..graph.node import FactoredNode, LayerShape
 from .base import Cost, LayerTape, make_cost
 
 NAME = "constant"

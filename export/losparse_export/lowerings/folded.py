@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ..layer import FactoredNode, LayerShape
+from ..graph.node import FactoredNode, LayerShape
 from .base import Cost, LayerTape, low_rank_products, make_cost, present, sparse_product
 
 NAME = "folded"

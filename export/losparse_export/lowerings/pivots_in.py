@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ..layer import FactoredNode, LayerShape
+from ..graph.node import FactoredNode, LayerShape
 from .base import Cost, LayerTape, make_cost, present
 
 NAME = "pivots_in"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ..layer import FactoredNode, LayerShape
+from ..graph.node import FactoredNode, LayerShape
 from .base import Cost, LayerTape, low_rank_products, make_cost, present, sparse_product
 
 NAME = "split"

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from ..graph.naming import NamePass
 from .attention import AttentionLayoutPass
 from .attention_rank import ReduceAttentionPass
 from .dedupe import ShareWeightsPass
 from .flatten import FlattenTokensPass
 from .fold import Fold, fold_model
 from .masks import WidenMasksPass
-from .naming import NamePass
 from .precision import MarkPrecisionPass, WantPrecisionPass, quantised_nodes
 from .rotary import RotaryPass
 from .segments import SplitSegmentsPass

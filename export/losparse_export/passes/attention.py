@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..layer import SCOPE
-from .constants import add_constant, new_node
+from ..graph.constants import add_constant, new_node
+from ..graph.node import SCOPE
 
 _SWAP = (0, 2, 1, 3)
 _NORMS = ("LayerNormalization", "RMSNormalization")

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..layer import REORDERED, SCOPE, WANTED, Array
-from .constants import add_constant, constant_matrix, constant_vector, derived_name, new_node, replace_value
-from .naming import mark
+from ..graph.constants import add_constant, constant_matrix, constant_vector, derived_name, new_node, replace_value
+from ..graph.naming import mark
+from ..graph.node import REORDERED, SCOPE, WANTED, Array
 
 # Narrower heads must save at least this share of the dimensions, or the extra nodes are not worth it.
 _SAVES = 0.2

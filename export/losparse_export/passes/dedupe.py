@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ..layer import SCOPE, Array
-from .constants import digest
+from ..graph.constants import digest
+from ..graph.node import SCOPE, Array
 
 # Elements; below 4 KiB of floats a Transpose node costs more than it saves.
 _SMALLEST_TRANSPOSED = 1024

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ..layer import DOMAIN, OP_TYPE, SCOPE
+from ..graph.node import DOMAIN, OP_TYPE, SCOPE
 
 _UNARY = {"Gelu", "Relu", "Tanh", "Sigmoid", "Erf", "Softplus", "Elu", "LeakyRelu", "HardSwish", "Mish", "Identity"}
 _BINARY = {"Add", "Sub", "Mul", "Div"}

@@ -20,9 +20,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from losparse.spanning_rows import spanning_rows
+from losparse.layers.spanning_rows import spanning_rows
 
-from ..layer import (
+from ..graph.constants import add_constant
+from ..graph.naming import mark
+from ..graph.node import (
     DOMAIN,
     OP_TYPE,
     REORDERED,
@@ -35,9 +37,7 @@ from ..layer import (
     write_order,
     write_reordered,
 )
-from .constants import add_constant
-from .naming import mark
-from .region import Region, Walker
+from ..graph.region import Region, Walker
 
 Places = NDArray[np.int64]
 

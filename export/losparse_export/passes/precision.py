@@ -13,10 +13,10 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from ..layer import SCOPE, WANTED, Array
+from ..graph.constants import constant_matrix
+from ..graph.naming import unmarked
+from ..graph.node import SCOPE, WANTED, Array
 from ..lowerings.base import int8_pays
-from .constants import constant_matrix
-from .naming import unmarked
 from .sums import PRECISION
 
 

@@ -14,9 +14,9 @@ import itertools
 import numpy as np
 import onnx_ir as ir
 
-from ..layer import Array
-from .constants import derived_name, replace_value
-from .region import Region, Walker
+from ..graph.constants import derived_name, replace_value
+from ..graph.node import Array
+from ..graph.region import Region, Walker
 
 Bounds = tuple[int, int]
 

@@ -17,10 +17,18 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..layer import SCOPE, SHARED, WANTED, Array
+from ..graph.constants import (
+    add_constant,
+    constant_matrix,
+    constant_vector,
+    derived_name,
+    digest,
+    new_node,
+    replace_value,
+)
+from ..graph.naming import unmarked
+from ..graph.node import SCOPE, SHARED, WANTED, Array
 from ..lowerings.base import ELEMENT, NODE, QUANTISE
-from .constants import add_constant, constant_matrix, constant_vector, derived_name, digest, new_node, replace_value
-from .naming import unmarked
 
 # A product narrower than this takes as long as one of this width: the kernels work on panels of 16 columns.
 _PANEL = 32

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from ..layer import SHIFTED, Array
-from .constants import add_constant, constant_matrix, constant_vector, derived_name, new_node, replace_value
-from .naming import mark
+from ..graph.constants import add_constant, constant_matrix, constant_vector, derived_name, new_node, replace_value
+from ..graph.naming import mark
+from ..graph.node import SHIFTED, Array
 
 # Metadata key of a MatMul that is to be quantised: the precision.
 PRECISION = "losparse.precision"

@@ -11,7 +11,7 @@ the quantisation into one kernel by itself. A Gemm and the tables of embeddings 
 The libraries work on files, so the graph goes through one in a temporary folder.
 """
 
-from ..tolerances import PRECISIONS
 from .apply import apply_precision, quantisable_nodes
+from .table import PRECISIONS
 
 __all__ = ["PRECISIONS", "apply_precision", "quantisable_nodes"]

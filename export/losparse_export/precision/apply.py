@@ -16,10 +16,10 @@ from onnx_ir.passes import common
 from losparse.errors import LosparseError
 from losparse_runtime.dependencies import import_onnxruntime
 
-from ..passes.naming import module_of_path
-from ..tolerances import INT8_BITS, WEIGHT_BITS, check_precision, check_weight_bits
+from ..graph.naming import module_of_path
 from .half import convert_fp16
 from .quantize import Feeds, quantize_dynamic_int8, quantize_static_int8, quantize_weights
+from .table import INT8_BITS, WEIGHT_BITS, check_precision, check_weight_bits
 
 logger = logging.getLogger(__name__)
 

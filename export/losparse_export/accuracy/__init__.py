@@ -1,0 +1,1 @@
+"""Right answers, of a PyTorch model and of the folder exported from it, on labelled texts."""

@@ -1,0 +1,257 @@
+"""Open the model that is to be exported, and refuse what would not come out right."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from losparse.data.labels import names_of_config
+from losparse.errors import LosparseError
+from losparse.layers.factored import FactoredLinear, TrainingForm
+from losparse.saving.folder import Checkpoint, read_checkpoint
+from losparse.saving.opening import mismatches, open_whole
+from losparse.saving.outputs import check_outputs, read_record
+
+from .families import TESTED
+from .kinds import check_reads_text, check_task_fits, class_of, fit_padding, opening_class
+from .sentence import Sentences, read_sentences
+from .task_model import Task, choose_task
+
+logger = logging.getLogger(__name__)
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready to be exported.
+
+    Attributes:
+        model: the transformers model, fp32, on the CPU.
+        task: what it is exported for.
+        name: folder name or hub id.
+        folder: where it came from; None for a model in memory.
+    """
+
+    model: Any
+    task: Task
+    name: str
+    folder: Path | None
+
+    @cached_property
+    def sentences(self) -> Sentences | None:
+        """How the model makes one vector of a text, read once, for it may warn; None where that is not its task.
+
+        Raises:
+            LosparseError: its sentence-transformers files cannot be read, or contradict each other.
+        """
+        if self.task.name != "feature-extraction":
+            return None
+        config = self.model.config
+        causal = any(str(name).endswith("ForCausalLM") for name in (config.architectures or ())[:1])
+        return read_sentences(self.folder, causal=causal and getattr(config, "is_causal", True))
+
+
+def load_model(source: Any, task: str | None = None) -> Loaded:
+    """Open a folder or hub model, or check a model in memory.
+
+    Args:
+        source: folder, hub id ("name/name") or a transformers model.
+        task: a key of `TASKS`; None to read it off the architecture.
+
+    Returns:
+        The model with its task.
+
+    Raises:
+        LosparseError: the folder is missing or damaged, the task is unclear, weights are missing or not finite, or the
+            model is of a kind that is not exported.
+    """
+    if isinstance(source, nn.Module):
+        loaded = _from_memory(source, task)
+    else:
+        folder = _find_folder(source)
+        name = folder.resolve().name if Path(source).exists() else str(source)
+        loaded = _from_folder(folder, name, task)
+    _check_model(loaded)
+    return loaded
+
+
+def _from_memory(model: Any, task: str | None) -> Loaded:
+    architecture = type(model).__name__
+    name = Path(getattr(model.config, "_name_or_path", "") or architecture).name
+    quantised = getattr(model.config, "quantization_config", None)
+    if quantised is not None:
+        _refuse_quantised(getattr(quantised, "quant_method", quantised), name)
+    for key, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+            raise LosparseError(
+                f"{architecture}: parameter {key!r} is {parameter.dtype} on {parameter.device}, "
+                "must be float32 on the CPU; call model.float().cpu() first"
+            )
+    check_reads_text(type(model), model.config.to_dict(), architecture)
+    check_task_fits(task, architecture, architecture)
+    return Loaded(model, choose_task(task, architecture, architecture), name, None)
+
+
+def _find_folder(source: str | Path) -> Path:
+    folder = Path(source)
+    if not folder.exists() and isinstance(source, str) and _HUB_ID.fullmatch(source):
+        return _fetch(source)
+    if not folder.exists():
+        raise LosparseError(f"{folder}: no such folder; give a folder with a config.json, or a hub id like name/name")
+    if not folder.is_dir():
+        raise LosparseError(f"{folder}: is a file, must be a model's folder with a config.json")
+    return folder
+
+
+def _fetch(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(_HUB_FILES)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise LosparseError(f"{hub_id}: no such folder here, and the hub does not give it ({first})") from error
+
+
+def _from_folder(folder: Path, name: str, task: str | None) -> Loaded:
+    if not (folder / "config.json").is_file():
+        raise LosparseError(f"{folder}: has no config.json; give a transformers model's folder")
+    checkpoint = read_checkpoint(folder)
+    _check_config(checkpoint.config, folder)
+    architecture = next(iter(checkpoint.config.get("architectures") or ()), None)
+    check_reads_text(class_of(architecture), checkpoint.config, str(folder))
+    check_task_fits(task, architecture, str(folder))
+    chosen = choose_task(task, architecture, str(folder))
+    model = _open(checkpoint, chosen, architecture)
+    fit_padding(model, folder)
+    record = read_record(folder)
+    if record is not None:
+        check_outputs(model, record, str(folder))
+    return Loaded(model, chosen, name, folder)
+
+
+def _check_config(config: Mapping[str, Any], folder: Path) -> None:
+    quantised = config.get("quantization_config")
+    if quantised is not None:
+        _refuse_quantised(quantised.get("quant_method"), str(folder))
+        if quantised.get("form") == "training":
+            raise LosparseError(
+                f"{folder}: is a checkpoint from the middle of a training, its masks may still move; finish the "
+                "training, or load it, call losparse.compact_(model), and save it"
+            )
+    if config["model_type"] not in TESTED:
+        logger.warning(
+            "model type %r is none of the %d whose export is tested (docs/support.md); trying",
+            config["model_type"],
+            len(TESTED),
+        )
+
+
+def _refuse_quantised(method: Any, name: str) -> None:
+    if method != "losparse":
+        raise LosparseError(f"{name}: is quantised by {method!r}; export the model it was made from")
+
+
+def _open(checkpoint: Checkpoint, task: Task, architecture: str | None) -> Any:
+    # Registers the loader of compressed folders.
+    import losparse.saving.quantizer  # noqa: F401
+
+    with _quiet_transformers():
+        model, info = open_whole(opening_class(task, architecture, checkpoint.config), checkpoint, task.name)
+    _check_loading(info, checkpoint.folder, task)
+    return model
+
+
+def _check_loading(info: Mapping[str, Any], folder: Path, task: Task) -> None:
+    """Refuse weights that were not in the folder: transformers fills them with random numbers."""
+    unfit = mismatches(info)
+    if unfit:
+        raise LosparseError(
+            f"{folder}: {unfit[0]}; make config.json fit the weights (id2label names as many classes as a head has "
+            "rows, vocab_size counts the rows of the embedding), or choose another task"
+        )
+    missing = sorted(map(str, info["missing_keys"]))
+    if task.name == "feature-extraction":
+        # The pooler comes after the hidden states and does not change them; many checkpoints have none.
+        missing = [name for name in missing if not name.startswith("pooler.")]
+    if missing:
+        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        raise LosparseError(
+            f"{folder}: has no weights for {shown}; fine-tune the model for {task.name} first, or choose another task"
+        )
+
+
+def refuse_experts(model: nn.Module, name: str) -> None:
+    """Refuse a mixture of experts, in words and before torch tries: its own message names a node of its graph.
+
+    Raises:
+        LosparseError: the model holds experts.
+    """
+    for path, module in model.named_modules():
+        if path.rpartition(".")[2] == "experts" and next(module.parameters(), None) is not None:
+            raise LosparseError(
+                f"{name}: {type(model).__name__} is a mixture of experts ({path!r}), and which of them a token takes "
+                "is decided while it runs, which torch does not export; take a model without experts, or serve this "
+                "one with PyTorch"
+            )
+
+
+def _check_model(loaded: Loaded) -> None:
+    refuse_experts(loaded.model, loaded.name)
+    if loaded.task.name in ("text-classification", "token-classification"):
+        names = class_names(loaded.model.config)
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            ids = " and ".join(str(index) for index, name in enumerate(names) if name == twice)
+            raise LosparseError(
+                f"{loaded.name}: classes {ids} are all called {twice!r}; give each its own id2label in config.json"
+            )
+    for name, module in loaded.model.named_modules():
+        if isinstance(module, TrainingForm):
+            raise LosparseError(f"layer {name!r} is still in its training form; call losparse.compact_(model) first")
+    for name, tensor in (*loaded.model.named_parameters(), *loaded.model.named_buffers()):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise LosparseError(f"{loaded.name}: weight {name!r} has NaN or infinities; train the model again")
+
+
+def class_names(config: Any) -> list[str]:
+    """Return the class names by class id."""
+    return names_of_config(config.id2label)
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """Count parameters: of the model (tied ones once), of its factored layers, and of those if they were dense."""
+    layers = [module for module in model.modules() if isinstance(module, FactoredLinear)]
+    return {
+        "model": sum(parameter.numel() for parameter in model.parameters()),
+        "layers": sum(layer.parameter_count() for layer in layers),
+        "layers_dense": sum(layer.in_features * layer.out_features for layer in layers),
+    }
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep the loading report and its bar off the terminal: what matters of it is checked."""
+    from transformers.utils import logging as hf_logging
+
+    level, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bar:
+            hf_logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""The comparison with PyTorch: the gate an export must pass, and what it reports beside it."""

@@ -1,0 +1,1 @@
+"""LoSparse: low-rank plus structured sparse, trained together; method, layer and callback."""

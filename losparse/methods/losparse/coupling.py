@@ -1,0 +1,151 @@
+"""Which layers decide together what they keep: the structure that folds away in an exported graph.
+
+    query, key                  the same dimensions of every head: a permutation inside a head then suits both
+    value, attention output     the same dimensions of every head, as rows of one and columns of the other
+    up (and gate), down         the same inner neurons, as rows of the first and columns of the second
+
+Every head keeps equally many dimensions, and counts are a multiple of some number. Kept neurons can then be put first
+on both sides of a product, and what was a scatter becomes nothing at all. A layer without a known partner decides
+alone. Layers are recognised by their names (`roles`) and sizes; the exporter does not rely on this, it reads the graph.
+
+Where several query heads share one key head (grouped attention), nothing is coupled: the exporter does not fold what an
+Attention repeats, and without that it gains nothing - value and output of 8 heads on 2 get the same forms whether they
+keep the same dimensions or not, and queries and keys are rotated in all these models, which blocks their fold anyway.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...layers.budget import select_groups
+from ...models.roles import Partners
+from ...models.roles import partners as partners_of
+from .layer import FactoredLinearTraining
+
+
+@dataclass(frozen=True)
+class Family:
+    """Layers that keep the same groups.
+
+    Attributes:
+        layers: qualified names.
+        blocks: parts of the groups that keep equally many each: heads, or 1.
+        multiple: kept groups, all blocks together, are a multiple of this, but for the last ones.
+    """
+
+    layers: tuple[str, ...]
+    blocks: int = 1
+    multiple: int = 1
+
+
+def separate(layers: Mapping[str, FactoredLinearTraining]) -> list[Family]:
+    """Let every layer decide alone, group by group: the paper."""
+    return [Family((name,)) for name in layers]
+
+
+def couple(layers: Mapping[str, FactoredLinearTraining], config: Any, *, multiple: int) -> list[Family]:
+    """Couple the layers of attention and feed-forward parts.
+
+    Args:
+        layers: in training form, by qualified name.
+        config: of the transformers model, for its numbers of heads; None couples no heads.
+        multiple: of the kept counts.
+
+    Returns:
+        Families that hold every layer once, in the order of their first layers.
+    """
+    heads = getattr(config, "num_attention_heads", None) or 1
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    families = []
+    for partners in partners_of(layers):
+        by_heads = partners.kind in ("scores", "values")
+        # Of a config that lists another number for every stage (Swin's) it is not known which is this layer's.
+        known = not by_heads or (isinstance(heads, int) and key_heads == heads)
+        blocks = int(heads) if by_heads and known else 1
+        if known and _agree(partners, layers, blocks):
+            families.append(Family(partners.layers, blocks, multiple))
+        else:  # sizes that do not match, or several query heads for one key: every layer for itself
+            families += [Family((name,), 1, multiple) for name in partners.layers]
+    order = {name: place for place, name in enumerate(layers)}
+    return sorted(families, key=lambda family: order[family.layers[0]])
+
+
+def _agree(partners: Partners, layers: Mapping[str, FactoredLinearTraining], blocks: int) -> bool:
+    """Tell whether layers can keep the same groups: as many of them, and at the side where they meet."""
+    counts = {len(layers[name].mask) for name in partners.layers}
+    if len(counts) > 1 or counts.pop() % blocks:
+        return False
+    # A checkpoint of an earlier version may keep rows where columns meet.
+    sides = [("out", name) for name in partners.writers] + [("in", name) for name in partners.readers]
+    return len(partners.layers) == 1 or all(layers[name].axis == axis for axis, name in sides)
+
+
+def choose_groups(
+    families: Sequence[Family], scores: Mapping[str, Tensor], sizes: Mapping[str, int], budget: int
+) -> dict[str, Tensor]:
+    """Choose what to keep: the families' best groups over the whole model that fit into the budget.
+
+    Groups of a family are ranked inside every block; the best of all blocks go together, then the second best, in
+    steps of as many as make a multiple. A step's score is the mean over all its parameters, so that it competes with
+    the steps of other families on equal terms.
+
+    Args:
+        families: that hold every layer once.
+        scores: importance of every group of a layer, by qualified name; (groups,).
+        sizes: parameters that one group of a layer costs.
+        budget: parameters to spend, in all.
+
+    Returns:
+        One bool mask per layer; (groups,) each.
+
+    References:
+        LoSparse, arXiv:2306.11222, Algorithm 1, with families in place of single neurons.
+    """
+    steps = [_Steps(family, scores, sizes) for family in families]
+    taken = select_groups([step.scores for step in steps], [step.costs for step in steps], budget)
+    masks: dict[str, Tensor] = {}
+    for step, chosen in zip(steps, taken, strict=True):
+        mask = step.mask(int(chosen.sum()))
+        masks |= dict.fromkeys(step.family.layers, mask)
+    return {name: masks[name].to(scores[name].device) for name in scores}
+
+
+def feed_forward_parts(names: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
+    """Find the feed-forward parts among linear layers, by their names.
+
+    Returns:
+        Of every part the layers whose outputs are its neurons - one, or two with a gate - and the one that reads them.
+    """
+    return [
+        (found.writers, found.readers[0])
+        for found in partners_of(names)
+        if found.kind == "neurons" and len(found.readers) == 1
+    ]
+
+
+class _Steps:
+    """The groups of one family in the order in which they are taken, in steps."""
+
+    def __init__(self, family: Family, scores: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
+        self.family = family
+        self.unit = sum(sizes[name] for name in family.layers)
+        weighted = sum(scores[name].detach().double().cpu() * sizes[name] for name in family.layers)
+        assert isinstance(weighted, Tensor), "a family has a layer"
+        blocks = (weighted / self.unit).reshape(family.blocks, -1)  # (blocks, width)
+        self.order = torch.argsort(blocks, dim=1, descending=True, stable=True)
+        self.width = family.multiple // math.gcd(family.multiple, family.blocks)  # groups of one block in a step
+        levels = blocks.gather(1, self.order).mean(0)  # the j-th best of every block; (width,)
+        parts = torch.split(levels, self.width)
+        self.scores = torch.stack([part.mean() for part in parts])
+        self.costs = torch.tensor([len(part) * family.blocks * self.unit for part in parts])
+
+    def mask(self, steps: int) -> Tensor:
+        chosen = torch.zeros_like(self.order, dtype=torch.bool)
+        chosen.scatter_(1, self.order[:, : steps * self.width], True)
+        return chosen.flatten()

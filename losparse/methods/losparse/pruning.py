@@ -1,0 +1,34 @@
+"""Structured pruning alone: LoSparse without its low-rank part.
+
+The whole weight is the residual and whole neurons of it are dropped by the same scores and the same schedule. It is
+the ablation that tells what the low-rank part is worth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ..base import About
+from .method import LoSparse
+
+
+@dataclass(frozen=True)
+class StructuredPruning(LoSparse):
+    """LoSparse at rank 0: `keep` is spent on kept rows (or columns) of the dense weight."""
+
+    low_rank: float = field(default=0.0, init=False)
+
+    about: ClassVar[About] = About(
+        summary="whole neurons dropped while fine-tuning: LoSparse without low rank",
+        needs=("labels", "gradients", "training"),
+        cost="a fine-tuning",
+        reference="the ablation of LoSparse, arXiv:2306.11222",
+    )
+
+    def _check_low_rank(self) -> None:
+        """Nothing to check: there is no low-rank part."""
+
+    def rank_of(self, name: str, out_features: int, in_features: int) -> int:
+        """Return 0."""
+        return 0

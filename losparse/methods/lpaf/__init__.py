@@ -1,0 +1,1 @@
+"""LPAF: prune first and factor second; method, layer and callback."""

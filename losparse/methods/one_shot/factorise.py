@@ -1,0 +1,186 @@
+"""From calibration batches to factored layers, for the methods that need no training.
+
+statistics   gradients of the dense model, where a method asks for them; moments of the inputs, group by group
+sizes        what every layer keeps: by share, or by the error that each size leaves
+layers       replaced as they are visited, so that later ones see what the compressed ones before them give
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from ...calibration.gradients import output_sensitivity, squared_gradients
+from ...calibration.observe import real_tokens, spread
+from ...calibration.running import Batch
+from ...calibration.statistics import LayerStatistics
+from ...calibration.visit import Progress, quiet, visitor
+from ...calibration.walk import block_numbers
+from ...environment import release_memory
+from ...errors import LosparseError
+from ...layers.casting import finite
+from ...layers.factored import FactoredLinear
+from ...layers.joint import Unit, group_with_pivots, joint_units, single_units, split
+from ...layers.linear import replace_module, weight_of
+from ...layers.pivots import default_side, pivots_where_possible
+from .allocate import Candidates, Size, spend_globally
+from .base import OneShot
+from .search import OutputError
+
+
+def fit_(
+    model: nn.Module,
+    method: OneShot,
+    layers: Mapping[str, nn.Module],
+    batches: Sequence[Batch] = (),
+    *,
+    sequential: bool | None = None,
+    pivots: bool = False,
+    progress: Progress = quiet,
+) -> bool | None:
+    """Replace dense layers by the factored ones of a one-shot method, in place.
+
+    If anything goes wrong, the model is as it was.
+
+    Args:
+        model: to change.
+        method: what to do.
+        layers: to replace, by qualified name, in the model's order.
+        batches: of calibration data, as the model takes them; they are passed over several times.
+        sequential: let later layers see the outputs of compressed ones; needs a model whose blocks run one by one.
+            None does so where the model allows it.
+        pivots: store low-rank parts by pivots as soon as they are there, which also makes the passes that follow
+            cheaper: at high ranks two plain factors cost more than the dense weight.
+        progress: told a stage's title and how many batches of it are done since the last call.
+
+    Returns:
+        Whether later layers saw the outputs of compressed ones; None where the method looks at no inputs.
+
+    Raises:
+        LosparseError: no calibration data where the method needs some, data that does not do, a budget that a layer
+            cannot meet, or factors beyond the range of its dtype.
+    """
+    if method.statistics and not batches:
+        raise LosparseError(
+            f"method {type(method).__name__} needs calibration data, got none; pass batches of texts"
+            + (" with labels" if "fisher" in method.statistics else "")
+        )
+    if method.joint and not batches:
+        raise LosparseError("joint=True runs the model to see which layers read the same input; pass a batch of texts")
+    # What is freed of a batch then has room for the next one; in another order memory fills with holes.
+    batches = sorted(batches, key=real_tokens, reverse=True)
+    known = _gradients(model, method, layers, batches, progress)
+    release_memory()
+    visit, in_order = visitor(model, layers, batches, method.statistics, sequential=sequential, progress=progress)
+    units = joint_units(model, layers, batches[0]) if method.joint else single_units(layers)
+
+    def visited(
+        *, sequential: bool, chosen: Sequence[int] | None = None, last: bool = False
+    ) -> Iterator[tuple[Unit, LayerStatistics]]:
+        for group in visit(sequential=sequential, chosen=chosen, last=last):
+            found = {name: _merge(statistics, known.get(name)) for name, statistics in group.items()}
+            release_memory()
+            # Layers that read the same tensor are visited together.
+            yield from ((unit, unit.statistics(found)) for unit in units if unit.name in found)
+            del group, found  # or they are held while the next group is looked at; so with whoever takes them
+
+    if method.measured:
+        measure = OutputError(model, batches, progress) if method.allocation == "search" else None
+        sizes = _measured_sizes(
+            method, layers, units, visited(sequential=False, chosen=spread(batches, ALLOCATION_TOKENS)), measure
+        )
+    else:
+        shapes = {unit.name: (sum(unit.outputs), _weight(layers[unit.name]).shape[1]) for unit in units}
+        sizes = method.sizes(shapes, block_numbers(model, shapes))
+    placed: dict[str, FactoredLinear] = {}
+    try:
+        for unit, statistics in visited(sequential=in_order, last=True):
+            fitted = _fit_unit(method, unit, layers, statistics, sizes[unit.name], pivots=pivots)
+            for name, new in fitted.items():
+                replace_module(model, layers[name], new.train(layers[name].training))
+                placed[name] = new
+            del statistics
+    except BaseException:
+        for name, layer in placed.items():
+            replace_module(model, layer, layers[name])
+        raise
+    return in_order if method.statistics & {"gram", "square"} else None
+
+
+def _fit_unit(
+    method: OneShot,
+    unit: Unit,
+    layers: Mapping[str, nn.Module],
+    statistics: LayerStatistics,
+    size: Size,
+    *,
+    pivots: bool,
+) -> dict[str, FactoredLinear]:
+    """Return the factored layers of a unit by name."""
+    weight, bias = unit.weight(layers), unit.bias(layers)
+    new = finite(unit.name, method.factor(unit.name, weight, bias, statistics, size))
+    # Plain factors of the same rank, where pivots would lose too much, are larger than the size says.
+    overlap = new.rank * new.rank // sum(weight.shape) + 1
+    small = size._replace(rank=max(1, size.rank - overlap))
+    if len(unit.names) == 1:
+        stored = pivots_where_possible(new, default_side(unit.name)) if pivots else new
+        if pivots and stored.rank and stored.pivot_side is None:
+            stored = method.factor(unit.name, weight, bias, statistics, small)
+        return {unit.name: stored}
+    parts = split(new, unit.outputs)
+    if pivots and new.rank:
+        joint = group_with_pivots(parts)
+        if joint is None:
+            joint = split(method.factor(unit.name, weight, bias, statistics, small), unit.outputs)
+        parts = joint
+    return dict(zip(unit.names, parts, strict=True))
+
+
+def _measured_sizes(
+    method: OneShot,
+    layers: Mapping[str, nn.Module],
+    units: Sequence[Unit],
+    statistics: Iterable[tuple[Unit, LayerStatistics]],
+    measure: OutputError | None,
+) -> dict[str, Size]:
+    """Choose sizes by the error they leave: by the method's own account, or measured at the model's outputs."""
+    found: dict[str, Candidates] = {}
+    for unit, own in statistics:
+        if measure is None:
+            found[unit.name] = method.candidates(unit.name, unit.weight(layers), own)
+        else:
+            found[unit.name] = measure.candidates(method, unit.name, layers[unit.name], own)
+        del own
+    dense = sum(_weight(layer).numel() for layer in layers.values())
+    return spend_globally({unit.name: found[unit.name] for unit in units}, int(method.keep * dense + 1e-6))
+
+
+ALLOCATION_TOKENS = 8192
+"""About how many real tokens sizes are chosen on: how much each layer may hold needs less data than what it holds."""
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    return weight_of(layer).detach()
+
+
+def _gradients(
+    model: nn.Module, method: OneShot, layers: Mapping[str, nn.Module], batches: Sequence[Batch], progress: Progress
+) -> dict[str, LayerStatistics]:
+    """Collect what a method wants to know of gradients; of the dense model, whatever comes later."""
+    if "fisher" in method.statistics:
+        return squared_gradients(
+            model,
+            layers,
+            batches,
+            getattr(method, "fisher", "exact"),
+            lambda done: progress("squaring gradients", done),
+        )
+    if "sensitivity" in method.statistics:
+        return output_sensitivity(model, layers, batches, lambda done: progress("weighing outputs", done))
+    return {}
+
+
+def _merge(statistics: LayerStatistics, gradients: LayerStatistics | None) -> LayerStatistics:
+    return statistics if gradients is None else replace(gradients, inputs=statistics.inputs)

@@ -1,0 +1,183 @@
+"""One-shot LoSparse: low rank plus kept rows without training, in closed form.
+
+    S = W - u v,  e_i = g_i s_i G s_i^T      keeping row i of the residual removes exactly this error of the outputs;
+                                             G the inputs' second moment, g_i what an error of output i costs the loss
+    rank and rows together                   one more rank costs in + out - 2 rank - 1 parameters, one more row costs
+                                             in: what removes most error per stored parameter is taken, in a layer and
+                                             over all layers
+    u v again, for the rows not kept         then rows again, a few times
+
+With principal outputs U and their energies, e_i at every rank is a sum of energy_j U_ij^2 over the ranks left out, so
+that all sizes of a layer are known from one eigendecomposition. An allocation that is free to choose takes no rows
+at all where low rank does more, and leaves a layer dense where everything else costs too much. The weights g are
+what makes the errors of different layers one currency; they take a backward pass over the texts, but no labels.
+
+References:
+    LoSparse, arXiv:2306.11222, for the form; the closed-form scores are ours. OATS, arXiv:2409.13652, alternates the
+    same two steps with an unstructured sparse part. Hybrid matrix factorisation, arXiv:2010.03193, keeps rows beside
+    a low rank of all others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...calibration.statistics import LayerStatistics, Statistic
+from ...errors import LosparseError
+from ...layers.factored import FactoredLinear
+from ..base import About
+from .allocate import Candidates, Size
+from .base import Allocation, OneShot, compensated, dense_size, empty_like
+from .low_rank import Metric, project
+
+_RANKS = 48
+_ROWS = 24
+
+
+@dataclass(frozen=True)
+class OneShotLoSparse(OneShot):
+    """Low rank plus kept rows, chosen by the error they remove; needs texts, and a backward pass over them.
+
+    Attributes:
+        row_share: share of a layer's budget that goes to kept rows: [0, 1), 0 is low rank alone. None lets "global"
+            choose, layer by layer, and is 0 for other allocations. With "uniform" it is hybrid matrix factorisation.
+        alternations: how often the low-rank part and the kept rows are fitted to each other.
+    """
+
+    allocation: Allocation = "global"
+    row_share: float | None = None
+    alternations: int = 3
+
+    looks_at: ClassVar[frozenset[Statistic]] = frozenset({"gram", "sensitivity"})
+    about: ClassVar[About] = About(
+        summary="low rank plus kept rows by the error they remove",
+        needs=("texts", "gradients"),
+        cost="minutes on a CPU: a few passes over texts",
+        reference="losparse; form of LoSparse, arXiv:2306.11222",
+    )
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        super().__post_init__()
+        if self.row_share is not None and not 0.0 <= self.row_share < 1.0:
+            raise LosparseError(f"row_share must be in [0, 1), got {self.row_share!r}")
+        if self.alternations < 0:
+            raise LosparseError(f"alternations must be 0 or more, got {self.alternations}")
+
+    @property
+    def compensates(self) -> bool:
+        """The bias takes over the mean of what is dropped."""
+        return True
+
+    def metric(self, statistics: LayerStatistics) -> Metric:
+        """Return the inputs' covariance, (in, in), and what an error of each output costs, (out,)."""
+        assert statistics.inputs is not None and statistics.sensitivity is not None, "the driver collects them"
+        return Metric(
+            inputs=statistics.inputs.second_moment(centred=True), outputs=statistics.sensitivity / statistics.tokens
+        )
+
+    def at_share(self, name: str, share: float, out_features: int, in_features: int) -> Size:
+        """Return the size that stores a share of the dense weight, rows and low rank together."""
+        if share >= 1.0 or not self.row_share:
+            return super().at_share(name, share, out_features, in_features)
+        rows = int(share * self.row_share * out_features)
+        rest = share - rows / out_features
+        return Size(super().at_share(name, rest, out_features, in_features).rank, rows)
+
+    def candidates(self, name: str, weight: Tensor, statistics: LayerStatistics) -> Candidates:
+        """Return the sizes a layer could have, and dense."""
+        out_features, in_features = weight.shape
+        errors = self.project(name, weight, statistics).row_errors()  # (out, n + 1)
+        sizes = self._grid(out_features, in_features, errors.shape[1] - 1)
+        ranks = sorted({size.rank for size in sizes})
+        by_row = errors[:, ranks].sort(dim=0, descending=True).values
+        removed = torch.cat([by_row.new_zeros(1, len(ranks)), by_row.cumsum(0)])  # by the k rows with most error
+        left = (removed[-1] - removed).clamp(min=0).numpy()  # (out + 1, ranks)
+        column = {rank: place for place, rank in enumerate(ranks)}
+        return Candidates(
+            [*sizes, dense_size(out_features)],
+            np.array([*(self.cost(size, out_features, in_features) for size in sizes), weight.numel()], float),
+            np.array([*(left[size.kept, column[size.rank]] for size in sizes), 0.0]),
+        )
+
+    def _grid(self, out_features: int, in_features: int, largest: int) -> list[Size]:
+        """Return the sizes to choose from that store less than the dense weight."""
+        if self.row_share is not None:
+            shares = np.linspace(0.0, 1.0, _RANKS + 2)[1:-1]
+            found = {self.at_share("", share, out_features, in_features) for share in shares} | {Size(0)}
+        else:
+            ranks = {round(rank) for rank in np.linspace(0, largest, min(_RANKS, largest + 1))}
+            rows = {round(kept) for kept in np.linspace(0, out_features, _ROWS)}
+            found = {Size(self.round(rank) if rank else 0, kept) for rank in ranks for kept in rows}
+        return sorted(size for size in found if self.cost(size, out_features, in_features) < out_features * in_features)
+
+    @torch.no_grad()
+    def factor(
+        self, name: str, weight: Tensor, bias: Tensor | None, statistics: LayerStatistics, size: Size
+    ) -> FactoredLinear:
+        """Return the small layer of a given size: rows and low-rank part fitted to each other."""
+        if not size.kept or size == dense_size(len(weight)):
+            return super().factor(name, weight, bias, statistics, size)
+        wide, metric = weight.double(), self.metric(statistics)
+        errors = project(wide, metric, name).row_errors()
+        # Two starts, because rows unlike all others may fill the low-rank part and hide there: the rows that low rank
+        # leaves most of, and the rows that weigh most.
+        starts = {tuple(_largest(errors[:, rank], size.kept).tolist()) for rank in (size.rank, 0)}
+        fits = [self._alternate(name, wide, metric, torch.tensor(rows), size.rank) for rows in sorted(starts)]
+        kept, u, v, _ = min(fits, key=lambda fit: fit[3])
+        small = u @ v
+        small[kept] = wide[kept]
+        bias = compensated(weight, small, bias, statistics)
+        return empty_like(weight, bias, size).copy_(u=u, v=v, sparse=wide[kept], kept=kept, bias=bias)
+
+    def _alternate(
+        self, name: str, wide: Tensor, metric: Metric, kept: Tensor, rank: int
+    ) -> tuple[Tensor, Tensor, Tensor, float]:
+        """Fit low-rank part and kept rows to each other; returns rows, u, v and the error that is left."""
+        u, v = _fit_others(name, wide, metric, kept, rank)
+        errors = _row_errors(wide, v, metric)
+        for _ in range(self.alternations):
+            again = _largest(errors, len(kept))
+            if torch.equal(again, kept):
+                break
+            kept = again
+            u, v = _fit_others(name, wide, metric, kept, rank)
+            errors = _row_errors(wide, v, metric)
+        others = torch.ones(len(wide), dtype=torch.bool)
+        others[kept] = False
+        return kept, u, v, float(errors[others].sum())
+
+
+def _fit_others(name: str, wide: Tensor, metric: Metric, kept: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the best low-rank part of the rows that are not kept; those are stored whole."""
+    others = torch.ones(len(wide), dtype=torch.bool)
+    others[kept] = False
+    own = Metric(inputs=metric.inputs, outputs=None if metric.outputs is None else metric.outputs[others])
+    rank_left = min(rank, int(others.sum()))
+    part, v = project(wide[others], own, name).factors(wide[others], rank_left)
+    u = wide.new_zeros((len(wide), rank))
+    u[others, :rank_left] = part
+    return u, torch.cat([v, v.new_zeros((rank - rank_left, v.shape[1]))])
+
+
+def _largest(errors: Tensor, count: int) -> Tensor:
+    """Return the rows with the largest errors, sorted; equal ones in their order."""
+    order = torch.argsort(errors, descending=True, stable=True)
+    rows: Tensor = torch.sort(order[:count]).values
+    return rows
+
+
+def _row_errors(weight: Tensor, v: Tensor, metric: Metric) -> Tensor:
+    """Return what of each row's output no combination of v's outputs gives, weighed by what it costs; (out,)."""
+    moment, outputs = metric.inputs, metric.outputs
+    assert moment is not None and outputs is not None, "the metric of this method has both"
+    cross = weight @ moment @ v.T
+    inner = torch.linalg.pinv(v @ moment @ v.T, hermitian=True)
+    whole = ((weight @ moment) * weight).sum(1)
+    errors: Tensor = (whole - ((cross @ inner) * cross).sum(1)).clamp(min=0) * outputs
+    return errors

@@ -1,0 +1,1 @@
+"""Save and load compressed models as the ecosystem does, and refuse what does not fit."""

@@ -1,0 +1,257 @@
+"""Checkpoint folders as they lie on disk: configuration and tensor headers, read and checked without torch.
+
+Only the headers of the safetensors files are read, so this is fast for any size of model, and it finds what is
+missing or cut short before anything is loaded. Pickled weights (`.bin`) are never read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import LosparseError
+from .names import local_name
+from .schema import PARTS, LayerEntry, check_config, parse_layers, read_object
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_HEADER_LIMIT = 100_000_000
+_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_INDEX = "I64"
+_TEXT_FILES = (".json", ".txt", ".model", ".jinja")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Hugging Face folder.
+
+    Attributes:
+        folder: where it is.
+        config: contents of config.json.
+        shapes: tensor shapes by name.
+        types: element types by name, as safetensors calls them.
+        file_bytes: size of all weight files.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+    types: dict[str, str]
+    file_bytes: int
+
+    @property
+    def quantization(self) -> dict[str, Any] | None:
+        """The `quantization_config` entry, if there is one."""
+        entry = self.config.get("quantization_config")
+        return dict(entry) if isinstance(entry, dict) else None
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that the weights hold; indices not counted."""
+        indices = (".kept", ".pivots")
+        return sum(math.prod(shape) for name, shape in self.shapes.items() if not name.endswith(indices))
+
+    @property
+    def compressed(self) -> bool:
+        """Whether losparse wrote it."""
+        return (self.quantization or {}).get("quant_method") == "losparse"
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a folder's configuration and the headers of its weights.
+
+    Raises:
+        LosparseError: something is missing, malformed or cut short, or a text file links to another place.
+    """
+    if not folder.is_dir():
+        kind = "is a file" if folder.exists() else "does not exist"
+        raise LosparseError(f"model folder '{folder}' {kind}; give a folder with config.json and {WEIGHTS}")
+    if not (folder / "config.json").is_file():
+        raise LosparseError(f"model folder '{folder}' has no config.json; give a folder that save_pretrained wrote")
+    refuse_links_out(folder)
+    config = read_object(folder / "config.json")
+    check_config(config, folder / "config.json")
+    return with_headers(folder, config, weight_files(folder))
+
+
+def with_headers(folder: Path, config: dict[str, Any], files: Sequence[Path]) -> Checkpoint:
+    """Put a configuration together with the headers of its safetensors files.
+
+    Raises:
+        LosparseError: a file is damaged or cut short.
+    """
+    stored: dict[str, tuple[tuple[int, ...], str]] = {}
+    for file in files:
+        stored |= read_header(file)
+    shapes = {name: shape for name, (shape, _) in stored.items()}
+    types = {name: kind for name, (_, kind) in stored.items()}
+    return Checkpoint(folder, config, shapes, types, sum(file.stat().st_size for file in files))
+
+
+def refuse_links_out(folder: Path) -> None:
+    """Refuse text files that lie elsewhere: what is in them would be copied into what is written.
+
+    The hub's cache links every file into its own store, and a folder may be all links to another one.
+
+    Raises:
+        LosparseError: a file is a link to a place outside the folder and those.
+    """
+    real = Path(os.path.realpath(folder))
+    roots = [real, Path(os.path.realpath(folder / "config.json")).parent]
+    if real.parent.name == "snapshots":
+        roots.append(real.parent.parent / "blobs")
+    for file in sorted((*folder.glob("*"), *folder.glob("*/*"))):
+        target = Path(os.path.realpath(file))  # unlike resolve() it bears links that go round
+        if file.suffix in _TEXT_FILES and not any(target.is_relative_to(root) for root in roots):
+            raise LosparseError(
+                f"'{file}' is a link to '{target}', outside its folder, and would be copied; put the file itself "
+                "there, or remove the link"
+            )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files that hold a folder's weights.
+
+    Raises:
+        LosparseError: there are none, or the index of shards is malformed, leaves the folder, or lists a missing one.
+    """
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        listed = read_object(folder / INDEX).get("weight_map")
+        if not isinstance(listed, dict) or not listed or not all(isinstance(name, str) for name in listed.values()):
+            raise LosparseError(f"'{folder / INDEX}' must hold 'weight_map', a table of tensors and their files")
+        outside = next((name for name in listed.values() if Path(name).name != name or "\\" in name), None)
+        if outside is not None:
+            raise LosparseError(
+                f"'{folder / INDEX}' must name files in its own folder, got {outside!r}; save the model again with "
+                "save_pretrained"
+            )
+        files = [folder / name for name in sorted(set(listed.values()))]
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise LosparseError(f"model folder '{folder}' lacks {missing[0]}, which its index lists; copy it again")
+        return files
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    if pickles:
+        raise LosparseError(
+            f"model folder '{folder}' has {pickles[0]} but no {WEIGHTS}; pickled weights are not read, save the model "
+            "again with save_pretrained"
+        )
+    raise LosparseError(f"model folder '{folder}' has no weights; it needs {WEIGHTS}")
+
+
+def stored_layers(checkpoint: Checkpoint, *, renamed: bool = False) -> dict[str, LayerEntry]:
+    """Return the layers that a compressed folder's configuration lists, checked against the tensors it stores.
+
+    Args:
+        checkpoint: the folder.
+        renamed: pass over layers of which nothing is stored under their own name: transformers stores some families
+            under other names, and finds itself what is missing.
+
+    Raises:
+        LosparseError: an entry is malformed, or the weights lack a tensor, have one too many, or of another kind.
+    """
+    quantization = checkpoint.quantization or {}
+    entries = parse_layers(quantization.get("layers"))
+    if quantization.get("form") == "training":
+        return entries  # what a layer stores while it is trained is the affair of its form
+    owners: dict[str, dict[str, str]] = {}
+    for tensor in checkpoint.shapes:
+        layer, _, part = tensor.rpartition(".")
+        owners.setdefault(layer, {})[part] = tensor
+    for name, entry in entries.items():
+        tensors = owners.get(stored_name(name, owners.keys()), {})
+        if tensors or not renamed:
+            _check_tensors(checkpoint, name, entry, tensors)
+    return entries
+
+
+def stored_name(name: str, stored: AbstractSet[str]) -> str:
+    """Return what a layer is called in the weights: a model that lost or got a head since has another prefix."""
+    prefixes = sorted({each.partition(".")[0] for each in (name, *stored)})
+    found = (local_name(name, prefix, stored) for prefix in prefixes)
+    return next((each for each in found if each is not None), name)
+
+
+def _check_tensors(checkpoint: Checkpoint, name: str, entry: LayerEntry, tensors: Mapping[str, str]) -> None:
+    """Refuse a layer whose tensors, by part, are not those that its entry says."""
+    expected = entry.shapes()
+    for part in (*PARTS, *(part for part in tensors if part not in PARTS)):
+        shape, found = expected.get(part), tensors.get(part)
+        stored = None if found is None else checkpoint.shapes[found]
+        if stored != shape:
+            raise LosparseError(
+                f"'{checkpoint.folder}': config.json says '{name}.{part}' is {_shape(shape)}, the weights have "
+                f"{_shape(stored)}; config.json and weights are from different models"
+            )
+        allowed = (_INDEX,) if part in ("kept", "pivots") else _FLOATS
+        if found is not None and checkpoint.types[found] not in allowed:
+            raise LosparseError(
+                f"'{checkpoint.folder}': '{name}.{part}' must be stored as {' or '.join(allowed)}, got "
+                f"{checkpoint.types[found]}; save the model again with save_pretrained"
+            )
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "none" if shape is None else "x".join(map(str, shape)) or "a single number"
+
+
+def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Read shape and element type of every tensor in a safetensors file; all the bytes it announces must be there.
+
+    Raises:
+        LosparseError: the file is damaged or cut short.
+
+    References:
+        The safetensors format: 8 bytes little-endian header length, JSON header, data.
+    """
+    with path.open("rb") as source:
+        header, start = _header(path, source)
+    size = path.stat().st_size
+    tensors = {}
+    end = 0
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            shape = tuple(int(count) for count in entry["shape"])
+            first, last = (int(place) for place in entry["data_offsets"])
+            expected = math.prod(shape) * _BYTES.get(entry["dtype"], 1)
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            raise _damaged(path, f"the entry of '{name}' is malformed") from error
+        if last - first != expected and entry["dtype"] in _BYTES:
+            raise _damaged(path, f"'{name}' needs {expected} bytes, its entry has {last - first}")
+        tensors[name] = shape, str(entry["dtype"])
+        end = max(end, last)
+    if start + end != size:
+        raise _damaged(path, f"it should have {start + end} bytes, it has {size}")
+    return tensors
+
+
+def _header(path: Path, source: BinaryIO) -> tuple[dict[str, Any], int]:
+    """Return the header and where the data begins."""
+    prefix = source.read(8)
+    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _HEADER_LIMIT + 1
+    content = source.read(length) if length <= _HEADER_LIMIT else b""
+    if length > _HEADER_LIMIT or len(content) < length:
+        raise _damaged(path, "its header is cut short")
+    try:
+        header = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is not a table")
+    return header, 8 + length
+
+
+def _damaged(path: Path, what: str) -> LosparseError:
+    return LosparseError(f"'{path}' is damaged or cut short: {what}; copy it again")

@@ -1,0 +1,130 @@
+"""Opening a model's folder with transformers: whole, or refused in one line that says what does not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import LosparseError
+from .folder import Checkpoint, stored_layers
+
+_NEW_NUMBERS = 500_000_000
+"""Numbers that a model may hold beyond twice those of its folder: a new head, masks that are computed."""
+_NUMBER = re.compile(r"\d+")
+
+
+def open_whole(kind: Any, checkpoint: Checkpoint, purpose: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """Open a folder in fp32 with a class of transformers.
+
+    Weights that are missing, or of another shape than the model's, are the caller's to judge: training makes up for a
+    new head.
+
+    Args:
+        kind: a model class of transformers, or one of its Auto classes.
+        checkpoint: the folder, read and checked.
+        purpose: what it is opened for, for messages.
+        options: more options of `from_pretrained`.
+
+    Returns:
+        The model, and transformers' report on the weights: "missing_keys", "mismatched_keys", "unexpected_keys".
+
+    Raises:
+        LosparseError: transformers cannot open it; its configuration describes another model than its weights hold;
+            or a weight is not of floating-point numbers.
+    """
+    from transformers import AutoConfig
+
+    folder = str(checkpoint.folder)
+    if checkpoint.compressed:
+        stored_layers(checkpoint, renamed=True)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
+        _check_room(kind, config, checkpoint)
+        model, info = kind.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # judged by name and shape; otherwise the error does not say which
+            output_loading_info=True,
+            **options,
+        )
+    except LosparseError:
+        raise
+    except Exception as error:  # transformers raises what its code runs into: unrelated types, for unfit folders
+        raise LosparseError(f"model '{folder}' cannot be opened for {purpose}: {first_line(error)}") from error
+    _check_left_over(checkpoint, model, info)
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point():
+            raise LosparseError(
+                f"model '{folder}': weight '{name}' must be of floating-point numbers, got {parameter.dtype}; save the "
+                "model again with save_pretrained"
+            )
+    return model, info
+
+
+def _check_room(kind: Any, config: Any, checkpoint: Checkpoint) -> None:
+    """Refuse a configuration of a much larger model than the weights are of, before its memory is asked for."""
+    with torch.device("meta"):
+        build = kind.from_config if hasattr(kind, "from_config") else kind._from_config
+        shell: nn.Module = build(config)
+    wanted = sum(tensor.numel() for tensor in (*shell.parameters(), *shell.buffers()))
+    layers = stored_layers(checkpoint, renamed=True).values() if checkpoint.compressed else ()
+    stored = checkpoint.parameters + sum(layer.in_features * layer.out_features for layer in layers)
+    if wanted > 2 * stored + _NEW_NUMBERS:
+        raise LosparseError(
+            f"'{checkpoint.folder / 'config.json'}' describes a model of {wanted:,} numbers, the weights hold "
+            f"{stored:,}; its sizes are not those of the model: copy it again"
+        )
+
+
+def _check_left_over(checkpoint: Checkpoint, model: nn.Module, info: Mapping[str, Any]) -> None:
+    """Refuse weights of blocks that the configuration leaves out; what another head stores may be left over."""
+    forms = {_form(name) for name in model.state_dict()}
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    for name in sorted(info["unexpected_keys"]):
+        if forms & {_form(name), _form(name.removeprefix(prefix)), _form(prefix + name)}:
+            raise LosparseError(
+                f"model '{checkpoint.folder}': config.json leaves out '{name}', which the weights hold beside others "
+                "of its kind; set the number of layers in config.json to theirs, or save the model again with "
+                "save_pretrained"
+            )
+
+
+def _form(name: str) -> str:
+    """Return what the name of a weight has in common with those of the other blocks."""
+    return _NUMBER.sub("#", name)
+
+
+def embedding_rows(model: Any) -> int | None:
+    """Return how many tokens a model has embeddings of; None where it has no table of them."""
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:  # what transformers raises for models of other inputs
+        return None
+    return table.num_embeddings if isinstance(table, nn.Embedding) else None
+
+
+def padding_token(config: Any) -> int | None:
+    """Return the id of the token that pads by a model's configuration; the first LLaMAs write -1 where none does."""
+    padding = getattr(config, "pad_token_id", None)
+    return padding if isinstance(padding, int) and padding >= 0 else None
+
+
+def mismatches(info: Mapping[str, Any]) -> list[str]:
+    """Say which weights are of another shape than the model's, and of which; sorted by name."""
+    return [
+        f"'{name}' is {'x'.join(map(str, stored))} in the weights and {'x'.join(map(str, wanted))} by config.json"
+        for name, stored, wanted in sorted(info["mismatched_keys"])
+    ]
+
+
+def first_line(error: BaseException, most: int = 240) -> str:
+    """Return the beginning of another library's message, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -1,0 +1,345 @@
+"""Save and load: a quantiser registered with transformers, so that the ecosystem's own calls are the only loader.
+
+A compressed folder is `config.json` with a `quantization_config` of method "losparse", which holds the shapes of
+every factored layer, and safetensors with only their compact tensors. After `import losparse`,
+`AutoModelFor...from_pretrained(folder)` puts empty factored layers in place and loads the tensors into them.
+
+    quantization_config = {
+      "quant_method": "losparse",
+      "format": 1,                           2 when a layer has pivots, 3 when layers share a factor
+      "form": "compact",                     "training" in checkpoints written while the masks still move
+      "method": {"name": "losparse", "keep": 0.2, ...},
+      "layers": {"bert.encoder.layer.0.attention.self.query":
+                 {"in": 384, "out": 384, "rank": 10, "kept": 52, "axis": "out", "bias": true, "pivots": null}, ...}
+    }
+
+`pivots` is "out" or "in" for a low-rank part stored by pivot outputs or inputs (`layers`), null or absent for plain
+factors.
+The header of the weights holds a record of the model's outputs (`saved_outputs`); tensors have the model's own names.
+An entry of a layer that shares the factor `v` of another one names it as `v_of`, and stores no `v` (`joint`).
+In form "training" an entry also names its `trainer`, one of `TRAINING_FORMS`, and that form's settings.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from ..errors import LosparseError
+from ..layers.factored import FactoredLinear, SharedFactorLinear, TrainingForm
+from ..layers.linear import is_linear, replace_module, weight_of
+from ..methods.losparse.layer import FactoredLinearTraining
+from ..methods.lpaf.layer import MixedRankLinear
+from .folder import stored_layers, with_headers
+from .names import local_name
+from .outputs import KEY as RECORD_KEY
+from .outputs import record_outputs
+from .schema import FORMAT, JOINT_FORMAT, OBJECT, PIVOT_FORMAT, optional, parse_entry, parse_layers
+
+logger = logging.getLogger(__name__)
+
+_OWN_NAMES = {"losparse_names": "model"}
+"""In the header of weights that are written by the model's own names; see `LosparseQuantizer`."""
+
+TRAINING_FORMS: dict[str, type[TrainingForm]] = {
+    kind.trainer: kind for kind in (FactoredLinearTraining, MixedRankLinear)
+}
+
+
+@register_quantization_config("losparse")
+class LosparseConfig(QuantizationConfigMixin):  # type: ignore[misc]
+    """The `quantization_config` entry of a compressed model's config.json; see the module's docstring."""
+
+    def __init__(
+        self,
+        layers: Mapping[str, Mapping[str, Any]] | None = None,
+        form: str = "compact",
+        method: Mapping[str, Any] | None = None,
+        format: int = FORMAT,
+        **unknown: Any,
+    ) -> None:
+        """Check the entry.
+
+        Raises:
+            LosparseError: another format version, an unknown key or form, no layers, or a malformed one.
+        """
+        unknown.pop("quant_method", None)
+        if unknown:
+            raise LosparseError(f"quantization_config has unknown keys {sorted(unknown)}; written by a newer losparse?")
+        if isinstance(format, bool) or format not in (FORMAT, PIVOT_FORMAT, JOINT_FORMAT):
+            raise LosparseError(
+                f"quantization_config has format {format}, this losparse reads {FORMAT} to {JOINT_FORMAT}; upgrade it"
+            )
+        if form not in ("compact", "training"):
+            raise LosparseError(f"quantization_config form must be 'compact' or 'training', got {form!r}")
+        if not optional(OBJECT).fits(method):
+            raise LosparseError(f"quantization_config method must be an object or null, got {method!r:.80}")
+        parse_layers(layers)
+        assert layers is not None, "parse_layers refuses none"
+        self.quant_method = "losparse"
+        self.format = format
+        self.form = form
+        self.method = dict(method) if method is not None else None
+        self.layers = {name: dict(entry) for name, entry in layers.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for config.json."""
+        return {
+            "quant_method": "losparse",
+            "format": self.format,
+            "form": self.form,
+            "method": self.method,
+            "layers": self.layers,
+        }
+
+
+@register_quantizer("losparse")
+class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
+    """Puts empty factored layers in place before transformers loads the weights."""
+
+    requires_calibration = True  # a dense model is compressed by compress_, not while it loads
+    quantization_config: LosparseConfig
+    _own_names = False
+
+    def _process_model_before_weight_loading(
+        self, model: nn.Module, checkpoint_files: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
+        """Replace the listed layers; their tensors are loaded by name afterwards.
+
+        Raises:
+            LosparseError: the files hold other tensors of these layers than the configuration says; transformers would
+                leave out what it does not expect.
+        """
+        self._own_names = _has_own_names(checkpoint_files or ())
+        stored = {"quantization_config": self.quantization_config.to_dict()}
+        layers = {name: entry for name, entry in self.quantization_config.layers.items() if not _left_out(model, name)}
+        self.quantization_config.layers = layers
+        for name in sorted(layers, key=lambda name: "v_of" in layers[name]):  # those that share a factor last
+            place_empty_layer(model, name, layers[name], self.quantization_config.form)
+        files = [Path(file) for file in checkpoint_files or () if file.endswith(".safetensors")]
+        if files:
+            stored_layers(with_headers(files[0].parent, stored, files), renamed=True)
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
+        """Refuse indices that point nowhere, before anything is computed with them.
+
+        And let the bare model be saved like the model with a head.
+        """
+        for name, module in model.named_modules():
+            if isinstance(module, FactoredLinear) and not isinstance(module, TrainingForm):
+                check_indices(name, module)
+        _attach(model, self)
+
+    def get_state_dict_and_metadata(self, model: nn.Module) -> tuple[Mapping[str, Any] | None, dict[str, str]]:
+        """Return what `save_pretrained` writes: the weights it was given, and a record of the model's outputs.
+
+        And have it write the tensors by the model's own names. Families that join layers on disk (`Wqkv` of NomicBERT)
+        could not: the factors of these layers are of different sizes.
+        """
+        model._weight_conversions = []  # type: ignore[assignment]
+        # transformers takes what is returned here in place of its argument `state_dict`, and does not tell us of it.
+        given: Mapping[str, Any] | None = sys._getframe(1).f_locals.get("state_dict")
+        if given is not None and not _are_weights_of(given, model):
+            logger.warning(
+                "no outputs of %s are saved to check later loads by: the weights to save were given as state_dict=",
+                type(model).__name__,
+            )
+            return given, dict(_OWN_NAMES)
+        record = record_outputs(model)
+        return given, _OWN_NAMES | ({} if record is None else {RECORD_KEY: json.dumps(record)})
+
+    def update_weight_conversions(self, weight_conversions: list[Any], model: nn.Module) -> list[Any]:
+        """Return how names on disk become the model's: not at all where they are its own; older folders may differ."""
+        return [] if self._own_names else weight_conversions
+
+    def is_serializable(self, **kwargs: Any) -> bool:
+        """Return True: `save_pretrained` writes the compact tensors."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """A loaded model can be fine-tuned: its tensors are ordinary parameters."""
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        """The same, in the word by which the Trainer asks whether it may train without adapters."""
+        return True
+
+
+def _has_own_names(files: Sequence[str]) -> bool:
+    """Tell whether a folder's tensors have the names that the model gives them; every file of it says so."""
+    if not files or not str(files[0]).endswith(".safetensors"):
+        return False
+    with safe_open(files[0], framework="numpy") as weights:
+        return _OWN_NAMES.items() <= (weights.metadata() or {}).items()
+
+
+def _left_out(model: nn.Module, name: str) -> bool:
+    """Tell whether a layer is of a part that the model's class goes without, whose weights transformers passes over.
+
+    T5EncoderModel opens checkpoints of whole T5 models, and leaves their decoders alone.
+    """
+    passed_over = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    return _local_name(model, name) is None and any(re.search(pattern, name) for pattern in passed_over)
+
+
+def _are_weights_of(given: Mapping[str, Any], model: nn.Module) -> bool:
+    """Tell whether a state dict holds the model's own tensors, as `model.state_dict()` gives them."""
+    own = model.state_dict()
+    return given.keys() == own.keys() and all(_is_same(given[name], own[name]) for name in own)
+
+
+def _is_same(given: Any, own: Any) -> bool:
+    """Tell whether two tensors are the same memory; those that are spread over processes have none to compare."""
+    plain = (torch.Tensor, nn.Parameter)
+    return type(given) in plain and type(own) in plain and bool(given.data_ptr() == own.data_ptr())
+
+
+def _attach(model: nn.Module, quantizer: LosparseQuantizer) -> None:
+    """Have transformers ask `quantizer` when it saves the model, or the bare model in it."""
+    for module in model.modules():
+        # Not by its type: this file is imported while transformers is.
+        if hasattr(module, "save_pretrained") and getattr(module, "config", None) is model.config:
+            module.hf_quantizer = quantizer
+
+
+def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], form: str) -> None:
+    """Replace one linear layer by an empty factored one of the sizes in `entry`.
+
+    Raises:
+        LosparseError: the entry is malformed, or the model has no linear layer of that name and size.
+    """
+    sizes = parse_entry(name, entry)
+    in_features, out_features, rank = sizes.in_features, sizes.out_features, sizes.rank
+    found = _local_name(model, name)
+    old = model.get_submodule(found) if found is not None else None
+    if old is None or not is_linear(old):
+        raise LosparseError(f"quantization_config lists {name!r}, which is no linear layer of {type(model).__name__}")
+    weight = weight_of(old)
+    if tuple(weight.shape) != (out_features, in_features):
+        raise LosparseError(
+            f"quantization_config says {name!r} is {out_features}x{in_features}, the model has "
+            f"{weight.shape[0]}x{weight.shape[1]}; config.json does not fit its own architecture"
+        )
+    options: dict[str, Any] = {"bias": sizes.bias, "device": weight.device, "dtype": weight.dtype}
+    if form == "training":
+        layer = _training_form(name, entry)(in_features, out_features, rank=rank, **options)
+    elif "v_of" in entry:
+        owner = _owner(model, name, entry, (rank, in_features))
+        layer = SharedFactorLinear(owner, out_features, kept=sizes.kept, **options)
+    else:
+        options |= {"rank": rank, "kept": sizes.kept, "axis": sizes.axis, "pivots": sizes.pivots}
+        layer = FactoredLinear(in_features, out_features, **options)
+    # The module above is not marked as initialised: it may hold tables that are computed anew at every load.
+    replace_module(model, old, layer)
+
+
+@torch.no_grad()
+def check_indices(name: str, layer: FactoredLinear) -> None:
+    """Check the indices of a compact layer: int64, sorted, none twice, all within the layer.
+
+    Raises:
+        LosparseError: they are not; a product with them would fail, or be wrong without a word.
+    """
+    for part, side, indices in (("kept", layer.axis, layer.kept), ("pivots", layer.pivot_side, layer.pivots)):
+        if indices is None or indices.is_meta:
+            continue
+        size = layer.out_features if side == "out" else layer.in_features
+        ascending = indices.dtype == torch.int64 and bool((indices.diff() > 0).all())
+        if not ascending or int(indices[0]) < 0 or int(indices[-1]) >= size:
+            raise LosparseError(
+                f"layer {name!r}: its {part} must be int64 numbers in 0..{size - 1}, ascending and none twice, and the "
+                "weights hold others; the folder is damaged: copy it again, or compress the model again"
+            )
+
+
+def _owner(model: nn.Module, name: str, entry: Mapping[str, Any], shape: tuple[int, int]) -> FactoredLinear:
+    """Return the layer whose factor an entry says it shares; `shape` is that of the factor, (rank, in)."""
+    found = _local_name(model, str(entry["v_of"]))
+    owner = model.get_submodule(found) if found is not None else None
+    if not isinstance(owner, FactoredLinear) or (owner.rank, owner.in_features) != shape:
+        raise LosparseError(
+            f"quantization_config says {name!r} shares the {shape[0]}x{shape[1]} factor of {entry['v_of']!r}, which "
+            "has none of that size; the config is damaged"
+        )
+    return owner
+
+
+def _training_form(name: str, entry: Mapping[str, Any]) -> Callable[..., FactoredLinear]:
+    """Return the constructor of the entry's training form, with the form's settings."""
+    trainer = entry.get("trainer", FactoredLinearTraining.trainer)  # older checkpoints do not say
+    if not isinstance(trainer, str) or trainer not in TRAINING_FORMS:
+        allowed = ", ".join(sorted(TRAINING_FORMS))
+        raise LosparseError(f"quantization_config trainer of {name!r} must be one of {allowed}, got {trainer!r}")
+    kind = TRAINING_FORMS[trainer]
+    return partial(kind, **{key: entry[key] for key in kind.settings if key in entry})
+
+
+def _local_name(model: nn.Module, name: str) -> str | None:
+    names = {n for n, _ in model.named_modules()}
+    return local_name(name, getattr(model, "base_model_prefix", ""), names)
+
+
+def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the `layers` entry for a model: sizes of every factored layer by qualified name."""
+    layers: dict[str, dict[str, Any]] = {}
+    names = {module: name for name, module in model.named_modules() if isinstance(module, FactoredLinear)}
+    for module, name in names.items():
+        entry: dict[str, Any] = {
+            "in": module.in_features,
+            "out": module.out_features,
+            "rank": module.rank,
+            "kept": module.kept_count,
+            "axis": module.axis,
+            "bias": module.bias is not None,
+            "pivots": module.pivot_side,
+        }
+        if isinstance(module, TrainingForm):
+            entry["trainer"] = module.trainer
+            entry |= {key: getattr(module, key) for key in module.settings}
+        if isinstance(module, SharedFactorLinear):
+            entry["v_of"] = names[module.owner]
+        layers[name] = entry
+    return layers
+
+
+def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
+    """Write the model's factored layers into its config, so that `save_pretrained` records them.
+
+    Args:
+        model: a model with factored layers; without a transformers config nothing is done.
+        method: the method as plain data, or None to keep the one that is recorded.
+    """
+    from transformers import PretrainedConfig  # here: this file is imported while transformers is
+
+    config: Any = getattr(model, "config", None)
+    if not isinstance(config, PretrainedConfig):
+        return
+    layers = describe(model)
+    training = any(isinstance(module, TrainingForm) for module in model.modules())
+    joint = any("v_of" in entry for entry in layers.values())
+    pivots = any(entry["pivots"] for entry in layers.values())
+    if method is None:
+        recorded = getattr(config, "quantization_config", None)
+        method = recorded.method if isinstance(recorded, LosparseConfig) else None
+    config.quantization_config = LosparseConfig(
+        layers=layers,
+        form="training" if training else "compact",
+        method=method,
+        format=JOINT_FORMAT if joint else PIVOT_FORMAT if pivots else FORMAT,
+    )
+    _attach(model, LosparseQuantizer(config.quantization_config))

@@ -1,0 +1,252 @@
+"""What `config.json` may say, checked field by field before a model is built from it; loads no torch.
+
+transformers checks the types of most fields itself; here stand those that it does not check, those that it would build
+without end or without sense from, and all of losparse's own `quantization_config`, which `hub` describes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import LosparseError
+
+# Without pivots a folder is what losparse wrote before it had them, and older versions go on reading it.
+FORMAT, PIVOT_FORMAT, JOINT_FORMAT = 1, 2, 3
+
+PARTS = ("u", "v", "sparse", "kept", "pivots", "bias")
+"""Tensors of a factored layer, as they are called in the weights."""
+
+_WAY_OUT = "copy the folder again, or save the model again with save_pretrained"
+_MOST_BLOCKS = 10_000
+_MOST = 2**31 - 1
+_SHOWN = 80
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a field must be: in words, and as a test."""
+
+    wanted: str
+    fits: Callable[[Any], bool]
+
+
+def _whole(least: int, most: int = _MOST) -> Rule:
+    def fits(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+    return Rule(f"a whole number in {least}..{most}", fits)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _class_map(value: Any) -> bool:
+    """Tell whether a value maps the numbers 0, 1, ... to plain values."""
+    if not isinstance(value, dict) or any(isinstance(name, dict | list) for name in value.values()):
+        return False
+    return set(value) == {str(number) for number in range(len(value))}
+
+
+def optional(rule: Rule) -> Rule:
+    """Return the rule that takes null as well."""
+    return Rule(f"{rule.wanted}, or null", lambda value: value is None or rule.fits(value))
+
+
+TEXT = Rule("a text that is not empty", lambda value: isinstance(value, str) and bool(value))
+FLAG = Rule("true or false", lambda value: isinstance(value, bool))
+OBJECT = Rule("an object", lambda value: isinstance(value, dict))
+
+# A decoder's sizes may be lists, one entry a block: those are left to its own configuration.
+_SIZE = Rule("a whole number of 1 or more", lambda value: isinstance(value, list | dict) or _whole(1).fits(value))
+_BLOCKS = Rule(
+    f"a whole number in 0..{_MOST_BLOCKS}",
+    lambda value: isinstance(value, list | dict) or _whole(0, _MOST_BLOCKS).fits(value),
+)
+_SIZES = ("vocab_size", "hidden_size", "d_model", "n_embd", "dim", "intermediate_size", "type_vocab_size")
+_HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads", "num_key_value_heads", "max_position_embeddings")
+_DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers")
+_EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_eps", "norm_epsilon")
+
+_CONFIG: dict[str, Rule] = {
+    "model_type": TEXT,
+    "architectures": optional(Rule("a list of class names", _texts)),
+    "id2label": optional(Rule("an object that names the classes 0, 1, ...", _class_map)),
+    "label2id": optional(OBJECT),
+    "quantization_config": optional(OBJECT),
+    "pad_token_id": optional(Rule("a whole number", _whole(-_MOST).fits)),
+    **dict.fromkeys((*_SIZES, *_HEADS), optional(_SIZE)),
+    **dict.fromkeys(_DEPTHS, optional(_BLOCKS)),
+    **dict.fromkeys(_EPSILONS, optional(Rule("a finite number of 0 or more", _finite))),
+    # 0 means that there are no such embeddings (DeBERTa), -1 that there is no limit (MPT's relatives).
+    "type_vocab_size": optional(_whole(0)),
+    "max_position_embeddings": optional(_whole(-1)),
+}
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        LosparseError: it cannot be read, is not valid JSON, or not an object.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_constant)
+    except OSError as error:
+        raise LosparseError(f"'{file}' cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        raise LosparseError(f"'{file}' is not valid JSON: {_shown(error)}; {_WAY_OUT}") from None
+    if not isinstance(data, dict):
+        raise LosparseError(f"'{file}' must hold a JSON object, got {type(data).__name__}; {_WAY_OUT}")
+    return data
+
+
+def _constant(name: str) -> float:
+    """Refuse NaN, which is within no range; Python and transformers write infinities, as of Mamba's time steps."""
+    if name == "NaN":
+        raise ValueError("NaN is not a JSON number")
+    return float(name)
+
+
+def check_config(config: Mapping[str, Any], file: Path) -> None:
+    """Check the fields of a model's configuration that everything else relies on.
+
+    Args:
+        config: contents of config.json.
+        file: where they are from.
+
+    Raises:
+        LosparseError: a field is of another type or out of range.
+    """
+    if config.get("model_type") is None:
+        raise LosparseError(f"'{file}' has no model_type; it is not a transformers model")
+    for name, rule in _CONFIG.items():
+        if name in config and not rule.fits(config[name]):
+            raise LosparseError(f"'{file}': '{name}' must be {rule.wanted}, got {_shown(config[name])}; {_WAY_OUT}")
+    words, padding = config.get("vocab_size"), config.get("pad_token_id")
+    if isinstance(words, int) and padding is not None and not -words <= padding < words:
+        raise LosparseError(
+            f"'{file}': 'pad_token_id' must be below the {words} tokens of 'vocab_size', got {padding}; set it to the "
+            "token that pads, after model.resize_token_embeddings where that one is new"
+        )
+
+
+@dataclass(frozen=True)
+class LayerEntry:
+    """One layer of `quantization_config`, as `hub` describes it.
+
+    Attributes:
+        in_features: inputs.
+        out_features: outputs.
+        rank: of the low-rank part.
+        kept: rows or columns of the sparse part.
+        axis: "out" for rows, "in" for columns.
+        bias: whether there is one.
+        pivots: side of the pivots, or None.
+        v_of: layer whose `v` this one shares, or None.
+    """
+
+    in_features: int
+    out_features: int
+    rank: int
+    kept: int
+    axis: str
+    bias: bool
+    pivots: str | None
+    v_of: str | None
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every tensor that a compact layer stores, by part; empty ones are not stored."""
+        saved_out, saved_in = (self.rank if self.pivots == side else 0 for side in ("out", "in"))
+        rows = self.axis == "out"
+        shapes: dict[str, tuple[int, ...]] = {
+            "u": (self.out_features - saved_out, self.rank),
+            "v": (0 if self.v_of is not None else self.rank, self.in_features - saved_in),
+            "sparse": (self.kept, self.in_features) if rows else (self.out_features, self.kept),
+            "kept": (self.kept,),
+            "pivots": (self.rank if self.pivots else 0,),
+            "bias": (self.out_features if self.bias else 0,),
+        }
+        return {part: shape for part, shape in shapes.items() if 0 not in shape}
+
+    @property
+    def parameters(self) -> int:
+        """Parameters that the budget counts; neither indices nor bias."""
+        return sum(math.prod(shape) for part, shape in self.shapes().items() if part in ("u", "v", "sparse"))
+
+
+_ENTRY: dict[str, tuple[str, Rule]] = {
+    "in": ("in_features", _whole(1)),
+    "out": ("out_features", _whole(1)),
+    "rank": ("rank", _whole(0)),
+    "kept": ("kept", _whole(0)),
+    "axis": ("axis", Rule("'out' or 'in'", lambda value: value in ("out", "in"))),
+    "bias": ("bias", FLAG),
+    "pivots": ("pivots", Rule("'out', 'in' or null", lambda value: value in ("out", "in", None))),
+    "v_of": ("v_of", optional(TEXT)),
+}
+_OPTIONAL = ("pivots", "v_of")  # of the first writers, or where there is something to say
+
+
+def parse_entry(name: str, entry: Any) -> LayerEntry:
+    """Check one layer of `quantization_config`.
+
+    Raises:
+        LosparseError: a field is missing, of another type or out of range.
+    """
+    broken = f"quantization_config entry of {name!r} is malformed"
+    if not isinstance(entry, Mapping):
+        raise LosparseError(f"{broken}: it must be an object, got {_shown(entry)}; {_WAY_OUT}")
+    values: dict[str, Any] = {}
+    for key, (field, rule) in _ENTRY.items():
+        if key not in entry and key not in _OPTIONAL:
+            raise LosparseError(f"{broken}: '{key}' is missing; {_WAY_OUT}")
+        if not rule.fits(entry.get(key)):
+            raise LosparseError(f"{broken}: '{key}' must be {rule.wanted}, got {_shown(entry.get(key))}; {_WAY_OUT}")
+        values[field] = entry.get(key)
+    found = LayerEntry(**values)
+    rows, limit = found.axis == "out", found.in_features if found.v_of else min(found.in_features, found.out_features)
+    if found.rank > limit or found.kept > (found.out_features if rows else found.in_features):
+        raise LosparseError(
+            f"{broken}: rank {found.rank} or kept {found.kept} exceeds its size {found.out_features}x"
+            f"{found.in_features}; {_WAY_OUT}"
+        )
+    return found
+
+
+def parse_layers(layers: Any) -> dict[str, LayerEntry]:
+    """Check the `layers` of `quantization_config`, by name.
+
+    Raises:
+        LosparseError: it lists none, an entry is malformed, or one shares the factor of a layer that stores none.
+    """
+    if not isinstance(layers, Mapping) or not layers:
+        raise LosparseError("quantization_config of method 'losparse' lists no layers; the config is damaged")
+    entries = {name: parse_entry(name, entry) for name, entry in layers.items()}
+    for name, entry in entries.items():
+        if entry.v_of is not None:
+            owner = entries.get(entry.v_of)
+            if owner is None or owner.v_of is not None:
+                raise LosparseError(
+                    f"quantization_config says {name!r} shares the factor of {entry.v_of!r}, which stores none; "
+                    "the config is damaged"
+                )
+    return entries
+
+
+def _shown(value: Any) -> str:
+    """Return a value, or another library's message, as a short piece of one line."""
+    try:
+        text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
+    except (RecursionError, ValueError):  # nested too deep to be written, or an integer of too many digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

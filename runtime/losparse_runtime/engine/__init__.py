@@ -1,0 +1,1 @@
+"""onnxruntime: opening a model in it, and what must be right for it to be used."""

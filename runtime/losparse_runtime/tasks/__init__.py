@@ -1,0 +1,1 @@
+"""What a folder's model is for: texts in, labels, vectors, spans out."""

@@ -1,0 +1,61 @@
+"""Panics of the tokenizers package: Rust reports them as a BaseException, and prints a report of its own on stderr.
+
+They come of a regular expression in `tokenizer.json` that needs too long for a text, or of a rule that points outside
+the vocabulary: faults of a folder or a text, which a server must outlive.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from ..errors import one_line
+
+HOLD_SWITCH = "LOSPARSE_HOLD_PANICS"
+"""Environment variable: "1" keeps Rust's own report off stderr. Set by the command line, whose stderr is its own."""
+
+
+class PanicError(Exception):
+    """Code in Rust panicked; the message is its own, on one line."""
+
+
+@contextmanager
+def panics_caught() -> Iterator[None]:
+    """Raise a panic inside the block as a `PanicError`, which `except Exception` catches.
+
+    Raises:
+        PanicError: see above.
+    """
+    with _held_stderr() if os.environ.get(HOLD_SWITCH) == "1" else nullcontext():
+        try:
+            yield
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # its class is made at the first panic; nothing exports it
+                raise
+            raise PanicError(one_line(error)) from error
+
+
+@contextmanager
+def _held_stderr() -> Iterator[None]:
+    """Collect what is written to file descriptor 2, and pass it on at the end but for a panic's report."""
+    sys.stderr.flush()
+    real = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(real, 2)
+            os.close(real)
+            held.seek(0)
+            os.write(2, _without_panic(held.read()))
+
+
+def _without_panic(text: bytes) -> bytes:
+    """Return what was written before a panic's report, which runs to the end."""
+    before, _, report = text.partition(b"\nthread '")
+    return before if b"panicked at" in report else text
