@@ -1,0 +1,164 @@
+"""The tasks: what a model of each takes, returns and is measured by. One entry a task, and no fact of it elsewhere.
+
+    TASKS["question-answering"].outputs      ("start_logits", "end_logits")
+
+What belongs to a task and needs more than facts has its own file under the task's name: rows and metric for training
+in `losparse/data/tasks/`, the helper of `Session` in `losparse_runtime/tasks/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Labels = Literal["class", "classes", "number", "span", "none"]
+"""What an example is labelled with: one class (a text's, or each of its words'), any number of classes, a number, a
+span of its second text, or nothing."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        name: as in "text-classification", in recipes, on the command line and in exported folders.
+        auto_class: the transformers class that opens a model of it.
+        endings: of the class names of such models, by which one is recognised.
+        outputs: fields of the model's output that the task reads; a graph has these, in this order.
+        labels: what an example is labelled with.
+        per_token: whether an output has one row a token: axes batch and sequence first.
+        names_classes: whether a folder names the classes of its logits.
+        problem: `problem_type` of transformers' configuration, by which tasks with one class name differ.
+        helper: the method of `Session` that does the task on texts; None where none does.
+        metric: the number that a training is judged by, as `losparse.data` calls it; None where nothing is measured.
+        trained: whether `losparse compress --train` takes it.
+        exported: whether it is exported.
+    """
+
+    name: str
+    auto_class: str
+    endings: tuple[str, ...]
+    outputs: tuple[str, ...]
+    labels: Labels
+    per_token: bool = False
+    names_classes: bool = False
+    problem: str | None = None
+    helper: str | None = None
+    metric: str | None = None
+    trained: bool = True
+    exported: bool = True
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the largest entry of a row of logits is the answer."""
+        return self.labels == "class"
+
+    def recognises(self, architecture: str, problem: str | None = None, outputs: int | None = None) -> bool:
+        """Tell whether a model is one of this task.
+
+        Args:
+            architecture: class name of the model, as config.json has it.
+            problem: its `problem_type`; None where the configuration does not say.
+            outputs: rows of its head; None where nobody knows.
+        """
+        if not architecture.endswith(self.endings):
+            return False
+        if not architecture.endswith(_SEQUENCE):
+            return True
+        if problem is None:  # transformers takes one output for a number as well
+            return self.labels == ("number" if outputs == 1 else "class")
+        return problem == self.problem
+
+
+_SEQUENCE = ("ForSequenceClassification",)
+_SEQUENCE_CLASS = "AutoModelForSequenceClassification"
+
+_ALL = (
+    Task(
+        "text-classification",
+        _SEQUENCE_CLASS,
+        _SEQUENCE,
+        ("logits",),
+        "class",
+        names_classes=True,
+        problem="single_label_classification",
+        helper="classify",
+        metric="accuracy",
+    ),
+    Task(
+        "multi-label-classification",
+        _SEQUENCE_CLASS,
+        _SEQUENCE,
+        ("logits",),
+        "classes",
+        names_classes=True,
+        problem="multi_label_classification",
+        helper="classify",
+        metric="f1",
+    ),
+    # A cross-encoder too: pairs in, one score out.
+    Task(
+        "regression",
+        _SEQUENCE_CLASS,
+        _SEQUENCE,
+        ("logits",),
+        "number",
+        names_classes=True,
+        problem="regression",
+        helper="rank",
+        metric="pearson",
+    ),
+    Task(
+        "token-classification",
+        "AutoModelForTokenClassification",
+        ("ForTokenClassification",),
+        ("logits",),
+        "class",
+        per_token=True,
+        names_classes=True,
+        helper="tag",
+        metric="accuracy",
+    ),
+    Task(
+        "question-answering",
+        "AutoModelForQuestionAnswering",
+        ("ForQuestionAnswering",),
+        ("start_logits", "end_logits"),
+        "span",
+        per_token=True,
+        helper="answer",
+        metric="accuracy",
+    ),
+    Task(
+        "causal-lm",
+        "AutoModelForCausalLM",
+        ("ForCausalLM", "LMHeadModel"),
+        ("logits",),
+        "none",
+        per_token=True,
+        metric="perplexity",
+        exported=False,
+    ),
+    # Last: its ending is the shortest.
+    Task(
+        "feature-extraction",
+        "AutoModel",
+        ("Model",),
+        ("last_hidden_state",),
+        "none",
+        per_token=True,
+        helper="embed",
+        trained=False,
+    ),
+)
+TASKS = {task.name: task for task in _ALL}
+
+
+def find_task(
+    architecture: str | None, problem: str | None = None, outputs: int | None = None, tasks: Mapping[str, Task] = TASKS
+) -> Task | None:
+    """Return the task of a model by its class name; None where that does not say. See `Task.recognises`."""
+    if architecture is None:
+        return None
+    return next((task for task in tasks.values() if task.recognises(architecture, problem, outputs)), None)
