@@ -10,3 +10,15 @@ from __future__ import annotations
 
 class LosparseError(ValueError):
     """Input that losparse refuses; the message says what to change."""
+
+
+_SHOWN = 80
+
+
+def shown(value: object) -> str:
+    """Return a value, or another library's message, as a short piece of one line, for a message."""
+    try:
+        text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
+    except (RecursionError, ValueError):  # nested too deep to be written, or an integer of too many digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LosparseError
+from ..layers.spec import LayerSpec
 from ..models.coverage import Coverage, coverage, left_by_name
 from ..saving.folder import Checkpoint, read_checkpoint, stored_layers, stored_name
-from ..saving.schema import LayerEntry, read_object
+from ..saving.schema import read_object
 from .output import check_json_target, human_bytes, print_table, write_json
 
 _PIVOTS = {None: "", "out": " (pivot outputs)", "in": " (pivot inputs)"}
@@ -142,17 +143,17 @@ def compressed_layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
     return tuple(_compressed_layer(name, entries[name]) for name in sorted(entries, key=_natural))
 
 
-def _compressed_layer(name: str, entry: LayerEntry) -> Layer:
+def _compressed_layer(name: str, spec: LayerSpec) -> Layer:
     return Layer(
         name,
-        entry.out_features,
-        entry.in_features,
-        entry.rank,
-        entry.kept,
-        entry.axis,
-        entry.parameters,
-        pivots=entry.pivots,
-        v_of=entry.v_of,
+        spec.out_features,
+        spec.in_features,
+        spec.rank,
+        spec.kept,
+        spec.axis,
+        spec.parameters,
+        pivots=spec.pivot_side,
+        v_of=spec.v_of,
     )
 
 

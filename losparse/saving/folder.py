@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import LosparseError
+from ..layers.spec import PARTS, LayerSpec
 from .names import local_name
-from .schema import PARTS, LayerEntry, check_config, parse_layers, read_object
+from .schema import check_config, parse_layers, read_object
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -149,7 +150,7 @@ def weight_files(folder: Path) -> list[Path]:
     raise LosparseError(f"model folder '{folder}' has no weights; it needs {WEIGHTS}")
 
 
-def stored_layers(checkpoint: Checkpoint, *, renamed: bool = False) -> dict[str, LayerEntry]:
+def stored_layers(checkpoint: Checkpoint, *, renamed: bool = False) -> dict[str, LayerSpec]:
     """Return the layers that a compressed folder's configuration lists, checked against the tensors it stores.
 
     Args:
@@ -182,9 +183,9 @@ def stored_name(name: str, stored: AbstractSet[str]) -> str:
     return next((each for each in found if each is not None), name)
 
 
-def _check_tensors(checkpoint: Checkpoint, name: str, entry: LayerEntry, tensors: Mapping[str, str]) -> None:
+def _check_tensors(checkpoint: Checkpoint, name: str, spec: LayerSpec, tensors: Mapping[str, str]) -> None:
     """Refuse a layer whose tensors, by part, are not those that its entry says."""
-    expected = entry.shapes()
+    expected = spec.shapes()
     for part in (*PARTS, *(part for part in tensors if part not in PARTS)):
         shape, found = expected.get(part), tensors.get(part)
         stored = None if found is None else checkpoint.shapes[found]

@@ -41,13 +41,14 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from ..errors import LosparseError
 from ..layers.factored import FactoredLinear, SharedFactorLinear, TrainingForm
 from ..layers.linear import is_linear, replace_module, weight_of
+from ..layers.spec import LayerSpec
 from ..methods.losparse.layer import FactoredLinearTraining
 from ..methods.lpaf.layer import MixedRankLinear
 from .folder import stored_layers, with_headers
 from .names import local_name
 from .outputs import KEY as RECORD_KEY
 from .outputs import record_outputs
-from .schema import FORMAT, JOINT_FORMAT, OBJECT, PIVOT_FORMAT, optional, parse_entry, parse_layers
+from .schema import FORMAT, JOINT_FORMAT, OBJECT, PIVOT_FORMAT, optional, parse_layers
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], for
     Raises:
         LosparseError: the entry is malformed, or the model has no linear layer of that name and size.
     """
-    sizes = parse_entry(name, entry)
+    sizes = LayerSpec.from_entry(name, entry)
     in_features, out_features, rank = sizes.in_features, sizes.out_features, sizes.rank
     found = _local_name(model, name)
     old = model.get_submodule(found) if found is not None else None
@@ -242,7 +243,7 @@ def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], for
         owner = _owner(model, name, entry, (rank, in_features))
         layer = SharedFactorLinear(owner, out_features, kept=sizes.kept, **options)
     else:
-        options |= {"rank": rank, "kept": sizes.kept, "axis": sizes.axis, "pivots": sizes.pivots}
+        options |= {"rank": rank, "kept": sizes.kept, "axis": sizes.axis, "pivots": sizes.pivot_side}
         layer = FactoredLinear(in_features, out_features, **options)
     # The module above is not marked as initialised: it may hold tables that are computed anew at every load.
     replace_module(model, old, layer)

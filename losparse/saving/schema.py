@@ -1,7 +1,8 @@
 """What `config.json` may say, checked field by field before a model is built from it; loads no torch.
 
 transformers checks the types of most fields itself; here stand those that it does not check, those that it would build
-without end or without sense from, and all of losparse's own `quantization_config`, which `hub` describes.
+without end or without sense from, and the list of layers in losparse's own `quantization_config`, which
+`quantizer` describes; what each layer's entry may say stands in `layers.spec`.
 """
 
 from __future__ import annotations
@@ -13,18 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import LosparseError
+from ..errors import LosparseError, shown
+from ..layers.spec import LayerSpec
 
 # Without pivots a folder is what losparse wrote before it had them, and older versions go on reading it.
 FORMAT, PIVOT_FORMAT, JOINT_FORMAT = 1, 2, 3
 
-PARTS = ("u", "v", "sparse", "kept", "pivots", "bias")
-"""Tensors of a factored layer, as they are called in the weights."""
-
 _WAY_OUT = "copy the folder again, or save the model again with save_pretrained"
 _MOST_BLOCKS = 10_000
 _MOST = 2**31 - 1
-_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def read_object(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise LosparseError(f"'{file}' cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
-        raise LosparseError(f"'{file}' is not valid JSON: {_shown(error)}; {_WAY_OUT}") from None
+        raise LosparseError(f"'{file}' is not valid JSON: {shown(error)}; {_WAY_OUT}") from None
     if not isinstance(data, dict):
         raise LosparseError(f"'{file}' must hold a JSON object, got {type(data).__name__}; {_WAY_OUT}")
     return data
@@ -131,7 +129,7 @@ def check_config(config: Mapping[str, Any], file: Path) -> None:
         raise LosparseError(f"'{file}' has no model_type; it is not a transformers model")
     for name, rule in _CONFIG.items():
         if name in config and not rule.fits(config[name]):
-            raise LosparseError(f"'{file}': '{name}' must be {rule.wanted}, got {_shown(config[name])}; {_WAY_OUT}")
+            raise LosparseError(f"'{file}': '{name}' must be {rule.wanted}, got {shown(config[name])}; {_WAY_OUT}")
     words, padding = config.get("vocab_size"), config.get("pad_token_id")
     if isinstance(words, int) and padding is not None and not -words <= padding < words:
         raise LosparseError(
@@ -140,90 +138,7 @@ def check_config(config: Mapping[str, Any], file: Path) -> None:
         )
 
 
-@dataclass(frozen=True)
-class LayerEntry:
-    """One layer of `quantization_config`, as `hub` describes it.
-
-    Attributes:
-        in_features: inputs.
-        out_features: outputs.
-        rank: of the low-rank part.
-        kept: rows or columns of the sparse part.
-        axis: "out" for rows, "in" for columns.
-        bias: whether there is one.
-        pivots: side of the pivots, or None.
-        v_of: layer whose `v` this one shares, or None.
-    """
-
-    in_features: int
-    out_features: int
-    rank: int
-    kept: int
-    axis: str
-    bias: bool
-    pivots: str | None
-    v_of: str | None
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of every tensor that a compact layer stores, by part; empty ones are not stored."""
-        saved_out, saved_in = (self.rank if self.pivots == side else 0 for side in ("out", "in"))
-        rows = self.axis == "out"
-        shapes: dict[str, tuple[int, ...]] = {
-            "u": (self.out_features - saved_out, self.rank),
-            "v": (0 if self.v_of is not None else self.rank, self.in_features - saved_in),
-            "sparse": (self.kept, self.in_features) if rows else (self.out_features, self.kept),
-            "kept": (self.kept,),
-            "pivots": (self.rank if self.pivots else 0,),
-            "bias": (self.out_features if self.bias else 0,),
-        }
-        return {part: shape for part, shape in shapes.items() if 0 not in shape}
-
-    @property
-    def parameters(self) -> int:
-        """Parameters that the budget counts; neither indices nor bias."""
-        return sum(math.prod(shape) for part, shape in self.shapes().items() if part in ("u", "v", "sparse"))
-
-
-_ENTRY: dict[str, tuple[str, Rule]] = {
-    "in": ("in_features", _whole(1)),
-    "out": ("out_features", _whole(1)),
-    "rank": ("rank", _whole(0)),
-    "kept": ("kept", _whole(0)),
-    "axis": ("axis", Rule("'out' or 'in'", lambda value: value in ("out", "in"))),
-    "bias": ("bias", FLAG),
-    "pivots": ("pivots", Rule("'out', 'in' or null", lambda value: value in ("out", "in", None))),
-    "v_of": ("v_of", optional(TEXT)),
-}
-_OPTIONAL = ("pivots", "v_of")  # of the first writers, or where there is something to say
-
-
-def parse_entry(name: str, entry: Any) -> LayerEntry:
-    """Check one layer of `quantization_config`.
-
-    Raises:
-        LosparseError: a field is missing, of another type or out of range.
-    """
-    broken = f"quantization_config entry of {name!r} is malformed"
-    if not isinstance(entry, Mapping):
-        raise LosparseError(f"{broken}: it must be an object, got {_shown(entry)}; {_WAY_OUT}")
-    values: dict[str, Any] = {}
-    for key, (field, rule) in _ENTRY.items():
-        if key not in entry and key not in _OPTIONAL:
-            raise LosparseError(f"{broken}: '{key}' is missing; {_WAY_OUT}")
-        if not rule.fits(entry.get(key)):
-            raise LosparseError(f"{broken}: '{key}' must be {rule.wanted}, got {_shown(entry.get(key))}; {_WAY_OUT}")
-        values[field] = entry.get(key)
-    found = LayerEntry(**values)
-    rows, limit = found.axis == "out", found.in_features if found.v_of else min(found.in_features, found.out_features)
-    if found.rank > limit or found.kept > (found.out_features if rows else found.in_features):
-        raise LosparseError(
-            f"{broken}: rank {found.rank} or kept {found.kept} exceeds its size {found.out_features}x"
-            f"{found.in_features}; {_WAY_OUT}"
-        )
-    return found
-
-
-def parse_layers(layers: Any) -> dict[str, LayerEntry]:
+def parse_layers(layers: Any) -> dict[str, LayerSpec]:
     """Check the `layers` of `quantization_config`, by name.
 
     Raises:
@@ -231,7 +146,7 @@ def parse_layers(layers: Any) -> dict[str, LayerEntry]:
     """
     if not isinstance(layers, Mapping) or not layers:
         raise LosparseError("quantization_config of method 'losparse' lists no layers; the config is damaged")
-    entries = {name: parse_entry(name, entry) for name, entry in layers.items()}
+    entries = {name: LayerSpec.from_entry(name, entry) for name, entry in layers.items()}
     for name, entry in entries.items():
         if entry.v_of is not None:
             owner = entries.get(entry.v_of)
@@ -241,12 +156,3 @@ def parse_layers(layers: Any) -> dict[str, LayerEntry]:
                     "the config is damaged"
                 )
     return entries
-
-
-def _shown(value: Any) -> str:
-    """Return a value, or another library's message, as a short piece of one line."""
-    try:
-        text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
-    except (RecursionError, ValueError):  # nested too deep to be written, or an integer of too many digits
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
