@@ -54,6 +54,16 @@ class Task:
         """Whether the largest entry of a row of logits is the answer."""
         return self.labels == "class"
 
+    @property
+    def pairs(self) -> bool:
+        """Whether an example may be of two texts."""
+        return not self.per_token or self.labels == "span"
+
+    @property
+    def embeds(self) -> bool:
+        """Whether its outputs are the vectors of tokens, of which one vector a text is made."""
+        return self.helper == "embed"
+
     def recognises(self, architecture: str, problem: str | None = None, outputs: int | None = None) -> bool:
         """Tell whether a model is one of this task.
 
@@ -62,9 +72,11 @@ class Task:
             problem: its `problem_type`; None where the configuration does not say.
             outputs: rows of its head; None where nobody knows.
         """
-        if not architecture.endswith(self.endings):
-            return False
-        if not architecture.endswith(_SEQUENCE):
+        return architecture.endswith(self.endings) and self.is_problem(problem, outputs)
+
+    def is_problem(self, problem: str | None, outputs: int | None) -> bool:
+        """Tell whether a configuration means this task, of those with models of one class; see `recognises`."""
+        if self.problem is None:  # the class alone says it
             return True
         if problem is None:  # transformers takes one output for a number as well
             return self.labels == ("number" if outputs == 1 else "class")
@@ -74,83 +86,91 @@ class Task:
 _SEQUENCE = ("ForSequenceClassification",)
 _SEQUENCE_CLASS = "AutoModelForSequenceClassification"
 
+TEXT_CLASSIFICATION = Task(
+    "text-classification",
+    _SEQUENCE_CLASS,
+    _SEQUENCE,
+    ("logits",),
+    "class",
+    names_classes=True,
+    problem="single_label_classification",
+    helper="classify",
+    metric="accuracy",
+)
+MULTI_LABEL_CLASSIFICATION = Task(
+    "multi-label-classification",
+    _SEQUENCE_CLASS,
+    _SEQUENCE,
+    ("logits",),
+    "classes",
+    names_classes=True,
+    problem="multi_label_classification",
+    helper="classify",
+    metric="f1",
+)
+# A cross-encoder too: pairs in, one score out.
+REGRESSION = Task(
+    "regression",
+    _SEQUENCE_CLASS,
+    _SEQUENCE,
+    ("logits",),
+    "number",
+    names_classes=True,
+    problem="regression",
+    helper="rank",
+    metric="pearson",
+)
+TOKEN_CLASSIFICATION = Task(
+    "token-classification",
+    "AutoModelForTokenClassification",
+    ("ForTokenClassification",),
+    ("logits",),
+    "class",
+    per_token=True,
+    names_classes=True,
+    helper="tag",
+    metric="accuracy",
+)
+QUESTION_ANSWERING = Task(
+    "question-answering",
+    "AutoModelForQuestionAnswering",
+    ("ForQuestionAnswering",),
+    ("start_logits", "end_logits"),
+    "span",
+    per_token=True,
+    helper="answer",
+    metric="accuracy",
+)
+CAUSAL_LM = Task(
+    "causal-lm",
+    "AutoModelForCausalLM",
+    ("ForCausalLM", "LMHeadModel"),
+    ("logits",),
+    "none",
+    per_token=True,
+    metric="perplexity",
+    exported=False,
+)
+FEATURE_EXTRACTION = Task(
+    "feature-extraction",
+    "AutoModel",
+    ("Model",),
+    ("last_hidden_state",),
+    "none",
+    per_token=True,
+    helper="embed",
+    trained=False,
+)
+
+# Features last: their ending is the shortest.
 _ALL = (
-    Task(
-        "text-classification",
-        _SEQUENCE_CLASS,
-        _SEQUENCE,
-        ("logits",),
-        "class",
-        names_classes=True,
-        problem="single_label_classification",
-        helper="classify",
-        metric="accuracy",
-    ),
-    Task(
-        "multi-label-classification",
-        _SEQUENCE_CLASS,
-        _SEQUENCE,
-        ("logits",),
-        "classes",
-        names_classes=True,
-        problem="multi_label_classification",
-        helper="classify",
-        metric="f1",
-    ),
-    # A cross-encoder too: pairs in, one score out.
-    Task(
-        "regression",
-        _SEQUENCE_CLASS,
-        _SEQUENCE,
-        ("logits",),
-        "number",
-        names_classes=True,
-        problem="regression",
-        helper="rank",
-        metric="pearson",
-    ),
-    Task(
-        "token-classification",
-        "AutoModelForTokenClassification",
-        ("ForTokenClassification",),
-        ("logits",),
-        "class",
-        per_token=True,
-        names_classes=True,
-        helper="tag",
-        metric="accuracy",
-    ),
-    Task(
-        "question-answering",
-        "AutoModelForQuestionAnswering",
-        ("ForQuestionAnswering",),
-        ("start_logits", "end_logits"),
-        "span",
-        per_token=True,
-        helper="answer",
-        metric="accuracy",
-    ),
-    Task(
-        "causal-lm",
-        "AutoModelForCausalLM",
-        ("ForCausalLM", "LMHeadModel"),
-        ("logits",),
-        "none",
-        per_token=True,
-        metric="perplexity",
-        exported=False,
-    ),
-    # Last: its ending is the shortest.
-    Task(
-        "feature-extraction",
-        "AutoModel",
-        ("Model",),
-        ("last_hidden_state",),
-        "none",
-        per_token=True,
-        helper="embed",
-        trained=False,
-    ),
+    TEXT_CLASSIFICATION,
+    MULTI_LABEL_CLASSIFICATION,
+    REGRESSION,
+    TOKEN_CLASSIFICATION,
+    QUESTION_ANSWERING,
+    CAUSAL_LM,
+    FEATURE_EXTRACTION,
 )
 TASKS = {task.name: task for task in _ALL}
 
@@ -162,3 +182,20 @@ def find_task(
     if architecture is None:
         return None
     return next((task for task in tasks.values() if task.recognises(architecture, problem, outputs)), None)
+
+
+def meant_task(task: Task, problem: str | None, outputs: int | None, tasks: Mapping[str, Task] = TASKS) -> Task:
+    """Return the task that a model's configuration means, where it is called by the name that several tasks share.
+
+    Whatever has one row of logits a text was "text-classification" to earlier exporters, and still is to many users.
+
+    Args:
+        task: what the model is called.
+        problem: `problem_type` of its configuration; None where that does not say.
+        outputs: rows of its head; None where nobody knows.
+        tasks: to choose from.
+    """
+    if task.problem is None or not task.classifies:
+        return task
+    alike = (each for each in tasks.values() if each.endings == task.endings and each.is_problem(problem, outputs))
+    return next(alike, task)
