@@ -1,0 +1,187 @@
+"""Tensors of a graph by name: element type, named axes, and what part an input plays.
+
+Names of inputs are spelt here and nowhere else. Whoever feeds a model asks for the input of a role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .fields import Fields
+
+Arrays = dict[str, NDArray[Any]]
+
+BATCH, SEQUENCE, PAST, SOURCE = "batch", "sequence", "past", "source"
+"""Free axes: texts, tokens of this run, tokens of earlier runs, tokens that an encoder read."""
+TOTAL = f"{PAST}+{SEQUENCE}"
+"""Tokens of earlier runs and of this one."""
+
+Role = Literal["tokens", "mask", "types", "positions", "memory", "memory mask", "past", "other"]
+"""What an input is for.
+
+tokens       ids of tokens
+mask         1 at tokens of a text, 0 at padding; over (batch, past+sequence) where a graph has a past
+types        which text of a pair a token belongs to
+positions    of tokens in their text
+memory       what a decoder reads of its encoder
+memory mask  1 at the encoder's tokens of a text
+past         a state, as the run before left it
+other        anything else
+"""
+
+TOKENS, MASK, TYPES, POSITIONS = "input_ids", "attention_mask", "token_type_ids", "position_ids"
+"""What transformers, its tokenizers and our graphs call the first four."""
+
+_ROLES: dict[str, Role] = {
+    TOKENS: "tokens",
+    MASK: "mask",
+    TYPES: "types",
+    POSITIONS: "positions",
+    "encoder_hidden_states": "memory",
+    f"encoder_{MASK}": "memory mask",
+}
+
+# Element types by the name onnxruntime gives them, and by the name numpy gives them.
+ORT_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(bool)": "bool",
+}
+DTYPES = tuple(ORT_DTYPES.values())
+
+_Value = TypeVar("_Value")
+
+
+def role_of(name: str) -> Role:
+    """Return what the input of a name is for by custom; "other" for a name that has none."""
+    return _ROLES.get(name, "other")
+
+
+def of_role(values: Mapping[str, _Value], role: Role) -> _Value | None:
+    """Return the value whose name has a role by custom; None where there is none."""
+    return next((value for name, value in values.items() if role_of(name) == role), None)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of the model.
+
+    Attributes:
+        name: its name in the graph.
+        dtype: the numpy name of its element type.
+        shape: one entry an axis: a size, or the name of an axis whose size is free ("batch", "sequence").
+        stated_role: what an input is for, where its name does not say by custom.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    stated_role: Role | None = field(default=None, repr=False)
+
+    @property
+    def role(self) -> Role:
+        """What an input is for."""
+        return self.stated_role or role_of(self.name)
+
+    def sized(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the shape with free axes of the sizes given.
+
+        Raises:
+            KeyError: an axis has none.
+        """
+        return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in self.shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the tensor as JSON values."""
+        stated = {} if self.stated_role is None else {"role": self.stated_role}
+        return {"name": self.name, "dtype": self.dtype, "shape": list(self.shape), **stated}
+
+
+def parse_tensor(fields: Fields) -> TensorSpec:
+    """Check one tensor of a signature's JSON form.
+
+    Raises:
+        FolderError: a field is missing or of the wrong type.
+    """
+    name, dtype, shape = fields.text("name"), fields.choice("dtype", DTYPES), _shape(fields)
+    stated = cast(Role, fields.choice("role", get_args(Role))) if "role" in fields.data else None
+    return TensorSpec(name, dtype, shape, stated)
+
+
+def _shape(fields: Fields) -> tuple[int | str, ...]:
+    shape = fields.data.get("shape")
+    if not isinstance(shape, list) or not all(_is_axis(axis) for axis in shape):
+        fields.fail("shape", "a list of axis names and sizes >= 1")
+    return tuple(shape)
+
+
+def _is_axis(axis: object) -> bool:
+    if isinstance(axis, str):
+        return bool(axis)
+    return isinstance(axis, int) and not isinstance(axis, bool) and axis >= 1
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run leaves for the next one of the same texts.
+
+    Attributes:
+        past: the input that takes it.
+        present: the output that gives it.
+    """
+
+    past: str
+    present: str
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids a model takes: what bounds its inputs, and what random ones are drawn from.
+
+    Attributes:
+        size: ids of tokens are below it; None where nobody says.
+        types: token types are below it; None where nobody says.
+        padding: the token of padding; None for none.
+        end: the token that ends every text once, where a head finds its place by it (BART); None where none does.
+        drawn: random ids are below it, where that is another number than `size`.
+    """
+
+    size: int | None = None
+    types: int | None = None
+    padding: int | None = None
+    end: int | None = None
+    drawn: int | None = None
+
+    @property
+    def filler(self) -> int:
+        """What stands in the place of a token that is not there."""
+        return self.padding or 0
+
+    @property
+    def below(self) -> int | None:
+        """Random ids are below it; None where nobody says."""
+        return self.size if self.drawn is None else self.drawn
+
+
+def end_rows_(ids: NDArray[Any], mask: NDArray[Any], vocabulary: Vocabulary) -> None:
+    """End every text, and nothing else, with the token that a head finds its place by.
+
+    Args:
+        ids: token ids (batch, length), changed in place; they stay as they are for a model that reads no such token.
+        mask: 1 at the tokens of a text, 0 at padding; (batch, length).
+        vocabulary: of the model.
+    """
+    end, size = vocabulary.end, vocabulary.below or 0
+    other = next((token for token in range(min(size, 3)) if token not in (end, vocabulary.padding)), None)
+    if end is None or other is None or end >= size:
+        return
+    ids[ids == end] = other
+    ids[np.arange(len(ids)), mask.shape[1] - 1 - mask[:, ::-1].argmax(1)] = end
