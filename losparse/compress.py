@@ -18,6 +18,7 @@ from torch import nn
 
 from .calibration.running import Batch
 from .calibration.visit import Progress, quiet
+from .calibration.walk import block_numbers
 from .errors import LosparseError
 from .layers.casting import finite
 from .layers.factored import FactoredLinear, TrainingForm
@@ -153,6 +154,26 @@ def compress_(
     if found.coverage is not None and found.coverage.warning is not None:
         logger.warning("%s: %s", type(model).__name__, found.coverage.warning)
     return found
+
+
+def check_compressible(
+    model: nn.Module, method: Method, targets: Sequence[str] | None = None, ignore: Sequence[str] = ()
+) -> None:
+    """Try a method on the shapes of the layers, without their values: fast, and before anything is changed.
+
+    Raises:
+        LosparseError: the model has no layer to compress, or the budget cannot be met in one of them.
+    """
+    layers = find_targets(model, targets, ignore)
+    if isinstance(method, OneShot):
+        if not method.measured:
+            shapes = {name: (int(weight_of(m).shape[0]), int(weight_of(m).shape[1])) for name, m in layers.items()}
+            method.sizes(shapes, block_numbers(model, layers))
+        return
+    for name, module in layers.items():
+        bias = bias_of(module)
+        shape = torch.empty(weight_of(module).shape, device="meta")
+        method.start(name, shape, None if bias is None else torch.empty(bias.shape, device="meta"))
 
 
 def _refuse_idle(method: Method, batches: Iterable[Batch], sequential: bool | None) -> None:

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from ..data.examples import TASKS, Examples, load_examples, relabel, split_examples
+from losparse_runtime.contract.task import TASKS
+
+from ..data.examples import TASKS as TRAINED
+from ..data.examples import Examples, load_examples, relabel, split_examples
 from ..errors import LosparseError
 from ..methods import METHODS
 from ..training.recipe import NO_METHOD, KeepLayersBy, KeepNeuronsBy, Recipe, Training
@@ -61,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"JSON or YAML with any of the keys {', '.join(field.name for field in fields(Recipe))}; method (by its "
         "name) and training are tables of the keys that are said below to be theirs; flags win",
     )
-    parser.add_argument("--task", choices=TASKS, help="what the model is to do (default text-classification)")
+    parser.add_argument("--task", choices=TRAINED, help="what the model is to do (default text-classification)")
     parser.add_argument(
         "--method",
         choices=[*METHODS, NO_METHOD],
@@ -246,32 +249,33 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
     """Open and check everything: the cheap first, the model before the data is tokenised, all before training."""
     from ..training.adapters import require_lora
     from ..training.distill import pair_blocks
-    from ..training.fine_tune import calibration_batches
-    from . import models
-    from .problems import check_problem
+    from ..training.fine_tune import calibration_batches, importance_batches
+    from ..training.opening import fit_padding, load_model, load_tokenizer, quiet_transformers, text_length
+    from ..training.problems import check_problem, labels_of, warn_of_order
     from .shrink import shrink_on_texts, shrink_unseen
     from .training import check_schedule, default_save_steps, tokenize_parts
 
     require_lora(recipe.training, recipe.method)
+    task = TASKS[recipe.task]
     checkpoint = read_checkpoint(source)
     refuse_compressed(checkpoint)
-    known = models.labels_of(checkpoint, recipe.task)
+    known = labels_of(checkpoint, task)
     if known is None and options.teacher is not None:
-        known = models.labels_of(read_checkpoint(find_model(options.teacher)), recipe.task)
+        known = labels_of(read_checkpoint(find_model(options.teacher)), task)
     with progress.stage("reading the data"):
         train, validation = _load_data(options, recipe, known)
         texts = read_texts(options, recipe.task)
-    models.quiet_transformers()
+    quiet_transformers()
     with progress.stage("opening the model"):
-        tokenizer = models.load_tokenizer(source, recipe.task)
-        check_problem(checkpoint, recipe.task, train.label_names)
-        models.warn_of_order(checkpoint, recipe.task, train.label_names)
-        model = models.load_model(checkpoint, recipe.task, train.label_names, recipe.training.seed)
-        models.fit_padding(model, tokenizer)
+        tokenizer = load_tokenizer(source, pads=not task.causal)
+        check_problem(checkpoint, task, train.label_names)
+        warn_of_order(checkpoint, task, train.label_names)
+        model = load_model(checkpoint, task, train.label_names, recipe.training.seed)
+        fit_padding(model, tokenizer)
         original = count_original(model)
         shrink_unseen(model, recipe)
         teacher = _open_teacher(options.teacher, recipe, train, tokenizer)
-    length = models.max_length(model, tokenizer, options.max_length, teacher)
+    length = text_length(model, tokenizer, options.max_length, teacher)
     parts = tokenize_parts(train, validation, tokenizer, recipe.task, length, progress)
     calibration = None
     if texts is not None:
@@ -281,7 +285,7 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
         model,
         recipe,
         progress,
-        few=lambda: models.batches_of(parts[0], model, tokenizer),
+        few=lambda: importance_batches(model, tokenizer, parts[0]),  # type: ignore[arg-type]
         batches=lambda: calibration_batches(model, tokenizer, parts[0], recipe.training),  # type: ignore[arg-type]
     )
     if teacher is not None and recipe.training.distill_hidden > 0:
@@ -310,18 +314,18 @@ def _open_teacher(
     name: str | None, recipe: Recipe, train: Examples, tokenizer: PreTrainedTokenizerBase
 ) -> PreTrainedModel | None:
     """Open the model to imitate; see `check_teacher`."""
-    from . import models
-    from .problems import check_problem
+    from ..training.opening import fit_padding, load_model
+    from ..training.problems import check_problem, check_teacher
 
     if name is None:
         return None
+    task, head = TASKS[recipe.task], recipe.training.distill_weight > 0
     checkpoint = read_checkpoint(find_model(name))
-    if recipe.training.distill_weight > 0:
-        check_problem(checkpoint, recipe.task, train.label_names, role="teacher")
-    models.check_teacher(checkpoint, recipe, train.label_names, len(tokenizer))
-    head = recipe.training.distill_weight > 0
-    teacher = models.load_model(checkpoint, recipe.task, train.label_names, recipe.training.seed, head=head)
-    return models.fit_padding(teacher, tokenizer)
+    if head:
+        check_problem(checkpoint, task, train.label_names, role="teacher")
+    check_teacher(checkpoint, task, train.label_names, len(tokenizer), head=head)
+    teacher = load_model(checkpoint, task, train.label_names, recipe.training.seed, head=head)
+    return fit_padding(teacher, tokenizer)
 
 
 def _save(options: argparse.Namespace, job: _Job, result: FineTuneResult) -> dict[str, Any]:

@@ -103,14 +103,17 @@ def make_recipes(steps: int | None) -> dict[str, Recipe]:
 
 def train_both(source: Path, data: DocstringData, recipes: dict[str, Recipe], folder: Path, progress: Progress) -> None:
     """Fine-tune MiniLM, compress the result, and save both checkpoints."""
-    from . import models
+    from losparse_runtime.contract.task import TASKS
+
+    from ..training.opening import load_model, load_tokenizer, quiet_transformers
     from .training import save_model, tokenize_parts, train_model
 
-    models.quiet_transformers()
+    task = TASKS[recipes["dense"].task]
+    quiet_transformers()
     with progress.stage("opening MiniLM"):
-        model = models.load_model(read_checkpoint(source), "text-classification", data.train.label_names, seed=0)
-        tokenizer = models.load_tokenizer(source)
-    parts = tokenize_parts(data.train, data.validation, tokenizer, "text-classification", MAX_LENGTH, progress)
+        model = load_model(read_checkpoint(source), task, data.train.label_names, seed=0)
+        tokenizer = load_tokenizer(source)
+    parts = tokenize_parts(data.train, data.validation, tokenizer, task.name, MAX_LENGTH, progress)
     with tempfile.TemporaryDirectory() as work:
         train_model(model, tokenizer, parts, recipes["dense"], Path(work), progress, title="fine-tuning (dense)")
         save_model(model, tokenizer, folder / "dense")

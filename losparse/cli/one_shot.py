@@ -20,8 +20,15 @@ from ..errors import LosparseError
 from ..layers.casting import cast_
 from ..layers.linear import find_targets
 from ..training.fine_tune import calibration_batches, task_named
+from ..training.opening import (
+    architecture_of,
+    fit_padding,
+    load_as_is,
+    load_tokenizer,
+    quiet_transformers,
+    text_length,
+)
 from ..training.recipe import Recipe
-from . import models
 from .calibration import read_texts, tokenize_texts
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .compress import settings_of
@@ -96,7 +103,7 @@ def _refuse_training_flags(options: argparse.Namespace) -> None:
 def _prepare(options: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint, progress: Progress) -> _Job:
     """Open and check everything: the cheap first, the model before the texts are tokenised."""
     refuse_compressed(checkpoint)
-    task = task_named(models.architecture_of(checkpoint).__name__, checkpoint.config.get("problem_type"))
+    task = task_named(architecture_of(checkpoint).__name__, checkpoint.config.get("problem_type"))
     with progress.stage("reading the data"):
         texts = read_texts(options, task)
     if texts is not None and checkpoint.config.get("is_encoder_decoder"):
@@ -104,15 +111,15 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint
             f"model '{checkpoint.folder}' has an encoder and a decoder, which --calibration cannot run; take a method "
             "that needs no texts, such as svd"
         )
-    models.quiet_transformers()
+    quiet_transformers()
     with progress.stage("opening the model"):
-        tokenizer = models.load_tokenizer(checkpoint.folder, task)
-        model = models.fit_padding(models.load_as_is(checkpoint, recipe.training.seed), tokenizer)
+        tokenizer = load_tokenizer(checkpoint.folder, pads=task != "causal-lm")
+        model = fit_padding(load_as_is(checkpoint, recipe.training.seed), tokenizer)
         original = count_original(model)
         shrink_unseen(model, recipe)
     rows, batches, length = None, [], None
     if texts is not None:
-        length = models.max_length(model, tokenizer, options.max_length)
+        length = text_length(model, tokenizer, options.max_length)
         if task == "causal-lm" and options.max_length is None:
             length = min(length, _BLOCK)
         rows = tokenize_texts(texts, tokenizer, task, length, recipe.training, progress)

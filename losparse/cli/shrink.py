@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..compress import check_compressible
 from ..models.depth import drop_layers
 from ..models.neurons import drop_neurons
 from ..training.recipe import Recipe
-from .models import check_compressible
 from .output import Progress
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def shrink_unseen(model: PreTrainedModel, recipe: Recipe) -> None:
     """Drop what can be dropped without a look at texts, and check that the method suits the rest."""
     if recipe.keep_layers is not None and recipe.keep_layers_by == "even":
         drop_layers(model, recipe.keep_layers)
-    check_compressible(model, recipe)
+    _check(model, recipe)
 
 
 def shrink_on_texts(
@@ -44,8 +44,13 @@ def shrink_on_texts(
     if recipe.keep_layers is not None and recipe.keep_layers_by == "importance":
         with progress.stage("measuring blocks"):
             drop_layers(model, recipe.keep_layers, by="importance", batches=few())
-        check_compressible(model, recipe)
+        _check(model, recipe)
     if recipe.keep_neurons is not None:
         with progress.stage("dropping neurons"):
             drop_neurons(model, recipe.keep_neurons, batches(), by=recipe.keep_neurons_by, sequential=sequential)
-        check_compressible(model, recipe)
+        _check(model, recipe)
+
+
+def _check(model: PreTrainedModel, recipe: Recipe) -> None:
+    if recipe.method is not None:
+        check_compressible(model, recipe.method, recipe.targets, recipe.ignore)

@@ -10,7 +10,7 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -204,6 +204,9 @@ _LOGGED = 0.01
 CALIBRATION_EXAMPLES, CALIBRATION_TOKENS = 1024, 32_768
 """What a one-shot method looks at where a recipe does not say: texts, or fewer blocks of a causal model's."""
 
+_IMPORTANCE_ROWS, _IMPORTANCE_BATCH = 128, 16
+"""Rows of training on which the importance of blocks is measured, and how many of them at once."""
+
 
 def needs_data(method: Method) -> bool:
     """Tell whether a method looks at data before training begins."""
@@ -223,6 +226,16 @@ def calibration_batches(
     rows.sort(key=lambda row: len(row["input_ids"]))
     collate, size = collator(model, tokenizer), training.batch_size
     return [dict(collate(rows[start : start + size])) for start in range(0, len(rows), size)]
+
+
+def importance_batches(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset[dict[str, Any]]
+) -> Iterator[Any]:
+    """Yield batches of rows, evenly taken, on which the importance of blocks is measured."""
+    collate, count = collator(model, tokenizer), len(data)  # type: ignore[arg-type]
+    chosen = [data[row] for row in range(0, count, -(-count // _IMPORTANCE_ROWS))]
+    for first in range(0, len(chosen), _IMPORTANCE_BATCH):
+        yield collate(chosen[first : first + _IMPORTANCE_BATCH])
 
 
 def _trainer(

@@ -72,7 +72,12 @@ def test_a_classifier_may_start_from_a_regression(
         (
             {"problem_type": "multi_label_classification"},
             [],
-            ["any number of classes a text", "--task text-classification trains one class a text", "without --train"],
+            [
+                "any number of classes a text",
+                "text-classification is about one class a text",
+                "train it for multi-label-classification (--task)",
+                "without --train",
+            ],
         ),
         ({"problem_type": "regression"}, [], ["gives numbers", "set problem_type in its config.json"]),
         (

@@ -10,9 +10,9 @@ import torch
 import transformers
 from torch import nn
 
-from losparse.cli.models import max_length
 from losparse.errors import LosparseError
 from losparse.models.positions import NO_LIMIT, as_limit, count_positions, text_limit
+from losparse.training.opening import text_length
 
 _SIZES = {
     "hidden_size": 16,
@@ -112,8 +112,8 @@ def test_a_training_may_ask_for_any_length_where_positions_have_no_end():
     model, limited = build(*UNLIMITED[0]), build("Bert", _SIZES)
     tokenizer: Any = SimpleNamespace(model_max_length=40)
     endless: Any = SimpleNamespace(model_max_length=10**30)
-    assert max_length(model, tokenizer, 1000) == 1000
-    assert (max_length(model, tokenizer, None), max_length(model, endless, None)) == (40, NO_LIMIT)
-    assert max_length(model, tokenizer, None, teacher=limited) == 16
+    assert text_length(model, tokenizer, 1000) == 1000
+    assert (text_length(model, tokenizer, None), text_length(model, endless, None)) == (40, NO_LIMIT)
+    assert text_length(model, tokenizer, None, teacher=limited) == 16
     with pytest.raises(LosparseError, match="at most the teacher's 16 positions, got 17"):
-        max_length(model, tokenizer, 17, teacher=limited)
+        text_length(model, tokenizer, 17, teacher=limited)

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from losparse import SVD, LoSparse, Training, fine_tune
-from losparse.cli.models import fit_padding
 from losparse.data.examples import Examples, load_examples, load_texts, tokenize
 from losparse.errors import LosparseError
 from losparse.training.fine_tune import task_of
+from losparse.training.opening import fit_padding
 
 from .conftest import build_bert, toy_items
 

@@ -13,15 +13,16 @@ import torch
 import transformers
 
 from losparse import LoSparse
-from losparse.cli.models import labels_of
 from losparse.errors import LosparseError
 from losparse.methods.losparse.layer import FactoredLinearTraining
 from losparse.saving.folder import read_checkpoint
 from losparse.saving.quantizer import mark_compressed
+from losparse.training.problems import labels_of
 from losparse_export.estimate import estimate_model
 from losparse_export.folder.metadata import model_config
 from losparse_export.opening.load import class_names, load_model, parameter_counts
 from losparse_export.opening.task_model import TASKS, TaskModel, choose_task, input_names
+from losparse_runtime.contract.task import TASKS as CONTRACT_TASKS
 
 from .builders import build_model, make_layer
 
@@ -90,7 +91,7 @@ def test_class_names_that_are_numbers_or_null(copy):
     """Both were read as texts in one place and as they are in another, so `check` found other labels."""
     edit_config(copy, id2label={"0": 7, "1": None}, label2id={"7": 0})
     assert class_names(load_model(copy).model.config) == ["7", "LABEL_1"]
-    assert labels_of(read_checkpoint(copy), "text-classification") == ("7", "LABEL_1")
+    assert labels_of(read_checkpoint(copy), CONTRACT_TASKS["text-classification"]) == ("7", "LABEL_1")
 
 
 def test_nothing_is_printed(dense, capfd):

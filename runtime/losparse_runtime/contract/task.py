@@ -32,6 +32,7 @@ class Task:
         problem: `problem_type` of transformers' configuration, by which tasks with one class name differ.
         helper: the method of `Session` that does the task on texts; None where none does.
         metric: the number that a training is judged by, as `losparse.data` calls it; None where nothing is measured.
+        causal: whether it predicts the next token of a text, so that its model must not see it.
         trained: whether `losparse compress --train` takes it.
         exported: whether it is exported.
     """
@@ -46,6 +47,7 @@ class Task:
     problem: str | None = None
     helper: str | None = None
     metric: str | None = None
+    causal: bool = False
     trained: bool = True
     exported: bool = True
 
@@ -53,6 +55,20 @@ class Task:
     def classifies(self) -> bool:
         """Whether the largest entry of a row of logits is the answer."""
         return self.labels == "class"
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether its labels are classes, which a model's configuration names."""
+        return self.labels in ("class", "classes")
+
+    def outputs_needed(self, classes: int) -> int | None:
+        """Return the rows that a head for so many classes has; None where a task has no head of its own.
+
+        Args:
+            classes: how many there are; of no matter where labels are no classes.
+        """
+        fixed = {"number": 1, "span": len(self.outputs), "none": None}
+        return classes if self.has_classes else fixed[self.labels]
 
     @property
     def pairs(self) -> bool:
@@ -149,6 +165,7 @@ CAUSAL_LM = Task(
     "none",
     per_token=True,
     metric="perplexity",
+    causal=True,
     exported=False,
 )
 FEATURE_EXTRACTION = Task(
