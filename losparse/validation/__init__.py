@@ -1,0 +1,59 @@
+"""Checked dataclasses: recipes, plans and files say what a value may be once, in the types of their fields.
+
+    @checked
+    class Training:
+        epochs: Positive = 4.0          # Training(epochs=-1) is refused in one line, and so is a file that says it
+
+A field's type and its marks (`marks`) give the check, the words of the message, the flag of the command line with its
+range, and the JSON schema. pydantic does the work; it is imported when the first value is made, so that classes cost
+nothing to define, and commands that make none do without it.
+"""
+
+from .by_name import ByName
+from .checked import checked, json_schema, read_as
+from .marks import (
+    Flag,
+    Key,
+    NotEmpty,
+    NotNegative,
+    Numeric,
+    OneOf,
+    OneOrMore,
+    Positive,
+    Says,
+    Share,
+    ShareBelow1,
+    ShareBetween,
+    ShareFrom0,
+    Text,
+    Whole,
+    ZeroOrMore,
+)
+from .messages import WrongValueError, shown
+from .words import wanted
+
+__all__ = [
+    "ByName",
+    "Flag",
+    "Key",
+    "NotEmpty",
+    "NotNegative",
+    "Numeric",
+    "OneOf",
+    "OneOrMore",
+    "Positive",
+    "Says",
+    "Share",
+    "ShareBelow1",
+    "ShareBetween",
+    "ShareFrom0",
+    "Text",
+    "Whole",
+    "WrongValueError",
+    "ZeroOrMore",
+    "checked",
+    "json_schema",
+    "read_as",
+    "shown",
+    "wanted",
+]

@@ -1,0 +1,64 @@
+"""The fields of a dataclass: their types with all marks, their keys in files, and what the docstring says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import re
+import sys
+import types
+import typing
+from typing import Annotated, Any, Union
+
+from .marks import Key
+
+
+def unwrap(hint: Any) -> tuple[Any, list[Any]]:
+    """Return a type without its `Annotated`, and its marks."""
+    if typing.get_origin(hint) is not Annotated:
+        return hint, []
+    base, *marks = typing.get_args(hint)
+    inner, more = unwrap(base)
+    return inner, [*more, *marks]
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union with their marks, None's type among them; of another type, that alone."""
+    base, _ = unwrap(hint)
+    if typing.get_origin(base) not in (Union, types.UnionType):
+        return (hint,)
+    return tuple(inner for member in typing.get_args(base) for inner in members(member))
+
+
+@functools.cache
+def field_types(kind: Any) -> dict[str, Any]:
+    """Return the types of the fields that a caller may give, by name."""
+    found = {}
+    for field in dataclasses.fields(kind):
+        if field.init:
+            # Only fields are evaluated: annotations of class variables may name what is imported for checkers alone.
+            home = next(base for base in kind.__mro__ if field.name in inspect.get_annotations(base))
+            holder = type("_", (), {"__annotations__": {field.name: inspect.get_annotations(home)[field.name]}})
+            names = vars(sys.modules[home.__module__])
+            found[field.name] = typing.get_type_hints(holder, names, include_extras=True)[field.name]
+    return found
+
+
+@functools.cache
+def field_of_key(kind: Any) -> dict[str, str]:
+    """Return the names of the fields by their keys in files, in the order of the fields."""
+    return {
+        next((mark.name for mark in unwrap(hint)[1] if isinstance(mark, Key)), name): name
+        for name, hint in field_types(kind).items()
+    }
+
+
+def attribute_docs(kind: type) -> dict[str, str]:
+    """Return what the `Attributes` sections of a dataclass and its bases say, one line a field."""
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        section = re.search(r"^    Attributes:\n((?:        .*\n?|\s*\n)+)", base.__doc__ or "", re.MULTILINE)
+        for entry in re.finditer(r"^ {8}(\w+): (.+(?:\n {9,}.+)*)", section[1] if section else "", re.MULTILINE):
+            docs[entry[1]] = " ".join(entry[2].split())
+    return docs

@@ -1,0 +1,138 @@
+"""Marks that a field's type carries in `Annotated`: what of the type is allowed.
+
+Each gives pydantic its part of the check when that is asked for; none imports it before.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+NOT_FINITE = "not finite"
+_Number = TypeVar("_Number", int, float)
+_WHOLE = re.compile(r"[-+]?\d{1,18}")
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """A finite number in a range, of numpy too; booleans are none.
+
+    YAML's own rules are not what people expect: PyYAML reads `2e-4` as a text, since YAML 1.1 wants a point in it. So a
+    number may be written as text, and a whole number with a fraction of nothing (8.0).
+
+    Attributes:
+        above: it is larger than this.
+        least: it is this or larger.
+        below: it is smaller than this.
+        most: it is this or smaller.
+        texts: whether it may be written as text.
+    """
+
+    above: float | None = None
+    least: float | None = None
+    below: float | None = None
+    most: float | None = None
+    texts: bool = True
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Return a check that converts first."""
+        from pydantic_core import core_schema
+
+        limits = {"gt": self.above, "ge": self.least, "lt": self.below, "le": self.most}
+        inner = {**handler(source), **{key: limit for key, limit in limits.items() if limit is not None}}
+        convert = self._as_whole if inner["type"] == "int" else self._as_float
+        return core_schema.no_info_before_validator_function(convert, inner)
+
+    def _as_float(self, value: Any) -> float:
+        try:
+            number = float(self._number(value))
+        except OverflowError:  # an integer beyond the range of a float
+            number = math.inf
+        if not math.isfinite(number):
+            raise ValueError(NOT_FINITE)
+        return self._in_range(number)
+
+    def _as_whole(self, value: Any) -> int:
+        number = self._number(value)
+        if isinstance(number, float) and not number.is_integer():
+            raise ValueError("it has a fraction, or is not finite")
+        return self._in_range(int(number))
+
+    def _number(self, value: Any) -> float | int:
+        if isinstance(value, str) and self.texts and _NUMBER.fullmatch(value.strip()):
+            text = value.strip()
+            return int(text) if _WHOLE.fullmatch(text) else float(text)
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise ValueError("not a number")
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+    def _in_range(self, number: _Number) -> _Number:
+        """Refuse here, where the message can still show what came; pydantic's own limits are for the JSON schema."""
+        above = (self.above is None or number > self.above) and (self.least is None or number >= self.least)
+        below = (self.below is None or number < self.below) and (self.most is None or number <= self.most)
+        if not (above and below):
+            raise ValueError("out of range")
+        return number
+
+
+@dataclass(frozen=True)
+class Strictly:
+    """Of this very type: 1 is not true."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Return the type's own check, without conversions."""
+        return {**handler(source), "strict": True}
+
+
+@dataclass(frozen=True)
+class NotEmpty:
+    """A text, list or table that holds something."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Return the type's own check, with a shortest length."""
+        return {**handler(source), "min_length": 1}
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of some texts, where they are known from a table and not from a `Literal`."""
+
+    values: Sequence[str]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Return a check of the values."""
+        from pydantic_core import core_schema
+
+        return core_schema.literal_schema(list(self.values))
+
+
+@dataclass(frozen=True)
+class Says:
+    """What a field must be, in words, where its type says it badly."""
+
+    wanted: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """The key that files have for a field, where it is not the field's name."""
+
+    name: str
+
+
+Whole = Annotated[int, Numeric()]
+OneOrMore = Annotated[int, Numeric(least=1)]
+ZeroOrMore = Annotated[int, Numeric(least=0)]
+Positive = Annotated[float, Numeric(above=0)]
+NotNegative = Annotated[float, Numeric(least=0)]
+Share = Annotated[float, Numeric(above=0, most=1)]
+ShareFrom0 = Annotated[float, Numeric(least=0, most=1)]
+ShareBelow1 = Annotated[float, Numeric(least=0, below=1)]
+ShareBetween = Annotated[float, Numeric(above=0, below=1)]
+Flag = Annotated[bool, Strictly()]
+Text = Annotated[str, Strictly(), NotEmpty()]

@@ -1,0 +1,62 @@
+"""What a type allows, in words: of its marks, so that a range is written once."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from .fields import members, unwrap
+from .marks import NotEmpty, Numeric, OneOf
+
+TABLE = "a table of keys and values"
+
+
+def wanted(hint: Any, *, finite: bool = False) -> str:
+    """Say what a type allows, as in "a whole number of 1 or more, or null".
+
+    Args:
+        hint: type of a field, with its marks.
+        finite: say of numbers that they are finite, where infinity came.
+    """
+    _, marks = unwrap(hint)
+    said = next((mark.wanted for mark in marks if hasattr(mark, "wanted")), None)
+    choices = [_one(member, finite) for member in members(hint) if member is not type(None)]
+    null = " or null" if len(members(hint)) > len(choices) else ""
+    return (said or ", or ".join(dict.fromkeys(choices))) + null
+
+
+def _one(hint: Any, finite: bool) -> str:
+    """Say what a type that is no union allows."""
+    base, marks = unwrap(hint)
+    said = next((mark.wanted for mark in marks if hasattr(mark, "wanted")), None)
+    listed = next((mark.values for mark in marks if isinstance(mark, OneOf)), None)
+    origin, inner = typing.get_origin(base), typing.get_args(base)
+    not_empty = " that is not empty" if any(isinstance(mark, NotEmpty) for mark in marks) else ""
+    if said is not None:
+        return str(said)
+    if listed is not None or origin is Literal:
+        return f"one of {', '.join(map(str, listed or inner))}"
+    if base in (int, float):
+        noun = "a whole number" if base is int else "a finite number" if finite else "a number"
+        return noun + in_range(hint)
+    if base in (bool, str):
+        return "true or false" if base is bool else f"a text{not_empty}"
+    if origin in (tuple, list, Sequence):
+        return f"a list{not_empty}"
+    return TABLE + not_empty if origin in (dict, Mapping) or dataclasses.is_dataclass(base) else str(base)
+
+
+def in_range(hint: Any) -> str:
+    """Say the range of a number's type, with a space in front; empty where there is none."""
+    mark = next((mark for mark in unwrap(hint)[1] if isinstance(mark, Numeric)), None)
+    low = None if mark is None else mark.least if mark.above is None else mark.above
+    high = None if mark is None else mark.most if mark.below is None else mark.below
+    if mark is None or (low is None and high is None):
+        return ""
+    if high is None:
+        return f" above {low:g}" if mark.above is not None else f" of {low:g} or more"
+    if low is None:
+        return f" below {high:g}" if mark.below is not None else f" of {high:g} or less"
+    return f" in {'[' if mark.above is None else '('}{low:g}, {high:g}{']' if mark.below is None else ')'}"
