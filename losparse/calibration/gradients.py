@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from losparse_runtime.contract.tensors import MASK
+
 from ..errors import LosparseError
 from ..layers.linear import weight_of
 from .layout import layout_of
@@ -205,7 +207,7 @@ def few_rows_of(batch: Batch, length: int) -> Iterator[dict[str, Any]]:
     Columns that are padding in all of those rows are left out, and so are rows that are padding alone. A row that is
     cut keeps its last token: that is where some classifiers look (BART's end token, GPT-2's last one).
     """
-    mask = batch.get("attention_mask")
+    mask = batch.get(MASK)
     size, width = next(iter(batch.values())).shape[:2]
     real = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else torch.ones(size, width, dtype=torch.bool)
     rows = real.any(1).nonzero()[:, 0].tolist()
@@ -274,7 +276,7 @@ def loss_of(model: nn.Module, batch: Batch) -> Tensor:
 
 def examples_of(batch: Batch) -> Iterator[dict[str, Any]]:
     """Take a batch apart into batches of one example, without padding."""
-    mask = batch.get("attention_mask")
+    mask = batch.get(MASK)
     size = len(next(iter(batch.values())))
     for row in range(size):
         example = {key: value[row : row + 1] for key, value in batch.items()}

@@ -21,14 +21,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from losparse_runtime.contract.tensors import DECODER_MASK, DECODER_TOKENS, MASK, TOKENS
+
 from .running import Batch, backbone, hooked, inference, inputs_of
 
 Kind = Literal["rows", "columns", "flat", "longer", "longer-columns", "shorter", "every"]
 
-IDS = ("input_ids", "decoder_input_ids")
+IDS = (TOKENS, DECODER_TOKENS)
 """What a batch calls its texts, and what it calls those of a decoder."""
 
-_MASKS = ("attention_mask", "decoder_attention_mask")
+_MASKS = (MASK, DECODER_MASK)
 _EXACT: tuple[Kind, ...] = ("rows", "columns", "flat")
 _LOOSE: tuple[Kind, ...] = ("longer", "longer-columns", "shorter")
 

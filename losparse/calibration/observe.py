@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from losparse_runtime.contract.tensors import MASK, TOKENS
+
 from ..errors import LosparseError
 from .layout import Layout, layout_of, read_tokens, real_of
 from .running import Advance, Batch, hooked, inference, inputs_of, silent
@@ -49,7 +51,7 @@ class Mask:
 
 def real_tokens(batch: Batch) -> int:
     """Return how many tokens of a batch are no padding; 0 where it holds none."""
-    mask, ids = batch.get("attention_mask"), batch.get("input_ids")
+    mask, ids = batch.get(MASK), batch.get(TOKENS)
     return int(mask.sum()) if mask is not None else ids.numel() if ids is not None else 0
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from losparse_runtime.contract.tensors import TEXT_INPUTS
+
 from ..data.examples import Examples, load_examples, load_texts
-from ..data.tokens import INPUTS, Tokenized, tokenize
+from ..data.tokens import Tokenized, tokenize
 from ..errors import LosparseError
 from ..methods import METHODS, OneShot
 from ..training.recipe import NO_METHOD, Recipe, Training
@@ -97,5 +99,5 @@ def tokenize_texts(
         texts, task = texts.select(sorted(map(int, order))), "text-classification"
     with panics_caught(), progress.stage("tokenising calibration texts", len(texts)) as advance:
         rows = tokenize(texts, tokenizer, task=task, max_length=length, progress=advance)
-    inputs: list[dict[str, Any]] = [{key: row[key] for key in INPUTS if key in row} for row in rows]
+    inputs: list[dict[str, Any]] = [{key: row[key] for key in TEXT_INPUTS if key in row} for row in rows]
     return Tokenized(inputs, rows.truncated)

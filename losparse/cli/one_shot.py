@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from losparse_runtime.contract.tensors import TOKENS
+
 from ..calibration.walk import stack_of
 from ..compress import CompressionReport, compress_, dense_report
 from ..environment import peak_memory_bytes
@@ -175,7 +177,7 @@ def _save(options: argparse.Namespace, job: _Job, compression: CompressionReport
     recipe = job.recipe.to_dict()
     del recipe["task"]  # nothing was trained for it
     recipe["training"] = {name: recipe["training"][name] for name in _WITHOUT_TRAINING}
-    looked_at = sum(len(batch["input_ids"]) for batch in job.batches)
+    looked_at = sum(len(batch[TOKENS]) for batch in job.batches)
     with new_folder(options.out, overwrite=options.overwrite) as folder:
         save_model(job.model, job.tokenizer, folder)
         copy_pooling(job.checkpoint.folder, folder)

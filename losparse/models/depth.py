@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from losparse_runtime.contract.tensors import MASK, TEXT_INPUTS, TOKENS
+
 from ..calibration.running import hooked, inference
-from ..data.tokens import INPUTS
 from ..errors import LosparseError
 
 _NUMBERS = ("layer_idx", "layer_id")
@@ -144,8 +145,8 @@ def block_importance(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) 
     device = next(model.parameters()).device
     sums, tokens = torch.zeros(len(blocks), dtype=torch.float64), 0
     for batch in batches:
-        inputs = {name: batch[name].to(device) for name in INPUTS if name in batch}
-        mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).bool()
+        inputs = {name: batch[name].to(device) for name in TEXT_INPUTS if name in batch}
+        mask = inputs.get(MASK, torch.ones_like(inputs[TOKENS])).bool()
         with inference(model), recorded(blocks) as states:
             model(**inputs)
         for number, (before, after) in enumerate(states):

@@ -110,12 +110,6 @@ def embedding_rows(model: Any) -> int | None:
     return table.num_embeddings if isinstance(table, nn.Embedding) else None
 
 
-def padding_token(config: Any) -> int | None:
-    """Return the id of the token that pads by a model's configuration; the first LLaMAs write -1 where none does."""
-    padding = getattr(config, "pad_token_id", None)
-    return padding if isinstance(padding, int) and padding >= 0 else None
-
-
 def mismatches(info: Mapping[str, Any]) -> list[str]:
     """Say which weights are of another shape than the model's, and of which; sorted by name."""
     return [

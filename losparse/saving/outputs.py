@@ -28,6 +28,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from losparse_runtime.contract.feeds import recorded_ids, stable_raw
+from losparse_runtime.contract.tensors import DECODER_TOKENS, TOKENS
+
 from ..calibration.modes import evaluating
 from ..errors import LosparseError
 from ..layers.factored import FactoredLinear, TrainingForm
@@ -166,12 +169,12 @@ def _made_up(model: Any) -> dict[str, Any]:
     config, takes = model.config, inspect.signature(model.forward).parameters
     main = str(model.main_input_name)
     inputs: dict[str, Any] = {}
-    if main == "input_ids":
+    if main == TOKENS:
         inputs[main] = [_token_ids(config.get_text_config(), _length(config.get_text_config()))]
-    if "decoder_input_ids" in takes and getattr(config, "is_encoder_decoder", False):
+    if DECODER_TOKENS in takes and getattr(config, "is_encoder_decoder", False):
         # As many as the encoder has: classifiers look for the end of the text at the same place of both.
         text = config.get_text_config(decoder=True)
-        inputs["decoder_input_ids"] = inputs.get("input_ids") or [_token_ids(text, _length(text))]
+        inputs[DECODER_TOKENS] = inputs.get(TOKENS) or [_token_ids(text, _length(text))]
     vision = getattr(config, "vision_config", config)
     if "pixel_values" in takes and hasattr(vision, "image_size"):
         size = vision.image_size
@@ -197,15 +200,8 @@ def _token_ids(config: Any, length: int) -> list[int]:
     """Return ids that mean nothing in particular, and the end of a text last, which some models look for."""
     special = {value for name, value in vars(config).items() if name.endswith("_token_id") and isinstance(value, int)}
     size = int(getattr(config, "vocab_size", 0) or 1000)
-    usable = [number for number in range(size) if number not in special] or [0]
-    ids = [usable[int(raw) % len(usable)] for raw in _raw(length)]
     end = getattr(config, "eos_token_id", None)
-    return [*ids[:-1], end] if isinstance(end, int) and 0 <= end < size else ids
-
-
-def _raw(count: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """Return the same random numbers on every machine: numpy promises the stream of a bit generator, no other."""
-    return np.random.PCG64(0).random_raw(count)
+    return recorded_ids(length, size=size, special=special, end=end if isinstance(end, int) else None)
 
 
 def _tensors(inputs: Mapping[str, Any], like: Tensor) -> dict[str, Tensor]:
@@ -215,7 +211,7 @@ def _tensors(inputs: Mapping[str, Any], like: Tensor) -> dict[str, Tensor]:
         if isinstance(value[0], list):
             tensors[name] = torch.tensor(value, dtype=torch.int64, device=like.device)
         else:
-            numbers = _raw(math.prod(value)) / 2.0**63 - 1.0
+            numbers = stable_raw(math.prod(value)) / 2.0**63 - 1.0
             tensors[name] = torch.from_numpy(numbers).reshape(value).to(like)
     return tensors
 

@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Trainer
 
+from losparse_runtime.contract.tensors import MASK
+
 from ..errors import LosparseError
 from ..models.depth import even_layers, find_blocks, recorded
 from .recipe import Training
@@ -78,7 +80,7 @@ class DistillingTrainer(MeanLossTrainer):
             if len(student_states) != len(teacher_states):
                 raise LosparseError("hidden states need one process a GPU; start it with torchrun or accelerate launch")
             student, wanted = ([after for _, after in states] for states in (student_states, teacher_states))
-            loss = loss + self.recipe.distill_hidden * hidden_loss(student, wanted, inputs.get("attention_mask"))
+            loss = loss + self.recipe.distill_hidden * hidden_loss(student, wanted, inputs.get(MASK))
         return (loss, outputs) if return_outputs else loss
 
     def _imitation(self, outputs: Any, targets: Any, labels: Tensor | None) -> Tensor:

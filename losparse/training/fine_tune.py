@@ -33,6 +33,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from losparse_runtime.contract.tensors import TOKENS
+
 from ..calibration.running import Batch
 from ..compress import CompressionReport, compact_, compress_, report
 from ..data.metrics import metrics_of, perplexity
@@ -221,9 +223,9 @@ def calibration_batches(
     chosen = np.random.default_rng(training.seed).permutation(len(data))[:count]  # type: ignore[arg-type]
     rows = [data[int(place)] for place in chosen]
     if training.calibration_examples is None:
-        tokens = np.cumsum([len(row["input_ids"]) for row in rows])
+        tokens = np.cumsum([len(row[TOKENS]) for row in rows])
         rows = rows[: max(1, int((tokens <= CALIBRATION_TOKENS).sum()))]
-    rows.sort(key=lambda row: len(row["input_ids"]))
+    rows.sort(key=lambda row: len(row[TOKENS]))
     collate, size = collator(model, tokenizer), training.batch_size
     return [dict(collate(rows[start : start + size])) for start in range(0, len(rows), size)]
 

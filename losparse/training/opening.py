@@ -16,12 +16,14 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from losparse_runtime.contract.task import Task
+from losparse_runtime.contract.tensors import TOKENS
 from losparse_runtime.text.panics import panics_caught
 
 from ..errors import LosparseError
 from ..models.positions import NO_LIMIT, as_limit, count_positions
+from ..models.signature import padding_token
 from ..saving.folder import Checkpoint
-from ..saving.opening import embedding_rows, first_line, mismatches, open_whole, padding_token
+from ..saving.opening import embedding_rows, first_line, mismatches, open_whole
 
 
 def quiet_transformers() -> None:
@@ -124,7 +126,7 @@ def _check_complete(checkpoint: Checkpoint, model: PreTrainedModel, info: dict[s
 def _check_causal(folder: Path, model: PreTrainedModel, task: Task) -> None:
     """Refuse a model whose first logits change with the last token, as BERT's do."""
     ids = torch.tensor([[0, 1, 2, 0], [0, 1, 2, 1]]).clamp(max=model.config.vocab_size - 1)
-    first, second = model.eval()(input_ids=ids).logits[:, :3]
+    first, second = model.eval()(**{TOKENS: ids}).logits[:, :3]
     # One batch, the same sums in both rows: a causal model gives the same numbers up to rounding.
     if not torch.allclose(first, second, rtol=1e-4, atol=1e-4):
         raise LosparseError(

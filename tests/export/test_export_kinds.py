@@ -123,7 +123,7 @@ def test_a_head_that_reads_the_end_token_finds_it_once_in_every_row():
         assert torch.isfinite(outputs["logits"]).all()
     assert ((sample_inputs(wrapped, batch=2, length=7)["input_ids"] == 2).sum(1) == 1).all()
     features = TaskModel(model.model, TASKS["feature-extraction"])
-    assert features.end_token is None
+    assert features.signature.vocabulary.end is None
 
 
 @pytest.mark.parametrize("written", [None, -1])

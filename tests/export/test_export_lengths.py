@@ -14,6 +14,8 @@ from losparse.errors import LosparseError
 from losparse_export import TASKS, TaskModel, trace_model
 from losparse_export.parity.lengths import choose_cases, telling_lengths
 from losparse_export.tracing.capture import capture_program, private_copy
+from losparse_runtime.contract.signature import Signature
+from losparse_runtime.contract.tensors import TensorSpec
 
 from .builders import SIZES, build_model
 
@@ -51,6 +53,9 @@ def test_the_reference_does_not_depend_on_what_was_run_before():
     assert not torch.allclose(model.reference(tokens(60))["logits"], expected, atol=1e-3)  # the switch shows
 
 
+_TOY = Signature((TensorSpec("input_ids", "int64", ("batch", "sequence")),))
+
+
 class Toy(nn.Module):
     """Returns what a function makes of the tokens."""
 
@@ -76,24 +81,26 @@ def test_what_a_program_takes_for_granted_is_heard(function, refused):
     """Also an assertion inside the program, which no graph has: 20 of more tokens do not fit the others."""
     sample = {"input_ids": torch.arange(14).reshape(2, 7)}
     with pytest.raises(LosparseError, match=rf"^toy: .*{refused}"):
-        capture_program(Toy(function), sample, longest=50, name="toy")
+        capture_program(Toy(function), sample, signature=_TOY, longest=50, name="toy")
 
 
 def test_another_way_for_the_shortest_texts_is_left_to_the_comparison():
     sample = {"input_ids": torch.arange(14).reshape(2, 7)}
-    program = capture_program(Toy(lambda ids: ids * 2 if ids.shape[1] < 5 else ids), sample, longest=50, name="toy")
+    program = capture_program(
+        Toy(lambda ids: ids * 2 if ids.shape[1] < 5 else ids), sample, signature=_TOY, longest=50, name="toy"
+    )
     assert torch.equal(program.module()(input_ids=torch.ones(1, 40).long()), torch.ones(1, 40).long())
 
 
 def test_a_program_for_all_lengths_passes():
     sample = {"input_ids": torch.arange(14).reshape(2, 7)}
-    program = capture_program(Toy(lambda ids: ids + ids[:, :20].sum()), sample, longest=50, name="toy")
+    program = capture_program(Toy(lambda ids: ids + ids[:, :20].sum()), sample, signature=_TOY, longest=50, name="toy")
     assert torch.equal(program.module()(input_ids=torch.ones(1, 40).long()), torch.full((1, 40), 21))
 
 
 def test_what_no_trace_can_follow_is_said_in_one_line():
     with pytest.raises(LosparseError, match=r"^torch\.export cannot trace toy: no such token$") as caught:
-        capture_program(Toy(_fail), {"input_ids": torch.ones(2, 7).long()}, longest=50, name="toy")
+        capture_program(Toy(_fail), {"input_ids": torch.ones(2, 7).long()}, signature=_TOY, longest=50, name="toy")
     assert "\n" not in str(caught.value)
 
 

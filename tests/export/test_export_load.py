@@ -15,13 +15,14 @@ import transformers
 from losparse import LoSparse
 from losparse.errors import LosparseError
 from losparse.methods.losparse.layer import FactoredLinearTraining
+from losparse.models.signature import signature_of
 from losparse.saving.folder import read_checkpoint
 from losparse.saving.quantizer import mark_compressed
 from losparse.training.problems import labels_of
 from losparse_export.estimate import estimate_model
 from losparse_export.folder.metadata import model_config
 from losparse_export.opening.load import class_names, load_model, parameter_counts
-from losparse_export.opening.task_model import TASKS, TaskModel, choose_task, input_names
+from losparse_export.opening.task_model import TASKS, TaskModel, choose_task
 from losparse_runtime.contract.task import TASKS as CONTRACT_TASKS
 
 from .builders import build_model, make_layer
@@ -315,5 +316,6 @@ def test_parameter_counts():
 )
 def test_inputs_and_positions(family, types, positions):
     model = build_model(family, factored=False)
-    assert input_names(model) == ("input_ids", "attention_mask", *(["token_type_ids"] if types else []))
+    names = tuple(spec.name for spec in signature_of(model).inputs)
+    assert names == ("input_ids", "attention_mask", *(["token_type_ids"] if types else []))
     assert TaskModel(model, TASKS["text-classification"]).longest == positions

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 import losparse
 from losparse.layers.factored import FactoredLinear
-from losparse.saving.opening import padding_token
+from losparse.models.signature import padding_token
 from losparse_runtime.contract.metadata import DESCRIPTION_KEY, FINGERPRINT_KEY
 
 from ..opening.load import Loaded, class_names, parameter_counts

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from losparse.errors import LosparseError
-from losparse.saving.opening import padding_token
+from losparse.models.signature import padding_token
 
 from .task_model import Task
 

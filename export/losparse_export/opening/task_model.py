@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,9 @@ from torch import Tensor, nn
 
 from losparse.errors import LosparseError
 from losparse.models.positions import count_positions, text_limit
-from losparse.saving.opening import padding_token
+from losparse.models.signature import signature_of
+from losparse_runtime.contract.signature import Signature
+from losparse_runtime.contract.task import TASKS as CONTRACT_TASKS
 
 from ..tracing.capture import private_copy
 
@@ -102,26 +103,9 @@ class TaskModel(nn.Module):
         self.eval()
 
     @property
-    def end_token(self) -> int | None:
-        """The token that ends every row once, where the head reads its place: encoder-decoders that classify."""
-        config = self.model.config
-        reads = self.task.name == "text-classification" and getattr(config, "is_encoder_decoder", False)
-        return config.eos_token_id if reads and isinstance(config.eos_token_id, int) else None
-
-    def end_rows_(self, ids: Any, lengths: Sequence[int]) -> None:
-        """Put the end token, if the head reads one, at the end of every row and nowhere else.
-
-        Args:
-            ids: token ids (batch, sequence), an array or a tensor; changed in place.
-            lengths: tokens of each row that are no padding.
-        """
-        end = self.end_token
-        if end is None:
-            return
-        taken = {end, padding_token(self.model.config)}
-        ids[ids == end] = next(token for token in range(len(taken) + 1) if token not in taken)
-        for row, length in enumerate(lengths):
-            ids[row, length - 1] = end
+    def signature(self) -> Signature:
+        """What the model takes."""
+        return signature_of(self.model, CONTRACT_TASKS[self.task.name], longest=self.longest)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -141,22 +125,3 @@ class TaskModel(nn.Module):
         for all that follow.
         """
         return dict(zip(self.task.outputs, private_copy(self).eval()(**inputs), strict=True))
-
-
-def input_names(model: Any) -> tuple[str, ...]:
-    """Tell which token inputs a model really reads.
-
-    `token_type_ids` counts where the forward pass takes it and the model has more than one type to tell apart: BERT
-    and ELECTRA, but not RoBERTa (one type), DistilBERT, MPNet (no such argument) or DeBERTa-v2 with
-    `type_vocab_size: 0`. What the tokenizer returns does not count: some return it for models that ignore it.
-    """
-    names = ["input_ids", "attention_mask"]
-    takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
-    if takes_types and (getattr(model.config, "type_vocab_size", 0) or 0) > 1:
-        names.append("token_type_ids")
-    return tuple(names)
-
-
-def vocabulary_size(model: Any) -> int:
-    """Return how many token ids a model takes; CANINE has no vocabulary, it takes code points, ASCII among them."""
-    return int(getattr(model.config, "vocab_size", None) or 128)

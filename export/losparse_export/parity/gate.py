@@ -22,10 +22,11 @@ import torch
 from numpy.typing import NDArray
 
 from losparse.errors import LosparseError
-from losparse.saving.opening import padding_token
 from losparse_runtime import Comparison, Parity, Session, compare
+from losparse_runtime.contract.feeds import Draw
+from losparse_runtime.contract.tensors import Arrays
 
-from ..opening.task_model import TaskModel, input_names, vocabulary_size
+from ..opening.task_model import TaskModel
 from ..precision.table import PRECISION_TABLE, allowed_difference
 from .lengths import Case, choose_cases, telling_lengths
 from .locate import LayerDifference, first_difference
@@ -38,7 +39,6 @@ logger = logging.getLogger(__name__)
 _SHORT, _LONG = (2, 7, 24), 128
 
 Progress = Callable[[str, int, int], None]
-Feeds = dict[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class ParityError(LosparseError):
         self.max_abs = max_abs
 
 
-def make_feeds(model: TaskModel, case: Case, seed: int = 0) -> Feeds:
+def make_feeds(model: TaskModel, case: Case, seed: int = 0) -> Arrays:
     """Return random tokens; int64 (batch, length). Padding is at the end and holds the padding token.
 
     Args:
@@ -97,22 +97,15 @@ def make_feeds(model: TaskModel, case: Case, seed: int = 0) -> Feeds:
         case: batch and length.
         seed: of the tokens and of the lengths of the rows.
     """
-    random = np.random.default_rng([seed, case.batch, case.length, case.padded])
-    pad = padding_token(model.model.config) or 0
-    # Drawn without the padding token: models that number positions by it (RoBERTa) take it for padding anywhere.
-    ids = random.integers(0, vocabulary_size(model.model) - 1, (case.batch, case.length))
-    ids += ids >= pad
-    lengths = random.integers(1, case.length, case.batch) if case.padded else np.full(case.batch, case.length)
-    lengths[0] = case.length
-    model.end_rows_(ids, lengths.tolist())
-    mask = np.arange(case.length) < lengths[:, None]
-    types = np.arange(case.length) >= lengths[:, None] // 2
-    feeds = {
-        "input_ids": np.where(mask, ids, pad).astype(np.int64),
-        "attention_mask": mask.astype(np.int64),
-        "token_type_ids": (types & mask).astype(np.int64),
-    }
-    return {name: feeds[name] for name in input_names(model.model)}
+    draw = Draw(
+        case.batch,
+        case.length,
+        seed=(seed, case.batch, case.length, int(case.padded)),
+        padding="drawn" if case.padded else "none",
+        pairs=True,
+        spare_filler=True,
+    )
+    return model.signature.random_feeds(draw)
 
 
 def check_parity(
@@ -143,14 +136,15 @@ def check_parity(
         if progress is not None:
             progress("comparing with PyTorch", done, len(cases))
         feeds = make_feeds(model, case, seed)
-        mask = feeds["attention_mask"] if model.task.per_token else None
+        real = model.signature.mask_of(feeds)
+        mask = real if model.task.per_token else None
         expected = _reference(model, feeds)
         scale = max(scale, *(_magnitude(values, mask) for values in expected.values()))
         actual = session.run(feeds)
         overall.add(actual, expected, mask=mask)
         if vectors is not None:
-            vectors.add(actual["last_hidden_state"], expected["last_hidden_state"], feeds["attention_mask"])
-        padded = int((feeds["attention_mask"] == 0).sum())
+            vectors.add(actual["last_hidden_state"], expected["last_hidden_state"], real)
+        padded = int((real == 0).sum())
         result = {"batch": case.batch, "length": case.length, "padded": padded}
         results.append({**result, "max_abs": compare(actual, expected, mask=mask).max_abs})
     if progress is not None:
@@ -210,10 +204,10 @@ def _cases(model: TaskModel, longest: int, precision: str) -> list[Case]:
     return list(choose_cases(longest, lengths))
 
 
-def _reference(model: TaskModel, feeds: Feeds) -> dict[str, NDArray[Any]]:
+def _reference(model: TaskModel, feeds: Arrays) -> dict[str, NDArray[Any]]:
     outputs = model.reference({name: torch.from_numpy(array) for name, array in feeds.items()})
     arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
-    mask = feeds["attention_mask"].astype(bool)
+    mask = model.signature.mask_of(feeds).astype(bool)
     for name, array in arrays.items():
         if not np.isfinite(array[mask] if model.task.per_token else array).all():
             raise LosparseError(f"PyTorch itself returns NaN or infinities in {name!r}; the model is not usable")

@@ -62,7 +62,7 @@ def first_difference(
     """
     with record_outputs(model) as expected:
         model.reference({name: torch.from_numpy(array) for name, array in feeds.items()})
-    mask = feeds["attention_mask"].astype(bool)
+    mask = model.signature.mask_of(feeds).astype(bool)
     results = _run_with_probes(folder, feeds, {name: len(calls) for name, calls in expected.items()})
     for probe, call, values, stream in results:
         reference = expected[probe.layer][call]

@@ -14,6 +14,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from losparse_runtime.contract.tensors import role_of
+
 from ..graph.node import DOMAIN, OP_TYPE, SCOPE
 
 _UNARY = {"Gelu", "Relu", "Tanh", "Sigmoid", "Erf", "Softplus", "Elu", "LeakyRelu", "HardSwish", "Mish", "Identity"}
@@ -25,7 +27,7 @@ class FlattenTokensPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on the main graph."""
-        tokens = next((value for value in model.graph.inputs if value.name == "input_ids"), None)
+        tokens = next((value for value in model.graph.inputs if role_of(value.name or "") == "tokens"), None)
         if tokens is None or tokens.shape is None or len(tokens.shape) != 2:
             return ir.passes.PassResult(model, False)
         flattener = _Flattener(model.graph, tokens)

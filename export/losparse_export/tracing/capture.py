@@ -25,8 +25,8 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.onnx._internal.exporter._flags import set_onnx_exporting_flag
 
 from losparse.errors import LosparseError
-
-BATCH, SEQUENCE = "batch", "sequence"
+from losparse_runtime.contract.signature import Signature
+from losparse_runtime.contract.tensors import BATCH, SEQUENCE
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -55,20 +55,32 @@ def private_copy(module: _Module) -> _Module:
         ) from error
 
 
-def axes_of(sample: Mapping[str, Tensor], shortest: int, longest: int) -> dict[str, dict[int, Any]]:
-    """Say for every input that both its axes are free, as torch's exporters take it."""
-    axes = {0: torch.export.Dim(BATCH, min=1), 1: torch.export.Dim(SEQUENCE, min=shortest, max=longest)}
-    return dict.fromkeys(sample, axes)
+def axes_of(signature: Signature, shortest: int, longest: int) -> dict[str, dict[int, Any]]:
+    """Name the free axes of every input, as torch's exporters take them.
+
+    Args:
+        signature: of the model.
+        shortest: tokens a text has at least.
+        longest: tokens it has at most.
+    """
+    axes = signature.free_axes()
+    bounds = {SEQUENCE: {"min": shortest, "max": longest}}
+    free = dict.fromkeys(name for named in axes.values() for name in named.values())
+    sizes = {name: torch.export.Dim(name, **bounds.get(name, {"min": 1})) for name in free}
+    return {name: {place: sizes[axis] for place, axis in named.items()} for name, named in axes.items()}
 
 
 # As inside torch.onnx.export: factored layers then leave a node of their own.
 @set_onnx_exporting_flag
-def capture_program(module: nn.Module, sample: Mapping[str, Tensor], *, longest: int, name: str) -> ExportedProgram:
-    """Run a module with symbols for batch and sequence, and return what it did.
+def capture_program(
+    module: nn.Module, sample: Mapping[str, Tensor], *, signature: Signature, longest: int, name: str
+) -> ExportedProgram:
+    """Run a module with symbols for its free axes, and return what it did.
 
     Args:
         module: takes `sample` by name; it is not changed.
-        sample: inputs (batch, sequence).
+        sample: inputs by name.
+        signature: which of their axes are free.
         longest: tokens that the program must hold for.
         name: what to call the model in messages.
 
@@ -82,7 +94,7 @@ def capture_program(module: nn.Module, sample: Mapping[str, Tensor], *, longest:
     shortest = 1
     while True:
         try:
-            program = _export(private_copy(module), sample, shortest, longest)
+            program = _export(private_copy(module), sample, axes_of(signature, shortest, longest))
         except LosparseError:
             raise
         except GuardOnDataDependentSymNode as error:
@@ -95,18 +107,18 @@ def capture_program(module: nn.Module, sample: Mapping[str, Tensor], *, longest:
             cause = error.__cause__ or error
             line = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
             raise LosparseError(f"torch.export cannot trace {name}: {line}") from error
-        _refuse_assumptions(program, name, longest)
+        _refuse_assumptions(program, signature, name, longest)
         return program
 
 
-def _export(module: nn.Module, sample: Mapping[str, Tensor], shortest: int, longest: int) -> ExportedProgram:
+def _export(module: nn.Module, sample: Mapping[str, Tensor], axes: dict[str, dict[int, Any]]) -> ExportedProgram:
     # Sizes of 1 are then no special case. Conditions on sizes that the axes do not say become assertions.
     with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(
             module,
             (),
             dict(sample),
-            dynamic_shapes=axes_of(sample, shortest, longest),
+            dynamic_shapes=axes,
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
         )
@@ -148,13 +160,13 @@ def _needed_tokens(message: str, name: str, longest: int) -> int | None:
     return needed
 
 
-def _refuse_assumptions(program: ExportedProgram, name: str, longest: int) -> None:
+def _refuse_assumptions(program: ExportedProgram, signature: Signature, name: str, longest: int) -> None:
     """Refuse a program that asserts something about the length which does not hold for all lengths but 1.
 
     Nearly every program asserts that the length is not 1, a size that broadcasts; it holds there nevertheless, which
     the comparison with PyTorch sees.
     """
-    symbol = _sequence_symbol(program)
+    symbol = _sequence_symbol(program, signature.named("tokens"))
     for node in program.graph.nodes:
         if node.target is not torch.ops.aten._assert_scalar.default or not isinstance(node.args[0], torch.fx.Node):
             continue
@@ -172,8 +184,8 @@ def _telling(condition: sympy.Basic, longest: int) -> list[int]:
     return sorted(n for n in {*range(2, 257), *numbers, longest} if 2 <= n <= longest)
 
 
-def _sequence_symbol(program: ExportedProgram) -> sympy.Basic | None:
-    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name == "input_ids"]
+def _sequence_symbol(program: ExportedProgram, tokens: str | None) -> sympy.Basic | None:
+    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name == tokens]
     size = values[0].shape[1] if values else None
     return getattr(getattr(size, "node", None), "expr", None)
 

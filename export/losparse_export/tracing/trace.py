@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from losparse.errors import LosparseError
 
 from ..graph.node import SCOPE
-from ..opening.task_model import TaskModel, input_names, vocabulary_size
+from ..opening.task_model import TaskModel
 from .capture import axes_of, capture_program
 from .exact import exact_constants
 
@@ -84,7 +84,7 @@ def trace_model(model: TaskModel, *, opset: int = 23) -> ir.Model:
     name = type(model.model).__name__
     _try(model, sample, name)
     with quiet_export(), torch.no_grad():
-        captured = capture_program(model, sample, longest=longest, name=name)
+        captured = capture_program(model, sample, signature=model.signature, longest=longest, name=name)
         try:
             graph = _translate(captured, model, sample, opset)
         except RuntimeError as error:  # torch's own export errors are of this kind; the cause says more than they do
@@ -102,7 +102,7 @@ def _translate(program: ExportedProgram, model: TaskModel, sample: Mapping[str, 
         kwargs=dict(sample),
         dynamo=True,
         opset_version=opset,
-        dynamic_shapes=axes_of(sample, 1, model.longest),  # for their names alone
+        dynamic_shapes=axes_of(model.signature, 1, model.longest),  # for their names alone
         input_names=list(sample),
         output_names=list(model.task.outputs),
         optimize=False,
@@ -160,12 +160,8 @@ def _shape(sample: Mapping[str, Tensor]) -> str:
 
 def sample_inputs(model: TaskModel, *, batch: int, length: int) -> dict[str, Tensor]:
     """Return inputs to trace with. The last row is padded: a mask of ones alone may be folded out of the graph."""
-    ids = torch.arange(batch * length).reshape(batch, length) % vocabulary_size(model.model)
-    mask = torch.ones_like(ids)
-    mask[-1, max(1, length // 2) :] = 0
-    model.end_rows_(ids, mask.sum(1).tolist())
-    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    return {name: inputs[name] for name in input_names(model.model)}
+    feeds = model.signature.counted_feeds(batch=batch, length=length)
+    return {name: torch.from_numpy(array) for name, array in feeds.items()}
 
 
 @contextmanager

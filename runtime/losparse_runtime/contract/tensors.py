@@ -37,6 +37,12 @@ other        anything else
 TOKENS, MASK, TYPES, POSITIONS = "input_ids", "attention_mask", "token_type_ids", "position_ids"
 """What transformers, its tokenizers and our graphs call the first four."""
 
+TEXT_INPUTS = (TOKENS, MASK, TYPES)
+"""What a tokenizer makes of texts."""
+
+DECODER_TOKENS, DECODER_MASK = f"decoder_{TOKENS}", f"decoder_{MASK}"
+"""What a batch for training an encoder-decoder calls those of its decoder."""
+
 _ROLES: dict[str, Role] = {
     TOKENS: "tokens",
     MASK: "mask",
