@@ -237,10 +237,14 @@ def _token(actual: Reading, reference: Reading, ours: Row, theirs: Row) -> str:
 def changed_description(session: Session) -> list[str]:
     """Compare losparse.json with what the model file carries of it; files of earlier writers carry nothing."""
     from losparse_runtime.contract.fields import read_json
-    from losparse_runtime.contract.metadata import DESCRIPTION_KEY
+    from losparse_runtime.contract.files import METADATA_FILE
+    from losparse_runtime.contract.folder import DESCRIPTION_KEY
 
-    carried = session.carried.get(DESCRIPTION_KEY)
+    carried, metadata = session.carried.get(DESCRIPTION_KEY), session.metadata
     written = {} if carried is None else json.loads(carried)
-    found = read_json(session.folder / "losparse.json").data
+    if metadata.folder.alone:
+        found = read_json(session.folder / METADATA_FILE).data
+    else:
+        found = metadata.folder.description(metadata.variant_name, metadata.graph_name)
     line = _first_difference({name: found.get(name) for name in written}, written, "", "the model file")
     return [] if line is None else [f"losparse.json: {line}"]

@@ -17,9 +17,9 @@ from losparse_export.folder.metadata import model_config
 from losparse_export.opening.load import Loaded, class_names, load_model
 from losparse_export.opening.task_model import TaskModel
 from losparse_export.parity.locate import first_difference
+from losparse_runtime.contract.config import parse_model_config
 from losparse_runtime.contract.embedding import Embedding
 from losparse_runtime.contract.fields import Fields
-from losparse_runtime.contract.folder import parse_model_config
 from losparse_runtime.text.panics import panics_caught
 
 from .check import Reference

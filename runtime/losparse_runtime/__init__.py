@@ -4,8 +4,11 @@ Needs numpy, onnxruntime and tokenizers; no torch.
 """
 
 from .compare import Comparison, Parity, compare, compare_sessions
-from .contract.folder import changed_files, read_metadata, verify_files
-from .contract.metadata import Metadata, TensorSpec
+from .contract.files import changed_files, read_folder, read_metadata, verify_files
+from .contract.folder import Folder
+from .contract.metadata import Metadata
+from .contract.tensors import TensorSpec
+from .contract.variant import Variant
 from .engine.opening import Options
 from .errors import (
     DependencyError,
@@ -26,6 +29,7 @@ __all__ = [
     "Classification",
     "Comparison",
     "DependencyError",
+    "Folder",
     "FolderError",
     "InputError",
     "Latency",
@@ -40,12 +44,14 @@ __all__ = [
     "Tag",
     "TensorSpec",
     "TokenizerError",
+    "Variant",
     "changed_files",
     "compare",
     "compare_sessions",
     "measure",
     "peak_memory",
     "profile_nodes",
+    "read_folder",
     "read_metadata",
     "time_by",
     "verify_files",

@@ -8,8 +8,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .contract.folder import read_metadata, read_model_config
-from .contract.metadata import Metadata, TensorSpec
+from .contract.config import read_model_config
+from .contract.files import read_metadata
+from .contract.metadata import Metadata
+from .contract.tensors import TensorSpec
 from .engine.alone import depends_on_batch, run_alone
 from .engine.cpus import available_cpus
 from .engine.forks import remember, require_own
@@ -37,11 +39,14 @@ class Session:
             text of a batch is run by itself, at its own length, which takes longer. Other folders run as ever.
         spinning: let idle threads wait busily. Right for one model alone on its cores; switch it off where several
             sessions or other work share them.
+        variant: which form of the model to open, as in "int8", where the folder holds several; the first by default.
+        graph: which graph to open, as in "decoder", where the model has several; the first by default.
+        unchecked: open a folder whose model was not compared with PyTorch yet; for the exporter, which compares it.
 
     Raises:
         FolderError: the folder is missing, damaged, or its metadata does not describe its model.
         ProviderError: a provider is unknown, not installed, or was dropped by onnxruntime.
-        InputError: threads is not a whole number >= 1.
+        InputError: threads is not a whole number >= 1, or the folder has no such variant or graph.
         DependencyError: onnxruntime is not installed.
     """
 
@@ -54,14 +59,22 @@ class Session:
         *,
         batch_invariant: bool = False,
         spinning: bool = True,
+        variant: str | None = None,
+        graph: str | None = None,
+        unchecked: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.options = Options(
-            provider_names(providers), available_cpus() if threads is None else threads, allow_fallback, spinning
+            provider_names(providers),
+            available_cpus() if threads is None else threads,
+            allow_fallback,
+            spinning,
+            variant,
+            graph,
         )
-        self.metadata: Metadata = read_metadata(self.folder)
+        self.metadata: Metadata = read_metadata(self.folder, variant, graph)
         self.config = read_model_config(self.folder)
-        self._session: Any = open_model(self.folder, self.metadata, self.options)
+        self._session: Any = open_model(self.folder, self.metadata, self.options, unchecked=unchecked)
         self._process = remember(self._session)
         self.encoder = TextEncoder(
             self.folder, self.max_length, self.config.pad_token_id, self.metadata.type_ids, self.config.vocab_size
@@ -163,8 +176,8 @@ class Session:
         try:
             values = self._session.run(names, checked)
         except Exception as error:  # onnxruntime's own errors have no common base below Exception
-            shape = checked["input_ids"].shape
-            raise RunError(f"{self.folder}: onnxruntime failed on input_ids {shape}: {one_line(error)}") from error
+            name, array = next(iter(checked.items()))
+            raise RunError(f"{self.folder}: onnxruntime failed on {name} {array.shape}: {one_line(error)}") from error
         return dict(zip(names, values, strict=True))
 
     def classify(

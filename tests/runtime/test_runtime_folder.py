@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from losparse_runtime import FolderError, TensorSpec, changed_files, read_metadata, verify_files
-from losparse_runtime.contract.folder import ModelConfig, read_model_config
-from losparse_runtime.contract.metadata import FileRecord
+from losparse_runtime.contract.config import ModelConfig, read_model_config
+from losparse_runtime.contract.folder import FileRecord
 
 from .conftest import file_record
 
@@ -114,10 +114,10 @@ def test_metadata_that_cannot_be_read(make_folder: MakeFolder) -> None:
 
 
 def test_a_later_format_is_refused_with_the_way_out(make_folder: MakeFolder) -> None:
-    folder = make_folder().edit(put("format", 4)).path
+    folder = make_folder().edit(put("format", 5)).path
     refused(
         folder,
-        r"field 'format' is 4, this losparse_runtime reads 1 to 3: .* pip install --upgrade losparse, or export",
+        r"field 'format' is 5, this losparse_runtime reads 1 to 4: .* pip install --upgrade losparse, or export",
     )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract.metadata import TASK_OUTPUTS
+from ..contract.folder import TASK_OUTPUTS
 from ..errors import InputError, RunError
 from ..inputs import Arrays
 from ..text.encoder import text_list
@@ -334,7 +334,7 @@ def _require(session: Session, task: str) -> None:
 def _labels(session: Session, task: str) -> tuple[str, ...]:
     _require(session, task)
     labels = session.labels
-    assert labels is not None  # parse_metadata refuses a classification folder without labels
+    assert labels is not None  # parse_folder refuses a classification folder without labels
     return labels
 
 
