@@ -19,9 +19,9 @@ results already is not run again unless it is named.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,13 @@ from transformers import BertConfig, BertModel
 
 from losparse import LoSparse
 from losparse.random_factors import random_factors_
-from losparse_export import Plan, TaskModel, export_model, trace_model
+from losparse_export import TASKS, Plan, TaskModel, export_model, trace_model
 from losparse_export.export import evaluation, write_folder
 from losparse_export.opening.load import Loaded
 from losparse_export.parity.gate import check_parity
 from losparse_export.passes import NamePass
 from losparse_runtime import Session, measure, profile_nodes, time_by
-from losparse_runtime.contract.task import TASKS
+from losparse_runtime.contract.files import write_metadata
 from losparse_runtime.dependencies import import_onnxruntime
 
 RESULTS = Path(__file__).parent / "results" / "encoder_latency.json"
@@ -77,10 +77,12 @@ def export_plain(model: BertModel, root: Path) -> dict[str, Path]:
             folder.mkdir()
             precision = "int8" if "int8" in name else "fp32"
             written = quantized(graph, root) if precision == "int8" else graph
-            metadata = write_folder(folder, loaded, written, Plan({}), precision=precision)
-            metadata["session"] = {"disabled_optimizers": []}  # as onnxruntime runs it
-            (folder / "losparse.json").write_text(json.dumps(metadata))
-            check_parity(wrapped, folder, precision=precision)
+            contents = write_folder(folder, loaded, written, Plan({}), precision=precision)
+            variant = replace(contents.variants[precision], disabled_optimizers=())  # as onnxruntime runs it
+            contents = replace(contents, variants={precision: variant})
+            write_metadata(folder, contents)
+            parity = check_parity(wrapped, folder, precision=precision)
+            write_metadata(folder, contents.measured(parity=parity.to_dict()))
     return folders
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .graph.node import LayerShape
     from .lower import lower_model
     from .lowerings import LOWERINGS
-    from .opening.task_model import TaskModel
+    from .opening.task_model import TASKS, TaskModel
     from .parity.gate import ParityError, ParityReport
     from .plan import Candidate, LayerPlan, Plan, candidates, plan_layers, plan_model
     from .precision import apply_precision
@@ -40,6 +40,7 @@ _HOMES = {
     "PRECISION_TABLE": "precision.table",
     "Plan": "plan",
     "Precision": "precision.table",
+    "TASKS": "opening.task_model",
     "TaskModel": "opening.task_model",
     "TextFile": "accuracy.texts",
     "apply_precision": "precision",
@@ -57,6 +58,7 @@ __all__ = [
     "LOWERINGS",
     "PRECISIONS",
     "PRECISION_TABLE",
+    "TASKS",
     "Call",
     "Candidate",
     "Estimate",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,9 @@ import losparse
 from losparse.calibration.modes import evaluating
 from losparse.errors import LosparseError
 from losparse_runtime import Session, measure
+from losparse_runtime.contract.config import CONFIG_FILE
+from losparse_runtime.contract.files import PLAN_FILE, record_files, write_json, write_metadata
+from losparse_runtime.contract.folder import MODEL_GRAPH, Folder
 from losparse_runtime.engine.cpus import int8_overflows
 
 from .accuracy.texts import (
@@ -39,11 +41,8 @@ from .folder.assets import (
 from .folder.metadata import describe_model, graph_metadata, model_config
 from .folder.write import (
     EXTERNAL_FROM,
-    METADATA_FILE,
     check_out,
-    fingerprint,
     model_sizes,
-    record_files,
     save_model,
     staged_folder,
 )
@@ -110,8 +109,8 @@ def export_model(
         source: folder of a transformers model, dense or compressed; hub id; or a transformers model in memory (fp32, on
             the CPU; it is not changed). A model in memory brings no tokenizer.
         out: the folder to write.
-        task: a key of `TASKS` in `losparse_runtime.contract.task`; None to read it off the model's configuration.
-            "text-classification" is also any task of one row of logits a text that the configuration says.
+        task: "text-classification", "token-classification", "question-answering" or "feature-extraction"; None to read
+            it off the architecture.
         opset: ONNX operator set, 23 or 18.
         overwrite: replace an earlier export at `out`.
         plan: the form of every factored layer, which leaves nothing to `call` and `tune`; None for the cheapest by
@@ -164,18 +163,16 @@ def export_model(
         built = build_graph(prepared, precision=precision, plan=plan, call=call, tune=tune, progress=progress)
         tell(_STEPS[3], 3, len(_STEPS))
         writer = _Writer(loaded, wrapped, precision, weight_bits, given, external_from, progress)
-        metadata, parity = writer.write(built, folder)
+        contents, parity = writer.write(built, folder)
         if tune and built.plan.layers:
             faster = _dense_if_faster(folder, built, prepared, call or Call(), writer)
             if faster is not None:
                 built = faster
-                metadata, parity = writer.write(built, folder)
-        metadata["parity"] = parity.to_dict()
+                contents, parity = writer.write(built, folder)
         accuracy = None if labelled is None else measure_accuracy(wrapped, folder, labelled)
-        if accuracy is not None:
-            metadata["accuracy"] = accuracy
-        _write_json(folder / METADATA_FILE, metadata)
-    return ExportReport(out, loaded.task.name, built.plan, parity, accuracy, model_sizes(metadata["files"]), metadata)
+        contents = contents.measured(parity=parity.to_dict(), accuracy=accuracy)
+        write_metadata(folder, contents)
+    return ExportReport(out, contents.task, built.plan, parity, accuracy, model_sizes(contents), contents.to_json())
 
 
 @dataclass(frozen=True)
@@ -190,13 +187,13 @@ class _Writer:
     external_from: int
     progress: Progress | None
 
-    def write(self, built: Built, folder: Path) -> tuple[dict[str, Any], ParityReport]:
-        """Write a folder; returns its metadata and how far it is from PyTorch."""
+    def write(self, built: Built, folder: Path) -> tuple[Folder, ParityReport]:
+        """Write a folder; returns what it holds and how far it is from PyTorch."""
         place = partial(write_folder, folder, self.loaded, external_from=self.external_from)
-        metadata = place(built.graph, built.plan)
+        contents = place(built.graph, built.plan)
         parity = check_parity(self.wrapped, folder, progress=self.progress)
         if self.precision == "fp32":
-            return metadata, parity
+            return contents, parity
         feeds = None if self.calibration is None else encode_calibration(self.calibration, folder)
         graph = apply_precision(
             built.graph,
@@ -205,8 +202,8 @@ class _Writer:
             calibration=feeds,
             weight_bits=self.weight_bits,
         )
-        metadata = place(graph, built.plan, precision=self.precision, weight_bits=self.weight_bits)
-        return metadata, check_parity(self.wrapped, folder, precision=self.precision, progress=self.progress)
+        contents = place(graph, built.plan, precision=self.precision, weight_bits=self.weight_bits)
+        return contents, check_parity(self.wrapped, folder, precision=self.precision, progress=self.progress)
 
 
 def _dense_if_faster(folder: Path, built: Built, prepared: ir.Model, call: Call, writer: _Writer) -> Built | None:
@@ -214,7 +211,8 @@ def _dense_if_faster(folder: Path, built: Built, prepared: ir.Model, call: Call,
     with tempfile.TemporaryDirectory(prefix=".dense.", dir=folder.parent) as name:
         dense = build_graph(prepared, precision=writer.precision, plan=dense_plan(built.plan, "", ""))
         writer.write(dense, Path(name))
-        sessions = {"dense": Session(name, threads=call.threads), "factored": Session(folder, threads=call.threads)}
+        places = {"dense": Path(name), "factored": folder}
+        sessions = {form: Session(place, threads=call.threads, unchecked=True) for form, place in places.items()}
         times = measure(sessions, batch=call.batch, length=call.length, memory=False)
     if times["factored"].speedup >= 1.0:
         return None
@@ -235,17 +233,17 @@ def write_folder(
     external_from: int = EXTERNAL_FROM,
     precision: str = "fp32",
     weight_bits: int = INT8_BITS[0],
-) -> dict[str, Any]:
+) -> Folder:
     """Write everything but the result of the comparison, which is made with what is written here.
 
     Returns:
-        The metadata, as written.
+        What the folder holds, as written; its `parity` is None, and only `Session(folder, unchecked=True)` opens it.
     """
     type_ids, sentences = True, loaded.sentences
     lower_case = sentences is not None and sentences.lower_case
     if loaded.folder is not None and copy_tokenizer(loaded.folder, folder, lower_case=lower_case):
         type_ids = match_tokenizers(loaded.folder, folder, lower_case=lower_case)
-    metadata = describe_model(
+    contents = describe_model(
         loaded,
         graph,
         precision=precision,
@@ -254,21 +252,15 @@ def write_folder(
         max_length=longest_text(loaded, sentences),
         type_ids=type_ids,
     )
-    metadata["fingerprint"] = fingerprint(graph)
     graph.producer_name, graph.producer_version = "losparse", losparse.__version__
     graph.metadata_props.clear()
-    graph.metadata_props.update(graph_metadata(metadata, plan.digest(), metadata["fingerprint"]))
+    graph.metadata_props.update(graph_metadata(contents, precision, MODEL_GRAPH, plan.digest()))
     save_model(graph, folder, external_from=external_from)
-    metadata["parity"] = {"max_abs": 0.0, "max_rel": 0.0, "tolerance": 0.0, "cases": []}
-    _write_json(folder / "config.json", model_config(loaded))
-    _write_json(folder / "plan.json", plan.to_dict())
-    metadata["files"] = record_files(folder)
-    _write_json(folder / METADATA_FILE, metadata)
-    return metadata
-
-
-def _write_json(file: Path, data: Any) -> None:
-    file.write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(folder / CONFIG_FILE, model_config(loaded))
+    write_json(folder / PLAN_FILE, plan.to_dict())
+    contents = replace(contents, files=record_files(folder))
+    write_metadata(folder, contents)
+    return contents
 
 
 @contextmanager

@@ -21,29 +21,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 from losparse.errors import LosparseError
+from losparse.validation import json_schema, read_as
 
-from .graph.node import LayerShape, Order, find_factored
+from .graph.node import LayerShape, find_factored
 from .lowerings import LOWERINGS, Lowering
 from .passes.fold import Fold
-
-FORMAT = 2
+from .plan_file import FORMAT, PlanFile
 
 # The call a plan is made for: one text of 128 tokens. Fewer tokens favour forms of few nodes.
 DEFAULT_TOKENS = 128
 
 # Precisions a plan decides layer by layer; others are made of a finished fp32 graph.
 PLANNED = ("fp32", "int8")
-
-_KEYS = {"format", "tokens", "precision", "folds", "layers"}
-_LAYER_KEYS = {"lowering", "precision", "reason", "refused", "shape", "rank", "kept", "axis", "order"}
-_FOLD_KEYS = {"writers", "readers", "blocks", "refused"}
 
 
 @dataclass(frozen=True)
@@ -121,17 +117,17 @@ class Plan:
         """
         if isinstance(data, Mapping) and data.get("format", FORMAT) != FORMAT:
             raise LosparseError(f"{source}: plan format is {data['format']!r}, this losparse reads {FORMAT}")
-        if not isinstance(data, Mapping) or set(data) != _KEYS or not isinstance(data["layers"], Mapping):
-            raise LosparseError(f"{source}: a plan must be an object with the keys {', '.join(sorted(_KEYS))}")
-        tokens, folds = data["tokens"], data["folds"]
-        if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1 or not isinstance(folds, list):
-            raise LosparseError(f"{source}: tokens must be a whole number >= 1, and folds a list")
-        return cls(
-            {n: _layer_from_dict(layer, f"{source}: layer {n!r}") for n, layer in data["layers"].items()},
-            tuple(_fold_from_dict(fold, f"{source}: fold {place}") for place, fold in enumerate(folds)),
-            tokens,
-            _precision(data["precision"], source),
-        )
+        file = read_as(PlanFile, data, source, name="a plan")
+        layers = {
+            name: LayerPlan(entry.to_shape(), entry.lowering, entry.reason, entry.refused, entry.precision)
+            for name, entry in file.layers.items()
+        }
+        return cls(layers, tuple(entry.to_fold() for entry in file.folds), file.tokens, file.precision)
+
+    @staticmethod
+    def json_schema() -> dict[str, Any]:
+        """Return the JSON schema of a plan's file, by which editors complete and check it."""
+        return json_schema(PlanFile)
 
     @classmethod
     def read(cls, file: Path | str) -> Plan:
@@ -222,7 +218,7 @@ def candidates(shape: LayerShape, *, tokens: int = DEFAULT_TOKENS, precision: st
     return tuple(listed)
 
 
-def lowering_by_name(name: str, source: str = "plan") -> Lowering:
+def lowering_by_name(name: str) -> Lowering:
     """Find a form.
 
     Raises:
@@ -231,7 +227,7 @@ def lowering_by_name(name: str, source: str = "plan") -> Lowering:
     for lowering in LOWERINGS:
         if name == lowering.NAME:
             return lowering
-    raise LosparseError(f"{source}: lowering must be one of {', '.join(x.NAME for x in LOWERINGS)}, got {name!r}")
+    raise LosparseError(f"plan: lowering must be one of {', '.join(x.NAME for x in LOWERINGS)}, got {name!r}")
 
 
 def _plan_layer(shape: LayerShape, tokens: int, precision: str) -> LayerPlan:
@@ -271,55 +267,6 @@ def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
         "shared": layer.shape.shared,
         "order": None if layer.shape.order is None else asdict(layer.shape.order),
     }
-
-
-def _layer_from_dict(data: Any, source: str) -> LayerPlan:
-    if not isinstance(data, Mapping) or set(data) - {"pivots", "shared"} != _LAYER_KEYS:
-        got = sorted(data) if isinstance(data, Mapping) else type(data).__name__
-        raise LosparseError(f"{source}: must be an object with the keys {', '.join(sorted(_LAYER_KEYS))}, got {got}")
-    shape, refused = data["shape"], data["refused"]
-    sizes = [*shape, data["rank"], data["kept"]] if isinstance(shape, list) and len(shape) == 2 else []
-    if not sizes or not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in sizes):
-        raise LosparseError(f"{source}: shape must be [out, in], and it, rank and kept whole numbers >= 0")
-    if data["axis"] not in ("out", "in"):
-        raise LosparseError(f"{source}: axis must be 'out' or 'in', got {data['axis']!r}")
-    if data.get("pivots") not in (None, "out", "in"):
-        raise LosparseError(f"{source}: pivots must be 'out', 'in' or null, got {data['pivots']!r}")
-    if not isinstance(data.get("shared", False), bool):
-        raise LosparseError(f"{source}: shared must be true or false, got {data['shared']!r}")
-    if not isinstance(refused, Mapping) or not all(isinstance(x, str) for x in (*refused.values(), data["reason"])):
-        raise LosparseError(f"{source}: reason must be a text, and refused an object of texts")
-    lowering = lowering_by_name(data["lowering"], source).NAME
-    order = _order_from_dict(data["order"], source)
-    stored = data.get("pivots"), data.get("shared", False)
-    layer = LayerShape(shape[0], shape[1], data["rank"], data["kept"], data["axis"], order, *stored)
-    return LayerPlan(layer, lowering, data["reason"], dict(refused), _precision(data["precision"], source))
-
-
-def _precision(value: Any, source: str) -> str:
-    if value not in PLANNED:
-        raise LosparseError(f"{source}: precision must be one of {', '.join(PLANNED)}, got {value!r}")
-    return str(value)
-
-
-def _order_from_dict(data: Any, source: str) -> Order | None:
-    if data is None:
-        return None
-    kinds = {field.name: type(field.default) if field.name != "side" else str for field in fields(Order)}
-    if not isinstance(data, Mapping) or {key: type(value) for key, value in data.items()} != kinds:
-        raise LosparseError(f"{source}: order must be null or an object with {', '.join(kinds)}, got {data!r}")
-    return Order(**data)
-
-
-def _fold_from_dict(data: Any, source: str) -> Fold:
-    if not isinstance(data, Mapping) or set(data) != _FOLD_KEYS:
-        raise LosparseError(f"{source}: must be an object with the keys {', '.join(sorted(_FOLD_KEYS))}")
-    names = (data["writers"], data["readers"])
-    if not all(isinstance(side, list) and all(isinstance(name, str) for name in side) for side in names):
-        raise LosparseError(f"{source}: writers and readers must be lists of layer names")
-    if not isinstance(data["refused"], str | None) or not isinstance(data["blocks"], int):
-        raise LosparseError(f"{source}: refused must be a text or null, and blocks a whole number")
-    return Fold(tuple(data["writers"]), tuple(data["readers"]), data["blocks"], data["refused"])
 
 
 def _some(names: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ OK, CHECK_FAILED, USER_ERROR, DEFECT, INTERRUPTED = 0, 1, 2, 3, 130
 
 _EXTRAS = {
     "accelerate": "train",
+    "pydantic": "train",
     "safetensors": "train",
     "torch": "train",
     "transformers": "train",

@@ -37,6 +37,7 @@ TEXTS = (
     "ﷺ مرحبا नमस्ते สวัสดี",
     "",
 )
+_PAIRED = ("text-classification", "question-answering")
 _LONGEST = 20_000  # tokens: a text that is to be cut is not made for models that read more
 _TOKENS = 32  # added tokens, and tokens that differ, which texts are made of
 _SHOWN = 60  # characters of a text in a message
@@ -182,8 +183,6 @@ def _probes(
     session: Session, actual: Tokenizer, reference: Tokenizer
 ) -> Iterator[tuple[Sequence[str], Sequence[str] | None]]:
     """Yield texts, and second texts or None, that bring differences of tokenizers to light."""
-    from losparse_runtime.contract.task import TASKS
-
     texts = list(TEXTS)
     added = [token.content for token in reference.get_added_tokens_decoder().values()][:_TOKENS]
     texts += [text for token in added for text in (token, f"a {token}b")]
@@ -196,7 +195,7 @@ def _probes(
     long = " ".join(map(str, range(min(session.max_length, _LONGEST) + 8)))
     if session.max_length <= _LONGEST:
         yield [long], None
-    if TASKS[session.task].pairs:
+    if session.task in _PAIRED:
         yield [*texts, long, "a"], [*texts[1:], "b", "a", long]
 
 
@@ -238,10 +237,14 @@ def _token(actual: Reading, reference: Reading, ours: Row, theirs: Row) -> str:
 def changed_description(session: Session) -> list[str]:
     """Compare losparse.json with what the model file carries of it; files of earlier writers carry nothing."""
     from losparse_runtime.contract.fields import read_json
-    from losparse_runtime.contract.metadata import DESCRIPTION_KEY
+    from losparse_runtime.contract.files import METADATA_FILE
+    from losparse_runtime.contract.folder import DESCRIPTION_KEY
 
-    carried = session.carried.get(DESCRIPTION_KEY)
+    carried, metadata = session.carried.get(DESCRIPTION_KEY), session.metadata
     written = {} if carried is None else json.loads(carried)
-    found = read_json(session.folder / "losparse.json").data
+    if metadata.folder.alone:
+        found = read_json(session.folder / METADATA_FILE).data
+    else:
+        found = metadata.folder.description(metadata.variant_name, metadata.graph_name)
     line = _first_difference({name: found.get(name) for name in written}, written, "", "the model file")
     return [] if line is None else [f"losparse.json: {line}"]

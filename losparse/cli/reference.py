@@ -17,9 +17,9 @@ from losparse_export.folder.metadata import model_config
 from losparse_export.opening.load import Loaded, class_names, load_model
 from losparse_export.opening.task_model import TaskModel
 from losparse_export.parity.locate import first_difference
+from losparse_runtime.contract.config import parse_model_config
 from losparse_runtime.contract.embedding import Embedding
 from losparse_runtime.contract.fields import Fields
-from losparse_runtime.contract.folder import parse_model_config
 from losparse_runtime.text.panics import panics_caught
 
 from .check import Reference
@@ -37,7 +37,7 @@ def open_torch(session: Session, folder: Path) -> Reference:
     Raises:
         LosparseError: the folder cannot be opened.
     """
-    loaded = load_model(folder, session.metadata.task)
+    loaded = load_model(folder, session.task)
     model = TaskModel(loaded.model, loaded.task)
 
     def run(batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -64,8 +64,9 @@ def read_checkpoint(loaded: Loaded) -> Reading:
     sentences, config = loaded.sentences, model_config(loaded)
     recorded = parse_model_config(Fields(loaded.folder / "config.json", config))
     embedding = Embedding() if sentences is None else sentences.embedding
+    per_class = loaded.task.name in ("text-classification", "token-classification")
     facts = {
-        "labels": class_names(loaded.model.config) if loaded.task.names_classes else None,
+        "labels": class_names(loaded.model.config) if per_class else None,
         "pooling": None if sentences is None else sentences.pooling,
         "normalize": sentences is not None and sentences.normalize,
         **{f"embedding.{name}": value for name, value in asdict(embedding).items()},

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -100,15 +100,28 @@ class NotEmpty:
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of some texts, where they are known from a table and not from a `Literal`."""
+    """One of some texts, where they are known from a table and not from a `Literal`.
 
-    values: Sequence[str]
+    Attributes:
+        values: returns them; it is asked at every check, so that what is added to the table counts.
+    """
+
+    values: Callable[[], Iterable[str]]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        """Return a check of the values."""
+        """Return the check of a text."""
         from pydantic_core import core_schema
 
-        return core_schema.literal_schema(list(self.values))
+        return core_schema.no_info_after_validator_function(self._known, core_schema.str_schema(strict=True))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        """Return the texts."""
+        return {"type": "string", "enum": list(self.values())}
+
+    def _known(self, value: str) -> str:
+        if value not in self.values():
+            raise ValueError("none of them")
+        return value
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,6 @@ def _locate(kind: Any, loc: Sequence[int | str]) -> _Place:
     """Follow pydantic's path through the types of the fields."""
     path, owner, hint = "", kind, kind
     for part in loc:
-        if any(hasattr(mark, "wanted") for mark in unwrap(hint)[1]):
-            break  # it is said as a whole
         choices = [unwrap(member)[0] for member in members(hint)]
         table: Any = next((choice for choice in choices if dataclasses.is_dataclass(choice)), None)
         holder = next((choice for choice in choices if typing.get_origin(choice) in _HOLDERS), None)

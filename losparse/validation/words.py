@@ -31,7 +31,7 @@ def _one(hint: Any, finite: bool) -> str:
     """Say what a type that is no union allows."""
     base, marks = unwrap(hint)
     said = next((mark.wanted for mark in marks if hasattr(mark, "wanted")), None)
-    listed = next((mark.values for mark in marks if isinstance(mark, OneOf)), None)
+    listed = next((mark.values() for mark in marks if isinstance(mark, OneOf)), None)
     origin, inner = typing.get_origin(base), typing.get_args(base)
     not_empty = " that is not empty" if any(isinstance(mark, NotEmpty) for mark in marks) else ""
     if said is not None:
@@ -49,8 +49,9 @@ def _one(hint: Any, finite: bool) -> str:
 
 
 def in_range(hint: Any) -> str:
-    """Say the range of a number's type, with a space in front; empty where there is none."""
-    mark = next((mark for mark in unwrap(hint)[1] if isinstance(mark, Numeric)), None)
+    """Say the range of a number, or of one or None, with a space in front; empty where there is none."""
+    marks = (mark for member in members(hint) for mark in unwrap(member)[1])
+    mark = next((mark for mark in marks if isinstance(mark, Numeric)), None)
     low = None if mark is None else mark.least if mark.above is None else mark.above
     high = None if mark is None else mark.most if mark.below is None else mark.below
     if mark is None or (low is None and high is None):

@@ -4,8 +4,11 @@ Needs numpy, onnxruntime and tokenizers; no torch.
 """
 
 from .compare import Comparison, Parity, compare, compare_sessions
-from .contract.folder import changed_files, read_metadata, verify_files
-from .contract.metadata import Metadata, TensorSpec
+from .contract.files import changed_files, read_folder, read_metadata, verify_files
+from .contract.folder import Folder
+from .contract.metadata import Metadata
+from .contract.tensors import TensorSpec
+from .contract.variant import Variant
 from .engine.opening import Options
 from .errors import (
     DependencyError,
@@ -17,10 +20,7 @@ from .errors import (
     TokenizerError,
 )
 from .session import Session
-from .tasks.answer import Answer
-from .tasks.classify import Classification
-from .tasks.rank import Ranked
-from .tasks.tag import Tag
+from .tasks.helpers import Answer, Classification, Tag
 from .timing.latency import Latency, measure, peak_memory
 from .timing.profile import NodeTime, profile_nodes, time_by
 
@@ -29,6 +29,7 @@ __all__ = [
     "Classification",
     "Comparison",
     "DependencyError",
+    "Folder",
     "FolderError",
     "InputError",
     "Latency",
@@ -38,18 +39,19 @@ __all__ = [
     "Options",
     "Parity",
     "ProviderError",
-    "Ranked",
     "RunError",
     "Session",
     "Tag",
     "TensorSpec",
     "TokenizerError",
+    "Variant",
     "changed_files",
     "compare",
     "compare_sessions",
     "measure",
     "peak_memory",
     "profile_nodes",
+    "read_folder",
     "read_metadata",
     "time_by",
     "verify_files",

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract.folder import ModelConfig
-from .contract.metadata import Metadata, TensorSpec
+from .contract.config import ModelConfig
+from .contract.metadata import Metadata
+from .contract.tensors import TensorSpec
 from .errors import InputError
 
 Arrays = dict[str, NDArray[Any]]

@@ -8,21 +8,18 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .contract.folder import read_metadata, read_model_config
-from .contract.metadata import Metadata, TensorSpec
-from .contract.task import TASKS, meant_task
+from .contract.config import read_model_config
+from .contract.files import read_metadata
+from .contract.metadata import Metadata
+from .contract.tensors import TensorSpec
 from .engine.alone import depends_on_batch, run_alone
 from .engine.cpus import available_cpus
 from .engine.forks import remember, require_own
 from .engine.opening import Options, open_model, provider_names
 from .errors import RunError, one_line
 from .inputs import Arrays, check_inputs
-from .tasks.answer import Answer, answer
-from .tasks.classify import Classification, classify
-from .tasks.embed import embed
-from .tasks.rank import Ranked, rank
+from .tasks import helpers as tasks
 from .tasks.scoring import ANSWER_STRIDE, MAX_ANSWER_TOKENS
-from .tasks.tag import Tag, tag
 from .text.encoder import TextEncoder
 
 
@@ -42,11 +39,14 @@ class Session:
             text of a batch is run by itself, at its own length, which takes longer. Other folders run as ever.
         spinning: let idle threads wait busily. Right for one model alone on its cores; switch it off where several
             sessions or other work share them.
+        variant: which form of the model to open, as in "int8", where the folder holds several; the first by default.
+        graph: which graph to open, as in "decoder", where the model has several; the first by default.
+        unchecked: open a folder whose model was not compared with PyTorch yet; for the exporter, which compares it.
 
     Raises:
         FolderError: the folder is missing, damaged, or its metadata does not describe its model.
         ProviderError: a provider is unknown, not installed, or was dropped by onnxruntime.
-        InputError: threads is not a whole number >= 1.
+        InputError: threads is not a whole number >= 1, or the folder has no such variant or graph.
         DependencyError: onnxruntime is not installed.
     """
 
@@ -59,14 +59,22 @@ class Session:
         *,
         batch_invariant: bool = False,
         spinning: bool = True,
+        variant: str | None = None,
+        graph: str | None = None,
+        unchecked: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.options = Options(
-            provider_names(providers), available_cpus() if threads is None else threads, allow_fallback, spinning
+            provider_names(providers),
+            available_cpus() if threads is None else threads,
+            allow_fallback,
+            spinning,
+            variant,
+            graph,
         )
-        self.metadata: Metadata = read_metadata(self.folder)
+        self.metadata: Metadata = read_metadata(self.folder, variant, graph)
         self.config = read_model_config(self.folder)
-        self._session: Any = open_model(self.folder, self.metadata, self.options)
+        self._session: Any = open_model(self.folder, self.metadata, self.options, unchecked=unchecked)
         self._process = remember(self._session)
         self.encoder = TextEncoder(
             self.folder, self.max_length, self.config.pad_token_id, self.metadata.type_ids, self.config.vocab_size
@@ -81,13 +89,8 @@ class Session:
 
     @property
     def task(self) -> str:
-        """What the model does, a key of `TASKS`.
-
-        Earlier exporters gave one name to every model with one row of logits a text; of these it is what config.json
-        says, as it always was in what they answered.
-        """
-        outputs = None if self.labels is None else len(self.labels)
-        return meant_task(TASKS[self.metadata.task], self.config.problem_type, outputs).name
+        """What the model does, as in "text-classification"."""
+        return self.metadata.task
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -173,19 +176,15 @@ class Session:
         try:
             values = self._session.run(names, checked)
         except Exception as error:  # onnxruntime's own errors have no common base below Exception
-            shape = checked["input_ids"].shape
-            raise RunError(f"{self.folder}: onnxruntime failed on input_ids {shape}: {one_line(error)}") from error
+            name, array = next(iter(checked.items()))
+            raise RunError(f"{self.folder}: onnxruntime failed on {name} {array.shape}: {one_line(error)}") from error
         return dict(zip(names, values, strict=True))
 
     def classify(
         self, texts: str | Iterable[str], batch_size: int = 32, *, pairs: str | Iterable[str] | None = None
-    ) -> list[Classification]:
-        """Classify texts or text pairs; see `tasks.classify.classify`."""
-        return classify(self, texts, batch_size, pairs)
-
-    def rank(self, query: str, texts: str | Iterable[str], batch_size: int = 32) -> list[Ranked]:
-        """Sort texts by how well each goes with a query, the best first; see `tasks.rank.rank`."""
-        return rank(self, query, texts, batch_size)
+    ) -> list[tasks.Classification]:
+        """Classify texts or text pairs; see `tasks.classify`."""
+        return tasks.classify(self, texts, batch_size, pairs)
 
     def embed(
         self,
@@ -195,12 +194,12 @@ class Session:
         prompt_name: str | None = None,
         prompt: str | None = None,
     ) -> NDArray[Any]:
-        """One vector a text, float32 (texts, features); see `tasks.embed.embed`."""
-        return embed(self, texts, batch_size, prompt_name=prompt_name, prompt=prompt)
+        """One vector a text, float32 (texts, features); see `tasks.embed`."""
+        return tasks.embed(self, texts, batch_size, prompt_name=prompt_name, prompt=prompt)
 
-    def tag(self, texts: str | Iterable[str], batch_size: int = 32, *, words: bool = True) -> list[list[Tag]]:
-        """Label every word, or every token; see `tasks.tag.tag`."""
-        return tag(self, texts, batch_size, words=words)
+    def tag(self, texts: str | Iterable[str], batch_size: int = 32, *, words: bool = True) -> list[list[tasks.Tag]]:
+        """Label every word, or every token; see `tasks.tag`."""
+        return tasks.tag(self, texts, batch_size, words=words)
 
     def answer(
         self,
@@ -210,6 +209,6 @@ class Session:
         max_tokens: int = MAX_ANSWER_TOKENS,
         stride: int = ANSWER_STRIDE,
         may_be_none: bool = False,
-    ) -> Answer:
-        """Find the span of the context that answers the question; see `tasks.answer.answer`."""
-        return answer(self, question, context, max_tokens=max_tokens, stride=stride, may_be_none=may_be_none)
+    ) -> tasks.Answer:
+        """Find the span of the context that answers the question; see `tasks.answer`."""
+        return tasks.answer(self, question, context, max_tokens=max_tokens, stride=stride, may_be_none=may_be_none)

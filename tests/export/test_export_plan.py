@@ -132,6 +132,19 @@ def test_reads_plans_from_before_pivots(plan):
     assert layer.shape.pivots is None and layer.lowering == plan.layers["layer.15"].lowering
 
 
+def test_json_schema_says_what_a_file_may_hold():
+    schema = Plan.json_schema()
+    layer = schema["$defs"]["LayerEntry"]
+    assert list(schema["properties"]) == schema["required"] == ["format", "tokens", "precision", "folds", "layers"]
+    assert layer["properties"]["lowering"]["enum"] == [lowering.NAME for lowering in LOWERINGS]
+    assert layer["properties"]["rank"] == {
+        "type": "integer",
+        "minimum": 0,
+        "description": "inner width of the low-rank part.",
+    }
+    assert layer["additionalProperties"] is False
+
+
 def test_digest_follows_the_choices(plan):
     assert plan.choose({"layer.0": "gather"}).digest() != plan.digest()
 
@@ -164,13 +177,14 @@ def test_choose_refuses(plan, choice, message):
     ("change", "message"),
     [
         ({"format": 1}, "plan format is 1, this losparse reads 2"),
-        ({"extra": 1}, "must be an object with the keys folds, format, layers, precision, tokens"),
-        ({"tokens": 0}, "tokens must be a whole number >= 1, and folds a list"),
-        ({"tokens": True}, "tokens must be a whole number >= 1, and folds a list"),
-        ({"folds": {}}, "tokens must be a whole number >= 1, and folds a list"),
+        ({"extra": 1}, "^plan: unknown key 'extra'; allowed: format, tokens, precision, folds, layers$"),
+        ({"tokens": 0}, "^plan: tokens must be a whole number of 1 or more, got 0$"),
+        ({"tokens": True}, "tokens must be a whole number of 1 or more, got True"),
+        ({"folds": {}}, "folds must be a list, got {}"),
         ({"precision": "fp16"}, "precision must be one of fp32, int8, got 'fp16'"),
-        ({"layers": {"a": {"lowering": "dense"}}}, "layer 'a': must be an object with the keys axis, kept, lowering"),
-        ({"layers": {"a": "dense"}}, "got str"),
+        ({"layers": {"a": {"lowering": "dense"}}}, r"layers\['a'\].precision is missing; it must be one of fp32, int8"),
+        ({"layers": {"a": "dense"}}, r"layers\['a'\] must be a table of keys and values, got 'dense'"),
+        ({"token": 1, "tokens": 0}, "unknown key 'token'; did you mean 'tokens'"),
     ],
 )
 def test_read_refuses(plan, change, message):
@@ -181,17 +195,27 @@ def test_read_refuses(plan, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shape": [384]}, r"shape must be \[out, in\]"),
-        ({"rank": -1}, "whole numbers >= 0"),
-        ({"kept": True}, "whole numbers >= 0"),
-        ({"axis": "rows"}, "axis must be 'out' or 'in', got 'rows'"),
-        ({"pivots": "rows"}, "pivots must be 'out', 'in' or null, got 'rows'"),
-        ({"refused": {"dense": 1}}, "refused an object of texts"),
-        ({"lowering": "fast"}, "layer 'layer.0': lowering must be one of"),
-        ({"precision": "fp16"}, "layer 'layer.0': precision must be one of fp32, int8, got 'fp16'"),
-        ({"order": {"side": "out"}}, "layer 'layer.0': order must be null or an object with side, blocks, first"),
-        ({"order": {**asdict(Order("out")), "blocks": True}}, "order must be null or an object with side, blocks"),
-        ({"order": "out"}, "order must be null or an object with side, blocks, first, pivots, split, got 'out'"),
+        ({"shape": [384]}, r"\.shape\[1\] is missing; it must be a whole number of 0 or more"),
+        ({"shape": 384}, r"\.shape must be \[out, in\], two whole numbers, got 384"),
+        ({"rank": -1}, r"^plan: layers\['layer.0'\]\.rank must be a whole number of 0 or more, got -1$"),
+        ({"kept": True}, "kept must be a whole number of 0 or more, got True"),
+        ({"axis": "rows"}, "axis must be one of out, in, got 'rows'"),
+        ({"pivots": "rows"}, "pivots must be one of out, in or null, got 'rows'"),
+        ({"refused": {"dense": 1}}, r"refused\['dense'\] must be a text, got 1"),
+        ({"refused": "no"}, "refused must be a table of reasons, by form, got 'no'"),
+        ({"reason": None}, "reason must be a text, got None"),
+        ({"loweringg": "dense"}, r"unknown key \"layers\['layer.0'\].loweringg\"; did you mean 'lowering'"),
+        ({"lowering": "fast"}, r"layers\['layer.0'\].lowering must be one of constant, dense, .*, got 'fast'"),
+        ({"precision": "fp16"}, r"layers\['layer.0'\].precision must be one of fp32, int8, got 'fp16'"),
+        (
+            {"order": {"side": "out"}},
+            r"layers\['layer.0'\].order.blocks is missing; it must be a whole number of 0 or more",
+        ),
+        (
+            {"order": {**asdict(Order("out")), "blocks": True}},
+            "order.blocks must be a whole number of 0 or more, got True",
+        ),
+        ({"order": "out"}, "order must be a table of keys and values or null, got 'out'"),
     ],
 )
 def test_read_refuses_layer(plan, change, message):
@@ -204,11 +228,11 @@ def test_read_refuses_layer(plan, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"extra": 1}, "fold 1: must be an object with the keys blocks, readers, refused, writers"),
-        ({"writers": "layer.9"}, "fold 1: writers and readers must be lists of layer names"),
-        ({"readers": [1]}, "fold 1: writers and readers must be lists of layer names"),
-        ({"refused": False}, "fold 1: refused must be a text or null, and blocks a whole number"),
-        ({"blocks": "1"}, "fold 1: refused must be a text or null, and blocks a whole number"),
+        ({"extra": 1}, r"unknown key 'folds\[1\].extra'; allowed: writers, readers, blocks, refused"),
+        ({"writers": "layer.9"}, r"folds\[1\].writers must be a list of layer names, got 'layer.9'"),
+        ({"readers": [1]}, r"folds\[1\].readers\[0\] must be a text, got 1"),
+        ({"refused": False}, r"folds\[1\].refused must be a text or null, got False"),
+        ({"blocks": "1"}, r"folds\[1\].blocks must be a whole number of 0 or more, got '1'"),
     ],
 )
 def test_read_refuses_fold(plan, change, message):

@@ -165,7 +165,7 @@ def test_a_plan_made_before_folding(model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lowering": "fast"}, "layer 'up': lowering must be one of constant, .*, got 'fast'"),
+        ({"lowering": "fast"}, r"layers\['up'\].lowering must be one of constant, .*, got 'fast'"),
         ({"lowering": "low_rank"}, "lowering 'low_rank' cannot be used for 'up': the layer has a sparse part"),
         ({"lowering": "split"}, r"lowering 'split' cannot be used for 'up': the layer keeps rows \(axis 'out'\)"),
         ({"rank": 1}, "the plan is for another 'up': it has 8x6, rank 1, kept 3, axis 'out', the model 8x6, rank 2, "),

@@ -11,13 +11,11 @@ import logging
 import pytest
 
 from losparse.errors import LosparseError
-from losparse_export import export_model
+from losparse_export import TASKS, export_model
 from losparse_export.folder.assets import check_reading
-from losparse_export.folder.metadata import _format
 from losparse_export.opening.load import Loaded
 from losparse_export.opening.sentence import Sentences, read_sentences
 from losparse_runtime.contract.embedding import Embedding
-from losparse_runtime.contract.task import TASKS
 
 from .builders import build_model
 
@@ -218,20 +216,6 @@ def test_the_transformer_alone_of_an_older_folder_is_refused(tmp_path):
     (tmp_path / "0_Transformer").mkdir()
     with pytest.raises(LosparseError, match=r"0_Transformer: is the transformer of .* says what is made of its tokens"):
         read_sentences(tmp_path / "0_Transformer")
-
-
-@pytest.mark.parametrize(
-    ("embedding", "expected"),
-    [
-        (Embedding(NONE, "query"), 1),
-        (Embedding({"query": "q: "}), 1),
-        (Embedding({"query": "q: "}, "query"), 3),
-        (Embedding(truncate_dim=4), 3),
-    ],
-)
-def test_older_readers_refuse_folders_that_they_would_read_wrong(embedding, expected):
-    assert _format(wide=False, sentences=Sentences(embedding=embedding)) == expected
-    assert _format(wide=True, sentences=None) == 2
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,15 @@ import torch
 from losparse.errors import LosparseError
 from losparse_export import lower_model, plan_model
 from losparse_export.folder.write import (
-    METADATA_FILE,
     check_out,
     fingerprint,
-    model_sizes,
-    record_files,
     save_model,
     staged_folder,
     weight_bytes,
 )
 from losparse_export.passes import finish_model
+from losparse_runtime.contract.files import METADATA_FILE, record_files
+from losparse_runtime.contract.folder import FileRecord
 
 from .builders import LAYER, layer_graph, make_layer
 
@@ -123,7 +122,7 @@ def test_save_model(model, tmp_path, external_from, files):
     assert set(records) == set(os.listdir(tmp_path)) == files
     for name, record in records.items():
         data = (tmp_path / name).read_bytes()
-        assert record == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        assert record == FileRecord(len(data), hashlib.sha256(data).hexdigest())
         assert not (tmp_path / name).is_symlink()
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
     x = torch.rand(2, 3, 64)
@@ -150,8 +149,8 @@ def test_every_file_but_the_metadata_is_recorded(tmp_path):
     for name, text in {"model.onnx": "abc", "vocab.txt": "a", METADATA_FILE: "{}"}.items():
         (tmp_path / name).write_text(text)
     records = record_files(tmp_path)
-    assert list(records) == ["model.onnx", "vocab.txt"] and model_sizes(records) == {"model.onnx": 3}
-    assert records["vocab.txt"] == {"bytes": 1, "sha256": hashlib.sha256(b"a").hexdigest()}
+    assert list(records) == ["model.onnx", "vocab.txt"]
+    assert records["vocab.txt"] == FileRecord(1, hashlib.sha256(b"a").hexdigest())
 
 
 def test_weight_bytes(model):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from losparse_runtime import read_metadata
+from losparse_runtime import Metadata, read_metadata
 from losparse_runtime.engine.alone import depends_on_batch, run_alone
 
 from .conftest import MakeFolder
@@ -35,7 +35,12 @@ def test_texts_run_alone_where_the_batch_may_change_them(make_folder: MakeFolder
     moved = {"tolerance": 1e-4, "batch_mates": {"max_abs": 2e-4, "cosine": 1.0, "top1_agreement": 1.0, "texts": 12}}
     within = {**moved, "tolerance": 3e-4}
     assert not depends_on_batch(metadata, "right") and depends_on_batch(metadata, "left")
-    assert depends_on_batch(replace(metadata, precision="int8"), "right")
-    assert not depends_on_batch(replace(metadata, precision="int8-static"), "right")
-    assert depends_on_batch(replace(metadata, parity=moved), "right")
-    assert not depends_on_batch(replace(metadata, parity=within), "right")
+
+    def changed(**fields: Any) -> Metadata:
+        variants = {"fp32": replace(metadata.variant, **fields)}
+        return replace(metadata, folder=replace(metadata.folder, variants=variants))
+
+    assert depends_on_batch(changed(precision="int8"), "right")
+    assert not depends_on_batch(changed(precision="int8-static"), "right")
+    assert depends_on_batch(changed(parity=moved), "right")
+    assert not depends_on_batch(changed(parity=within), "right")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from losparse_runtime import FolderError, TensorSpec, changed_files, read_metadata, verify_files
-from losparse_runtime.contract.folder import ModelConfig, read_model_config
-from losparse_runtime.contract.metadata import FileRecord
+from losparse_runtime.contract.config import ModelConfig, read_model_config
+from losparse_runtime.contract.folder import FileRecord
 
 from .conftest import file_record
 
@@ -114,10 +114,10 @@ def test_metadata_that_cannot_be_read(make_folder: MakeFolder) -> None:
 
 
 def test_a_later_format_is_refused_with_the_way_out(make_folder: MakeFolder) -> None:
-    folder = make_folder().edit(put("format", 4)).path
+    folder = make_folder().edit(put("format", 5)).path
     refused(
         folder,
-        r"field 'format' is 4, this losparse_runtime reads 1 to 3: .* pip install --upgrade losparse, or export",
+        r"field 'format' is 5, this losparse_runtime reads 1 to 4: .* pip install --upgrade losparse, or export",
     )
 
 
@@ -244,14 +244,10 @@ def test_every_file_that_is_listed_must_be_as_it_was(make_folder: MakeFolder) ->
 
 def test_model_config_reads_what_the_runtime_needs(make_folder: MakeFolder) -> None:
     folder = make_folder()
-    assert read_model_config(folder.path) == ModelConfig(12, 2, 0)
+    assert read_model_config(folder.path) == ModelConfig(12, 2, 0, False)
     folder.edit(put("problem_type", "multi_label_classification"), "config.json")
     folder.edit(put("type_vocab_size", 0), "config.json").edit(put("pad_token_id", None), "config.json")
-    assert read_model_config(folder.path) == ModelConfig(12, None, None, "multi_label_classification")
-    folder.edit(put("sbert_ce_default_activation_function", "torch.nn.modules.activation.Tanh"), "config.json")
-    assert read_model_config(folder.path).activation == "torch.nn.modules.activation.Tanh"
-    folder.edit(put("sentence_transformers", {"activation_fn": "torch.nn.modules.linear.Identity"}), "config.json")
-    assert read_model_config(folder.path).activation == "torch.nn.modules.linear.Identity"
+    assert read_model_config(folder.path) == ModelConfig(12, None, None, True)
     folder.edit(put("vocab_size", "many"), "config.json")
     with pytest.raises(FolderError, match=r"config.json: field 'vocab_size' must be a whole number >= 1, got 'many'"):
         read_model_config(folder.path)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from losparse_runtime import InputError, Latency, Options, RunError, Session, measure, peak_memory
+from losparse_runtime.contract.config import ModelConfig, parse_model_config
 from losparse_runtime.contract.fields import Fields
-from losparse_runtime.contract.folder import ModelConfig, parse_model_config
 from losparse_runtime.timing import _memory
 from losparse_runtime.timing.latency import end_rows_, random_inputs
 

@@ -12,6 +12,7 @@ from losparse.errors import LosparseError
 from losparse.models.positions import as_limit, count_positions, text_limit
 from losparse.saving.opening import embedding_rows
 from losparse_runtime import TokenizerError
+from losparse_runtime.contract.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_FILES
 from losparse_runtime.text.encoder import TextEncoder
 from losparse_runtime.text.panics import panics_caught
 
@@ -22,20 +23,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-TOKENIZER_FILE = "tokenizer.json"
-_TOKENIZER_SETTINGS = "tokenizer_config.json"
-_TOKENIZER_FILES = (
-    TOKENIZER_FILE,
-    _TOKENIZER_SETTINGS,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spm.model",
-    "sentencepiece.bpe.model",
-)
 
 # What configurations differ about: case, accents, spaces, punctuation, other scripts.
 _TEXTS = ("Hello, World! It's 3.5 %.", "Crème brûlée  for\tNaïve ÅNGSTRÖM", "日本語 и кириллица")
@@ -64,7 +51,7 @@ def copy_tokenizer(source: Path, folder: Path, *, lower_case: bool = False) -> b
         if not _convert_tokenizer(source, folder):
             return False
     else:
-        for name in _TOKENIZER_FILES:
+        for name in TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
     if lower_case:
@@ -87,7 +74,7 @@ def _convert_tokenizer(source: Path, folder: Path) -> bool:
 
 def has_tokenizer(source: Path) -> bool:
     """Tell whether a checkpoint brings files of a tokenizer."""
-    return any((source / name).is_file() for name in _TOKENIZER_FILES)
+    return any((source / name).is_file() for name in TOKENIZER_FILES)
 
 
 def open_tokenizer(source: Path, *, lower_case: bool = False) -> Any:
@@ -161,7 +148,7 @@ def lower_case_(tokenizer: Tokenizer) -> None:
 
 def tokenizer_limit(source: Path) -> int | None:
     """Return the longest input the tokenizer's own configuration allows, in tokens; None where it says nothing."""
-    limit = read_optional(source / _TOKENIZER_SETTINGS).get("model_max_length")
+    limit = read_optional(source / TOKENIZER_CONFIG_FILE).get("model_max_length")
     return as_limit(limit)
 
 
@@ -184,7 +171,7 @@ def match_tokenizers(source: Path, folder: Path, *, lower_case: bool = False) ->
     except LosparseError as error:
         logger.warning("%s; it is not compared with the runtime's", error)
         return True
-    _settle(tokenizer, folder / _TOKENIZER_SETTINGS)
+    _settle(tokenizer, folder / TOKENIZER_CONFIG_FILE)
     texts = [*_TEXTS, " ".join(list(tokenizer.get_added_vocab())[:_ADDED])]
     encoder = TextEncoder(folder, max_length=1, pad_token_id=None).tokenizer  # as the runtime opens it
     for text in texts:

@@ -6,8 +6,6 @@ The runtime reads the first without torch or transformers; the second is there f
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -16,15 +14,15 @@ import onnx_ir as ir
 import losparse
 from losparse.layers.factored import FactoredLinear
 from losparse.models.signature import padding_token
-from losparse_runtime.contract.metadata import DESCRIPTION_KEY, FINGERPRINT_KEY
+from losparse_runtime.contract.folder import DESCRIPTION_KEY, FINGERPRINT_KEY, MODEL_GRAPH, Folder, Source
+from losparse_runtime.contract.signature import Signature
+from losparse_runtime.contract.tensors import TensorSpec
+from losparse_runtime.contract.variant import MODEL_FILE, ModelFile, Variant
 
 from ..opening.load import Loaded, class_names, parameter_counts
 from ..opening.sentence import Sentences
-from ..precision.table import INT8_BITS, INT8_PRODUCTS
-
-FORMAT = 1
-EMBEDDING_FORMAT = 3  # of folders whose vectors an older reader would make without their prompt, or too long
-NEWER_FORMAT = 2  # of folders that a reader must refuse on some machines, which those of format 1 do not know of
+from ..precision.table import INT8_PRODUCTS
+from .write import fingerprint
 
 # Fusions of onnxruntime 1.31 that cost time on the CPU provider: as one node, normalisation and sum take several times
 # as long. Without them a plain 12 x 768 export is 4-5 % faster in fp32 and 7-8 % in int8 (1 x 16 and 1 x 128, one
@@ -43,8 +41,8 @@ def describe_model(
     sentences: Sentences | None,
     max_length: int,
     type_ids: bool,
-) -> dict[str, Any]:
-    """Return the metadata of an export, without its files, fingerprint and parity.
+) -> Folder:
+    """Return what the folder of an export holds, without its files and the comparison with PyTorch.
 
     Args:
         loaded: the PyTorch model.
@@ -55,45 +53,50 @@ def describe_model(
         max_length: tokens a row may have.
         type_ids: whether the tokenizer tells the texts of a pair by token types.
     """
-    int8 = precision in INT8_PRODUCTS
+    per_class = loaded.task.name in ("text-classification", "token-classification")
+    variant = Variant(
+        precision=precision,
+        weight_bits=weight_bits if precision in INT8_PRODUCTS else None,
+        opset=model.graph.opset_imports[""],
+        ir_version=model.ir_version,
+        models={MODEL_GRAPH: ModelFile(MODEL_FILE, fingerprint(model))},
+        disabled_optimizers=SLOW_ON_CPU,
+    )
+    return Folder(
+        task=loaded.task.name,
+        source=_describe_source(loaded),
+        graphs={MODEL_GRAPH: describe_graph(model)},
+        variants={precision: variant},
+        files={},
+        labels=tuple(class_names(loaded.model.config)) if per_class else None,
+        max_length=max_length,
+        type_ids=type_ids,
+        pooling=None if sentences is None else sentences.pooling,
+        normalize=sentences is not None and sentences.normalize,
+        embedding=None if sentences is None else sentences.embedding,
+        parameters=parameter_counts(loaded.model),
+        versions=package_versions(),
+    )
+
+
+def describe_graph(model: ir.Model) -> Signature:
+    """Return what a graph takes and gives."""
+    inputs, outputs = (
+        tuple(_describe_value(value) for value in values) for values in (model.graph.inputs, model.graph.outputs)
+    )
+    return Signature(inputs, outputs)
+
+
+def graph_metadata(folder: Folder, variant: str, graph: str, plan_digest: str) -> dict[str, str]:
+    """Return the entries that go into a graph's own metadata: the file then says what it is without its folder."""
+    description = folder.description(variant, graph)
     return {
-        "format": _format(wide=int8 and weight_bits > INT8_BITS[0], sentences=sentences),
-        "task": loaded.task.name,
-        "source": _describe_source(loaded),
-        "precision": precision,
-        **({"weight_bits": weight_bits} if int8 else {}),
-        "opset": model.graph.opset_imports[""],
-        "ir_version": model.ir_version,
-        "inputs": [_describe_value(value) for value in model.graph.inputs],
-        "outputs": [_describe_value(value) for value in model.graph.outputs],
-        "labels": class_names(loaded.model.config) if loaded.task.names_classes else None,
-        "max_length": max_length,
-        "type_ids": type_ids,
-        "pooling": None if sentences is None else sentences.pooling,
-        "normalize": sentences is not None and sentences.normalize,
-        **({} if sentences is None else {"embedding": asdict(sentences.embedding)}),
-        "session": {"disabled_optimizers": list(SLOW_ON_CPU)},
-        "parameters": parameter_counts(loaded.model),
-        "versions": package_versions(),
-    }
-
-
-def _format(*, wide: bool, sentences: Sentences | None) -> int:
-    """Return the oldest format whose readers do right by a folder; `wide` for int8 weights of more than 7 bits."""
-    if sentences is not None and (sentences.embedding.prompt() or sentences.embedding.truncate_dim is not None):
-        return EMBEDDING_FORMAT
-    return NEWER_FORMAT if wide else FORMAT
-
-
-def graph_metadata(metadata: Mapping[str, Any], plan_digest: str, fingerprint: str) -> dict[str, str]:
-    """Return the entries that go into the graph's own metadata: the file then says what it is without its folder."""
-    return {
-        FINGERPRINT_KEY: fingerprint,
-        DESCRIPTION_KEY: json.dumps(metadata, sort_keys=True),
+        FINGERPRINT_KEY: description["fingerprint"],
+        DESCRIPTION_KEY: json.dumps(description, sort_keys=True),
         "losparse.plan": plan_digest,
-        "losparse.source": json.dumps(metadata["source"], sort_keys=True),
-        "losparse.task": str(metadata["task"]),
-        "losparse.versions": json.dumps(metadata["versions"], sort_keys=True),
+        "losparse.source": json.dumps(description["source"], sort_keys=True),
+        "losparse.task": folder.task,
+        "losparse.versions": json.dumps(description["versions"], sort_keys=True),
     }
 
 
@@ -105,8 +108,6 @@ def model_config(loaded: Loaded) -> dict[str, Any]:
     if "pad_token_id" in config:
         config["pad_token_id"] = padding_token(loaded.model.config)  # readers know null alone for none
     config["architectures"] = [type(loaded.model).__name__]
-    if config.get("problem_type") is None and not loaded.task.is_problem(None, loaded.model.config.num_labels):
-        config["problem_type"] = loaded.task.problem  # the user said it, and readers of this file must know
     return config
 
 
@@ -121,20 +122,20 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def _describe_source(loaded: Loaded) -> dict[str, Any]:
+def _describe_source(loaded: Loaded) -> Source:
     config = loaded.model.config
     compressed = any(isinstance(module, FactoredLinear) for module in loaded.model.modules())
     recorded = getattr(config, "quantization_config", None)
-    return {
-        "model": loaded.name,
-        "model_type": config.model_type,
-        "architecture": type(loaded.model).__name__,
-        "compressed": compressed,
-        "method": getattr(recorded, "method", None) if compressed else None,
-    }
+    return Source(
+        model=loaded.name,
+        model_type=config.model_type,
+        architecture=type(loaded.model).__name__,
+        compressed=compressed,
+        method=getattr(recorded, "method", None) if compressed else None,
+    )
 
 
-def _describe_value(value: ir.Value) -> dict[str, Any]:
+def _describe_value(value: ir.Value) -> TensorSpec:
     assert value.dtype is not None and value.shape is not None, "the trace types its inputs and outputs"
-    shape = [axis if isinstance(axis, int) else str(axis.value) for axis in value.shape]
-    return {"name": value.name, "dtype": value.dtype.numpy().name, "shape": shape}
+    shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
+    return TensorSpec(str(value.name), value.dtype.numpy().name, shape)

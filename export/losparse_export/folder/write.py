@@ -10,18 +10,16 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
 from losparse.errors import LosparseError
-
-MODEL_FILE = "model.onnx"
-DATA_FILE = "model.onnx.data"
-METADATA_FILE = "losparse.json"
+from losparse_runtime.contract.files import METADATA_FILE
+from losparse_runtime.contract.folder import Folder
+from losparse_runtime.contract.variant import MODEL_FILE, data_file
 
 # Weights beyond this go into a file of their own, which onnxruntime maps instead of copying. In bytes.
 EXTERNAL_FROM = 100 * 2**20
@@ -77,46 +75,36 @@ def check_out(out: Path, *, overwrite: bool) -> None:
 
 
 def save_model(
-    model: ir.Model, folder: Path, *, external_from: int = EXTERNAL_FROM, inline_at_most: int = _INLINE_AT_MOST
+    model: ir.Model,
+    folder: Path,
+    *,
+    file: str = MODEL_FILE,
+    external_from: int = EXTERNAL_FROM,
+    inline_at_most: int = _INLINE_AT_MOST,
 ) -> None:
     """Write a graph and its weights.
 
     Args:
         model: the finished graph.
-        folder: where to; the files are `model.onnx` and, with large weights, `model.onnx.data`.
+        folder: where to.
+        file: name of its file; large weights go into one of the same name and ".data".
         external_from: weights of more bytes in all go into the second file.
         inline_at_most: weights of more bytes in all do so whatever `external_from` says.
     """
     external = weight_bytes(model) > min(external_from, inline_at_most)
-    (folder / DATA_FILE).unlink(missing_ok=True)  # of a graph that was larger
+    (folder / data_file(file)).unlink(missing_ok=True)  # of a graph that was larger
     ir.save(
         model,
-        folder / MODEL_FILE,
-        external_data=DATA_FILE if external else None,
+        folder / file,
+        external_data=data_file(file) if external else None,
         size_threshold_bytes=_INLINE_BELOW,
     )
 
 
-def record_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Describe what a folder holds, so that a file which changes, goes or comes later is noticed.
-
-    Args:
-        folder: a finished folder, but for its metadata.
-
-    Returns:
-        By name, of every file but the metadata, which holds this: "bytes" and "sha256".
-    """
-    files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.name != METADATA_FILE)
-    return {file.name: _record(file) for file in files}
-
-
-def model_sizes(files: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Return the bytes of the graph and its weights by file name.
-
-    Args:
-        files: as `record_files` returns them.
-    """
-    return {name: files[name]["bytes"] for name in (MODEL_FILE, DATA_FILE) if name in files}
+def model_sizes(folder: Folder) -> dict[str, int]:
+    """Return the bytes of the files of graphs and weights, by file name."""
+    names = (name for variant in folder.variants.values() for model in variant.models.values() for name in model.names)
+    return {name: folder.files[name].bytes for name in names if name in folder.files}
 
 
 def weight_bytes(model: ir.Model) -> int:
@@ -140,11 +128,6 @@ def fingerprint(model: ir.Model) -> str:
         digest.update(repr((name, tensor.dtype.name, tensor.shape.numpy())).encode())
         digest.update(tensor.tobytes())
     return digest.hexdigest()
-
-
-def _record(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
 
 
 def _swap(staging: Path, out: Path, *, overwrite: bool) -> None:

@@ -56,9 +56,16 @@ def check_feeds(
         sizes[PAST] = (0, "an empty state")
     _check_total(sizes)
     _check_length(given, specs, sizes, longest)
+    limits: Mapping[Role, int | None] = {
+        "tokens": vocabulary.size,
+        "types": vocabulary.types,
+        "positions": longest,
+        "mask": 2,
+        "memory mask": 2,
+    }
     for spec in specs.values():
         if spec.name in given:
-            _check_values(spec, given[spec.name], vocabulary)
+            _check_values(spec, given[spec.name], limits)
     return {name: given[name] if name in given else _default(spec, sizes) for name, spec in specs.items()}
 
 
@@ -128,9 +135,8 @@ def _check_length(
         )
 
 
-def _check_values(spec: TensorSpec, array: NDArray[Any], vocabulary: Vocabulary) -> None:
+def _check_values(spec: TensorSpec, array: NDArray[Any], limits: Mapping[Role, int | None]) -> None:
     """Check ids against the tables they index; a negative id would silently count from the end of the table."""
-    limits: dict[Role, int | None] = {"tokens": vocabulary.size, "types": vocabulary.types, "mask": 2, "memory mask": 2}
     limit = limits.get(spec.role)
     if limit is None or array.dtype.kind != "i":
         return

@@ -77,7 +77,9 @@ def random_feeds(inputs: Collection[TensorSpec], vocabulary: Vocabulary, draw: D
     mask, lengths = _mask(random, draw)
     end_rows_(ids, mask, vocabulary)
     ids[mask == 0] = vocabulary.filler
-    types = (np.arange(draw.length) >= lengths[:, None] // 2) & (mask == 1) if draw.pairs else np.zeros_like(ids)
+    types = np.zeros_like(ids)
+    if draw.pairs and vocabulary.types != 1:
+        types = ((np.arange(draw.length) >= lengths[:, None] // 2) & (mask == 1)).astype(np.int64)
     return _named(inputs, {"tokens": ids, "mask": mask, "types": types}, draw, random)
 
 

@@ -119,6 +119,13 @@ class Fields:
             self.fail(name, "an object")
         return Fields(self.file, value, f"{self.at}{name}.")
 
+    def entries(self, name: str) -> Iterator[tuple[str, Fields]]:
+        """The objects inside an object, by name; at least one."""
+        inner = self.object(name)
+        if not inner.data:
+            self.fail(name, "an object of at least one entry")
+        return ((entry, inner.object(entry)) for entry in inner.data)
+
     def objects(self, name: str) -> Iterator[Fields]:
         """The objects of a list."""
         value = self.data.get(name)

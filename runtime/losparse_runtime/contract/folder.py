@@ -1,222 +1,318 @@
-"""An exported ONNX folder on disk: its metadata, the model's own configuration, and whether its files are whole.
+"""`losparse.json`: what an exported folder holds, read strictly, and written by the same file.
 
-    FOLDER/model.onnx      (+ model.onnx.data)   the graph and its weights
-    FOLDER/losparse.json                         the metadata, `Metadata`
-    FOLDER/config.json                           the Hugging Face configuration
-    FOLDER/tokenizer.json tokenizer_config.json  may be absent; needed for texts, not for token ids
+    Folder -- graphs, by name: one ("model"), or several, as an encoder and a decoder
+           -- variants, by name: one model in several precisions
+           -- and what they have in common: source, task, labels, how texts are read
 
-The metadata is read strictly; of the configuration only the few fields the runtime uses.
+A folder of one graph in one variant is written as earlier versions wrote it, its facts side by side; the format number
+is then 1 to 3, the oldest whose readers do right by it. Where there are several it is 4, and each has its own object.
+
+A field that is missing or of the wrong type is an error. A field this version does not know is skipped: writers may add
+fields within a format version, and raise the version when an older reader would go wrong.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import FolderError
-from .fields import Fields, read_json
-from .metadata import MODEL_FILE, FileRecord, Metadata, parse_metadata
+from .embedding import Embedding, parse_embedding, parse_pooling
+from .fields import Fields
+from .signature import Signature, parse_signature
+from .variant import MODEL_FILE, ModelFile, Variant, parse_models, parse_variant
 
-METADATA_FILE = "losparse.json"
-CONFIG_FILE = "config.json"
+_PLAIN, _WIDE, _EMBEDDING, SEVERAL = 1, 2, 3, 4
+"""Formats: the first; of folders that a reader must refuse on some machines, which those of the first do not know of;
+of those whose vectors an older reader would make without their prompt, or too long; of several graphs or variants."""
+FORMATS = (_PLAIN, _WIDE, _EMBEDDING, SEVERAL)
+MODEL_GRAPH = "model"
+"""Name of a graph that is alone."""
+FINGERPRINT_KEY = "losparse.fingerprint"
+DESCRIPTION_KEY = "losparse.description"  # what the graph itself carries of losparse.json, as JSON
 
-# What earlier writers put into a folder without listing it.
-_ONCE_UNLISTED = (
-    CONFIG_FILE,
-    "plan.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spm.model",
-    "sentencepiece.bpe.model",
-)
-
-
-# What is written about a folder, with an ending for text or without one.
-_ABOUT, _TEXT = ("readme", "license", "licence", "notice"), ("", ".md", ".txt", ".rst")
+# The outputs each task's helper reads; a model may have more.
+TASK_OUTPUTS: dict[str, tuple[str, ...]] = {
+    "text-classification": ("logits",),
+    "token-classification": ("logits",),
+    "question-answering": ("start_logits", "end_logits"),
+    "feature-extraction": ("last_hidden_state",),
+}
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """What the runtime needs of `config.json`; None where the file or the field is not there.
+class FileRecord:
+    """Size in bytes and SHA-256 (64 hexadecimal digits) of one file."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model that was exported.
 
     Attributes:
-        vocab_size: rows of the token embedding: ids are below it.
-        type_vocab_size: rows of the token-type embedding.
-        pad_token_id: the id the model takes for padding.
-        problem_type: what the logits of a text mean, in transformers' words; see `Task.problem`.
-        activation: what a cross-encoder's output goes through, as in "torch.nn.modules.linear.Identity".
-        end_token_id: the id that ends a text of an encoder-decoder, whose classification head reads its place (BART).
+        model: folder name or hub id.
+        model_type: the configuration's word for the family, as in "bert".
+        architecture: class name of the PyTorch model.
+        compressed: whether it had factored layers.
+        method: the compression method and its settings; None for a dense model.
     """
 
-    vocab_size: int | None = None
-    type_vocab_size: int | None = None
-    pad_token_id: int | None = None
-    problem_type: str | None = None
-    activation: str | None = None
-    end_token_id: int | None = None
+    model: str
+    model_type: str
+    architecture: str
+    compressed: bool
+    method: Mapping[str, Any] | None
 
 
-def read_metadata(folder: Path) -> Metadata:
-    """Read and check `losparse.json`, and that every file it names is there with the size it names.
+@dataclass(frozen=True)
+class Folder:
+    """The contents of `losparse.json`.
+
+    Attributes:
+        task: a key of TASK_OUTPUTS.
+        source: the model that was exported.
+        graphs: what each takes and gives, in every variant the same, by name; the first is the one that reads a text.
+        variants: by name, the first is what opens by default.
+        files: every file of the folder but this one, by name; earlier writers listed the model's files alone.
+        labels: class names by class id; None where the task has none.
+        max_length: positions the model has, in tokens.
+        type_ids: whether the second text of a pair has other token types than the first, as it had in training.
+        pooling: how feature extraction turns tokens into one vector: as `scoring.pool` names it, or None.
+        normalize: whether that vector is scaled to length 1.
+        embedding: what else is done to make a vector of a text; None for other tasks, and from the first writers.
+        parameters: counts: "model", "layers", "layers_dense".
+        versions: of the packages that wrote the folder.
+    """
+
+    task: str
+    source: Source
+    graphs: Mapping[str, Signature]
+    variants: Mapping[str, Variant]
+    files: Mapping[str, FileRecord]
+    labels: tuple[str, ...] | None
+    max_length: int
+    type_ids: bool
+    pooling: str | None
+    normalize: bool
+    embedding: Embedding | None
+    parameters: Mapping[str, int]
+    versions: Mapping[str, str]
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is one graph in one variant, under the names of the formats that have no others."""
+        names = [(graph, model.file) for variant in self.variants.values() for graph, model in variant.models.items()]
+        variants = list(self.variants) == [variant.precision for variant in self.variants.values()]
+        return variants and list(self.graphs) == [MODEL_GRAPH] and names == [(MODEL_GRAPH, MODEL_FILE)]
+
+    @property
+    def format(self) -> int:
+        """The oldest format version whose readers do right by the folder."""
+        return self._plain_format(next(iter(self.variants.values()))) if self.alone else SEVERAL
+
+    def description(self, variant: str, graph: str) -> dict[str, Any]:
+        """Return what the file of a graph carries of this: what it was exported as, without what is known later.
+
+        Args:
+            variant: one of `variants`.
+            graph: one of `graphs`.
+
+        Returns:
+            JSON values as formats 1 to 3 have them, without files and measurements.
+        """
+        chosen = self.variants[variant]
+        return {
+            "format": self._plain_format(chosen),
+            "task": self.task,
+            "source": asdict(self.source),
+            **chosen.numbers(),
+            **self.graphs[graph].to_json(),
+            **self._reading(),
+            "session": chosen.session_json(),
+            "parameters": dict(self.parameters),
+            "versions": dict(self.versions),
+            "fingerprint": chosen.models[graph].fingerprint,
+        }
+
+    def measured(
+        self,
+        variant: str | None = None,
+        *,
+        parity: Mapping[str, Any] | None = None,
+        accuracy: Mapping[str, Any] | None = None,
+        times: Mapping[str, float] | None = None,
+    ) -> Folder:
+        """Return the folder with what was measured of one of its variants, the first by default.
+
+        Args:
+            variant: one of `variants`.
+            parity: see `Variant`; None to leave it as it is, as with the others.
+            accuracy: see `Variant`.
+            times: see `Variant`.
+        """
+        name = next(iter(self.variants)) if variant is None else variant
+        old = self.variants[name]
+        new = replace(old, parity=parity or old.parity, accuracy=accuracy or old.accuracy, times=times or old.times)
+        return replace(self, variants={**self.variants, name: new})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the contents of `losparse.json`, which `parse_folder` reads."""
+        files = {"files": {name: asdict(record) for name, record in self.files.items()}}
+        if self.alone:
+            name, variant = next(iter(self.variants.items()))
+            parity = {"parity": variant.parity_json()}
+            return {**self.description(name, MODEL_GRAPH), **parity, **files, **variant.measured()}
+        return {
+            "format": SEVERAL,
+            "task": self.task,
+            "source": asdict(self.source),
+            "graphs": {name: graph.to_json() for name, graph in self.graphs.items()},
+            **self._reading(),
+            "parameters": dict(self.parameters),
+            "versions": dict(self.versions),
+            "variants": {name: variant.to_json() for name, variant in self.variants.items()},
+            **files,
+        }
+
+    def _plain_format(self, variant: Variant) -> int:
+        settings = self.embedding or Embedding()
+        if settings.prompt() or settings.truncate_dim is not None:
+            return _EMBEDDING
+        return _WIDE if variant.wide else _PLAIN
+
+    def _reading(self) -> dict[str, Any]:
+        """Return how texts are read, and what answers are called, as JSON values."""
+        return {
+            "labels": None if self.labels is None else list(self.labels),
+            "max_length": self.max_length,
+            "type_ids": self.type_ids,
+            "pooling": self.pooling,
+            "normalize": self.normalize,
+            **({} if self.embedding is None else {"embedding": asdict(self.embedding)}),
+        }
+
+
+def parse_folder(fields: Fields) -> Folder:
+    """Check every field of `losparse.json` and the agreement between them.
 
     Args:
-        folder: an exported ONNX folder.
+        fields: the file's object.
 
     Returns:
-        The checked metadata.
+        The checked contents.
 
     Raises:
-        FolderError: the folder or a file is missing or cut short, or the metadata is damaged.
+        FolderError: the format version is not one of these; a field is missing, of the wrong type, or contradicts
+            another.
     """
-    _check_kind(folder)
-    metadata = parse_metadata(read_json(folder / METADATA_FILE))
-    for name, record in metadata.files.items():
-        file = folder / name
-        size = file.stat().st_size if file.is_file() else None
-        if size is None:
-            raise FolderError(
-                f"{file}: missing, but {METADATA_FILE} names it; copy the whole folder, or export it again"
-            )
-        if size != record.bytes:
-            raise FolderError(
-                f"{file}: must have {record.bytes} bytes by {METADATA_FILE}, has {size}; "
-                "copy it again, or export it again"
-            )
-    return metadata
+    several = _format(fields) == SEVERAL
+    graphs, variants = _several(fields) if several else _one(fields)
+    folder = Folder(
+        task=fields.choice("task", tuple(TASK_OUTPUTS)),
+        source=_source(fields.object("source")),
+        graphs=graphs,
+        variants=variants,
+        files=_files(fields.object("files"), variants),
+        labels=None if fields.is_null("labels") else fields.texts("labels"),
+        max_length=fields.integer("max_length", 1),
+        type_ids=fields.flag("type_ids") if "type_ids" in fields.data else True,
+        pooling=parse_pooling(fields),
+        normalize=fields.flag("normalize"),
+        embedding=parse_embedding(fields.object("embedding")) if "embedding" in fields.data else None,
+        parameters=_parameters(fields.object("parameters")),
+        versions=_versions(fields.object("versions")),
+    )
+    _check_agreement(folder, fields.file)
+    return folder
 
 
-def _check_kind(folder: Path) -> None:
-    """Say what is in the place where an exported folder was expected."""
-    if not folder.exists():
-        raise FolderError(f"{folder}: no such folder; give the folder that `losparse export` wrote")
-    if not folder.is_dir():
-        raise FolderError(f"{folder}: is a file, must be a folder; give the folder that `losparse export` wrote")
-    if (folder / METADATA_FILE).exists():
+def _format(fields: Fields) -> int:
+    version = fields.integer("format", 1)
+    if version not in FORMATS:
+        known = f"{FORMATS[0]} to {FORMATS[-1]}"
+        raise FolderError(
+            f"{fields.file}: field 'format' is {version}, this losparse_runtime reads {known}: "
+            "a newer losparse wrote the folder; pip install --upgrade losparse, or export it again with this version"
+        )
+    return version
+
+
+def _one(fields: Fields) -> tuple[dict[str, Signature], dict[str, Variant]]:
+    """Read one graph in one variant, whose facts stand beside those of the folder."""
+    models = {MODEL_GRAPH: ModelFile(MODEL_FILE, fields.digest("fingerprint"))}
+    variant = parse_variant(fields, models)
+    return {MODEL_GRAPH: parse_signature(fields)}, {variant.precision: variant}
+
+
+def _several(fields: Fields) -> tuple[dict[str, Signature], dict[str, Variant]]:
+    graphs = {name: parse_signature(entry) for name, entry in fields.entries("graphs")}
+    variants = {
+        name: parse_variant(entry, parse_models(entry.object("graphs"))) for name, entry in fields.entries("variants")
+    }
+    for name, variant in variants.items():
+        if variant.models.keys() != graphs.keys():
+            raise FolderError(
+                f"{fields.file}: variant {name!r} must have the graphs {', '.join(graphs)}, got "
+                f"{', '.join(variant.models) or 'none'}; export the folder again with `losparse export`"
+            )
+    return graphs, variants
+
+
+def _source(fields: Fields) -> Source:
+    return Source(
+        model=fields.text("model"),
+        model_type=fields.text("model_type"),
+        architecture=fields.text("architecture"),
+        compressed=fields.flag("compressed"),
+        method=None if fields.is_null("method") else fields.object("method").data,
+    )
+
+
+def _files(fields: Fields, variants: Mapping[str, Variant]) -> dict[str, FileRecord]:
+    records = {}
+    for name in fields.data:
+        # A name with a separator could point outside the folder.
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise FolderError(f"{fields.file}: field 'files' must name files inside the folder, got {name!r}")
+        record = fields.object(name)
+        records[name] = FileRecord(record.integer("bytes", 0), record.digest("sha256"))
+    for model in (model for variant in variants.values() for model in variant.models.values()):
+        if model.file not in records:
+            fields.fail(model.file, "an object")
+    return records
+
+
+def _parameters(fields: Fields) -> dict[str, int]:
+    return {name: fields.integer(name, 0) for name in ("model", "layers", "layers_dense")}
+
+
+def _versions(fields: Fields) -> dict[str, str]:
+    return {name: fields.text(name) for name in fields.data}
+
+
+def _check_agreement(folder: Folder, file: Path) -> None:
+    """Refuse fields that are right one by one and wrong together."""
+    outputs = {spec.name: spec for graph in folder.graphs.values() for spec in graph.outputs}
+    for name in TASK_OUTPUTS[folder.task]:
+        if name not in outputs:
+            raise FolderError(
+                f"{file}: field 'outputs' must have {name!r} for task {folder.task}, got {', '.join(outputs)}"
+            )
+    reader = next(iter(folder.graphs.values()))
+    ids = next((spec for spec in reader.inputs if spec.name == "input_ids"), None)
+    if ids is None or len(ids.shape) != 2:
+        raise FolderError(f"{file}: field 'inputs' must have 'input_ids' with the two axes batch and sequence")
+    if folder.task not in ("text-classification", "token-classification"):
         return
-    if (folder / MODEL_FILE).exists():
+    classes = outputs["logits"].shape[-1:]
+    if folder.labels is None or classes != (len(folder.labels),):
+        got = "none" if folder.labels is None else f"{len(folder.labels)}"
         raise FolderError(
-            f"{folder}: has {MODEL_FILE} but no {METADATA_FILE}, so losparse did not write it; "
-            "export its source with `losparse export MODEL OUT`"
+            f"{file}: field 'labels' must name every class of output 'logits', whose shape is "
+            f"{list(outputs['logits'].shape)}, got {got}"
         )
-    if (folder / CONFIG_FILE).exists():
-        raise FolderError(
-            f"{folder}: is a model checkpoint, not an exported folder; export it with `losparse export {folder} OUT`"
-        )
-    raise FolderError(f"{folder}: has no {METADATA_FILE}; give the folder that `losparse export` wrote")
-
-
-def read_model_config(folder: Path) -> ModelConfig:
-    """Read the fields of `config.json` that the runtime uses.
-
-    Raises:
-        FolderError: the file is damaged or a field is of the wrong type.
-    """
-    file = folder / CONFIG_FILE
-    return parse_model_config(read_json(file)) if file.exists() else ModelConfig()
-
-
-def parse_model_config(fields: Fields) -> ModelConfig:
-    """Take the fields that the runtime uses out of a configuration.
-
-    Raises:
-        FolderError: a field is of the wrong type.
-    """
-
-    def count(name: str, minimum: int) -> int | None:
-        return None if fields.data.get(name) is None else fields.integer(name, minimum)
-
-    return ModelConfig(
-        vocab_size=count("vocab_size", 1),
-        # 0 (DeBERTa) means that there is no such embedding: nothing to check.
-        type_vocab_size=count("type_vocab_size", 0) or None,
-        pad_token_id=count("pad_token_id", 0),
-        problem_type=_text(fields.data.get("problem_type")),
-        activation=_activation(fields.data),
-        end_token_id=_end_token(fields.data),
-    )
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _activation(data: Mapping[str, Any]) -> str | None:
-    settings = data.get("sentence_transformers")
-    said = settings.get("activation_fn") if isinstance(settings, dict) else None
-    return _text(said) or _text(data.get("sbert_ce_default_activation_function"))  # the second: before version 4
-
-
-def _end_token(data: Mapping[str, Any]) -> int | None:
-    end = data.get("eos_token_id")  # generation may have several, as a list; a head that reads a place has one
-    ends = data.get("is_encoder_decoder") is True and isinstance(end, int) and not isinstance(end, bool)
-    return end if ends else None
-
-
-def verify_files(folder: Path | str) -> None:
-    """Compare the SHA-256 of every file with the one in the metadata. Reads the files whole.
-
-    Raises:
-        FolderError: as `read_metadata`, or the contents of a file are not what the exporter wrote.
-    """
-    folder = Path(folder)
-    for name, record in read_metadata(folder).files.items():
-        changed = _changed(folder, name, record)
-        if changed is not None:
-            raise FolderError(
-                f"{folder / name}: {changed}: the file changed after the export; copy it again, or export it again"
-            )
-
-
-def changed_files(folder: Path | str) -> list[str]:
-    """Compare what a folder holds with what its metadata says it does. Reads the files whole.
-
-    Returns:
-        A line for every file that is missing, has other contents, or is not listed; none for a folder as it was
-        written. What a hub or git adds, and nobody reads to run a model, counts for nothing: hidden files and folders,
-        a README, a licence.
-
-    Raises:
-        FolderError: the folder has no metadata that can be read, or a file cannot be.
-    """
-    folder = Path(folder)
-    _check_kind(folder)
-    listed = parse_metadata(read_json(folder / METADATA_FILE)).files
-    found = [(name, _changed(folder, name, record)) for name, record in listed.items()]
-    lines = [f"{name}: {changed}" for name, changed in found if changed is not None]
-    known = {METADATA_FILE, *listed, *(() if CONFIG_FILE in listed else _ONCE_UNLISTED)}
-    extra = sorted(
-        path.name for path in folder.iterdir() if path.name not in known and not _beside_the_model(path.name)
-    )
-    return [*lines, *(f"{name}: {METADATA_FILE} does not list it" for name in extra)]
-
-
-def _beside_the_model(name: str) -> bool:
-    """Whether neither onnxruntime nor this package ever reads what has this name."""
-    place = Path(name.lower())
-    return name.startswith(".") or (place.stem in _ABOUT and place.suffix in _TEXT)
-
-
-def _changed(folder: Path, name: str, record: FileRecord) -> str | None:
-    """Say in what a file differs from its record; None where it does not."""
-    file = folder / name
-    if not file.is_file():
-        return f"missing, {METADATA_FILE} lists it"
-    try:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise FolderError(f"{file}: cannot be read ({error.strerror})") from error
-    size = file.stat().st_size
-    if size != record.bytes:
-        return f"has {size} bytes, {METADATA_FILE} says {record.bytes}"
-    if digest != record.sha256:
-        return f"SHA-256 is {digest[:16]}..., {METADATA_FILE} says {record.sha256[:16]}..."
-    return None

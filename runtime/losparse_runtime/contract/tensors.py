@@ -157,7 +157,7 @@ class Vocabulary:
         types: token types are below it; None where nobody says.
         padding: the token of padding; None for none.
         end: the token that ends every text once, where a head finds its place by it (BART); None where none does.
-        drawn: random ids are below it, where that is another number than `size`.
+        drawn: random ids are below it where nobody says `size`.
     """
 
     size: int | None = None
@@ -174,7 +174,7 @@ class Vocabulary:
     @property
     def below(self) -> int | None:
         """Random ids are below it; None where nobody says."""
-        return self.size if self.drawn is None else self.drawn
+        return self.drawn if self.size is None else self.size
 
 
 def end_rows_(ids: NDArray[Any], mask: NDArray[Any], vocabulary: Vocabulary) -> None:

@@ -30,8 +30,9 @@ def depends_on_batch(metadata: Metadata, padding_side: str) -> bool:
     """
     if metadata.precision == _MIXED or padding_side == "left":
         return True
-    mates = metadata.parity.get("batch_mates")  # earlier writers did not measure it
-    return mates is not None and bool(mates["max_abs"] > metadata.parity["tolerance"])
+    parity = metadata.parity or {}
+    mates = parity.get("batch_mates")  # earlier writers did not measure it
+    return mates is not None and bool(mates["max_abs"] > parity["tolerance"])
 
 
 def run_alone(run: Callable[[Arrays], Arrays], inputs: Arrays, token_outputs: Collection[str]) -> Arrays:

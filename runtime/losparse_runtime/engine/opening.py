@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..contract.metadata import FINGERPRINT_KEY, MODEL_FILE, ORT_DTYPES, Metadata
+from ..contract.folder import FINGERPRINT_KEY
+from ..contract.metadata import Metadata
+from ..contract.tensors import ORT_DTYPES
+from ..contract.variant import SAFE_WEIGHT_BITS
 from ..dependencies import import_onnxruntime, installed_onnxruntimes
 from ..errors import FolderError, InputError, ProviderError, one_line
 from .cpus import int8_overflows
@@ -18,7 +21,6 @@ from .external import external_files
 
 _CPU = "CPUExecutionProvider"
 _OF_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
-_SAFE_BITS = 7  # of a weight in an int8 product, on any CPU
 _ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about the graph, which the user did not write
 
 logger = logging.getLogger(__name__)
@@ -33,12 +35,16 @@ class Options:
         threads: intra-op threads, >= 1.
         allow_fallback: run on the CPU where a provider is not there, instead of an error.
         spinning: idle threads wait busily: lowest latency for one model alone on its cores.
+        variant: which form of the model, where a folder holds several; None for the first.
+        graph: which graph, where a model has several; None for the first.
     """
 
     providers: tuple[str, ...]
     threads: int
     allow_fallback: bool = False
     spinning: bool = True
+    variant: str | None = None
+    graph: str | None = None
 
     def __post_init__(self) -> None:
         """Check the thread count."""
@@ -64,14 +70,17 @@ def provider_names(providers: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def open_model(folder: Path, metadata: Metadata, options: Options, *, profile: Path | None = None) -> Any:
+def open_model(
+    folder: Path, metadata: Metadata, options: Options, *, profile: Path | None = None, unchecked: bool = False
+) -> Any:
     """Open the folder's model.
 
     Args:
         folder: an exported ONNX folder.
-        metadata: its metadata.
+        metadata: what it says of the graph and the variant that are opened.
         options: providers and threads.
         profile: where onnxruntime writes its profile, as the beginning of a file name; None for no profile.
+        unchecked: open a model that was not compared with PyTorch; for the exporter, which compares it.
 
     Returns:
         An `onnxruntime.InferenceSession` on the providers asked for.
@@ -79,18 +88,25 @@ def open_model(folder: Path, metadata: Metadata, options: Options, *, profile: P
     Raises:
         DependencyError: onnxruntime is not installed.
         ProviderError: a provider is unknown, not installed, or was dropped, and falling back is not allowed.
-        FolderError: the model file is damaged, is not the one the metadata describes, or is not for this CPU.
+        FolderError: the model file is damaged, is not the one the metadata describes, was not compared with PyTorch,
+            or is not for this CPU.
     """
     ort = import_onnxruntime()
-    if metadata.weight_bits is not None and metadata.weight_bits > _SAFE_BITS and int8_overflows():
+    if metadata.parity is None and not unchecked:
+        raise FolderError(
+            f"{folder}: losparse.json has no comparison with PyTorch ('parity' is null), so its export did not finish; "
+            "export it again with `losparse export`"
+        )
+    if metadata.variant.wide and int8_overflows():
         raise FolderError(
             f"{folder}: int8 products with weights of {metadata.weight_bits} bits are for CPUs with VNNI, and this one "
-            f"has none, so they would overflow; export the model again with --weight-bits {_SAFE_BITS}"
+            f"has none, so they would overflow; export the model again with --weight-bits {SAFE_WEIGHT_BITS}"
         )
-    unlisted = sorted(external_files(folder / MODEL_FILE) - metadata.files.keys())
+    name = metadata.model.file
+    unlisted = sorted(external_files(folder / name) - metadata.files.keys())
     if unlisted:
         raise FolderError(
-            f"{folder}: {MODEL_FILE} takes weights from {unlisted[0]!r}, which losparse.json does not list, so nothing "
+            f"{folder}: {name} takes weights from {unlisted[0]!r}, which losparse.json does not list, so nothing "
             "tells whether they are its own; export the folder again"
         )
     wanted = _installed(ort, options)
@@ -181,7 +197,7 @@ def _create(
         # By path, not by bytes: weights beside the model are then mapped, not copied. enable_fallback is onnxruntime's
         # own silent second try on the CPU.
         return ort.InferenceSession(
-            str(folder / MODEL_FILE),
+            str(folder / metadata.model.file),
             settings,
             providers=providers,
             enable_fallback=0,
@@ -192,7 +208,7 @@ def _create(
         if isinstance(error, ValueError | RuntimeError) and providers != [_CPU]:
             raise ProviderError(f"onnxruntime cannot start {', '.join(providers)}: {one_line(error)}") from error
         raise FolderError(
-            f"{folder / MODEL_FILE}: onnxruntime {ort.__version__} cannot open it ({one_line(error)}); "
+            f"{folder / metadata.model.file}: onnxruntime {ort.__version__} cannot open it ({one_line(error)}); "
             "copy it again, or export it again"
         ) from error
 
@@ -203,8 +219,8 @@ def _check_model(session: Any, folder: Path, metadata: Metadata) -> None:
     if carried != metadata.fingerprint:
         got = "none" if carried is None else f"{carried[:16]}..."
         raise FolderError(
-            f"{folder}: model.onnx carries fingerprint {got}, losparse.json says {metadata.fingerprint[:16]}...: "
-            "the two files are from different exports; export the folder again"
+            f"{folder}: {metadata.model.file} carries fingerprint {got}, losparse.json says "
+            f"{metadata.fingerprint[:16]}...: the two files are from different exports; export the folder again"
         )
     for kind, specs, nodes in (
         ("inputs", metadata.inputs, session.get_inputs()),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..contract.fields import read_json
+from ..contract.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from ..dependencies import import_tokenizers
 from ..errors import InputError, LosparseRuntimeError, TokenizerError, one_line
 from ..inputs import Arrays
@@ -21,9 +22,6 @@ from .truncation import Truncating, Truncation, check_size
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
-
-TOKENIZER_FILE = "tokenizer.json"
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract.folder import ModelConfig
+from ..contract.config import ModelConfig
 from ..engine.opening import Options
 from ..errors import InputError, RunError, one_line
 from ..inputs import Arrays

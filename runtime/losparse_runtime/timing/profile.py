@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..contract.folder import read_metadata, read_model_config
+from ..contract.config import read_model_config
+from ..contract.files import read_metadata
 from ..engine.opening import Options, open_model
 from ..errors import InputError
 from .latency import random_inputs
@@ -59,7 +60,7 @@ def profile_nodes(
     if runs < 1 or batch < 1 or length < 1:
         raise InputError(f"batch, length and runs must be at least 1, got {batch}, {length} and {runs}")
     folder = Path(folder)
-    metadata = read_metadata(folder)
+    metadata = read_metadata(folder, options.variant, options.graph)
     arrays = random_inputs(read_model_config(folder), batch, length, seed)
     feeds = {spec.name: arrays[spec.name] for spec in metadata.inputs if spec.name in arrays}
     with tempfile.TemporaryDirectory() as place:

@@ -1,0 +1,70 @@
+"""`config.json`: the Hugging Face configuration, of which the runtime uses a few fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .fields import Fields, read_json
+
+CONFIG_FILE = "config.json"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the runtime needs of `config.json`; None where the file or the field is not there.
+
+    Attributes:
+        vocab_size: rows of the token embedding: ids are below it.
+        type_vocab_size: rows of the token-type embedding.
+        pad_token_id: the id the model takes for padding.
+        multi_label: several classes can be right at once: scores are sigmoids.
+        regression: the outputs are numbers: they are the scores.
+        end_token_id: the id that ends a text of an encoder-decoder, whose classification head reads its place (BART).
+    """
+
+    vocab_size: int | None = None
+    type_vocab_size: int | None = None
+    pad_token_id: int | None = None
+    multi_label: bool = False
+    regression: bool = False
+    end_token_id: int | None = None
+
+
+def read_model_config(folder: Path) -> ModelConfig:
+    """Read the fields of `config.json` that the runtime uses.
+
+    Raises:
+        FolderError: the file is damaged or a field is of the wrong type.
+    """
+    file = folder / CONFIG_FILE
+    return parse_model_config(read_json(file)) if file.exists() else ModelConfig()
+
+
+def parse_model_config(fields: Fields) -> ModelConfig:
+    """Take the fields that the runtime uses out of a configuration.
+
+    Raises:
+        FolderError: a field is of the wrong type.
+    """
+
+    def count(name: str, minimum: int) -> int | None:
+        return None if fields.data.get(name) is None else fields.integer(name, minimum)
+
+    return ModelConfig(
+        vocab_size=count("vocab_size", 1),
+        # 0 (DeBERTa) means that there is no such embedding: nothing to check.
+        type_vocab_size=count("type_vocab_size", 0) or None,
+        pad_token_id=count("pad_token_id", 0),
+        multi_label=fields.data.get("problem_type") == "multi_label_classification",
+        regression=fields.data.get("problem_type") == "regression",
+        end_token_id=_end_token(fields.data),
+    )
+
+
+def _end_token(data: Mapping[str, Any]) -> int | None:
+    end = data.get("eos_token_id")  # generation may have several, as a list; a head that reads a place has one
+    ends = data.get("is_encoder_decoder") is True and isinstance(end, int) and not isinstance(end, bool)
+    return end if ends else None

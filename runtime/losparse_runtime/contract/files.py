@@ -1,0 +1,199 @@
+"""An exported ONNX folder on disk: reading and writing what it says of itself, and whether its files are whole.
+
+FOLDER/model.onnx      (+ model.onnx.data)   the graph and its weights; more such files for more graphs or variants
+FOLDER/losparse.json                         what it holds, `Folder`
+FOLDER/config.json                           the Hugging Face configuration
+FOLDER/tokenizer.json tokenizer_config.json  may be absent; needed for texts, not for token ids
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import FolderError, InputError
+from .config import CONFIG_FILE
+from .fields import read_json
+from .folder import FileRecord, Folder, parse_folder
+from .metadata import Metadata, select
+from .variant import MODEL_FILE
+
+METADATA_FILE = "losparse.json"
+PLAN_FILE = "plan.json"
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILES = (
+    TOKENIZER_FILE,
+    TOKENIZER_CONFIG_FILE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
+"""Files of a tokenizer: an export brings those of its source along."""
+
+# What earlier writers put into a folder without listing it.
+_ONCE_UNLISTED = (CONFIG_FILE, PLAN_FILE, *TOKENIZER_FILES)
+# What is written about a folder, with an ending for text or without one.
+_ABOUT, _TEXT = ("readme", "license", "licence", "notice"), ("", ".md", ".txt", ".rst")
+
+
+def read_folder(folder: Path) -> Folder:
+    """Read and check `losparse.json`, and that every file it names is there with the size it names.
+
+    Args:
+        folder: an exported ONNX folder.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        FolderError: the folder or a file is missing or cut short, or the metadata is damaged.
+    """
+    _check_kind(folder)
+    contents = parse_folder(read_json(folder / METADATA_FILE))
+    for name, record in contents.files.items():
+        file = folder / name
+        size = file.stat().st_size if file.is_file() else None
+        if size is None:
+            raise FolderError(
+                f"{file}: missing, but {METADATA_FILE} names it; copy the whole folder, or export it again"
+            )
+        if size != record.bytes:
+            raise FolderError(
+                f"{file}: must have {record.bytes} bytes by {METADATA_FILE}, has {size}; "
+                "copy it again, or export it again"
+            )
+    return contents
+
+
+def read_metadata(folder: Path, variant: str | None = None, graph: str | None = None) -> Metadata:
+    """Read a folder as `read_folder` does, and choose one graph in one variant.
+
+    Args:
+        folder: an exported ONNX folder.
+        variant: name of a variant, where the folder holds several; None for the first.
+        graph: name of a graph, where the model has several; None for the first.
+
+    Raises:
+        FolderError: see `read_folder`.
+        InputError: the folder has no such variant or graph.
+    """
+    try:
+        return select(read_folder(folder), variant, graph)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+
+
+def write_metadata(folder: Path, contents: Folder) -> None:
+    """Write `losparse.json`, which `read_folder` reads."""
+    write_json(folder / METADATA_FILE, contents.to_json())
+
+
+def write_json(file: Path, data: Any) -> None:
+    """Write a file of an exported folder."""
+    file.write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """Describe what a folder holds, so that a file which changes, goes or comes later is noticed.
+
+    Args:
+        folder: a finished folder, but for its metadata.
+
+    Returns:
+        By name, of every file but the metadata, which holds this.
+    """
+    files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.name != METADATA_FILE)
+    return {file.name: FileRecord(file.stat().st_size, _digest(file)) for file in files}
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_kind(folder: Path) -> None:
+    """Say what is in the place where an exported folder was expected."""
+    if not folder.exists():
+        raise FolderError(f"{folder}: no such folder; give the folder that `losparse export` wrote")
+    if not folder.is_dir():
+        raise FolderError(f"{folder}: is a file, must be a folder; give the folder that `losparse export` wrote")
+    if (folder / METADATA_FILE).exists():
+        return
+    if (folder / MODEL_FILE).exists():
+        raise FolderError(
+            f"{folder}: has {MODEL_FILE} but no {METADATA_FILE}, so losparse did not write it; "
+            "export its source with `losparse export MODEL OUT`"
+        )
+    if (folder / CONFIG_FILE).exists():
+        raise FolderError(
+            f"{folder}: is a model checkpoint, not an exported folder; export it with `losparse export {folder} OUT`"
+        )
+    raise FolderError(f"{folder}: has no {METADATA_FILE}; give the folder that `losparse export` wrote")
+
+
+def verify_files(folder: Path | str) -> None:
+    """Compare the SHA-256 of every file with the one in the metadata. Reads the files whole.
+
+    Raises:
+        FolderError: as `read_folder`, or the contents of a file are not what the exporter wrote.
+    """
+    folder = Path(folder)
+    for name, record in read_folder(folder).files.items():
+        changed = _changed(folder, name, record)
+        if changed is not None:
+            raise FolderError(
+                f"{folder / name}: {changed}: the file changed after the export; copy it again, or export it again"
+            )
+
+
+def changed_files(folder: Path | str) -> list[str]:
+    """Compare what a folder holds with what its metadata says it does. Reads the files whole.
+
+    Returns:
+        A line for every file that is missing, has other contents, or is not listed; none for a folder as it was
+        written. What a hub or git adds, and nobody reads to run a model, counts for nothing: hidden files and folders,
+        a README, a licence.
+
+    Raises:
+        FolderError: the folder has no metadata that can be read, or a file cannot be.
+    """
+    folder = Path(folder)
+    _check_kind(folder)
+    listed = parse_folder(read_json(folder / METADATA_FILE)).files
+    found = [(name, _changed(folder, name, record)) for name, record in listed.items()]
+    lines = [f"{name}: {changed}" for name, changed in found if changed is not None]
+    known = {METADATA_FILE, *listed, *(() if CONFIG_FILE in listed else _ONCE_UNLISTED)}
+    extra = sorted(
+        path.name for path in folder.iterdir() if path.name not in known and not _beside_the_model(path.name)
+    )
+    return [*lines, *(f"{name}: {METADATA_FILE} does not list it" for name in extra)]
+
+
+def _beside_the_model(name: str) -> bool:
+    """Whether neither onnxruntime nor this package ever reads what has this name."""
+    place = Path(name.lower())
+    return name.startswith(".") or (place.stem in _ABOUT and place.suffix in _TEXT)
+
+
+def _changed(folder: Path, name: str, record: FileRecord) -> str | None:
+    """Say in what a file differs from its record; None where it does not."""
+    file = folder / name
+    if not file.is_file():
+        return f"missing, {METADATA_FILE} lists it"
+    try:
+        digest = _digest(file)
+    except OSError as error:
+        raise FolderError(f"{file}: cannot be read ({error.strerror})") from error
+    size = file.stat().st_size
+    if size != record.bytes:
+        return f"has {size} bytes, {METADATA_FILE} says {record.bytes}"
+    if digest != record.sha256:
+        return f"SHA-256 is {digest[:16]}..., {METADATA_FILE} says {record.sha256[:16]}..."
+    return None

@@ -1,0 +1,168 @@
+"""A variant of an exported model: its graphs in one precision, and what was measured of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .fields import Fields
+
+MODEL_FILE = "model.onnx"
+SAFE_WEIGHT_BITS = 7
+"""Bits of a weight in an int8 product that no CPU overflows with."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The file of one graph in one variant.
+
+    Attributes:
+        file: its name, as in "model.onnx"; large weights lie beside it.
+        fingerprint: SHA-256 of the graph and its weights; the file carries the same.
+    """
+
+    file: str
+    fingerprint: str
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The file, and where its weights lie if they are not in it."""
+        return self.file, data_file(self.file)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the forms in which a folder holds its model.
+
+    Attributes:
+        precision: as in "fp32" or "int8".
+        weight_bits: bits of a weight in an int8 product; None where there is none, or an earlier writer did not say.
+        opset: ONNX operator-set version.
+        ir_version: ONNX file-format version.
+        models: file of every graph, by the graph's name.
+        disabled_optimizers: onnxruntime graph optimizers the session switches off.
+        parity: the exporter's comparison with PyTorch: "max_abs", "max_rel", "tolerance", "cases"; and "cosine",
+            "top1_agreement", "batch_mates" and "vectors" where the exporter wrote them. None where there was none
+            yet: only a folder that is being made.
+        accuracy: right answers on labelled texts; None where there were none.
+        times: median milliseconds of a call, by what it was called with; None where nobody measured.
+    """
+
+    precision: str
+    weight_bits: int | None
+    opset: int
+    ir_version: int
+    models: Mapping[str, ModelFile]
+    disabled_optimizers: tuple[str, ...]
+    parity: Mapping[str, Any] | None = None
+    accuracy: Mapping[str, Any] | None = None
+    times: Mapping[str, float] | None = None
+
+    @property
+    def wide(self) -> bool:
+        """Whether an int8 product of it overflows on CPUs without VNNI."""
+        return self.weight_bits is not None and self.weight_bits > SAFE_WEIGHT_BITS
+
+    def numbers(self) -> dict[str, Any]:
+        """Return precision and versions as JSON values."""
+        bits = {} if self.weight_bits is None else {"weight_bits": self.weight_bits}
+        return {"precision": self.precision, **bits, "opset": self.opset, "ir_version": self.ir_version}
+
+    def measured(self) -> dict[str, Any]:
+        """Return accuracy and times as JSON values, those that there are."""
+        found = {"accuracy": self.accuracy, "times": self.times}
+        return {name: dict(value) for name, value in found.items() if value is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of a folder that holds several."""
+        return {
+            **self.numbers(),
+            "graphs": {
+                name: {"file": model.file, "fingerprint": model.fingerprint} for name, model in self.models.items()
+            },
+            "session": self.session_json(),
+            "parity": self.parity_json(),
+            **self.measured(),
+        }
+
+    def session_json(self) -> dict[str, Any]:
+        """Return the options of onnxruntime's session as JSON values."""
+        return {"disabled_optimizers": list(self.disabled_optimizers)}
+
+    def parity_json(self) -> dict[str, Any] | None:
+        """Return the comparison with PyTorch as JSON values."""
+        return None if self.parity is None else dict(self.parity)
+
+
+def parse_variant(fields: Fields, models: Mapping[str, ModelFile]) -> Variant:
+    """Read what is said of one variant.
+
+    Args:
+        fields: of the object that holds it: the whole file, or one of "variants".
+        models: file of every graph.
+
+    Raises:
+        FolderError: a field is missing or of the wrong type.
+    """
+    return Variant(
+        precision=fields.text("precision"),
+        weight_bits=fields.integer("weight_bits", 1) if "weight_bits" in fields.data else None,
+        opset=fields.integer("opset", 1),
+        ir_version=fields.integer("ir_version", 1),
+        models=models,
+        disabled_optimizers=fields.object("session").texts("disabled_optimizers"),
+        parity=None if fields.is_null("parity") else _parity(fields.object("parity")),
+        accuracy=fields.object("accuracy").data if "accuracy" in fields.data else None,
+        times=_times(fields.object("times")) if "times" in fields.data else None,
+    )
+
+
+def parse_models(fields: Fields) -> dict[str, ModelFile]:
+    """Read the files of a variant's graphs.
+
+    Raises:
+        FolderError: a field is missing or of the wrong type.
+    """
+    entries = {name: fields.object(name) for name in fields.data}
+    return {name: ModelFile(entry.text("file"), entry.digest("fingerprint")) for name, entry in entries.items()}
+
+
+def model_file(graph: str, variant: str | None = None) -> str:
+    """Return the name of a graph's file.
+
+    Args:
+        graph: its name.
+        variant: the variant's; None for the first one of a folder, which other tools find by the graph's name alone.
+    """
+    return f"{graph}.onnx" if variant is None else f"{graph}.{variant}.onnx"
+
+
+def data_file(file: str) -> str:
+    """Return the name of the file that holds the weights of a graph's file where they are large."""
+    return f"{file}.data"
+
+
+# Of the parts of "parity": the least that each of their numbers can be.
+_AGREEMENTS = {
+    "batch_mates": {"max_abs": 0.0, "cosine": -1.0, "top1_agreement": 0.0},
+    "vectors": {"mean_cosine": -1.0, "worst_cosine": -1.0, "rank_agreement": -1.0},
+}
+
+
+def _parity(fields: Fields) -> dict[str, Any]:
+    numbers: dict[str, Any] = {name: fields.number(name) for name in ("max_abs", "max_rel", "tolerance")}
+    for name, minimum in (("cosine", -1.0), ("top1_agreement", 0.0)):
+        if name in fields.data:  # earlier writers had neither
+            numbers[name] = fields.number(name, minimum)
+    parts: dict[str, Any] = {"cases": [case.data for case in fields.objects("cases")]}
+    for name, least in _AGREEMENTS.items():
+        if name in fields.data:
+            part = fields.object(name)
+            counted = {"texts": part.integer("texts", 1)}
+            parts[name] = {key: part.number(key, minimum) for key, minimum in least.items()} | counted
+    return {**numbers, **parts}
+
+
+def _times(fields: Fields) -> dict[str, float]:
+    return {call: fields.number(call) for call in fields.data}
