@@ -1,77 +1,37 @@
-"""Write the tables of README.md from the results files, so that every figure in it was measured.
-
-python benchmarks/readme.py            rewrites the blocks between <!-- name --> and <!-- /name -->
-python benchmarks/readme.py --check    exits 1 when the README is not what the results say
-"""
+"""The tables of times, one function a block of a page."""
 
 from __future__ import annotations
 
-import json
-import re
-import sys
-from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from _front import group_of, on_front, points_of
-
-ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+from _table import TASKS, load, table
 
 
-def load(name: str) -> dict[str, Any]:
-    """Read a results file; empty when it is not there yet."""
-    path = RESULTS / name
-    data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return data
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table."""
-    lines = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows]]
-    return "\n".join(lines)
-
-
-def sst2() -> str:
-    """Accuracy of every row beside the best dense model."""
-    data = load("sst2.json")
-    if "dense" not in data:
+def speed_short() -> str:
+    """One table for the README: a BERT-base encoder against what onnxruntime gives for nothing."""
+    runs = [data for data in map(load, ("encoder_latency.json", "encoder_latency_vnni.json")) if data]
+    if not runs:
         return ""
-    best = data["dense_test_accuracy"]
-
-    def line(name: str, keep: str, same: list[dict[str, Any]]) -> list[str]:
-        row, tests = same[0], [row["test_accuracy"] for row in same]
-        spread = f" ({min(tests):.1%}-{max(tests):.1%}, {len(tests)} seeds)" if len(tests) > 1 else ""
-        return [
-            name,
-            keep,
-            f"{row['training']['learning_rate']:g}",
-            f"{mean(row['dev_accuracy'] for row in same):.1%}",
-            f"{mean(tests):.1%}{spread}",
-            f"{mean(tests) / best:.1%}",
-            f"{row['file_bytes'] / 1e6:.1f} MB",
-        ]
-
-    rows = [line("dense", "1", [data["dense"]])]
-    if "dense_as_much_training" in data:
-        rows.append(line("dense, trained as long as the rows below", "1", [data["dense_as_much_training"]]))
-    order = {"losparse+distillation": 0, "losparse": 1, "svd": 2, "pruning": 3}
-    seeds: dict[tuple[str, float, float], list[dict[str, Any]]] = {}
-    for row in sorted(data["rows"], key=lambda r: (-r["keep"], order.get(r["method"], 9), r["structure"], r["seed"])):
-        name = row["method"] if row["method"] == "svd" else f"{row['method']}, {row['structure']}"
-        name += ", hidden states too" if row["training"].get("distill_hidden") else ""
-        settings = row["method_settings"]
-        if "low_rank" in settings:
-            name += f", low rank {settings['low_rank']:g}"
-        seeds.setdefault((name, row["keep"], row["training"]["learning_rate"]), []).append(row)
-    rows += [line(name, f"{keep:g}", same) for (name, keep, _), same in seeds.items()]
-    text = table(["model", "keep", "learning rate", "dev", "test", "of dense", "file"], rows)
-    settings = data["settings"]["rows"]
-    torch, transformers = data["versions"]["torch"], data["versions"]["transformers"]
+    names = {
+        "dense-int8-default": "dense int8, onnxruntime's own",
+        "factored-fp32": "losparse, fp32",
+        "factored-int8": "losparse, int8",
+    }
+    rows = []
+    for data in runs:
+        for batch, length in ((1, 16), (1, 128), (8, 128)):
+            speed = {
+                row["variant"]: row["speedup"]
+                for row in data["rows"]
+                if (row["shape"], row["batch"], row["length"]) == ("12x768", batch, length)
+            }
+            rows.append([data["machine"], f"{batch} x {length}", *(f"{speed[name]:.1f}x" for name in names)])
+    first = runs[0]
     return (
-        f"{text}\n\n{settings['epochs']:g} epochs, batch {settings['batch_size']}, seed {settings['seed']} or the mean "
-        f"of several, embeddings frozen, fp32 (other seeds partly under bf16 autocast); torch {torch}, transformers "
-        f"{transformers}."
+        f"An encoder of 12 x 768 at keep {first['keep']:g}, speed-up over dense fp32 as torch exports it; timed in "
+        f"turns in one run at {first['rows'][0]['threads']} thread, onnxruntime {first['versions']['onnxruntime']}:\n\n"
+        + table(["machine", "batch x tokens", *names.values()], rows)
     )
 
 
@@ -174,80 +134,6 @@ def training_cost() -> str:
     )
 
 
-def by_method(name: str, show: str, better: str) -> str:
-    """A table without training: methods down, keeps across."""
-    rows = [row for row in load("methods.json").get("rows", []) if row["table"] == name]
-    if not rows:
-        return ""
-    keeps = sorted({row["keep"] for row in rows if row["method"] != "dense"}, reverse=True)
-    dense = next((row for row in rows if row["method"] == "dense"), None)
-    lines = [["dense", *[format(dense["value"], show)] * len(keeps), "", ""]] if dense else []
-    for method in dict.fromkeys(row["method"] for row in rows if row["method"] != "dense"):
-        own = {row["keep"]: row for row in rows if row["method"] == method}
-        cells = [format(own[keep]["value"], show) if keep in own else "" for keep in keeps]
-        slowest = max(own.values(), key=lambda row: row["compress_seconds"])
-        memory = max(row["peak_bytes"] / row["weights_bytes"] for row in own.values())
-        lines.append([method, *cells, f"{slowest['compress_seconds']:.0f} s", f"{memory:.1f}x"])
-    first = rows[0]
-    head = [f"{first['metric']}, {better}", *(f"keep {keep:g}" for keep in keeps), "at most", "peak memory / weights"]
-    return f"{first['model']}, {first['data']}, no training:\n\n" + table(head, lines)
-
-
-def oneshot_lm() -> str:
-    """Perplexity of a language model after compression without training."""
-    return by_method("oneshot-lm", ",.2f", "lower is better")
-
-
-def oneshot_embed() -> str:
-    """How well similarities of sentence embeddings survive compression without training."""
-    return by_method("oneshot-embed", ".3f", "higher is better")
-
-
-TASKS = {"sst2": "SST-2", "banking77": "Banking77", "cola": "CoLA"}
-
-
-def finetuned() -> str:
-    """Every method at the same training budget: methods down, tasks and keeps across; then dropped blocks."""
-    rows = [row for row in load("methods.json").get("rows", []) if row["table"] == "finetuned"]
-    if not rows:
-        return ""
-    cells: dict[tuple[str, str, float], list[float]] = {}
-    for row in rows:
-        cells.setdefault((row["method"], row["data"], row["keep"]), []).append(row["value"])
-    tasks = [task for task in TASKS if any(row["data"] == task for row in rows)]
-    dropped = {row["method"] for row in rows if row["method"][0].isdigit()}
-    columns = sorted(
-        {(row["data"], row["keep"]) for row in rows if row["method"] not in dropped | {"dense"}},
-        key=lambda column: (tasks.index(column[0]), -column[1]),
-    )
-
-    def cell(method: str, task: str, keep: float) -> str:
-        values = cells.get((method, task, keep), [])
-        if not values:
-            return ""
-        mean = 100 * sum(values) / len(values)
-        spread = f" ({100 * min(values):.1f}-{100 * max(values):.1f})" if len(values) > 1 else ""
-        return f"{mean:.1f}{spread}"
-
-    methods = sorted({row["method"] for row in rows} - dropped - {"dense"})
-    first = table(
-        ["method", *(f"{TASKS[task]}, keep {keep:g}" for task, keep in columns)],
-        [
-            ["dense", *(cell("dense", task, 1.0) for task, _ in columns)],
-            *([method, *(cell(method, task, keep) for task, keep in columns)] for method in methods),
-        ],
-    )
-    shares = {row["method"]: row["keep"] for row in rows if row["method"] in dropped}
-    second = table(
-        ["dense blocks, trained as long", "keep", *(TASKS[task] for task in tasks)],
-        [
-            [method, f"{share:.2f}", *(cell(method, task, share) for task in tasks)]
-            for method, share in sorted(shares.items(), key=lambda item: (-item[1], item[0]))
-        ],
-    )
-    return first + ("\n\n" + second if dropped else "")
-
-
 def front() -> str:
     """The models that no other beats in accuracy and time, and ours that a model without this library beats."""
     parts = [front_of(data) for data in (load("front.json"), load("front_vnni.json")) if data]
@@ -315,38 +201,3 @@ def times() -> str:
         f"{data['threads']} thread on {data['machine']}, onnxruntime {data['versions']['onnxruntime']}:\n\n"
         f"{table(head, lines)}"
     )
-
-
-def render(text: str) -> str:
-    """Return the README with its blocks filled in."""
-    blocks = {
-        "sst2": sst2,
-        "latency": latency,
-        "encoders": encoders,
-        "finetuned": finetuned,
-        "front": front,
-        "times": times,
-        "training-cost": training_cost,
-        "oneshot-lm": oneshot_lm,
-        "oneshot-embed": oneshot_embed,
-    }
-    for name, block in blocks.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        filled = block()
-        text = pattern.sub(lambda m, body=filled: m[1] + (body + "\n" if body else "") + m[2], text)
-    return text
-
-
-def main() -> int:
-    """Rewrite or check."""
-    readme = ROOT / "README.md"
-    old = readme.read_text()
-    new = render(old)
-    if "--check" in sys.argv:
-        return 0 if new == old else 1
-    readme.write_text(new)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Write the tables of README.md and docs/ from the results files, so that every figure in them was measured.
+
+python benchmarks/tables.py            rewrites the blocks between <!-- name --> and <!-- /name -->
+python benchmarks/tables.py --check    exits 1 when a page is not what the results say
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+
+import _tables_accuracy as accuracy
+import _tables_speed as speed
+from _table import ROOT
+
+BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"speed-short": speed.speed_short, "accuracy-short": accuracy.accuracy_short},
+    "docs/speed.md": {
+        "encoders": speed.encoders,
+        "latency": speed.latency,
+        "front": speed.front,
+        "times": speed.times,
+    },
+    "docs/accuracy.md": {
+        "sst2": accuracy.sst2,
+        "finetuned": accuracy.finetuned,
+        "oneshot-lm": accuracy.oneshot_lm,
+        "oneshot-embed": accuracy.oneshot_embed,
+        "training-cost": speed.training_cost,
+    },
+}
+
+
+def render(page: str, text: str) -> str:
+    """Return a page with its blocks filled in.
+
+    Raises:
+        ValueError: a block has no place in the page.
+    """
+    for name, block in BLOCKS[page].items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        filled = block()
+        text, places = pattern.subn(lambda m, body=filled: m[1] + (body + "\n" if body else "") + m[2], text)
+        if places != 1:
+            raise ValueError(f"{page}: block {name!r} must stand there once, found {places} times")
+    return text
+
+
+def main() -> int:
+    """Rewrite or check."""
+    changed = False
+    for page in BLOCKS:
+        path = ROOT / page
+        old = path.read_text(encoding="utf-8")
+        new = render(page, old)
+        changed |= new != old
+        if "--check" not in sys.argv:
+            path.write_text(new, encoding="utf-8")
+    return int(changed and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""What README.md and docs/ say: tables are those of the results, and every block of code runs.
+
+A block to run stands under `<!-- run: NAME -->`; NAME says what it finds (`SETTINGS`). Blocks of one page run in their
+order, in one folder and one namespace. Any other block may hold `make` and `pip install` lines alone, whose targets and
+extras exist.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+
+from losparse import METHODS
+from losparse.cli.main import COMMANDS, main
+from tests.cli.conftest import make_model, make_texts, make_tokenizer, write_csv
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of code of a page."""
+
+    setting: str | None
+    language: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    return [Block(*found.groups()) for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+
+
+@pytest.fixture(scope="session")
+def user_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user has: MODEL, with classes that have names, and tables and texts for it."""
+    folder = tmp_path_factory.mktemp("user")
+    sizes = {"num_hidden_layers": 4, "max_position_embeddings": 128}
+    model = make_model(**sizes, id2label={0: "bad", 1: "good"}, label2id={"bad": 0, "good": 1})
+    model.save_pretrained(folder / "MODEL")
+    make_tokenizer().save_pretrained(folder / "MODEL")
+    write_csv(folder / "train.csv", make_texts(256, 0))
+    write_csv(folder / "dev.csv", make_texts(64, 1))
+    (folder / "texts.txt").write_text("\n".join(text for text, _ in make_texts(96, 3)), encoding="utf-8")
+    return folder
+
+
+def trainer_names(folder: Path) -> dict[str, Any]:
+    """What a program with a Trainer of its own has at hand."""
+    tokenizer = AutoTokenizer.from_pretrained(folder / "MODEL")
+    rows = [
+        {**tokenizer(text, padding="max_length", max_length=16, truncation=True), "labels": int(label == "good")}
+        for text, label in make_texts(64, 0)
+    ]
+    arguments = TrainingArguments(
+        str(folder / "trainer"),
+        max_steps=12,
+        per_device_train_batch_size=8,
+        save_strategy="no",
+        report_to=[],
+        dataloader_pin_memory=False,
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "MODEL")
+    return {"model": model, "tokenizer": tokenizer, "rows": rows, "arguments": arguments, "Trainer": Trainer}
+
+
+SETTINGS = {"files": lambda _folder: {}, "trainer": trainer_names}
+
+
+def shell_lines(text: str) -> Iterator[list[str]]:
+    """Yield the commands of a block, comments left out and continued lines joined."""
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            yield words
+
+
+def run_shell(text: str) -> None:
+    for command, *words in shell_lines(text):
+        assert command == "losparse", f"only losparse commands are run, got {command}"
+        assert main(words) == 0, f"losparse {' '.join(words)}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(block.setting for block in blocks(page))], ids=str)
+def test_every_block_runs(page: Path, user_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "work"
+    shutil.copytree(user_files, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("LOSPARSE_CACHE", str(tmp_path / "cache"))
+    names: dict[str, Any] = {}
+    for block in blocks(page):
+        if block.setting is None:
+            continue
+        names |= SETTINGS[block.setting](folder)
+        if block.language == "python":
+            exec(compile(block.text, str(page), "exec"), names)
+        else:
+            run_shell(block.text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_that_do_not_run_are_installs_and_targets(page: Path) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for block in blocks(page):
+        if block.setting is not None or block.language in ("", "json", "yaml"):
+            continue
+        assert block.language == "sh", f"{page.name}: a block of {block.language} needs a <!-- run: ... --> line"
+        for command, *words in shell_lines(block.text):
+            if command == "make":
+                assert set(words) <= targets
+            else:
+                assert (command, words[0]) == ("pip", "install"), f"{page.name}: {command} is not run"
+                named = re.findall(r"\[([\w,]+)\]", " ".join(words))
+                assert {extra for group in named for extra in group.split(",")} <= set(extras)
+
+
+def test_tables_are_those_of_the_results() -> None:
+    done = subprocess.run([sys.executable, "benchmarks/tables.py", "--check"], cwd=ROOT, check=False)
+    assert done.returncode == 0, "run `python benchmarks/tables.py`"
+
+
+def test_commands_methods_and_extras_are_said() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert all(f"losparse {name}" in text for name in COMMANDS)
+    assert all(f"`{name}`" in text for name in METHODS)
+    assert all(f"`{name}`" in text for name in extras)
+
+
+def test_the_readme_is_a_newcomers_path() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    named = re.findall(r"`((?:losparse|export|runtime|tests|benchmarks|docs)/[\w./-]+)`", page.read_text())
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
