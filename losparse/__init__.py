@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .methods.lpaf.callback import LPAFCallback
     from .models.depth import drop_layers
     from .models.neurons import drop_neurons
+    from .saving.contents import FolderContents, StoredLayer, inspect_folder
     from .training.fine_tune import FineTuneResult, fine_tune
     from .training.recipe import Recipe, Training
 
@@ -34,6 +35,7 @@ _HOMES = {
     "FactoredLinear": "layers.factored",
     "FactoredLinearTraining": "methods.losparse.layer",
     "FineTuneResult": "training.fine_tune",
+    "FolderContents": "saving.contents",
     "LPAF": "methods",
     "LPAFCallback": "methods.lpaf.callback",
     "LayerReport": "compress",
@@ -45,6 +47,7 @@ _HOMES = {
     "Recipe": "training.recipe",
     "StructuredPruning": "methods",
     "SVD": "methods",
+    "StoredLayer": "saving.contents",
     "Training": "training.recipe",
     "compact_": "compress",
     "compress_": "compress",
@@ -52,6 +55,7 @@ _HOMES = {
     "drop_neurons": "models.neurons",
     "find_targets": "layers.linear",
     "fine_tune": "training.fine_tune",
+    "inspect_folder": "saving.contents",
 }
 
 __all__ = [
@@ -65,6 +69,7 @@ __all__ = [
     "FactoredLinear",
     "FactoredLinearTraining",
     "FineTuneResult",
+    "FolderContents",
     "LPAFCallback",
     "LayerReport",
     "LoSparse",
@@ -72,6 +77,7 @@ __all__ = [
     "LosparseError",
     "OneShotLoSparse",
     "Recipe",
+    "StoredLayer",
     "StructuredPruning",
     "Training",
     "compact_",
@@ -80,6 +86,7 @@ __all__ = [
     "drop_neurons",
     "find_targets",
     "fine_tune",
+    "inspect_folder",
 ]
 
 

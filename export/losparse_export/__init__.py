@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .accuracy.texts import TextFile
+    from .check import check_folder, check_session
     from .estimate import Estimate, estimate_model
     from .export import ExportReport, export_model
     from .graph.node import LayerShape
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .opening.task_model import TASKS, TaskModel
     from .parity.gate import ParityError, ParityReport
     from .plan import Candidate, LayerPlan, Plan, candidates, plan_layers, plan_model
-    from .precision import apply_precision
+    from .precision.apply import apply_precision
     from .precision.table import PRECISION_TABLE, PRECISIONS, Precision
     from .tracing.trace import trace_model
     from .tune import Call, tune_plan
@@ -43,8 +44,10 @@ _HOMES = {
     "TASKS": "opening.task_model",
     "TaskModel": "opening.task_model",
     "TextFile": "accuracy.texts",
-    "apply_precision": "precision",
+    "apply_precision": "precision.apply",
     "candidates": "plan",
+    "check_folder": "check",
+    "check_session": "check",
     "estimate_model": "estimate",
     "export_model": "export",
     "lower_model": "lower",
@@ -73,6 +76,8 @@ __all__ = [
     "TextFile",
     "apply_precision",
     "candidates",
+    "check_folder",
+    "check_session",
     "estimate_model",
     "export_model",
     "lower_model",

@@ -37,7 +37,7 @@ from .opening.kinds import check_reads_text, class_of, opening_class
 from .opening.load import Loaded, refuse_experts
 from .opening.task_model import TASKS, TaskModel
 from .passes import prepare_model
-from .precision import apply_precision
+from .precision.apply import apply_precision
 from .tracing.trace import trace_model
 from .tune import Call, Progress
 

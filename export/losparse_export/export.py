@@ -51,7 +51,7 @@ from .opening.task_model import TaskModel
 from .parity.gate import ParityReport, Progress, check_parity
 from .passes import prepare_model
 from .plan import Plan
-from .precision import apply_precision
+from .precision.apply import apply_precision
 from .precision.table import INT8_BITS, check_precision, check_weight_bits
 from .tracing.trace import Tracer, check_opset, trace_model
 from .tune import Call

@@ -29,7 +29,7 @@ from .graph.node import DOMAIN, OP_TYPE, SCOPE, LayerShape, write_order
 from .lower import lower_model
 from .passes import finish_planned
 from .plan import LayerPlan, Plan, candidates
-from .precision import apply_precision
+from .precision.apply import apply_precision
 
 logger = logging.getLogger(__name__)
 

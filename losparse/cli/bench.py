@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..environment import machine, versions
 from ..errors import LosparseError
-from .output import Progress, check_json_target, human_bytes, print_table, write_json
+from .output import check_json_target, human_bytes, print_table, write_json
 from .parser import positive_int
+from .progress import StderrProgress
 from .run import add_session_options
-
-if TYPE_CHECKING:
-    from losparse_runtime import Session
 
 COLUMNS = ("batch", "length", "model", "median ms", "p90 ms", "p99 ms", "tokens/s", "speedup", "peak memory")
 
@@ -39,27 +37,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Time the folder at every shape and print one table."""
-    from losparse_runtime import Session
+    from losparse_runtime import benchmark, open_folders
 
     check_json_target(options.json)
     if options.runs is not None and options.min_seconds is not None:
         raise LosparseError("--runs says how often to run, so --min-seconds would change nothing; leave one out")
     folders = [options.folder] if options.against is None else [options.against, options.folder]
-    sessions = {
-        name: Session(folder, providers=options.providers, threads=options.threads)
-        for name, folder in zip(_names(folders), folders, strict=True)
-    }
-    check_alike(list(sessions.values()))
-    report = bench(
-        sessions,
+    found = benchmark(
+        open_folders(folders, options.providers, options.threads),
         [(batch, length) for batch in options.batch for length in options.length],
-        Progress(verbose=options.verbose),
         runs=options.runs,
         min_seconds=options.min_seconds,
         memory=not options.no_memory,
+        progress=StderrProgress(verbose=options.verbose),
     )
-    title = f"{report['machine']['cpu']}, threads: {report['threads']}"
-    print_table(title, COLUMNS, table_rows(report), left=(2,))
+    report = {
+        "format": 1,
+        "machine": machine(),
+        "versions": versions("onnxruntime", "onnxruntime-gpu", "numpy"),
+        **found.to_dict(),
+    }
+    title = f"{report['machine']['cpu']}, threads: {found.threads}"
+    print_table(title, COLUMNS, table_rows(report["results"]), left=(2,))
     for line in notes(report["results"], compared=options.against is not None):
         print(line)
     if options.json is not None:
@@ -67,72 +66,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def check_alike(sessions: list[Session], *, labels: bool = True) -> None:
-    """Refuse to compare models that do different things.
-
-    Args:
-        sessions: of the models.
-        labels: whether their labels must be equal too.
-
-    Raises:
-        LosparseError: task, labels, inputs or outputs differ.
-    """
-    first, *others = sessions
-    for other in others:
-        for what, a, b in (
-            ("task", first.task, other.task),
-            ("labels", first.labels, other.labels),
-            ("inputs", first.inputs, other.inputs),
-            ("outputs", first.outputs, other.outputs),
-        ):
-            if a != b and (labels or what != "labels"):
-                raise LosparseError(
-                    f"only folders of the same model can be compared; the {what} of '{first.folder}' "
-                    f"and '{other.folder}' differ: {a!r} and {b!r}"
-                )
-
-
-def bench(
-    sessions: dict[str, Session], shapes: list[tuple[int, int]], progress: Progress, **settings: Any
-) -> dict[str, Any]:
-    """Time sessions in turns at every shape.
-
-    Args:
-        sessions: by name; speedups are against the first.
-        shapes: texts in a run, tokens in a text.
-        progress: shows one bar over the shapes.
-        settings: `runs`, `min_seconds` and `memory` of `losparse_runtime.timing.latency`.
-
-    Returns:
-        The report, as JSON values.
-    """
-    from losparse_runtime import measure
-
-    first = next(iter(sessions.values()))
-    results = []
-    with progress.stage("timing", len(shapes)) as advance:
-        for batch, length in shapes:
-            times = measure(sessions, batch=batch, length=length, **settings)
-            results += [
-                {"batch": batch, "length": length, "model": name, **latency.to_dict()}
-                for name, latency in times.items()
-            ]
-            advance(1)
-    return {
-        "format": 1,
-        "machine": machine(),
-        "versions": versions("onnxruntime", "onnxruntime-gpu", "numpy"),
-        "providers": list(first.providers),
-        "threads": first.threads,
-        "models": {
-            name: {"folder": str(session.folder), "fingerprint": session.metadata.fingerprint}
-            for name, session in sessions.items()
-        },
-        "results": results,
-    }
-
-
-def table_rows(report: dict[str, Any]) -> list[list[str]]:
+def table_rows(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return the cells of `COLUMNS` for every result."""
     return [
         [
@@ -144,7 +78,7 @@ def table_rows(report: dict[str, Any]) -> list[list[str]]:
             shown_speedup(row["speedup"], row["speedup_low"], row["speedup_high"]),
             "-" if row["peak_memory_bytes"] is None else human_bytes(row["peak_memory_bytes"]),
         ]
-        for row in report["results"]
+        for row in results
     ]
 
 
@@ -172,11 +106,3 @@ def notes(results: Sequence[Mapping[str, Any]], *, compared: bool) -> list[str]:
             "times, and speedups within their interval alone"
         )
     return lines
-
-
-def _names(folders: list[Path]) -> list[str]:
-    """Return the folders' own names, or their paths where the names are equal."""
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    return names if len(set(names)) == len(names) else [f"{name} ({place})" for place, name in enumerate(names, 1)]

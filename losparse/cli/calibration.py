@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from losparse_runtime.contract.progress import Progress
 from losparse_runtime.contract.tensors import TEXT_INPUTS
 
 from ..data.examples import Examples, load_examples, load_texts
@@ -14,7 +15,6 @@ from ..data.tokens import Tokenized, tokenize
 from ..errors import LosparseError
 from ..methods import METHODS, OneShot
 from ..training.recipe import NO_METHOD, Recipe, Training
-from .output import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
+from losparse_runtime.contract.progress import Progress
 from losparse_runtime.contract.task import TASKS
 
 from ..data.examples import TASKS as TRAINED
@@ -25,8 +26,9 @@ from ..training.recipe import NO_METHOD, KeepLayersBy, KeepNeuronsBy, Recipe, Tr
 from .calibration import check_calibration, read_texts, tokenize_texts
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .folders import check_out, new_folder
-from .output import Progress, check_json_target, write_json
+from .output import check_json_target, write_json
 from .parser import add_dataclass_flags, given, positive_int
+from .progress import StderrProgress
 from .report import REPORT, Original, count_original, outcome_of, print_report
 
 if TYPE_CHECKING:
@@ -155,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
     flags = {"resume": options.resume, "overwrite": options.overwrite}
     settings = {**settings_of(options), "recipe": recipe.to_dict()}
     check_work(options.out, settings, **flags)
-    progress = Progress(verbose=options.verbose)
+    progress = StderrProgress(verbose=options.verbose)
     job = _prepare(options, recipe, source, progress)
     with work_folder(options.out, settings, **flags) as work:
         result = _train(options, job, work, progress)
@@ -180,7 +182,7 @@ def _train_along(options: argparse.Namespace, recipe: Recipe) -> int:
     """Be one of the other processes of a distributed training: take part in it, and leave all writing to the first."""
     from .training import work_path
 
-    silent = Progress(verbose=False, draws=False, every_s=None)
+    silent = StderrProgress(verbose=False, draws=False, every_s=None)
     job = _prepare(options, recipe, find_model(options.model), silent)
     _train(options, job, work_path(options.out), silent)
     return 0

@@ -16,14 +16,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from losparse_runtime.contract.progress import Progress
+
 from ..environment import machine, versions
-from .bench import bench, shown_speedup
-from .check import check, open_reference
+from ..saving.contents import inspect_folder
+from .bench import shown_speedup
 from .checkpoint import read_checkpoint
 from .folders import DEMO_REPORT, check_out, new_folder
-from .inspect import read_contents
-from .output import Progress, check_json_target, human_bytes, print_table, write_json
+from .output import check_json_target, human_bytes, print_table, write_json
 from .parser import positive_int
+from .progress import StderrProgress
 
 if TYPE_CHECKING:
     from losparse_runtime import Session
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     check_out(options.out, overwrite=options.overwrite)
     check_json_target(options.json)
-    progress = Progress(verbose=options.verbose)
+    progress = StderrProgress(verbose=options.verbose)
     with progress.stage("fetching MiniLM"):
         source = find_minilm()
     with progress.stage("reading docstrings"):
@@ -125,7 +127,8 @@ def train_both(source: Path, data: DocstringData, recipes: dict[str, Recipe], fo
 def measure_both(data: DocstringData, folder: Path, progress: Progress) -> dict[str, Any]:
     """Export, check and time both models; returns the measured part of the report."""
     from losparse_export import export_model
-    from losparse_runtime import Session
+    from losparse_export.check import check_session, open_reference
+    from losparse_runtime import Session, benchmark
 
     from .export import following
 
@@ -137,7 +140,7 @@ def measure_both(data: DocstringData, folder: Path, progress: Progress) -> dict[
             export_model(folder / name, target, progress=following(advance))
         sessions[name] = Session(target)
         reference = open_reference(sessions[name], folder / name)
-        contents = read_contents(folder / name)
+        contents = inspect_folder(folder / name)
         with progress.stage(f"classifying test texts ({name})"):
             right = accuracy(sessions[name], data.test)
         rows[name] = {
@@ -145,10 +148,15 @@ def measure_both(data: DocstringData, folder: Path, progress: Progress) -> dict[
             "layer_parameters": sum(layer.parameters for layer in contents.layers),
             "model_parameters": contents.model_parameters,
             "file_bytes": contents.file_bytes,
-            "onnx_bytes": read_contents(target).file_bytes,
-            "check": check(sessions[name], reference, (data.test.texts, None), progress),
+            "onnx_bytes": inspect_folder(target).file_bytes,
+            "check": check_session(sessions[name], reference, (data.test.texts, None), progress=progress).to_dict(),
         }
-    times = bench(sessions, SHAPES, progress)
+    times = {
+        "format": 1,
+        "machine": machine(),
+        "versions": versions("onnxruntime", "onnxruntime-gpu", "numpy"),
+        **benchmark(sessions, SHAPES, progress=progress).to_dict(),
+    }
     for entry in times["models"].values():
         entry["folder"] = Path(entry["folder"]).name  # they were timed before OUT got its name
     return {"models": rows, "bench": times}

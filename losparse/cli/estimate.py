@@ -11,8 +11,9 @@ from ..environment import machine, versions
 from ..errors import LosparseError
 from .bench import notes, shown_speedup
 from .export import call_of, following
-from .output import Progress, check_json_target, human_bytes, print_table, write_json
+from .output import check_json_target, human_bytes, print_table, write_json
 from .parser import positive_int
+from .progress import StderrProgress
 
 if TYPE_CHECKING:
     from losparse_export import Estimate
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     shape = {"structure": options.structure, "multiple": options.multiple}
     method = LoSparse(keep=options.keep, low_rank=low_rank, **shape)
     config = _read_config(options.model)
-    progress = Progress(verbose=options.verbose)
+    progress = StderrProgress(verbose=options.verbose)
     with progress.stage("estimating") as advance:
         from losparse_export import estimate_model
 

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from losparse_runtime.contract.progress import Advance
+
 from ..errors import LosparseError
 from .folders import check_out
-from .output import Advance, Progress, human_bytes, print_table
+from .output import human_bytes, print_table
 from .parser import positive_int, refuse_idle
+from .progress import StderrProgress
 
 if TYPE_CHECKING:
     from losparse_export import Call
@@ -80,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
     check_precision(options.precision, calibrated=options.calibration is not None)
     check_weight_bits(options.weight_bits, options.precision)
     check_out(options.out, overwrite=options.overwrite, sources=(Path(options.model),))
-    progress = Progress(verbose=options.verbose)
+    progress = StderrProgress(verbose=options.verbose)
     with progress.stage("exporting") as advance:
         from losparse_export import Plan, TextFile, export_model
 

@@ -14,8 +14,9 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Protocol, cast
 
 from .. import __version__
 from ..errors import LosparseError
@@ -49,15 +50,32 @@ _EXTRAS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+class Command(Protocol):
+    """A command: a module of this package."""
+
+    def add_options(self, parser: CommandParser, /) -> None:
+        """Add its options, and as the default of `run` what does the work and returns an exit code."""
+
+
+Load = Callable[[str], Command]
+"""Returns the command of a name."""
+
+
+def load_command(name: str) -> Command:
+    """Import the module of a command."""
+    return cast("Command", import_module(f".{name}", __package__))
+
+
+def main(argv: Sequence[str] | None = None, load: Load = load_command) -> int:
     """Run one command; returns its exit code.
 
     Args:
         argv: arguments after the program's name; default: those of the process.
+        load: returns the command that is asked for.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        options = build_parser(arguments).parse_args(arguments)
+        options = build_parser(arguments, load).parse_args(arguments)
         os.environ.setdefault("LOSPARSE_HOLD_PANICS", "1")  # stderr is this process's own: one line is enough
         with warnings.catch_warnings():
             if not options.verbose and not sys.warnoptions:
@@ -84,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error)
 
 
-def build_parser(arguments: Sequence[str]) -> CommandParser:
+def build_parser(arguments: Sequence[str], load: Load = load_command) -> CommandParser:
     """Build the parser; only the command that is asked for gets its options."""
     parser = CommandParser(
         prog="losparse",
@@ -97,7 +115,7 @@ def build_parser(arguments: Sequence[str]) -> CommandParser:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == chosen:
-            import_module(f".{name}", __package__).add_options(command)
+            load(name).add_options(command)
             common = command.add_argument_group("common")
             common.add_argument("--verbose", action="store_true", help="say on stderr what is being done")
             common.add_argument("--traceback", action="store_true", help="show where an error came from")

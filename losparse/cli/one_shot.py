@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from losparse_runtime.contract.progress import Advance, Progress
 from losparse_runtime.contract.tensors import TOKENS
 
 from ..calibration.walk import stack_of
@@ -35,8 +36,9 @@ from .calibration import read_texts, tokenize_texts
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .compress import settings_of
 from .folders import check_out, new_folder
-from .output import Advance, Progress, check_json_target, write_json
+from .output import check_json_target, write_json
 from .parser import given, refuse_idle
+from .progress import StderrProgress
 from .report import REPORT, Original, count_original, outcome_of, print_report
 from .shrink import shrink_on_texts, shrink_unseen
 from .training import copy_pooling, save_model
@@ -75,7 +77,7 @@ def run_one_shot(options: argparse.Namespace, recipe: Recipe) -> int:
     source = find_model(options.model)
     check_out(options.out, overwrite=options.overwrite, sources=(source,))
     check_json_target(options.json)
-    progress = Progress(verbose=options.verbose)
+    progress = StderrProgress(verbose=options.verbose)
     job = _prepare(options, recipe, read_checkpoint(source), progress)
     started = time.perf_counter()
     compression = _compress(job, progress)

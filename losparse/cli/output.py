@@ -1,7 +1,7 @@
-"""What the commands print: results on stdout, progress on stderr, JSON into files.
+"""What the commands print: results on stdout, JSON into files.
 
-On a terminal tables and progress bars are drawn by `rich`; anywhere else a table is aligned text and progress is a line
-a minute (see `pulse`), and one line a stage with --verbose.
+On a terminal `rich` draws tables; anywhere else they are aligned text. What is said while a command works is in
+`progress`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,11 @@ import json
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import LosparseError
-from .pulse import EVERY_S, Clock, Pulse, beating
-
-Advance = Callable[..., None]
-"""Reports progress: `advance(done)` adds; `total=` tells how much there is, `title=` what is being done now, `note=`
-what is worth saying beside it."""
 
 
 def print_table(
@@ -61,73 +54,6 @@ def _print_rich(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
-
-
-class Progress:
-    """Progress of one command on stderr, as stages after one another.
-
-    Attributes:
-        seconds: wall time of the stages that have ended, by title.
-    """
-
-    def __init__(
-        self, *, verbose: bool, draws: bool | None = None, every_s: float | None = EVERY_S, clock: Clock = time.time
-    ) -> None:
-        """Draw bars on a terminal, or if told to; elsewhere print a line for each stage if `verbose`.
-
-        Args:
-            verbose: print a line at the end of each stage.
-            draws: draw bars; default: where stderr is a terminal.
-            every_s: seconds between two lines where no bar is drawn; None for none.
-            clock: tells the time for these.
-        """
-        self.verbose, self.every_s, self.clock = verbose, every_s, clock
-        self.draws = sys.stderr.isatty() if draws is None else draws
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
-        """Show a stage while the block runs; yields a function that reports progress in it.
-
-        Args:
-            title: what is being done.
-            total: how much there is to do, if that is known.
-        """
-        started = time.perf_counter()
-        if self.draws:
-            with self._bar(title, total) as advance:
-                yield advance
-        elif self.every_s is None:
-            yield _silent
-        else:
-            pulse = Pulse(title, total, every_s=self.every_s, clock=self.clock)
-            with beating(pulse):
-                yield pulse.advance
-        seconds = time.perf_counter() - started
-        self.seconds[title] = self.seconds.get(title, 0.0) + seconds
-        if self.verbose and not self.draws:
-            print(f"losparse: {title}: {seconds:.1f} s", file=sys.stderr, flush=True)
-
-    @contextmanager
-    def _bar(self, title: str, total: int | None) -> Iterator[Advance]:
-        from rich.console import Console
-        from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bars
-
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        console = Console(stderr=True)
-        # rich would send what is printed on stdout meanwhile to its own console.
-        with Bars(*columns, TimeRemainingColumn(), console=console, transient=True, redirect_stdout=False) as bars:
-            task = bars.add_task(title, total=total)
-
-            def report(done: int, total: int | None = None, title: str | None = None, note: str | None = None) -> None:
-                bars.update(task, advance=done, total=total, description=title)  # None changes nothing
-
-            yield report
-
-
-def _silent(done: int, total: int | None = None, title: str | None = None, note: str | None = None) -> None:
-    """Report nothing."""
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from ..data.tables import split_lines
 from ..errors import LosparseError
-from .output import Progress, print_table
+from .output import print_table
 from .parser import CommandParser, OneMore, positive_int
+from .progress import StderrProgress
 
 if TYPE_CHECKING:
     from losparse_runtime import Session
@@ -218,7 +219,7 @@ def _counting_from(start: int) -> Iterator[None]:
 def _parts(texts: list[str], options: argparse.Namespace) -> Iterator[slice]:
     """Yield the texts as slices of a few batches, under a progress bar."""
     size = _BATCHES * options.batch_size
-    with Progress(verbose=options.verbose).stage("running", len(texts)) as advance:
+    with StderrProgress(verbose=options.verbose).stage("running", len(texts)) as advance:
         for first in range(0, len(texts), size):
             part = slice(first, min(first + size, len(texts)))
             yield part

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from losparse_runtime.contract.progress import Progress
+
 from ..compress import check_compressible
 from ..models.depth import drop_layers
 from ..models.neurons import drop_neurons
 from ..training.recipe import Recipe
-from .output import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -22,6 +22,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from losparse_runtime.contract.progress import Advance, Progress
+
 from ..calibration.running import Batch
 from ..data.examples import Examples, tokenize
 from ..data.tokens import Tokenized
@@ -29,7 +31,7 @@ from ..errors import LosparseError
 from ..saving.schema import read_object
 from ..training.fine_tune import FineTuneResult, fine_tune
 from ..training.recipe import Recipe, Training
-from .output import Advance, Progress, write_json
+from .output import write_json
 
 SETTINGS = "settings.json"
 _SAVES = 10

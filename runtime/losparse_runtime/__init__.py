@@ -3,10 +3,13 @@
 Needs numpy, onnxruntime and tokenizers; no torch.
 """
 
+from .checking.numbers import Reference
+from .checking.report import CheckReport
 from .compare import Comparison, Parity, compare, compare_sessions
 from .contract.files import changed_files, read_folder, read_metadata, verify_files
 from .contract.folder import Folder
 from .contract.metadata import Metadata
+from .contract.progress import Advance, Progress
 from .contract.tensors import TensorSpec
 from .contract.variant import Variant
 from .engine.opening import Options
@@ -21,11 +24,15 @@ from .errors import (
 )
 from .session import Session
 from .tasks.helpers import Answer, Classification, Tag
+from .timing.benchmark import Benchmark, Timing, benchmark, open_folders
 from .timing.latency import Latency, measure, peak_memory
 from .timing.profile import NodeTime, profile_nodes, time_by
 
 __all__ = [
+    "Advance",
     "Answer",
+    "Benchmark",
+    "CheckReport",
     "Classification",
     "Comparison",
     "DependencyError",
@@ -38,17 +45,22 @@ __all__ = [
     "NodeTime",
     "Options",
     "Parity",
+    "Progress",
     "ProviderError",
+    "Reference",
     "RunError",
     "Session",
     "Tag",
     "TensorSpec",
+    "Timing",
     "TokenizerError",
     "Variant",
+    "benchmark",
     "changed_files",
     "compare",
     "compare_sessions",
     "measure",
+    "open_folders",
     "peak_memory",
     "profile_nodes",
     "read_folder",

@@ -28,7 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from losparse.cli.main import main
+from losparse.cli.main import Load, load_command, main
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 GOOD, BAD = ["fine", "great", "lovely", "warm"], ["dull", "poor", "cold", "awful"]
@@ -141,9 +141,9 @@ Command = Callable[..., Outcome]
 def losparse(capfd: pytest.CaptureFixture[str]) -> Command:
     """Run a command in this process."""
 
-    def run(*arguments: object) -> Outcome:
+    def run(*arguments: object, load: Load = load_command) -> Outcome:
         capfd.readouterr()
-        code = main([str(argument) for argument in arguments])
+        code = main([str(argument) for argument in arguments], load)
         captured = capfd.readouterr()
         return Outcome(code, captured.out, captured.err)
 

@@ -14,8 +14,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from losparse.cli.check import random_batches
 from losparse_runtime import Session
+from losparse_runtime.checking.numbers import random_batches
 
 from ..runtime import conftest as made
 from .conftest import Command, Pass, Sources, edit_json
@@ -216,17 +216,17 @@ SENTENCES = {
 
 
 def test_how_vectors_are_made_is_read_off_the_checkpoint(sources: Sources, tmp_path: Path) -> None:
-    """A folder that says otherwise differs: `differences` compares these facts with those of losparse.json."""
-    from losparse.cli.reference import read_checkpoint
+    """A folder that says otherwise differs: `text_differences` compares these settings with those of losparse.json."""
     from losparse_export.opening.load import load_model
+    from losparse_export.parity.pytorch import checkpoint_preprocessing
 
     folder = Path(shutil.copytree(sources.model, tmp_path / "encoder"))
     (folder / "1_Pooling").mkdir()
     for name, content in SENTENCES.items():
         (folder / name).write_text(json.dumps(content))
-    reading = read_checkpoint(load_model(folder, "feature-extraction"))
-    assert (reading.facts["pooling"], reading.facts["normalize"]) == ("cls", True)
-    assert reading.about_texts["max_length"] == 12
+    found = checkpoint_preprocessing(load_model(folder, "feature-extraction"))
+    assert (found.settings["pooling"], found.settings["normalize"]) == ("cls", True)
+    assert found.text_settings["max_length"] == 12
 
 
 def test_changed_pooling_is_found(losparse: Command, make_folder: Any) -> None:

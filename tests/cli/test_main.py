@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import builtins
 import subprocess
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
 
 from losparse import __version__
-from losparse.cli import inspect
-from losparse.cli.main import COMMANDS, build_parser, main
+from losparse.cli.main import COMMANDS, Load, build_parser, main
 from losparse.cli.parser import CommandParser, add_dataclass_flags, given
 from losparse.errors import LosparseError
 from losparse.methods import METHODS
@@ -66,11 +65,13 @@ def test_wrong_arguments(losparse: Command, arguments: list[str], words: list[st
     losparse(*arguments).refused(*words)
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def read(folder: Path) -> None:
+def failing(error: BaseException) -> Load:
+    """A loader of a command that takes anything and raises."""
+
+    def fail(options: argparse.Namespace) -> int:
         raise error
 
-    monkeypatch.setattr(inspect, "read_contents", read)
+    return lambda name: SimpleNamespace(add_options=lambda parser: parser.set_defaults(run=fail))
 
 
 @pytest.mark.parametrize(
@@ -89,11 +90,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         ),
     ],
 )
-def test_every_failure_is_one_line_and_a_code(
-    losparse: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, words: str
-) -> None:
-    failing(monkeypatch, error)
-    done = losparse("inspect", "a")
+def test_every_failure_is_one_line_and_a_code(losparse: Command, error: BaseException, code: int, words: str) -> None:
+    done = losparse("inspect", load=failing(error))
     assert done.code == code
     assert words in done.err and done.err.count("\n") == 1
     assert done.out == ""
@@ -103,20 +101,19 @@ def test_errors_of_the_serving_package_are_the_users(losparse: Command, tmp_path
     losparse("run", tmp_path / "none", "text").refused("no such folder")
 
 
-def test_traceback_on_request(losparse: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing(monkeypatch, ZeroDivisionError("by zero"))
-    done = losparse("inspect", "a", "--traceback")
+def test_traceback_on_request(losparse: Command) -> None:
+    done = losparse("inspect", "--traceback", load=failing(ZeroDivisionError("by zero")))
     assert done.code == 3
-    assert "Traceback" in done.err and "in read\n" in done.err
+    assert "Traceback" in done.err and "in fail\n" in done.err
 
 
 def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     program = (
-        "import losparse.cli.inspect as i; from losparse.cli.main import main\n"
-        "def read(folder): print('x' * 200000)\n"
-        "i.read_contents = read; i._print = lambda *a: print('y', flush=True)\n"
-        "raise SystemExit(main(['inspect', 'a']))"
+        "from types import SimpleNamespace; from losparse.cli.main import main\n"
+        "def run(options): print('x' * 200000); print('y', flush=True); return 0\n"
+        "command = SimpleNamespace(add_options=lambda parser: parser.set_defaults(run=run))\n"
+        "raise SystemExit(main(['inspect'], load=lambda name: command))"
     )
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", f'"{sys.executable}" -c "$0" | head -c 1', program],
@@ -240,15 +237,6 @@ def test_a_field_of_an_unknown_type_is_a_defect() -> None:
         toy_parser(Odd)
 
 
-def test_a_missing_optional_package_is_named(
-    losparse: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    real = builtins.__import__
-
-    def without_export(name: str, *rest: object, **options: object) -> object:
-        if name == "losparse_export":
-            raise ModuleNotFoundError("No module named 'onnx_ir'", name="onnx_ir")
-        return real(name, *rest, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(builtins, "__import__", without_export)
-    losparse("export", tmp_path, tmp_path / "out").refused("needs onnx_ir", "pip install 'losparse[export]'")
+def test_a_missing_optional_package_is_named(losparse: Command) -> None:
+    missing = failing(ModuleNotFoundError("No module named 'onnx_ir'", name="onnx_ir"))
+    losparse("export", load=missing).refused("needs onnx_ir", "pip install 'losparse[export]'")

@@ -12,8 +12,9 @@ import pytest
 
 from losparse.cli import output
 from losparse.cli.folders import check_out, new_folder
-from losparse.cli.output import Progress, human_bytes, print_table, write_json
-from losparse.cli.pulse import Pulse
+from losparse.cli.output import human_bytes, print_table, write_json
+from losparse.cli.periodic import PeriodicLine
+from losparse.cli.progress import StderrProgress
 from losparse.environment import machine, versions
 from losparse.errors import LosparseError
 
@@ -62,7 +63,7 @@ def test_progress_draws_on_a_terminal_and_leaves_stdout_alone(
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stderr", terminal)
-    with Progress(verbose=False).stage("working", 3) as advance:
+    with StderrProgress(verbose=False).stage("working", 3) as advance:
         advance(1)
         advance(1, total=4, title="working on")
         print("result")
@@ -72,7 +73,7 @@ def test_progress_draws_on_a_terminal_and_leaves_stdout_alone(
 
 def test_progress_is_silent_elsewhere_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
     for verbose in (False, True):
-        progress = Progress(verbose=verbose)
+        progress = StderrProgress(verbose=verbose)
         with progress.stage("working", 3) as advance:
             advance(1, total=4, title="on")
         assert progress.seconds["working"] >= 0
@@ -91,7 +92,7 @@ class Time:
 
 def test_a_long_stage_says_a_line_a_minute() -> None:
     clock, lines = Time(), list[str]()
-    pulse = Pulse("training", None, clock=clock, say=lines.append)
+    pulse = PeriodicLine("training", None, clock=clock, say=lines.append)
     pulse.advance(100, total=900)  # resumed: 100 steps were done before
     for _ in range(8):
         clock.now += 20.0
@@ -112,7 +113,7 @@ def test_a_long_stage_says_a_line_a_minute() -> None:
 
 def test_a_stage_that_reports_nothing_says_that_it_runs() -> None:
     clock, lines = Time(), list[str]()
-    pulse = Pulse("exporting", None, clock=clock, say=lines.append)
+    pulse = PeriodicLine("exporting", None, clock=clock, say=lines.append)
     pulse.beat()
     assert lines == []
     clock.now += 185.0
@@ -123,7 +124,7 @@ def test_a_stage_that_reports_nothing_says_that_it_runs() -> None:
 
 def test_lines_come_from_every_stage_without_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
     clock, pause = Time(), threading.Event()
-    progress = Progress(verbose=False, every_s=0.01, clock=clock)
+    progress = StderrProgress(verbose=False, every_s=0.01, clock=clock)
     with progress.stage("working"):
         for _ in range(1000):  # the thread beats by itself, as soon as the clock says that it is time
             clock.now += 1.0
@@ -131,7 +132,7 @@ def test_lines_come_from_every_stage_without_a_bar(capsys: pytest.CaptureFixture
                 break
         else:
             pytest.fail("no line")
-    with Progress(verbose=False, draws=False, every_s=None).stage("other process") as advance:
+    with StderrProgress(verbose=False, draws=False, every_s=None).stage("other process") as advance:
         clock.now += 100.0
         advance(1, note="loss 1")
     assert "other process" not in capsys.readouterr().err
@@ -139,7 +140,7 @@ def test_lines_come_from_every_stage_without_a_bar(capsys: pytest.CaptureFixture
 
 
 def test_a_stage_that_fails_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(verbose=True)
+    progress = StderrProgress(verbose=True)
     with pytest.raises(ValueError, match="x"), progress.stage("working"):
         raise ValueError("x")
     assert capsys.readouterr().err == "" and progress.seconds == {}

@@ -13,12 +13,13 @@ import pytest
 from onnx import numpy_helper
 
 from losparse.cli.bench import notes, shown_speedup
-from losparse.cli.check import _print_parts, check, open_reference
+from losparse.cli.check import print_parts
 from losparse.cli.export import following
-from losparse.cli.output import Progress
 from losparse_export.accuracy.texts import encode_calibration
+from losparse_export.check import check_session, open_reference
 from losparse_export.precision.table import PRECISION_TABLE
-from losparse_runtime import Session
+from losparse_runtime import Parity, Session
+from losparse_runtime.checking.report import CheckedPart, Judgement
 
 from .conftest import Command, Pass, Sources, edit_json, loaded_by
 
@@ -181,8 +182,8 @@ def test_layers_are_compared_by_a_tolerance_for_outputs_of_magnitude_one(whole_p
 
     wrong = replace(reference, run=outputs, explain=explain)
     for tolerance in (None, 1e-6):
-        found = check(session, wrong, None, Progress(verbose=False, draws=False), tolerance=tolerance)
-        assert found["parts"]["random tokens"]["first_layer"] == "a layer"
+        found = check_session(session, wrong, tolerance=tolerance)
+        assert found.parts["random tokens"].first_layer == "a layer"
     # Outputs below 0.1 are compared as if they were that large.
     assert asked == [PRECISION_TABLE["fp32"].difference, pytest.approx(1e-6 / max(0.1, largest))]
 
@@ -192,10 +193,8 @@ def test_layers_are_compared_by_a_tolerance_for_outputs_of_magnitude_one(whole_p
     [("feature-extraction", "worst cosine", "0.912300"), ("text-classification", "same largest entry", "50.00%")],
 )
 def test_vectors_are_not_compared_by_their_largest_entry(capsys, task: str, column: str, cell: str) -> None:
-    counts = {"texts": 3, "rows": 4}
-    part = counts | {"max_abs": 0.1, "finite": True, "centred_cosine": 0.99, "cosine": 0.9123, "top1_agreement": 0.5}
-    result = {"against": "PyTorch", "task": task, "precision": "int8", "tolerance": 1.0, "cosine": 0.92}
-    _print_parts(result | {"parts": {"texts": part | {"passed": True, "first_layer": None}}})
+    parity = Parity(0.1, 0.1, 0.9123, 0.99, 0.5, 0.0, True, 4, "logits", (0, 0), 0)
+    print_parts({"texts": CheckedPart(True, 1, 3, parity, None)}, Judgement("PyTorch", task, "int8", 1.0, 0.92))
     out = capsys.readouterr().out
     assert column in out and cell in out and "3 (4 rows)" in out
 

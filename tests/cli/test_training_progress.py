@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from losparse import LoSparse
-from losparse.cli.output import Progress
+from losparse.cli.progress import StderrProgress
 from losparse.cli.training import train_model
 from losparse.data.examples import load_examples
 from losparse.data.tokens import Tokenized, tokenize
@@ -30,7 +30,7 @@ def test_step_loss_and_expected_end(sources: Sources, tmp_path: Path, capsys: py
     method = LoSparse(keep=0.5, low_rank=0.1, window=1)
     recipe = Recipe(method=method, training=Training(max_steps=6, batch_size=8))
     minutes = itertools.count(start=0, step=60)  # a minute goes by whenever somebody looks at the clock
-    progress = Progress(verbose=False, draws=False, every_s=60.0, clock=lambda: float(next(minutes)))
+    progress = StderrProgress(verbose=False, draws=False, every_s=60.0, clock=lambda: float(next(minutes)))
     train_model(model, tokenizer, (rows(sources.train), rows(sources.validation)), recipe, tmp_path, progress)
     shown = capsys.readouterr()
     assert shown.out == ""

@@ -13,8 +13,7 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
-from losparse import SVD, compress_
-from losparse.cli.inspect import read_contents
+from losparse import SVD, compress_, inspect_folder
 from losparse.models.coverage import coverage, left_by_name
 from losparse.saving.folder import read_checkpoint
 
@@ -90,7 +89,7 @@ def test_a_checkpoint_says_the_same_by_names_alone(model: Any, tmp_path: Path) -
     small = model()
     report = compress_(small, SVD(keep=0.5))
     small.save_pretrained(tmp_path)
-    contents = read_contents(tmp_path)
+    contents = inspect_folder(tmp_path)
     assert contents.coverage is not None and report.coverage is not None
     assert contents.coverage.linear == report.coverage.linear
     assert contents.to_dict()["looked_at"]["share"] == report.coverage.share
@@ -104,6 +103,6 @@ def test_experts_that_are_stored_one_by_one_count_too() -> None:
 
 def test_a_dense_checkpoint_says_what_would_be_looked_at(tmp_path: Path) -> None:
     build("Mixtral", "ForCausalLM", **EXPERTS).save_pretrained(tmp_path)
-    found = read_contents(tmp_path).coverage
+    found = inspect_folder(tmp_path).coverage
     assert found is not None and found.linear > 0
     assert read_checkpoint(tmp_path).shapes

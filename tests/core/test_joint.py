@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from losparse import ROM, SVD, OneShotLoSparse, compact_, compress_
-from losparse.cli.inspect import read_contents
+from losparse import ROM, SVD, OneShotLoSparse, compact_, compress_, inspect_folder
 from losparse.compress import report
 from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear, SharedFactorLinear
@@ -154,7 +153,7 @@ def test_saved_and_opened_again(method, tmp_path: Path):
     assert report(again) == report(model)
     bare = AutoModel.from_pretrained(tmp_path)
     assert torch.equal(bare(**ids).last_hidden_state, model.bert(**ids).last_hidden_state)
-    contents = read_contents(tmp_path)
+    contents = inspect_folder(tmp_path)
     assert contents.to_dict()["layer_share"] == pytest.approx(made.share)
     assert sum(layer.v_of is not None for layer in contents.layers) == 4
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from losparse import ROM, compress_
-from losparse.cli.inspect import read_contents
+from losparse import ROM, compress_, inspect_folder
 from losparse.compress import report as stored_by
 from losparse.layers.joint import split
 from losparse_export import TASKS, Plan, TaskModel, trace_model
@@ -62,5 +61,5 @@ def test_exported_with_the_same_outputs(joint, precision, export_traced, tmp_pat
     report = export_traced(trace, model, tmp_path / "out", precision=precision)
     assert report.parity.max_abs <= report.parity.tolerance
     assert precision != "fp32" or report.parity.max_abs < ATOL
-    contents = read_contents(tmp_path / "out")
+    contents = inspect_folder(tmp_path / "out")
     assert sum(layer.parameters for layer in contents.layers) == stored_by(model).parameters

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from losparse.cli.inspect import read_contents
+from losparse import inspect_folder
 from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear, SharedFactorLinear
 from losparse.layers.linear import replace_module
@@ -98,7 +98,7 @@ def copy_of(folder: Path) -> Iterator[Path]:
 
 def check(folder: Path, right: Tensor) -> None:
     """Fail for other numbers, and for another error than a refusal in one line."""
-    for call in (answer, read_contents):
+    for call in (answer, inspect_folder):
         try:
             found = call(folder)
         except LosparseError as error:
@@ -179,7 +179,7 @@ def test_a_tensor_too_many_is_refused(saved: Path, part: str) -> None:
     with copy_of(saved) as folder:
         (folder / "config.json").write_text(json.dumps(config))
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        for call in (load_model, read_contents, BertForSequenceClassification.from_pretrained):
+        for call in (load_model, inspect_folder, BertForSequenceClassification.from_pretrained):
             with pytest.raises(
                 LosparseError, match=rf"config.json says '{layer}\.{part}' is none, the weights have \d+"
             ):

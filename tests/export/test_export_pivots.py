@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from losparse.cli.inspect import read_contents
+from losparse import inspect_folder
 from losparse.layers.factored import FactoredLinear
 from losparse.layers.pivots import store_pivots_, to_pivots
 from losparse.methods import LoSparse
@@ -142,7 +142,7 @@ def test_a_model_passes_the_gate(stored, export_traced, tmp_path, forms):
     lowerings = [layer.lowering for layer in report.plan.layers.values()]
     assert not forms or lowerings.count("pivots_out") + lowerings.count("pivots_in") == 2
     # What the folder says is stored is what the model stores.
-    contents = read_contents(report.folder)
+    contents = inspect_folder(report.folder)
     assert sum(layer.parameters for layer in contents.layers) == report.metadata["parameters"]["layers"]
     assert {layer.name: layer.pivots for layer in contents.layers} == {
         layer.name: layer.shape.pivots for layer in find_factored(trace)

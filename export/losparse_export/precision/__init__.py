@@ -10,8 +10,3 @@ the quantisation into one kernel by itself. A Gemm and the tables of embeddings 
 
 The libraries work on files, so the graph goes through one in a temporary folder.
 """
-
-from .apply import apply_precision, quantisable_nodes
-from .table import PRECISIONS
-
-__all__ = ["PRECISIONS", "apply_precision", "quantisable_nodes"]

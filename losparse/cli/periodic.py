@@ -23,7 +23,7 @@ def _stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-class Pulse:
+class PeriodicLine:
     """What is known of a stage, and when it was said last.
 
     Args:
@@ -49,8 +49,10 @@ class Pulse:
         self._started = self._said = clock()
         self._measure(total, 0)
 
-    def advance(self, done: int, total: int | None = None, title: str | None = None, note: str | None = None) -> None:
-        """Report progress, as `output.Advance`; `note` is said beside it (the loss)."""
+    def advance(
+        self, done: int, /, *, total: int | None = None, title: str | None = None, note: str | None = None
+    ) -> None:
+        """Report progress: an `Advance`."""
         with self._lock:
             self._done += done
             self._note = self._note if note is None else note
@@ -90,15 +92,15 @@ class Pulse:
 
 
 @contextmanager
-def beating(pulse: Pulse) -> Iterator[None]:
+def beating(line: PeriodicLine) -> Iterator[None]:
     """Let a thread beat while the block runs: some stages report nothing while torch or onnxruntime works."""
     over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(pulse.every_s):
-            pulse.beat()
+        while not over.wait(line.every_s):
+            line.beat()
 
-    thread = threading.Thread(target=beat, name="losparse pulse", daemon=True)
+    thread = threading.Thread(target=beat, name="losparse progress", daemon=True)
     thread.start()
     try:
         yield

@@ -1,4 +1,4 @@
-"""PyTorch as the reference of a check."""
+"""PyTorch, with transformers' own tokenizer, as the reference of a check."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
-from losparse_export.folder.assets import has_tokenizer, longest_text, lower_case_, open_tokenizer
-from losparse_export.folder.metadata import model_config
-from losparse_export.opening.load import Loaded, class_names, load_model
-from losparse_export.opening.task_model import TaskModel
-from losparse_export.parity.locate import first_difference
+from losparse_runtime.checking.numbers import Reference
+from losparse_runtime.checking.preprocessing import Encode, Preprocessing, Row
 from losparse_runtime.contract.config import parse_model_config
 from losparse_runtime.contract.embedding import Embedding
 from losparse_runtime.contract.fields import Fields
+from losparse_runtime.contract.task import TASKS
 from losparse_runtime.text.panics import panics_caught
 
-from .check import Reference
-from .reading import Encode, Reading, Row
+from ..folder.assets import has_tokenizer, longest_text, lower_case_, open_tokenizer
+from ..folder.metadata import model_config
+from ..opening.load import Loaded, class_names, load_model
+from ..opening.task_model import TaskModel
+from .locate import first_difference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from losparse_runtime import Session
 
 
-def open_torch(session: Session, folder: Path) -> Reference:
+def pytorch_reference(session: Session, folder: Path) -> Reference:
     """Open a checkpoint as the model that a session came from.
 
     Raises:
@@ -51,10 +52,10 @@ def open_torch(session: Session, folder: Path) -> Reference:
             found = first_difference(model, Path(copy), batch, tolerance)
         return None if found is None else found.layer
 
-    return Reference("PyTorch", run, explain, read_checkpoint(loaded))
+    return Reference("PyTorch", run, checkpoint_preprocessing(loaded), explain=explain)
 
 
-def read_checkpoint(loaded: Loaded) -> Reading:
+def checkpoint_preprocessing(loaded: Loaded) -> Preprocessing:
     """Say how a checkpoint reads texts: by transformers' tokenizer, and as an export of it would be described.
 
     Raises:
@@ -64,9 +65,8 @@ def read_checkpoint(loaded: Loaded) -> Reading:
     sentences, config = loaded.sentences, model_config(loaded)
     recorded = parse_model_config(Fields(loaded.folder / "config.json", config))
     embedding = Embedding() if sentences is None else sentences.embedding
-    per_class = loaded.task.name in ("text-classification", "token-classification")
-    facts = {
-        "labels": class_names(loaded.model.config) if per_class else None,
+    settings = {
+        "labels": class_names(loaded.model.config) if TASKS[loaded.task.name].names_classes else None,
         "pooling": None if sentences is None else sentences.pooling,
         "normalize": sentences is not None and sentences.normalize,
         **{f"embedding.{name}": value for name, value in asdict(embedding).items()},
@@ -74,11 +74,11 @@ def read_checkpoint(loaded: Loaded) -> Reading:
         **{f"{name} of config.json": value for name, value in asdict(recorded).items()},
     }
     if not has_tokenizer(loaded.folder):
-        return Reading(facts, {}, None, lambda texts, pairs: [])
+        return Preprocessing(settings, {}, None, lambda texts, pairs: [])
     lower_case = sentences is not None and sentences.lower_case
     tokenizer = open_tokenizer(loaded.folder, lower_case=lower_case)
     pad_id = tokenizer.pad_token_id
-    about_texts = {
+    text_settings = {
         "max_length": longest_text(loaded, sentences),
         "type_ids": "token_type_ids" in tokenizer.model_input_names,
         "padding_side": tokenizer.padding_side,
@@ -89,7 +89,7 @@ def read_checkpoint(loaded: Loaded) -> Reading:
     inner = Tokenizer.from_file(str(file)) if file.is_file() else getattr(tokenizer, "backend_tokenizer", None)
     if lower_case and inner is not None:
         lower_case_(inner)
-    return Reading(facts, about_texts, inner, _encoding(tokenizer, longest_text(loaded, sentences)))
+    return Preprocessing(settings, text_settings, inner, _encoding(tokenizer, longest_text(loaded, sentences)))
 
 
 def _encoding(tokenizer: Any, longest: int) -> Encode:

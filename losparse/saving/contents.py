@@ -1,0 +1,201 @@
+"""What a folder stores, layer by layer: a checkpoint, compressed or dense, or an ONNX folder. Loads no torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from losparse_runtime import read_metadata
+
+from ..errors import LosparseError
+from ..layers.spec import LayerSpec
+from ..models.coverage import Coverage, coverage, left_by_name
+from .folder import Checkpoint, read_checkpoint, stored_layers, stored_name
+from .schema import read_object
+
+_IN_BLOCK = re.compile(r"\.\d+\..*\.weight$")
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """One layer as stored.
+
+    Attributes:
+        name: of the layer.
+        out_features: output neurons.
+        in_features: inputs.
+        rank: of the low-rank part; None for a dense weight.
+        kept: rows or columns of the sparse part; None for a dense weight.
+        axis: "out" where rows are kept, "in" for columns; None for a dense weight.
+        parameters: that are stored, biases and indices not counted.
+        lowering: of an ONNX folder, the form that the plan chose.
+        reason: why it did.
+        refused: why it chose no other one, by form.
+        pivots: the side whose pivots store the low-rank part, "out" or "in"; None for plain factors.
+        v_of: the layer that stores this one's right factor; None where it does so itself.
+    """
+
+    name: str
+    out_features: int
+    in_features: int
+    rank: int | None
+    kept: int | None
+    axis: str | None
+    parameters: int
+    lowering: str | None = None
+    reason: str | None = None
+    refused: Mapping[str, str] | None = None
+    pivots: str | None = None
+    v_of: str | None = None
+
+    @property
+    def dense_parameters(self) -> int:
+        """Parameters of the dense weight."""
+        return self.out_features * self.in_features
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether a method left the layer as it was: all of its rows, or columns, are kept."""
+        return self.rank == 0 and self.kept == (self.out_features if self.axis == "out" else self.in_features)
+
+
+@dataclass(frozen=True)
+class FolderContents:
+    """What a folder holds.
+
+    Attributes:
+        kind: "compressed checkpoint", "dense checkpoint" or "ONNX folder".
+        layers: compressed layers; for a dense checkpoint the weights in its transformer blocks.
+        model_parameters: of the whole model; indices not counted.
+        file_bytes: size of the model's files.
+        precision: of an ONNX folder; None for a checkpoint.
+        weight_bits: of a weight in an int8 product; None where there is none.
+        coverage: of a checkpoint, how much of its linear weights the layers are.
+    """
+
+    kind: str
+    layers: tuple[StoredLayer, ...]
+    model_parameters: int
+    file_bytes: int
+    precision: str | None = None
+    weight_bits: int | None = None
+    coverage: Coverage | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        stored = sum(layer.parameters for layer in self.layers)
+        dense = sum(layer.dense_parameters for layer in self.layers)
+        return {
+            "kind": self.kind,
+            "precision": self.precision,
+            "weight_bits": self.weight_bits,
+            "model_parameters": self.model_parameters,
+            "file_bytes": self.file_bytes,
+            "layer_parameters": stored,
+            "layer_dense_parameters": dense,
+            "layer_share": stored / dense if dense else None,
+            "looked_at": None if self.coverage is None else self.coverage.to_dict(),
+            "layers": [{**asdict(layer), "share": layer.parameters / layer.dense_parameters} for layer in self.layers],
+        }
+
+
+def inspect_folder(folder: Path | str) -> FolderContents:
+    """Read what a folder holds, from its configuration and headers; no weights are read.
+
+    Args:
+        folder: a checkpoint, compressed or dense, or an ONNX folder.
+
+    Raises:
+        LosparseError: it is neither a checkpoint nor an ONNX folder, or it contradicts itself.
+    """
+    folder = Path(folder)
+    if (folder / "losparse.json").is_file():
+        return _onnx_contents(folder)
+    checkpoint = read_checkpoint(folder)
+    layers = _compressed_layers(checkpoint) if checkpoint.compressed else _dense_layers(checkpoint)
+    kind = "compressed checkpoint" if checkpoint.compressed else "dense checkpoint"
+    stored = {name.rpartition(".")[0] for name in checkpoint.shapes}
+    taken = {stored_name(layer.name, stored): layer for layer in layers}
+    dense = sum(layer.dense_parameters for layer in layers)
+    looked_at = coverage(dense, left_by_name(checkpoint.shapes, taken)) if layers else None
+    return FolderContents(kind, layers, checkpoint.parameters, checkpoint.file_bytes, coverage=looked_at)
+
+
+def _compressed_layers(checkpoint: Checkpoint) -> tuple[StoredLayer, ...]:
+    """Return the layers that a compressed folder's configuration lists, checked against the tensors it stores.
+
+    Raises:
+        LosparseError: the configuration and the tensors disagree.
+    """
+    entries = stored_layers(checkpoint)
+    return tuple(_compressed_layer(name, entries[name]) for name in sorted(entries, key=_natural))
+
+
+def _compressed_layer(name: str, spec: LayerSpec) -> StoredLayer:
+    return StoredLayer(
+        name,
+        spec.out_features,
+        spec.in_features,
+        spec.rank,
+        spec.kept,
+        spec.axis,
+        spec.parameters,
+        pivots=spec.pivot_side,
+        v_of=spec.v_of,
+    )
+
+
+def _dense_layers(checkpoint: Checkpoint) -> tuple[StoredLayer, ...]:
+    """Return the weights that have two axes and lie in numbered blocks."""
+    return tuple(
+        StoredLayer(name.removesuffix(".weight"), shape[0], shape[1], None, None, None, math.prod(shape))
+        for name, shape in sorted(checkpoint.shapes.items(), key=lambda item: _natural(item[0]))
+        if len(shape) == 2 and _IN_BLOCK.search(name)
+    )
+
+
+def _natural(name: str) -> list[Any]:
+    """Return a key by which block 10 comes after block 9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _onnx_contents(folder: Path) -> FolderContents:
+    metadata = read_metadata(folder)
+    plan = read_object(folder / "plan.json") if (folder / "plan.json").is_file() else {}
+    try:
+        layers = tuple(
+            _planned_layer(name, plan["layers"][name]) for name in sorted(plan.get("layers", {}), key=_natural)
+        )
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+        raise LosparseError(f"'{folder / 'plan.json'}' is malformed ({error!r}); export the folder again") from None
+    parameters, size = int(metadata.parameters["model"]), metadata.model_bytes
+    return FolderContents("ONNX folder", layers, parameters, size, metadata.precision, metadata.weight_bits)
+
+
+def _planned_layer(name: str, entry: dict[str, Any]) -> StoredLayer:
+    out, into = (int(size) for size in entry["shape"])
+    rank, kept, axis = int(entry["rank"]), int(entry["kept"]), str(entry["axis"])
+    _check_sizes(out, into)
+    pivots = _pivot_side(entry)
+    right = 0 if entry.get("shared") else into
+    parameters = rank * (out + right - (rank if pivots else 0)) + kept * (into if axis == "out" else out)
+    refused = {str(form): str(why) for form, why in entry["refused"].items()}
+    reasons = str(entry["lowering"]), str(entry["reason"]), refused
+    return StoredLayer(name, out, into, rank, kept, axis, parameters, *reasons, pivots)
+
+
+def _pivot_side(entry: Mapping[str, Any]) -> str | None:
+    """Read where an entry says its pivots are; folders from before there were pivots say nothing."""
+    side = entry.get("pivots")
+    if side not in (None, "out", "in"):
+        raise ValueError(f"pivots cannot be {side!r}")
+    return side
+
+
+def _check_sizes(out: int, into: int) -> None:
+    if min(out, into) < 1:
+        raise ValueError(f"a layer cannot be {out}x{into}")

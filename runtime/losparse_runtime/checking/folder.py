@@ -1,0 +1,59 @@
+"""Whether an exported folder is as it was written, by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..contract.fields import read_json
+from ..contract.files import METADATA_FILE, changed_files
+from ..contract.folder import DESCRIPTION_KEY
+from ..errors import FolderError
+from ..session import Session
+from .differences import first_difference
+from .numbers import Reference
+from .preprocessing import preprocessing_of
+
+
+def open_checked(
+    folder: Path | str, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int | None = None
+) -> tuple[Session | None, list[str]]:
+    """Open a folder, and say what is in it that its exporter did not write.
+
+    Args:
+        folder: an exported ONNX folder.
+        providers: see `Session`.
+        threads: see `Session`.
+
+    Returns:
+        The session, or None where the changes are why it does not open; and a line for every change.
+
+    Raises:
+        LosparseRuntimeError: the folder cannot be opened, and no file of it changed.
+    """
+    changes = changed_files(folder)
+    try:
+        session = Session(folder, providers=providers, threads=threads)
+    except FolderError as error:
+        if not changes:
+            raise
+        return None, [*changes, f"it does not open: {error}"]
+    return session, [*changes, *changed_description(session)]
+
+
+def changed_description(session: Session) -> list[str]:
+    """Compare losparse.json with what the model file carries of it; files of earlier writers carry nothing."""
+    carried, metadata = session.carried.get(DESCRIPTION_KEY), session.metadata
+    written = {} if carried is None else json.loads(carried)
+    if metadata.folder.alone:
+        found = read_json(session.folder / METADATA_FILE).data
+    else:
+        found = metadata.folder.description(metadata.variant_name, metadata.graph_name)
+    line = first_difference({name: found.get(name) for name in written}, written, "", "the model file")
+    return [] if line is None else [f"{METADATA_FILE}: {line}"]
+
+
+def onnx_reference(session: Session) -> Reference:
+    """Return an open folder as what another one is compared with."""
+    return Reference("ONNX", session.run, preprocessing_of(session), session.metadata.precision)

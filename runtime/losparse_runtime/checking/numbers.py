@@ -1,0 +1,108 @@
+"""The numbers of a folder and of its reference, on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..compare import Comparison, Parity
+from ..contract.progress import Advance
+from ..inputs import Arrays
+from ..session import Session
+from ..timing.latency import end_rows_, random_inputs
+from .preprocessing import Preprocessing
+
+SHAPES = ((1, 2), (1, 7), (2, 7), (3, 24), (2, 128), (8, 64))
+"""Texts in a batch, tokens in a text, for random token ids; from two texts on, half of them are padded."""
+
+TEXT_BATCH = 32
+"""Texts in a batch of texts."""
+
+
+def _unexplained(batch: Arrays, tolerance: float) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a folder is compared with.
+
+    Attributes:
+        kind: what does its arithmetic, as in "PyTorch".
+        run: outputs of one batch.
+        preprocessing: what it does with texts.
+        precision: of its numbers.
+        explain: names the first layer that differs on a batch by more than a tolerance for outputs of magnitude 1;
+            None where that cannot be found out.
+    """
+
+    kind: str
+    run: Callable[[Arrays], Arrays]
+    preprocessing: Preprocessing
+    precision: str = "fp32"
+    explain: Callable[[Arrays, float], str | None] = _unexplained
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Differences over some batches.
+
+    Attributes:
+        parity: the differences.
+        worst: the batch that holds the largest.
+        scale: the reference's largest output that is read and finite, by magnitude.
+    """
+
+    parity: Parity
+    worst: Arrays
+    scale: float
+
+
+def measure_difference(session: Session, reference: Reference, batches: Iterable[Arrays], advance: Advance) -> Measured:
+    """Compare a session with its reference on batches; what is said at padding is never read.
+
+    Args:
+        session: what is checked.
+        reference: what is right by definition.
+        batches: inputs of one run each; at least one.
+        advance: is told of every batch.
+
+    Raises:
+        InputError: their outputs differ in name or shape, or there is no batch.
+        RunError: the session failed.
+    """
+    overall, scale = Comparison(), 0.0
+    masked = session.metadata.token_outputs
+    seen: list[Arrays] = []
+    for batch in batches:
+        actual, expected = session.run(batch), reference.run(batch)
+        mask = batch["attention_mask"]
+        overall.add(actual, expected, mask=mask, masked=masked)
+        for name, values in expected.items():
+            read = values[mask.astype(bool)] if name in masked else values
+            scale = max(scale, float(np.abs(read).max(where=np.isfinite(read), initial=0.0)))
+        seen.append(batch)
+        advance(1)
+    parity = overall.parity()
+    return Measured(parity, seen[parity.worst_batch], scale)
+
+
+def random_batches(session: Session) -> Iterator[Arrays]:
+    """Yield random token ids at several shapes; every second text of a batch is padded, where the folder pads."""
+    for seed, (batch, length) in enumerate(SHAPES):
+        arrays = random_inputs(session.config, batch, min(length, session.max_length), seed)
+        ids, mask = arrays["input_ids"], arrays["attention_mask"]
+        real = (ids.shape[1] + 1) // 2
+        mask[1::2, slice(real, None) if session.encoder.padding_side == "right" else slice(None, -real)] = 0
+        ids[mask == 0] = session.config.pad_token_id or 0
+        end_rows_(ids, mask, session.config)
+        yield session.feed(arrays)
+
+
+def text_batches(session: Session, texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[Arrays]:
+    """Yield texts as the session encodes them, in their order."""
+    for first in range(0, len(texts), TEXT_BATCH):
+        rows = slice(first, first + TEXT_BATCH)
+        yield session.encode(texts[rows], None if pairs is None else pairs[rows])

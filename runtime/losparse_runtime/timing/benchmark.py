@@ -1,0 +1,130 @@
+"""Time folders of one model against each other at several shapes: the data of `losparse bench`.
+
+report = benchmark(open_folders(["dense-onnx", "compressed-onnx"]), [(1, 128)])
+report.results[1].latency.speedup
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..contract.progress import SILENT, Progress
+from ..same_model import require_same_model
+from ..session import Session
+from .latency import Latency, measure
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one model took at one shape.
+
+    Attributes:
+        batch: texts in a run.
+        length: tokens in a text.
+        model: its name.
+        latency: its times.
+    """
+
+    batch: int
+    length: int
+    model: str
+    latency: Latency
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values, those of the latency among them."""
+        return {"batch": self.batch, "length": self.length, "model": self.model, **self.latency.to_dict()}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Times of models at shapes.
+
+    Attributes:
+        providers: execution providers of the first model.
+        threads: inside one operator, of the first model.
+        models: "folder" and "fingerprint" of each by name; the first is the one the others are compared with.
+        results: a timing for every shape and model, shape by shape.
+    """
+
+    providers: tuple[str, ...]
+    threads: int
+    models: dict[str, dict[str, Any]]
+    results: tuple[Timing, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {
+            "providers": list(self.providers),
+            "threads": self.threads,
+            "models": self.models,
+            "results": [timing.to_dict() for timing in self.results],
+        }
+
+
+def benchmark(
+    sessions: Mapping[str, Session],
+    shapes: Sequence[tuple[int, int]],
+    *,
+    runs: int | None = None,
+    min_seconds: float | None = None,
+    memory: bool = True,
+    progress: Progress = SILENT,
+) -> Benchmark:
+    """Time sessions of one model in turns at every shape; see `measure`.
+
+    Args:
+        sessions: by name; speedups are against the first.
+        shapes: texts in a run, tokens in a text.
+        runs: timed rounds; by default at least 10, until `min_seconds` have passed.
+        min_seconds: timed seconds a session, in place of `runs`.
+        memory: measure peak memory too, in processes of their own.
+        progress: is told of the shapes.
+
+    Raises:
+        InputError: the sessions are of different models, or an argument is out of range.
+        RunError: a model failed, or its outputs are not finite.
+    """
+    require_same_model(list(sessions.values()))
+    first = next(iter(sessions.values()))
+    results: list[Timing] = []
+    with progress.stage("timing", len(shapes)) as advance:
+        for batch, length in shapes:
+            times = measure(sessions, batch=batch, length=length, runs=runs, min_seconds=min_seconds, memory=memory)
+            results += [Timing(batch, length, name, latency) for name, latency in times.items()]
+            advance(1)
+    models = {
+        name: {"folder": str(session.folder), "fingerprint": session.metadata.fingerprint}
+        for name, session in sessions.items()
+    }
+    return Benchmark(first.providers, first.threads, models, tuple(results))
+
+
+def open_folders(
+    folders: Sequence[Path | str], providers: Sequence[str] = ("CPUExecutionProvider",), threads: int | None = None
+) -> dict[str, Session]:
+    """Open folders to be compared, each under a name that tells it from the others.
+
+    Args:
+        folders: that `losparse export` wrote.
+        providers: see `Session`.
+        threads: see `Session`.
+
+    Returns:
+        Sessions by the folders' own names, or by their paths where names are equal.
+
+    Raises:
+        LosparseRuntimeError: a folder cannot be opened; see `Session`.
+    """
+    names = _names([Path(folder) for folder in folders])
+    opened = (Session(folder, providers=providers, threads=threads) for folder in folders)
+    return dict(zip(names, opened, strict=True))
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    return names if len(set(names)) == len(names) else [f"{name} ({place})" for place, name in enumerate(names, 1)]
