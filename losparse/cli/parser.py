@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
-import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NoReturn
 
 from ..errors import LosparseError
+from ..validation import Numeric, wanted
+from ..validation.fields import attribute_docs, field_types, members, unwrap
+from ..validation.words import in_range
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -73,28 +74,34 @@ def refuse_idle(options: argparse.Namespace, names: Sequence[str], needed: Seque
 
 
 def add_dataclass_flags(parser: argparse.ArgumentParser, title: str, *kinds: type, names: Sequence[str] = ()) -> None:
-    """Add one flag for every field of the dataclasses; a field that several have is one flag.
+    """Add one flag for every field of checked dataclasses; a field that several have is one flag.
 
     Flags that are not given leave nothing in the namespace, so that a recipe file can be told from a flag.
 
     Args:
         parser: gets a group of flags.
         title: of the group; flags end up in the namespace as `title.field`.
-        kinds: dataclasses; their docstrings' `Attributes` sections are the help.
+        kinds: dataclasses; their docstrings' `Attributes` sections are the help, and their types say the ranges.
         names: what the user calls them; the help then says which of them have a field, and what it means to each.
+
+    Raises:
+        TypeError: a field of a type that one flag cannot give, or that several dataclasses have with different types.
     """
     called = dict(zip(kinds, names or [kind.__name__ for kind in kinds], strict=True))
     group = parser.add_argument_group(f"{title} (keys of `{title}` in a recipe file)")
     for name, owners in _fields(kinds).items():
-        kind = typing.get_type_hints(owners[0])[name]
-        options: dict[str, Any] = {"dest": f"{title}.{name}", "default": argparse.SUPPRESS}
+        hint = field_types(owners[0])[name]
+        if any(field_types(owner)[name] != hint for owner in owners):
+            raise TypeError(f"field {name!r} has several types, so one flag cannot give it")
+        options: dict[str, Any] = {
+            "dest": f"{title}.{name}",
+            "default": argparse.SUPPRESS,
+            **_value_options(name, hint),
+        }
         options["help"] = _help(name, owners, called if names else {})
-        if kind is bool:
-            options["action"] = argparse.BooleanOptionalAction
-        else:
-            options |= _value_options(kind, name)
-        if (default := _default(name, owners, called)) is not None:
-            options["help"] += f" (default {default})"
+        notes = [in_range(hint).removeprefix(" of").strip(), _default(name, owners, called)]
+        if any(notes):
+            options["help"] += f" ({'; '.join(note for note in notes if note)})"
         group.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
@@ -102,15 +109,15 @@ def _help(name: str, owners: Sequence[type], called: dict[type, str]) -> str:
     """Return what a field means; where it is called by several names of dataclasses, to each of them."""
     meanings: dict[str, list[type]] = {}
     for kind in owners:
-        meanings.setdefault(_attribute_docs(kind).get(name, ""), []).append(kind)
+        meanings.setdefault(attribute_docs(kind).get(name, "").replace("%", "%%"), []).append(kind)
     if not called or (len(meanings) == 1 and len(owners) == len(called)):
         return next(iter(meanings))
     parts = (f"{text} [{', '.join(called[kind] for kind in kinds)}]" for text, kinds in meanings.items())
     return " ".join(parts)
 
 
-def _default(name: str, owners: Iterable[type], called: dict[type, str]) -> str | None:
-    """Return the default of a field in words; of each dataclass where they differ."""
+def _default(name: str, owners: Iterable[type], called: dict[type, str]) -> str:
+    """Return the default of a field in words; of each dataclass where they differ; empty for None."""
     by_value: dict[Any, list[str]] = {}
     for kind in owners:
         default = next(field.default for field in dataclasses.fields(kind) if field.name == name)
@@ -119,8 +126,8 @@ def _default(name: str, owners: Iterable[type], called: dict[type, str]) -> str 
     if len(by_value) > 1:
         common = max(by_value, key=lambda value: len(by_value[value]))
         others = (f"{value} for {', '.join(kinds)}" for value, kinds in by_value.items() if value != common)
-        return "; ".join([str(common), *others])
-    return next((str(value) for value in by_value if value is not None), None)
+        return "default " + "; ".join([str(common), *others])
+    return next((f"default {value}" for value in by_value if value is not None), "")
 
 
 def given(options: argparse.Namespace, title: str) -> dict[str, Any]:
@@ -133,41 +140,41 @@ def _fields(kinds: Iterable[Any]) -> dict[str, list[type]]:
     """Return the dataclasses that have each field."""
     found: dict[str, list[type]] = {}
     for kind in kinds:
-        for field in dataclasses.fields(kind):
-            if field.init:
-                found.setdefault(field.name, []).append(kind)
+        for name in field_types(kind):
+            found.setdefault(name, []).append(kind)
     return found
 
 
-def _attribute_docs(kind: type) -> dict[str, str]:
-    """Return the `Attributes` sections of a dataclass and its bases, one line a field."""
-    docs: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        section = re.search(r"^    Attributes:\n((?:        .*\n?|\s*\n)+)", base.__doc__ or "", re.MULTILINE)
-        for entry in re.finditer(r"^ {8}(\w+): (.+(?:\n {9,}.+)*)", section[1] if section else "", re.MULTILINE):
-            docs[entry[1]] = " ".join(entry[2].split()).replace("%", "%%")
-    return docs
+def _value_options(name: str, hint: Any) -> dict[str, Any]:
+    """Return argparse options for a field's type: bool, int, float, str, a Literal, or one of them or None."""
+    choices = [unwrap(member)[0] for member in members(hint) if member is not type(None)]
+    kind = choices[0]
+    if len(choices) == 1 and kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if len(choices) == 1 and typing.get_origin(kind) is Literal:
+        return {"choices": typing.get_args(kind)}
+    if len(choices) > 1 or kind not in (int, float, str):
+        raise TypeError(f"field {name!r} of type {hint} cannot be a flag")
+    return {"type": _reader(hint), "metavar": kind.__name__.upper()}
 
 
-def _value_options(kind: Any, name: str) -> dict[str, Any]:
-    """Return argparse options for a field's type: int, float, str, a Literal, or one of them or None."""
-    inner = [part for part in typing.get_args(kind) if part is not type(None)]
-    optional = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
-    if typing.get_origin(kind) is Literal:
-        return {"choices": inner}
-    if optional and len(inner) == 1 and inner[0] in (int, float, str):
-        return {"type": _or_none(inner[0]), "metavar": inner[0].__name__.upper()}
-    if kind in (int, float, str):
-        return {"type": kind, "metavar": kind.__name__.upper()}
-    raise TypeError(f"field {name!r} of type {kind} cannot be a flag")
+def _reader(hint: Any) -> Callable[[str], Any]:
+    """Return what reads the text of a flag as a field's type; `none` is None where the field may be."""
+    optional = type(None) in members(hint)
+    present = next(member for member in members(hint) if member is not type(None))
+    kind, marks = unwrap(present)
+    allowed = wanted(present) + (", or none" if optional else "")
+    number = next((mark for mark in marks if isinstance(mark, Numeric)), None)
 
+    def read(text: str) -> Any:
+        if optional and text.lower() == "none":
+            return None
+        try:
+            return kind(text) if number is None else number.read(text, kind)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {allowed}, got {text!r}") from None
 
-def _or_none(kind: type) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        return None if text.lower() == "none" else kind(text)
-
-    parse.__name__ = kind.__name__  # argparse names it in "invalid float value"
-    return parse
+    return read
 
 
 def positive_int(text: str) -> int:

@@ -7,15 +7,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from ..data.examples import TASKS
 from ..errors import LosparseError
-from ..layers.budget import check_share
-from ..methods import LoSparse, Method, method_from_dict, method_to_dict
-from .typed import typed_value, typed_values
+from ..methods import METHODS, LoSparse, Method, OneShot, method_from_dict, method_to_dict
+from ..validation import (
+    ByName,
+    Flag,
+    NotEmpty,
+    NotNegative,
+    Numeric,
+    OneOf,
+    OneOrMore,
+    Positive,
+    Says,
+    Share,
+    ShareFrom0,
+    ZeroOrMore,
+    checked,
+    json_schema,
+    read_as,
+)
 
 LoraAlso = Literal["nothing", "head", "small"]
 KeepLayersBy = Literal["even", "importance"]
@@ -25,7 +40,29 @@ NO_METHOD = "none"
 """Name of the method of a recipe that compresses no layer."""
 
 
-@dataclass(frozen=True)
+def _is_method(value: Any) -> bool:
+    return isinstance(value, OneShot) or (callable(getattr(value, "start", None)) and not isinstance(value, type))
+
+
+class _ByName(ByName):
+    def _made(self, name: str, settings: dict[str, Any]) -> Any:
+        return method_from_dict({"name": name, **settings})
+
+
+METHOD = _ByName(METHODS, NO_METHOD, _is_method, "SVD(keep=0.3)")
+"""Mark of a field that holds a method."""
+
+Patterns = Annotated[tuple[str, ...], Says("a list of name patterns")]
+"""Names of layers, or patterns of them."""
+
+_Number = Annotated[int, Numeric(texts=False)]
+Blocks = Annotated[
+    _Number | Annotated[tuple[_Number, ...], NotEmpty()], Says("a number of blocks, or a list of their numbers")
+]
+"""How many transformer blocks, or which ones."""
+
+
+@checked
 class Training:
     """One fine-tuning.
 
@@ -43,10 +80,10 @@ class Training:
         seed: of everything random.
         calibration_examples: examples of --calibration, or else of training, that a one-shot method looks at, if it
             needs any; None takes 1,024, or fewer that hold 32,768 tokens.
-        distill_weight: share of the loss that is distillation from the teacher; [0, 1].
+        distill_weight: share of the loss that is distillation from the teacher.
         distill_temperature: softens both distributions of the distillation loss.
         distill_hidden: weight of the mean squared difference from the teacher's hidden states after every block,
-            added to the loss; 0 or more.
+            added to the loss.
         lora_rank: rank of the adapters that are trained in place of the factors of a one-shot method, and merged
             afterwards; 0 trains the factors themselves.
         lora_also: what is trained beside adapters: "nothing", the task's "head", or all that is "small": head,
@@ -55,47 +92,39 @@ class Training:
             writes none in `fine_tune`.
     """
 
-    epochs: float = 4.0
-    max_steps: int | None = None
-    learning_rate: float = 8e-5
-    batch_size: int = 32
-    gradient_accumulation: int = 1
-    warmup_share: float = 0.1
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    bf16: bool = False
-    freeze_embeddings: bool = True
-    seed: int = 0
-    calibration_examples: int | None = None
-    distill_weight: float = 0.0
-    distill_temperature: float = 2.0
-    distill_hidden: float = 0.0
-    lora_rank: int = 0
+    epochs: Positive = 4.0
+    max_steps: OneOrMore | None = None
+    learning_rate: Positive = 8e-5
+    batch_size: OneOrMore = 32
+    gradient_accumulation: OneOrMore = 1
+    warmup_share: ShareFrom0 = 0.1
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: NotNegative = 1.0
+    bf16: Flag = False
+    freeze_embeddings: Flag = True
+    seed: ZeroOrMore = 0
+    calibration_examples: OneOrMore | None = None
+    distill_weight: ShareFrom0 = 0.0
+    distill_temperature: Positive = 2.0
+    distill_hidden: NotNegative = 0.0
+    lora_rank: ZeroOrMore = 0
     lora_also: LoraAlso = "head"
-    save_steps: int | None = None
+    save_steps: OneOrMore | None = None
 
     def __post_init__(self) -> None:
-        """Check every field."""
-        positive = ("epochs", "max_steps", "learning_rate", "batch_size", "gradient_accumulation", "save_steps")
-        for name in (*positive, "calibration_examples", "distill_temperature"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and value > 0):
-                raise LosparseError(f"{name} must be above 0, got {value!r}")
-        for name in ("weight_decay", "max_grad_norm", "seed", "distill_hidden", "lora_rank"):
-            if not getattr(self, name) >= 0:
-                raise LosparseError(f"{name} must be 0 or more, got {getattr(self, name)!r}")
-        for name in ("warmup_share", "distill_weight"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise LosparseError(f"{name} must be in [0, 1], got {getattr(self, name)!r}")
-        if self.lora_also not in get_args(LoraAlso):
-            raise LosparseError(f"lora_also must be one of {', '.join(get_args(LoraAlso))}, got {self.lora_also!r}")
-        for name, needed in (("lora_also", "lora_rank"), ("distill_temperature", "distill_weight")):
-            value = getattr(self, name)
-            if value != type(self).__dataclass_fields__[name].default and getattr(self, needed) == 0:
-                raise LosparseError(f"{name} {value!r} does nothing at {needed} 0; set that above 0, or leave it out")
+        """Refuse what would change nothing."""
+        if self.lora_also != "head" and self.lora_rank == 0:
+            raise LosparseError(
+                f"lora_also {self.lora_also!r} does nothing at lora_rank 0; set that above 0, or leave it out"
+            )
+        if self.distill_temperature != 2.0 and self.distill_weight == 0:
+            raise LosparseError(
+                f"distill_temperature {self.distill_temperature:g} does nothing at distill_weight 0; set that above "
+                "0, or leave it out"
+            )
 
 
-@dataclass(frozen=True)
+@checked
 class Recipe:
     """A task, a method, a training, and which layers.
 
@@ -111,29 +140,21 @@ class Recipe:
         keep_neurons_by: how they are chosen; see `losparse.models.neurons`.
     """
 
-    task: str = "text-classification"
-    method: Method | None = field(default_factory=LoSparse)
+    task: Annotated[str, OneOf(lambda: TASKS)] = "text-classification"
+    method: Annotated[Method | None, METHOD] = field(default_factory=LoSparse)
     training: Training = field(default_factory=Training)
-    targets: tuple[str, ...] | None = None
-    ignore: tuple[str, ...] = ()
-    keep_layers: int | tuple[int, ...] | None = None
+    targets: Patterns | None = None
+    ignore: Patterns = ()
+    keep_layers: Blocks | None = None
     keep_layers_by: KeepLayersBy = "even"
-    keep_neurons: float | None = None
+    keep_neurons: Share | None = None
     keep_neurons_by: KeepNeuronsBy = "error"
 
     def __post_init__(self) -> None:
         """Check what does not depend on a model."""
-        if self.task not in TASKS:
-            raise LosparseError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
         if self.method is None and (self.targets is not None or self.ignore):
             raise LosparseError(f"method '{NO_METHOD}' compresses no layer; leave out targets and ignore")
-        for name, choices in (("keep_layers_by", KeepLayersBy), ("keep_neurons_by", KeepNeuronsBy)):
-            if getattr(self, name) not in get_args(choices):
-                allowed = ", ".join(get_args(choices))
-                raise LosparseError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        if self.keep_neurons is not None:
-            check_share("keep_neurons", self.keep_neurons)
-        elif self.keep_neurons_by != "error":
+        if self.keep_neurons is None and self.keep_neurons_by != "error":
             raise LosparseError(f"keep_neurons_by {self.keep_neurons_by!r} needs a share as keep_neurons, got none")
         if self.keep_layers_by == "importance" and not isinstance(self.keep_layers, int):
             given = "none" if self.keep_layers is None else "a list of blocks"
@@ -155,30 +176,19 @@ class Recipe:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+    def from_dict(cls, data: Any, source: str = "") -> Recipe:
         """Build a recipe from plain data; missing keys take their defaults.
+
+        Args:
+            data: what `to_dict` returned, or a part of it.
+            source: what to call the recipe in messages, such as the name of its file.
 
         Raises:
             LosparseError: an unknown key, or a value out of range or of another type.
         """
-        _refuse_unknown("recipe", data, [f.name for f in fields(cls)])
-        plain = ("task", "keep_layers_by", "keep_neurons", "keep_neurons_by")
-        values: dict[str, Any] = {key: data[key] for key in plain if key in data}
-        if "keep_neurons" in values:
-            values["keep_neurons"] = typed_value("keep_neurons", float | None, values["keep_neurons"])
-        if "method" in data:
-            values["method"] = _method(_mapping("method", data["method"]))
-        if "training" in data:
-            training = _mapping("training", data["training"])
-            _refuse_unknown("training", training, [f.name for f in fields(Training)])
-            values["training"] = Training(**typed_values(Training, training))
-        if data.get("targets") is not None:
-            values["targets"] = _patterns("targets", data["targets"])
-        if data.get("ignore") is not None:
-            values["ignore"] = _patterns("ignore", data["ignore"])
-        if data.get("keep_layers") is not None:
-            values["keep_layers"] = _blocks(data["keep_layers"])
-        return cls(**values)
+        if isinstance(data, Mapping) and data.get("ignore", ()) is None:
+            data = {**data, "ignore": ()}
+        return read_as(cls, data, source, name="recipe")
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
@@ -203,7 +213,12 @@ class Recipe:
         except Exception as error:  # the two parsers share no base class but ValueError-likes
             reason = str(error).splitlines()[0]
             raise LosparseError(f"recipe file {str(path)!r} cannot be read: {reason}") from error
-        return cls.from_dict(_mapping("recipe", data))
+        return cls.from_dict(data, str(path))
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """Return the JSON schema of a recipe file, by which editors complete and check it."""
+        return json_schema(cls)
 
 
 def check_lora(training: Training, method: Method | None) -> None:
@@ -217,37 +232,3 @@ def check_lora(training: Training, method: Method | None) -> None:
         raise LosparseError(
             f"lora_rank needs a one-shot method such as svd, whose factors can carry adapters, got {got}; set it to 0"
         )
-
-
-def _method(data: Mapping[str, Any]) -> Method | None:
-    if data.get("name") != NO_METHOD:
-        return method_from_dict(data)
-    extra = [key for key in data if key != "name"]
-    if extra:
-        raise LosparseError(f"method '{NO_METHOD}' has no settings, got {', '.join(map(str, extra))}; leave them out")
-    return None
-
-
-def _blocks(value: Any) -> int | tuple[int, ...]:
-    numbers = value if isinstance(value, list | tuple) else [value]
-    if not numbers or not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
-        raise LosparseError(f"keep_layers must be a number of blocks, or a list of their numbers, got {value!r}")
-    return numbers[0] if isinstance(value, int) else tuple(numbers)
-
-
-def _mapping(name: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise LosparseError(f"{name} must be a table of keys and values, got {type(value).__name__}")
-    return value
-
-
-def _patterns(name: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-        raise LosparseError(f"{name} must be a list of name patterns, got {value!r}")
-    return tuple(value)
-
-
-def _refuse_unknown(what: str, data: Mapping[str, Any], allowed: list[str]) -> None:
-    for key in data:
-        if key not in allowed:
-            raise LosparseError(f"unknown {what} key {key!r}; allowed: {', '.join(allowed)}")

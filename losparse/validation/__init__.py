@@ -29,7 +29,7 @@ from .marks import (
     Whole,
     ZeroOrMore,
 )
-from .messages import WrongValueError, shown
+from .messages import WrongValueError
 from .words import wanted
 
 __all__ = [
@@ -54,6 +54,5 @@ __all__ = [
     "checked",
     "json_schema",
     "read_as",
-    "shown",
     "wanted",
 ]

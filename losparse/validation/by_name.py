@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import shown
 from .checked import json_schema, read_as
-from .messages import WrongValueError, near, shown
+from .messages import WrongValueError, near
 from .words import TABLE
 
 
@@ -62,6 +63,9 @@ class ByName:
             question = near(name, allowed) if isinstance(name, str) else ""
             hint = f"; {question}" if question.startswith("did") else ""
             raise WrongValueError("name", f"must be one of {', '.join(allowed)}, got {shown(name)}{hint}")
+        return self._made(name, settings)
+
+    def _made(self, name: str, settings: dict[str, Any]) -> Any:
         return read_as(self.kinds[name], settings)
 
 

@@ -7,8 +7,9 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
+from ..errors import shown
 from .fields import attribute_docs, field_of_key
-from .messages import WrongValueError, shown, translate
+from .messages import WrongValueError, translate
 from .words import TABLE
 
 if TYPE_CHECKING:  # pydantic takes 0.1 s: it is loaded with the first value, not with the classes

@@ -9,6 +9,7 @@ import re
 import sys
 import types
 import typing
+from collections.abc import Iterable
 from typing import Annotated, Any, Union
 
 from .marks import Key
@@ -23,12 +24,22 @@ def unwrap(hint: Any) -> tuple[Any, list[Any]]:
     return inner, [*more, *marks]
 
 
-def members(hint: Any) -> tuple[Any, ...]:
-    """Return the members of a union with their marks, None's type among them; of another type, that alone."""
-    base, _ = unwrap(hint)
-    if typing.get_origin(base) not in (Union, types.UnionType):
+def members(hint: Any, *, said: bool = False) -> tuple[Any, ...]:
+    """Return the members of a union with their marks, None's type among them; of another type, that alone.
+
+    Args:
+        hint: a type.
+        said: leave unions whole that a mark says in words.
+    """
+    base, marks = unwrap(hint)
+    if typing.get_origin(base) not in (Union, types.UnionType) or (said and in_words(marks) is not None):
         return (hint,)
-    return tuple(inner for member in typing.get_args(base) for inner in members(member))
+    return tuple(inner for member in typing.get_args(base) for inner in members(member, said=said))
+
+
+def in_words(marks: Iterable[Any]) -> str | None:
+    """Return what a mark says that a type must be, or None where none does."""
+    return next((mark.wanted for mark in marks if hasattr(mark, "wanted")), None)
 
 
 @functools.cache

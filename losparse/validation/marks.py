@@ -48,6 +48,18 @@ class Numeric:
         convert = self._as_whole if inner["type"] == "int" else self._as_float
         return core_schema.no_info_before_validator_function(convert, inner)
 
+    def read(self, value: Any, kind: type) -> float | int:
+        """Return a value as this number, without pydantic.
+
+        Args:
+            value: number, or a text that spells one.
+            kind: int or float.
+
+        Raises:
+            ValueError: it is none, or out of range.
+        """
+        return self._as_whole(value) if kind is int else self._as_float(value)
+
     def _as_float(self, value: Any) -> float:
         try:
             number = float(self._number(value))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import LosparseError
+from ..errors import LosparseError, shown
 from .fields import field_of_key, field_types, members, unwrap
 from .marks import NOT_FINITE
 from .words import wanted
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
-_SHOWN = 80
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden", "invalid_key")
 
 
@@ -97,15 +96,6 @@ def near(name: Any, allowed: Iterable[str]) -> str:
     names = list(allowed)
     found = difflib.get_close_matches(str(name), names, n=1)
     return f"did you mean {found[0]!r}?" if found else f"allowed: {', '.join(names)}"
-
-
-def shown(value: Any) -> str:
-    """Return a value as a short piece of one line."""
-    try:
-        text = " ".join(repr(value).split())
-    except (RecursionError, ValueError):  # nested too deep to be written, or an integer of too many digits
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from .fields import members, unwrap
+from .fields import in_words, members, unwrap
 from .marks import NotEmpty, Numeric, OneOf
 
 TABLE = "a table of keys and values"
@@ -20,22 +20,21 @@ def wanted(hint: Any, *, finite: bool = False) -> str:
         hint: type of a field, with its marks.
         finite: say of numbers that they are finite, where infinity came.
     """
-    _, marks = unwrap(hint)
-    said = next((mark.wanted for mark in marks if hasattr(mark, "wanted")), None)
-    choices = [_one(member, finite) for member in members(hint) if member is not type(None)]
-    null = " or null" if len(members(hint)) > len(choices) else ""
-    return (said or ", or ".join(dict.fromkeys(choices))) + null
+    parts = members(hint, said=True)
+    choices = [_one(part, finite) for part in parts if part is not type(None)]
+    null = ", or null" if len(parts) > len(choices) else ""
+    return ", or ".join(dict.fromkeys(choices)) + null
 
 
 def _one(hint: Any, finite: bool) -> str:
-    """Say what a type that is no union allows."""
+    """Say what a type allows that is no union, or is one that a mark says in words."""
     base, marks = unwrap(hint)
-    said = next((mark.wanted for mark in marks if hasattr(mark, "wanted")), None)
+    said = in_words(marks)
     listed = next((mark.values() for mark in marks if isinstance(mark, OneOf)), None)
     origin, inner = typing.get_origin(base), typing.get_args(base)
     not_empty = " that is not empty" if any(isinstance(mark, NotEmpty) for mark in marks) else ""
     if said is not None:
-        return str(said)
+        return said
     if listed is not None or origin is Literal:
         return f"one of {', '.join(map(str, listed or inner))}"
     if base in (int, float):

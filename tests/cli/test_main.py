@@ -54,7 +54,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["squeeze"], ["squeeze", "compress"]),
         (["inspect"], ["DIR", "see losparse inspect --help"]),
         (["inspect", "a", "--colour"], ["--colour"]),
-        (["compress", "a", "b", "--train", "c", "--keep", "much"], ["--keep", "invalid float value: 'much'"]),
+        (
+            ["compress", "a", "b", "--train", "c", "--keep", "much"],
+            ["--keep", "argument --keep: must be a number, got 'much'"],
+        ),
         (["compress", "a", "b", "--train", "c", "--method", "magic"], ["magic", "losparse"]),
         (["compress", "a", "b", "--train", "c", "--epoch", "3"], ["--epoch"]),
         (["compress", "a", "b"], ["--train"]),

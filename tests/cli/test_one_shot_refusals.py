@@ -35,7 +35,10 @@ from .conftest import Command, Sources, edit_json, make_tokenizer, nothing_writt
             ["--method", "svd", "--keep-neurons", 0.5],
             ["--keep-neurons needs texts", "--calibration FILE, or leave --keep-neurons out"],
         ),
-        (["--method", "rom", "--calibration", "TEXTS", "--keep-neurons", 0], ["keep_neurons must be in (0, 1]"]),
+        (
+            ["--method", "rom", "--calibration", "TEXTS", "--keep-neurons", 0],
+            ["keep_neurons must be a number in (0, 1]"],
+        ),
         (["--method", "svd", "--low-rank", 0.1], ["'low_rank'", "'svd'", "allowed: keep"]),
         (["--method", "svd", "--mean"], ["'mean'", "'svd'", "allowed: keep"]),
         (["--method", "rom", "--calibration", "TEXTS", "--row-share", 0.5], ["'row_share'", "'rom'", "mean"]),
@@ -55,7 +58,10 @@ from .conftest import Command, Sources, edit_json, make_tokenizer, nothing_writt
         (["--method", "rom", "--calibration", "none.csv"], ["no data file 'none.csv'"]),
         (["--method", "rom", "--calibration", "TRAIN", "--text-column", "body"], ["no column 'body'"]),
         (["--method", "rom", "--calibration", "TEXTS", "--max-length", 64], ["--max-length", "32 positions"]),
-        (["--method", "rom", "--calibration", "TEXTS", "--calibration-examples", 0], ["calibration_examples must be"]),
+        (
+            ["--method", "rom", "--calibration", "TEXTS", "--calibration-examples", 0],
+            ["argument --calibration-examples: must be a whole number of 1 or more, or none"],
+        ),
     ],
 )
 def test_unfit_settings(

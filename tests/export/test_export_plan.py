@@ -200,7 +200,7 @@ def test_read_refuses(plan, change, message):
         ({"rank": -1}, r"^plan: layers\['layer.0'\]\.rank must be a whole number of 0 or more, got -1$"),
         ({"kept": True}, "kept must be a whole number of 0 or more, got True"),
         ({"axis": "rows"}, "axis must be one of out, in, got 'rows'"),
-        ({"pivots": "rows"}, "pivots must be one of out, in or null, got 'rows'"),
+        ({"pivots": "rows"}, "pivots must be one of out, in, or null, got 'rows'"),
         ({"refused": {"dense": 1}}, r"refused\['dense'\] must be a text, got 1"),
         ({"refused": "no"}, "refused must be a table of reasons, by form, got 'no'"),
         ({"reason": None}, "reason must be a text, got None"),
@@ -215,7 +215,7 @@ def test_read_refuses(plan, change, message):
             {"order": {**asdict(Order("out")), "blocks": True}},
             "order.blocks must be a whole number of 0 or more, got True",
         ),
-        ({"order": "out"}, "order must be a table of keys and values or null, got 'out'"),
+        ({"order": "out"}, "order must be a table of keys and values, or null, got 'out'"),
     ],
 )
 def test_read_refuses_layer(plan, change, message):
@@ -231,7 +231,7 @@ def test_read_refuses_layer(plan, change, message):
         ({"extra": 1}, r"unknown key 'folds\[1\].extra'; allowed: writers, readers, blocks, refused"),
         ({"writers": "layer.9"}, r"folds\[1\].writers must be a list of layer names, got 'layer.9'"),
         ({"readers": [1]}, r"folds\[1\].readers\[0\] must be a text, got 1"),
-        ({"refused": False}, r"folds\[1\].refused must be a text or null, got False"),
+        ({"refused": False}, r"folds\[1\].refused must be a text, or null, got False"),
         ({"blocks": "1"}, r"folds\[1\].blocks must be a whole number of 0 or more, got '1'"),
     ],
 )
