@@ -15,6 +15,7 @@ import pytest
 
 from losparse_runtime import InputError, Session, TokenizerError
 from losparse_runtime.text.cuts import cuts_told_once
+from losparse_runtime.text.encoder import TextEncoder
 
 MakeFolder = Callable[..., Any]
 
@@ -24,18 +25,19 @@ def session(make_folder: MakeFolder) -> Session:
     return Session(make_folder().path, threads=1)
 
 
-def test_threads_share_one_tokenizer(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_share_one_tokenizer(make_folder: MakeFolder) -> None:
     """Truncation is a setting of the object: a second one, opened at the same time, would not have it."""
-    real, opened = session.encoder._open, []
+    opened = []
 
-    def slow() -> Any:
-        opened.append(None)
-        time.sleep(0.05)
-        return real()
+    class Slow(TextEncoder):
+        def _open(self) -> Any:
+            opened.append(None)
+            time.sleep(0.05)
+            return super()._open()
 
-    monkeypatch.setattr(session.encoder, "_open", slow)
+    encoder = Slow(make_folder().path, 16, 0)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: session.encoder.tokenizer, range(4)))
+        found = list(pool.map(lambda _: encoder.tokenizer, range(4)))
     assert len(opened) == 1 and len({id(tokenizer) for tokenizer in found}) == 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from losparse_runtime.timing.latency import end_rows_, random_inputs
 
 MakeFolder = Callable[..., Any]
 OPTIONS = Options(("CPUExecutionProvider",), threads=1)
-measure_module = sys.modules["losparse_runtime.timing.latency"]  # the package's attribute of that name is the function
 
 
 class Clock:
@@ -28,42 +28,48 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
 
-    def perf_counter(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
-@pytest.fixture
-def turns(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+@dataclass
+class Turns:
     """Sessions "a" and "b" that take the milliseconds the test gives them, and the order of their runs."""
-    clock = Clock()
-    monkeypatch.setattr(measure_module, "time", clock)
-    calls: list[str] = []
-    costs: dict[str, Iterator[float]] = {}
-    sessions = {name: Session(make_folder(name=name).path, threads=1) for name in ("a", "b")}
 
-    def timed(name: str, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def inner(inputs: Any) -> Any:
-            calls.append(name)
-            clock.now += next(costs[name]) / 1e3
-            return run(inputs)
+    clock: Clock = field(default_factory=Clock)
+    calls: list[str] = field(default_factory=list)
+    costs: dict[str, Iterator[float]] = field(default_factory=dict)
+    sessions: dict[str, Session] = field(default_factory=dict)
 
-        return inner
-
-    for name, session in sessions.items():
-        monkeypatch.setattr(session, "run", timed(name, session.run))
-    yield {"sessions": sessions, "calls": calls, "costs": costs}
+    def measure(self, **options: Any) -> dict[str, Latency]:
+        return measure(self.sessions, length=8, memory=False, clock=self.clock, **options)
 
 
-def test_sessions_take_turns_and_each_starts_in_turn(turns: dict[str, Any]) -> None:
-    turns["costs"].update(a=iter([1.0] * 99), b=iter([2.0] * 99))
-    measure(turns["sessions"], length=8, warmup=2, runs=3, memory=False)
-    assert "".join(turns["calls"]) == "ab" + "abba" + "abbaab"  # outputs checked, warm-up, timed
+@pytest.fixture
+def turns(make_folder: MakeFolder) -> Turns:
+    made = Turns()
+
+    class Timed(Session):
+        def run(self, inputs: Any) -> Any:
+            name = self.folder.name
+            made.calls.append(name)
+            made.clock.now += next(made.costs[name]) / 1e3
+            return super().run(inputs)
+
+    made.sessions.update({name: Timed(make_folder(name=name).path, threads=1) for name in ("a", "b")})
+    return made
 
 
-def test_numbers_worked_by_hand(turns: dict[str, Any]) -> None:
+def test_sessions_take_turns_and_each_starts_in_turn(turns: Turns) -> None:
+    turns.costs.update(a=iter([1.0] * 99), b=iter([2.0] * 99))
+    turns.measure(warmup=2, runs=3)
+    assert "".join(turns.calls) == "ab" + "abba" + "abbaab"  # outputs checked, warm-up, timed
+
+
+def test_numbers_worked_by_hand(turns: Turns) -> None:
     # One run each for the check; then the timed ones. The machine is twice as slow in the last three rounds.
-    turns["costs"].update(a=iter([9.0, 2, 2, 4, 4, 4]), b=iter([9.0, 1, 1, 2, 2, 1]))
-    result = measure(turns["sessions"], batch=2, length=8, warmup=0, runs=5, memory=False)
+    turns.costs.update(a=iter([9.0, 2, 2, 4, 4, 4]), b=iter([9.0, 1, 1, 2, 2, 1]))
+    result = turns.measure(batch=2, warmup=0, runs=5)
     assert list(result) == ["a", "b"]
     b = result["b"]
     assert isinstance(b, Latency)
@@ -82,31 +88,31 @@ def test_numbers_worked_by_hand(turns: dict[str, Any]) -> None:
     assert json.loads(json.dumps(b.to_dict()))["runs"] == 5
 
 
-def test_the_interval_of_a_speedup_leaves_out_rounds_that_were_disturbed(turns: dict[str, Any]) -> None:
+def test_the_interval_of_a_speedup_leaves_out_rounds_that_were_disturbed(turns: Turns) -> None:
     """Of 20 rounds ranks 6 to 15 hold the median in 95 of 100 samples: (20 - 1.96 * sqrt(20)) / 2 = 5.6 left out."""
-    turns["costs"].update(a=iter([9.0] + [4.0] * 20), b=iter([9.0] + [1.0] * 3 + [2.0] * 15 + [8.0] * 2))
-    b = measure(turns["sessions"], length=8, warmup=0, runs=20, memory=False)["b"]
+    turns.costs.update(a=iter([9.0] + [4.0] * 20), b=iter([9.0] + [1.0] * 3 + [2.0] * 15 + [8.0] * 2))
+    b = turns.measure(warmup=0, runs=20)["b"]
     assert (b.speedup, b.speedup_low, b.speedup_high) == pytest.approx((2.0, 2.0, 2.0))
-    turns["costs"].update(a=iter([9.0] + [4.0] * 20), b=iter([9.0] + [1.9] * 10 + [2.1] * 10))
-    b = measure(turns["sessions"], length=8, warmup=0, runs=20, memory=False)["b"]
+    turns.costs.update(a=iter([9.0] + [4.0] * 20), b=iter([9.0] + [1.9] * 10 + [2.1] * 10))
+    b = turns.measure(warmup=0, runs=20)["b"]
     assert (b.speedup_low, b.speedup_high) == pytest.approx((4 / 2.1, 4 / 1.9)) and not b.noisy
 
 
-def test_percentiles_interpolate(turns: dict[str, Any]) -> None:
-    turns["costs"].update(a=iter([9.0, *range(1, 12)]), b=iter([9.0] * 12))
-    result = measure(turns["sessions"], length=8, warmup=0, runs=11, memory=False)["a"]
+def test_percentiles_interpolate(turns: Turns) -> None:
+    turns.costs.update(a=iter([9.0, *range(1, 12)]), b=iter([9.0] * 12))
+    result = turns.measure(warmup=0, runs=11)["a"]
     assert (result.median_ms, result.p90_ms, result.p99_ms) == pytest.approx((6.0, 10.0, 10.9))
 
 
-def test_rounds_go_on_until_the_time_is_over(turns: dict[str, Any]) -> None:
-    turns["costs"].update(a=iter([10.0] * 99), b=iter([30.0] * 99))
+def test_rounds_go_on_until_the_time_is_over(turns: Turns) -> None:
+    turns.costs.update(a=iter([10.0] * 99), b=iter([30.0] * 99))
     # 0.4 s a session, 0.8 s for both, 40 ms a round.
-    assert measure(turns["sessions"], length=8, warmup=0, min_seconds=0.4, memory=False)["a"].runs in (20, 21)
+    assert turns.measure(warmup=0, min_seconds=0.4)["a"].runs in (20, 21)
 
 
-def test_at_least_ten_rounds(turns: dict[str, Any]) -> None:
-    turns["costs"].update(a=iter([1000.0] * 99), b=iter([1000.0] * 99))
-    assert measure(turns["sessions"], length=8, warmup=0, min_seconds=0.1, memory=False)["a"].runs == 10
+def test_at_least_ten_rounds(turns: Turns) -> None:
+    turns.costs.update(a=iter([1000.0] * 99), b=iter([1000.0] * 99))
+    assert turns.measure(warmup=0, min_seconds=0.1)["a"].runs == 10
 
 
 def test_a_real_measurement(make_folder: MakeFolder) -> None:

@@ -9,12 +9,17 @@ import os
 from pathlib import Path
 
 
-def available_cpus() -> int:
-    """CPUs this process may run on: its affinity mask, cut to the whole CPUs of its cgroup quota; at least 1."""
+def available_cpus(quota: float | None = None) -> int:
+    """CPUs this process may run on: its affinity mask, cut to the whole CPUs of a quota; at least 1.
+
+    Args:
+        quota: CPUs that are granted, infinite without a limit; default: what the control groups say.
+    """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = cgroup_quota()
+    if quota is None:
+        quota = cgroup_quota()
     # Rounded down: a thread beyond the quota makes the kernel stop all of them for the rest of each period.
-    return affinity if quota is None else max(1, min(affinity, int(quota)))
+    return affinity if quota is None else max(1, int(min(affinity, quota)))
 
 
 def int8_overflows(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

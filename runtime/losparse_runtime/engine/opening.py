@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,13 @@ def provider_names(providers: Sequence[str]) -> tuple[str, ...]:
 
 
 def open_model(
-    folder: Path, metadata: Metadata, options: Options, *, profile: Path | None = None, unchecked: bool = False
+    folder: Path,
+    metadata: Metadata,
+    options: Options,
+    *,
+    profile: Path | None = None,
+    unchecked: bool = False,
+    overflows: Callable[[], bool] = int8_overflows,
 ) -> Any:
     """Open the folder's model.
 
@@ -81,6 +87,7 @@ def open_model(
         options: providers and threads.
         profile: where onnxruntime writes its profile, as the beginning of a file name; None for no profile.
         unchecked: open a model that was not compared with PyTorch; for the exporter, which compares it.
+        overflows: tells whether int8 products with weights of 8 bits overflow on this CPU.
 
     Returns:
         An `onnxruntime.InferenceSession` on the providers asked for.
@@ -97,7 +104,7 @@ def open_model(
             f"{folder}: losparse.json has no comparison with PyTorch ('parity' is null), so its export did not finish; "
             "export it again with `losparse export`"
         )
-    if metadata.variant.wide and int8_overflows():
+    if metadata.variant.wide and overflows():
         raise FolderError(
             f"{folder}: int8 products with weights of {metadata.weight_bits} bits are for CPUs with VNNI, and this one "
             f"has none, so they would overflow; export the model again with --weight-bits {SAFE_WEIGHT_BITS}"
@@ -160,22 +167,25 @@ def _installed(ort: Any, options: Options) -> list[str]:
 def _fall_back(what: str, options: Options) -> None:
     if not options.allow_fallback:
         of_cuda = any(name in _OF_CUDA for name in options.providers)
-        way_out = _way_to_cuda() if of_cuda else "install the onnxruntime that has it"
+        way_out = way_to_cuda(installed_onnxruntimes()) if of_cuda else "install the onnxruntime that has it"
         raise ProviderError(
             f"{what}; {way_out}, or run without it: leave --provider out, or give Session allow_fallback=True"
         )
     logger.warning("%s; going on because allow_fallback is set", what)
 
 
-def _way_to_cuda() -> str:
-    """What to install for CUDA. The packages that hold onnxruntime share files, so what is there must go first."""
-    found = installed_onnxruntimes()
+def way_to_cuda(found: Sequence[str]) -> str:
+    """What to install for CUDA. The packages that hold onnxruntime share files, so what is there must go first.
+
+    Args:
+        found: the packages that are there.
+    """
     if len(found) > 1:
         return (
             f"{' and '.join(found)} are both installed and overwrite each other: pip uninstall {' '.join(found)}, "
             "then pip install losparse[gpu] for CUDA"
         )
-    if found == ["onnxruntime-gpu"]:
+    if list(found) == ["onnxruntime-gpu"]:
         return "install the NVIDIA driver, and CUDA and cuDNN (pip install onnxruntime-gpu[cuda,cudnn])"
     if found:
         return f"pip uninstall {found[0]}, then pip install losparse[gpu] for CUDA"

@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ from ..engine.opening import Options
 from ..errors import InputError, RunError, one_line
 from ..inputs import Arrays
 from ..session import Session
+
+Clock = Callable[[], float]
+"""Seconds since any moment."""
 
 _LEAST_ROUNDS = 10
 _MIN_SECONDS = 1.0
@@ -84,6 +87,7 @@ def measure(
     min_seconds: float | None = None,
     memory: bool = True,
     seed: int = 0,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, Latency]:
     """Time sessions in turns on the same input.
 
@@ -96,6 +100,7 @@ def measure(
         min_seconds: see `runs`, beside which it is not; > 0, in seconds; 1 by default.
         memory: measure peak memory too: opens each folder once more in a process of its own.
         seed: of the token ids.
+        clock: tells the time.
 
     Returns:
         A latency by session name, in order.
@@ -112,8 +117,8 @@ def measure(
         name: peak_memory(session.folder, session.options, batch=batch, length=length, seed=seed) if memory else None
         for name, session in sessions.items()
     }
-    _rounds(sessions, feeds, warmup)
-    seconds = _rounds(sessions, feeds, runs, (min_seconds or _MIN_SECONDS) * len(sessions))
+    _rounds(sessions, feeds, warmup, clock)
+    seconds = _rounds(sessions, feeds, runs, clock, (min_seconds or _MIN_SECONDS) * len(sessions))
     first = seconds[next(iter(sessions))]
     return {name: _latency(seconds[name], first, batch * length, peaks[name]) for name in sessions}
 
@@ -238,18 +243,18 @@ def _check_run(name: str, session: Session, feed: Arrays) -> None:
 
 
 def _rounds(
-    sessions: Mapping[str, Session], feeds: Mapping[str, Arrays], runs: int | None, seconds: float = 0.0
+    sessions: Mapping[str, Session], feeds: Mapping[str, Arrays], runs: int | None, clock: Clock, seconds: float = 0.0
 ) -> dict[str, list[float]]:
     """Seconds of every run by session; a round runs each session once, and each round starts with another one."""
     names = list(sessions)
     times: dict[str, list[float]] = {name: [] for name in names}
-    begin, done = time.perf_counter(), 0
-    while done < runs if runs is not None else done < _LEAST_ROUNDS or time.perf_counter() - begin < seconds:
+    begin, done = clock(), 0
+    while done < runs if runs is not None else done < _LEAST_ROUNDS or clock() - begin < seconds:
         turn = done % len(names)
         for name in names[turn:] + names[:turn]:
-            start = time.perf_counter()
+            start = clock()
             sessions[name].run(feeds[name])
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock() - start)
         done += 1
     return times
 
