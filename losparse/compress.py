@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,31 +21,55 @@ from .calibration.visit import Progress, quiet
 from .calibration.walk import block_numbers
 from .errors import LosparseError
 from .layers.casting import finite
-from .layers.factored import FactoredLinear, TrainingForm
-from .layers.linear import bias_of, find_targets, other_linear, replace_module, thin_targets, weight_of
+from .layers.factored import FactoredLinear
+from .layers.joint import layer_specs
+from .layers.linear import bias_of, find_targets, replace_module, thin_targets, weight_of
 from .layers.pivots import pivot_forms
+from .layers.spec import LayerSpec
+from .layers.training import TrainingForm, training_layers
 from .methods import Method, OneShot, TrainedMethod, method_to_dict
-from .methods.one_shot.factorise import fit_
+from .methods.one_shot.factorise import factorise_
 from .models.coverage import Coverage, coverage
 from .models.quantised import computed_as_quantised
-from .saving.quantizer import describe, mark_compressed
+from .models.roles import pivot_side_of
+from .models.unfactored import other_linear
+from .saving.quantizer import mark_compressed
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What became of one layer; all counts in parameters. `pivots`: their side, "out" or "in", or None."""
+    """What became of one layer.
+
+    Attributes:
+        name: its qualified name.
+        spec: its sizes as they are now: of a layer in training form the groups that it still keeps.
+        parameters: what it stores, as the budget counts.
+    """
 
     name: str
-    out_features: int
-    in_features: int
-    rank: int
-    kept: int
-    axis: str
-    pivots: str | None
+    spec: LayerSpec
     parameters: int
-    dense_parameters: int
+
+    @property
+    def dense_parameters(self) -> int:
+        """What it would store if it were dense."""
+        return self.spec.dense_parameters
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a JSON report."""
+        return {
+            "name": self.name,
+            "out_features": self.spec.out_features,
+            "in_features": self.spec.in_features,
+            "rank": self.spec.rank,
+            "kept": self.spec.kept,
+            "axis": self.spec.axis,
+            "pivots": self.spec.pivot_side,
+            "parameters": self.parameters,
+            "dense_parameters": self.dense_parameters,
+        }
 
 
 @dataclass(frozen=True)
@@ -91,7 +115,7 @@ class CompressionReport:
             "model_parameters": self.model_parameters,
             "model_dense_parameters": self.model_dense_parameters,
             "looked_at": None if self.coverage is None else self.coverage.to_dict(),
-            "layers": [asdict(layer) for layer in self.layers],
+            "layers": [layer.to_dict() for layer in self.layers],
         }
 
 
@@ -144,8 +168,15 @@ def compress_(
     _refuse_idle(method, batches, sequential)
     with computed_as_quantised(model):
         if isinstance(method, OneShot):
-            data, pivots = list(batches), method.pivots and not to_train
-            sequential = fit_(model, method, chosen, data, sequential=sequential, pivots=pivots, progress=progress)
+            sequential = factorise_(
+                model,
+                method,
+                chosen,
+                list(batches),
+                sequential=sequential,
+                store_pivots=method.pivots and not to_train,
+                progress=progress,
+            )
         else:
             sequential = None
             _start_training_(model, method, chosen)
@@ -231,7 +262,7 @@ def compact_(model: nn.Module, method: Method | None = None) -> CompressionRepor
     stored: dict[FactoredLinear, FactoredLinear] = {}
     try:
         if method is not None and getattr(method, "pivots", False):
-            stored, left = pivot_forms(model)
+            stored, left = pivot_forms(model, pivot_side_of)
             _check_budget(model, method.keep, stored, left)
     except BaseException:
         _replace(model, {layer: old for old, layer in small.items()})
@@ -271,11 +302,6 @@ def _check_budget(
     raise LosparseError(f"{what}; call compact_ while the model is in float32, or compress it with pivots=False")
 
 
-def training_layers(model: nn.Module) -> dict[str, TrainingForm]:
-    """Return the layers in training form by qualified name, in the model's order."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, TrainingForm)}
-
-
 def dense_report(model: nn.Module) -> CompressionReport:
     """Count what a model stores of which no layer is factored."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -288,25 +314,7 @@ def report(model: nn.Module) -> CompressionReport:
     Raises:
         LosparseError: the model has no factored layer.
     """
-    layers = []
-    for name, entry in describe(model).items():
-        module = model.get_submodule(name)
-        assert isinstance(module, FactoredLinear)
-        dense = module.in_features * module.out_features
-        kept = module.kept_groups if isinstance(module, TrainingForm) else entry["kept"]
-        layers.append(
-            LayerReport(
-                name=name,
-                out_features=module.out_features,
-                in_features=module.in_features,
-                rank=module.rank,
-                kept=kept,
-                axis=module.axis,
-                pivots=module.pivot_side,
-                parameters=module.parameter_count(),
-                dense_parameters=dense,
-            )
-        )
+    layers = [_layer_report(name, model.get_submodule(name), spec) for name, spec in layer_specs(model).items()]
     if not layers:
         raise LosparseError(f"{type(model).__name__} has no compressed layer; call compress_(model, method) first")
     factored = [m for m in model.modules() if isinstance(m, FactoredLinear)]
@@ -320,3 +328,10 @@ def report(model: nn.Module) -> CompressionReport:
         model_dense_parameters=others + dense_parameters,
         coverage=coverage(dense_parameters, other_linear(model)),
     )
+
+
+def _layer_report(name: str, layer: nn.Module, spec: LayerSpec) -> LayerReport:
+    assert isinstance(layer, FactoredLinear), "only factored layers have a spec"
+    if isinstance(layer, TrainingForm):
+        spec = replace(spec, kept=layer.kept_groups)
+    return LayerReport(name, spec, layer.parameter_count())

@@ -7,7 +7,7 @@ where the method couples - so ranks, counts and order are those of a trained mod
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .compress import CompressionReport, report
 from .layers.factored import FactoredLinear
 from .layers.linear import find_targets, replace_module, weight_of
+from .layers.spec import LayerSpec
 from .methods import LoSparse, method_to_dict
 from .methods.losparse.coupling import choose_groups
 from .methods.losparse.layer import FactoredLinearTraining
@@ -68,24 +69,15 @@ _SPREAD = 0.02
 """Standard deviation of a new weight where a configuration does not say: BERT's."""
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of a dense linear layer."""
-
-    out_features: int
-    in_features: int
-    bias: bool
-
-
-def sizes_of(layers: Mapping[str, nn.Module]) -> dict[str, Sizes]:
-    """Return the sizes of dense linear layers, by qualified name."""
+def sizes_of(layers: Mapping[str, nn.Module]) -> dict[str, LayerSpec]:
+    """Return what dense linear layers are, by qualified name."""
     shapes = {name: weight_of(module).shape for name, module in layers.items()}
-    return {name: Sizes(out, into, layers[name].bias is not None) for name, (out, into) in shapes.items()}
+    return {name: LayerSpec.dense(*shape, bias=layers[name].bias is not None) for name, shape in shapes.items()}
 
 
 @torch.no_grad()
 def draw_factors(
-    sizes: Mapping[str, Sizes], method: LoSparse, config: Any = None, *, seed: int = 0
+    sizes: Mapping[str, LayerSpec], method: LoSparse, config: Any = None, *, seed: int = 0
 ) -> dict[str, FactoredLinear]:
     """Draw the factored layers that stand for dense ones of these sizes; see `random_factors_`.
 
@@ -108,7 +100,7 @@ def draw_factors(
     return {name: _filled(layer, masks[name], spread, random) for name, layer in plans.items()}
 
 
-def _plan(name: str, layer: Sizes, method: LoSparse) -> FactoredLinearTraining:
+def _plan(name: str, layer: LayerSpec, method: LoSparse) -> FactoredLinearTraining:
     """Return the layer's training form without memory: only its sizes are used."""
     return FactoredLinearTraining(
         layer.in_features,
@@ -123,14 +115,7 @@ def _plan(name: str, layer: Sizes, method: LoSparse) -> FactoredLinearTraining:
 def _filled(plan: FactoredLinearTraining, mask: Tensor, spread: float, random: torch.Generator) -> FactoredLinear:
     """Draw a layer whose low-rank part and whose kept part have each the spread of a new dense weight."""
     kept = mask.nonzero().flatten()
-    layer = FactoredLinear(
-        plan.in_features,
-        plan.out_features,
-        rank=plan.rank,
-        kept=len(kept),
-        axis=plan.axis,
-        bias=plan.bias is not None,
-    )
+    layer = FactoredLinear.from_spec(replace(plan.spec, kept=len(kept)))
     for name, parameter in layer.named_parameters():
         # Larger ones make a deep model of random weights forget its input: what is left to compare between two
         # precisions is then mostly rounding, of a dense model even more than of a factored one.

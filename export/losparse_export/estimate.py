@@ -22,9 +22,10 @@ import onnx_ir as ir
 from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
 from losparse.layers.linear import find_targets
+from losparse.layers.spec import LayerSpec
 from losparse.methods import LoSparse, StructuredPruning
 from losparse.models.coverage import Coverage
-from losparse.random_factors import Sizes, draw_factors, place_factors_, sizes_of
+from losparse.random_factors import draw_factors, place_factors_, sizes_of
 from losparse_runtime import NodeTime, Session, measure, profile_nodes, time_by
 
 from .build import build_graph, dense_plan
@@ -214,7 +215,7 @@ def _random_model(config: PretrainedConfig) -> Any:
 
 
 def _build(
-    folder: Path, loaded: Loaded, prepared: ir.Model, variant: _Variant, sizes: Mapping[str, Sizes], call: Call
+    folder: Path, loaded: Loaded, prepared: ir.Model, variant: _Variant, sizes: Mapping[str, LayerSpec], call: Call
 ) -> dict[str, Any]:
     """Write one variant's folder; returns its counts."""
     graph, layers = prepared, sum(size.out_features * size.in_features for size in sizes.values())
@@ -260,7 +261,7 @@ def replace_factors(model: ir.Model, layers: Mapping[str, FactoredLinear]) -> ir
 
 
 def _measure(
-    root: Path, built: Mapping[_Variant, Mapping[str, Any]], sizes: Mapping[str, Sizes], call: Call, seconds: float
+    root: Path, built: Mapping[_Variant, Mapping[str, Any]], sizes: Mapping[str, LayerSpec], call: Call, seconds: float
 ) -> Estimate:
     folders = {variant: root / str(place) for place, variant in enumerate(built)}
     sessions = {

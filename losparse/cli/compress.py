@@ -22,7 +22,8 @@ from ..data.examples import TASKS as TRAINED
 from ..data.examples import Examples, load_examples, relabel, split_examples
 from ..errors import LosparseError
 from ..methods import METHODS
-from ..training.recipe import NO_METHOD, KeepLayersBy, KeepNeuronsBy, Recipe, Training
+from ..models.neurons import KeepNeuronsBy
+from ..training.recipe import NO_METHOD, KeepLayersBy, Recipe, Training
 from .calibration import check_calibration, read_texts, tokenize_texts
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .folders import check_out, new_folder

@@ -37,8 +37,8 @@ def run(options: argparse.Namespace) -> int:
 def _row(name: str, kind: Any) -> dict[str, str]:
     return {
         "name": name,
-        "summary": kind.about.summary,
-        "needs": ", ".join(kind.about.needs) or "nothing",
-        "cost": kind.about.cost,
-        "reference": kind.about.reference,
+        "summary": kind.description.summary,
+        "needs": ", ".join(kind.description.needs) or "nothing",
+        "cost": kind.description.cost,
+        "reference": kind.description.reference,
     }

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..environment import versions
-from ..layers.linear import other_linear
 from ..models.coverage import coverage_line
+from ..models.unfactored import other_linear
 from .checkpoint import Checkpoint, read_checkpoint
 from .output import human_bytes, print_table
 

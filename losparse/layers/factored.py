@@ -14,12 +14,12 @@ r"""The layer every method yields: a low-rank part plus a structured sparse part
 *Pivots* are a second stored form of the same low-rank part, with rank^2 parameters fewer: `rank` of its own outputs, or
 of its inputs, span it, and the full `u`, or `v`, is the identity there:
 
-    pivots="out"                                              pivots="in"
+    pivot_side="out"                                          pivot_side="in"
       y_P = x v^T         v (rank, in)                          h = x_P + x_rest v^T   v (rank, in - rank)
       y_rest = y_P u^T    u (out - rank, rank)                  y = h u^T              u (out, rank)
 
-`FactoredLinear` is the small form: it is what is saved, exported and served. A `TrainingForm` is what a method
-trains, and `compact()` turns it into the small form; LoSparse's is in `residual`, LPAF's in `mixed_rank`.
+`FactoredLinear` is the small form: it is what is saved, exported and served. A `TrainingForm` (`training`) is what a
+method trains, and `compact()` turns it into the small form.
 
 References:
     LoSparse, arXiv:2306.11222, eq. 2 (W ~ U V + S). PIFA (Zhao et al., ICML 2025), for pivots.
@@ -27,19 +27,15 @@ References:
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import LosparseError
 from .lazy_weight import LazyWeight
-
-Axis = Literal["out", "in"]
-PivotSide = Literal["out", "in"]
+from .spec import Axis, LayerSpec, PivotSide
 
 
 class FactoredLinear(nn.Module):
@@ -48,7 +44,7 @@ class FactoredLinear(nn.Module):
     Attributes:
         u: second factor, None where it would be empty; (out, rank), with pivot outputs their rows left out.
         v: first factor, None where it would be empty; (rank, in), with pivot inputs their columns left out.
-        pivot_side: whether `pivots` are outputs ("out") or inputs ("in"); None for plain factors.
+        spec: its sizes, and how it is stored.
         pivots: sorted outputs (or inputs) at which the full `u` (or `v`) is the identity; int64 (rank,), or None.
         sparse: kept part of the residual, None when nothing is kept; (kept, in) or (out, kept).
         kept: sorted output neurons (`axis="out"`) or input features (`axis="in"`) of `sparse`; int64 (kept,).
@@ -62,13 +58,8 @@ class FactoredLinear(nn.Module):
     kept: Tensor | None
     pivots: Tensor | None
 
-    owns_v: ClassVar[bool] = True
-    """Whether `v` is stored with this layer; not so in `SharedFactorLinear`."""
-
-    @staticmethod
-    def largest_rank(in_features: int, out_features: int) -> int:
-        """Return the largest rank a layer of these sizes can have."""
-        return min(in_features, out_features)
+    shares_v: ClassVar[bool] = False
+    """Whether `v` is stored with another layer; so in `SharedFactorLinear`."""
 
     def __init__(
         self,
@@ -79,7 +70,7 @@ class FactoredLinear(nn.Module):
         kept: int,
         axis: Axis = "out",
         bias: bool = True,
-        pivots: PivotSide | None = None,
+        pivot_side: PivotSide | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -89,27 +80,64 @@ class FactoredLinear(nn.Module):
             LosparseError: a size is out of range, or the axis or the side of the pivots is unknown.
         """
         super().__init__()
-        _check_sizes(in_features, out_features, rank, kept, axis, self.largest_rank(in_features, out_features))
-        if pivots not in (None, "out", "in"):
-            raise LosparseError(f"pivots must be 'out' (outputs), 'in' (inputs) or None, got {pivots!r}")
-        self.in_features, self.out_features = in_features, out_features
-        self.rank, self.kept_count, self.axis = rank, kept, axis
-        self.pivot_side = pivots if rank else None
+        spec = LayerSpec(out_features, in_features, rank, kept, axis, bias, pivot_side, self.shares_v)
+        self.spec = spec if rank else replace(spec, pivot_side=None)
+        shapes = self.spec.shapes()
 
-        def parameter(*shape: int) -> nn.Parameter | None:
-            return None if 0 in shape else nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))
+        def parameter(part: str) -> nn.Parameter | None:
+            return nn.Parameter(torch.zeros(shapes[part], device=device, dtype=dtype)) if part in shapes else None
 
-        self.register_parameter("u", parameter(out_features - (rank if self.pivot_side == "out" else 0), rank))
-        if self.owns_v:
-            self.register_parameter("v", parameter(rank, in_features - (rank if self.pivot_side == "in" else 0)))
-        self.register_parameter("sparse", parameter(*self._sparse_shape()))
+        for part in ("u", "sparse", "bias") if self.shares_v else ("u", "v", "sparse", "bias"):
+            self.register_parameter(part, parameter(part))
         self.register_buffer("kept", torch.arange(kept, device=device, dtype=torch.int64) if kept else None)
-        self.register_buffer("pivots", torch.arange(rank, device=device) if self.pivot_side else None)
-        self.register_parameter("bias", parameter(out_features) if bias else None)
+        self.register_buffer("pivots", torch.arange(rank, device=device) if "pivots" in shapes else None)
 
-    def _sparse_shape(self) -> tuple[int, int]:
-        out = self.axis == "out"
-        return (self.kept_count, self.in_features) if out else (self.out_features, self.kept_count)
+    @staticmethod
+    def from_spec(
+        spec: LayerSpec, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> FactoredLinear:
+        """Allocate an empty layer of these sizes that stores its own factors; see `empty_layer` for one that shares."""
+        return FactoredLinear(
+            spec.in_features,
+            spec.out_features,
+            rank=spec.rank,
+            kept=spec.kept,
+            axis=spec.axis,
+            bias=spec.bias,
+            pivot_side=spec.pivot_side,
+            device=device,
+            dtype=dtype,
+        )
+
+    @property
+    def in_features(self) -> int:
+        """Inputs."""
+        return self.spec.in_features
+
+    @property
+    def out_features(self) -> int:
+        """Outputs."""
+        return self.spec.out_features
+
+    @property
+    def rank(self) -> int:
+        """Inner width of the low-rank part."""
+        return self.spec.rank
+
+    @property
+    def kept_count(self) -> int:
+        """Kept rows or columns of the sparse part."""
+        return self.spec.kept
+
+    @property
+    def axis(self) -> Axis:
+        """Whether rows ("out") or columns ("in") are kept."""
+        return self.spec.axis
+
+    @property
+    def pivot_side(self) -> PivotSide | None:
+        """Whether `pivots` are outputs ("out") or inputs ("in"); None for plain factors."""
+        return self.spec.pivot_side
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer.
@@ -155,15 +183,7 @@ class FactoredLinear(nn.Module):
         result: Tensor = torch.onnx.ops.symbolic(
             "losparse::FactoredLinear",
             (x, self.u, self.v, self.sparse, self.kept, self.bias, self.pivots),
-            attrs={
-                "axis": self.axis,
-                "rank": self.rank,
-                "kept_count": self.kept_count,
-                "in_features": self.in_features,
-                "out_features": self.out_features,
-                **({} if self.pivot_side is None else {"pivot_side": self.pivot_side}),
-                **({} if self.owns_v else {"shared_v": 1}),
-            },
+            attrs=self.spec.to_attributes(),
             dtype=x.dtype,
             shape=(*x.shape[:-1], self.out_features),
             version=1,
@@ -228,97 +248,15 @@ class FactoredLinear(nn.Module):
 
     def parameter_count(self) -> int:
         """Count the parameters the budget counts: u, v and sparse as stored; neither indices nor bias."""
-        saved = self.rank if self.pivot_side else 0
-        return self.rank * (self.in_features + self.out_features - saved) + math.prod(self._sparse_shape())
+        return self.spec.parameters
 
     def extra_repr(self) -> str:
         """Return the sizes shown by `print(model)`."""
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, "
             f"kept={self.kept_count}, axis={self.axis!r}, bias={self.bias is not None}"
-            + (f", pivots={self.pivot_side!r}" if self.pivot_side else "")
+            + (f", pivot_side={self.pivot_side!r}" if self.pivot_side else "")
         )
-
-
-class SharedFactorLinear(FactoredLinear):
-    """A layer whose `v` is that of another layer, its owner, which reads the same input; see `joint`.
-
-    The owner stores `v`: it is neither a parameter nor in the state dict of this layer. What is put in the owner's
-    place must be put in this layer's `owner` too.
-
-    Attributes:
-        u: (out, rank); the rank is the owner's, and may exceed the outputs.
-    """
-
-    owns_v: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        owner: FactoredLinear,
-        out_features: int,
-        *,
-        kept: int,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        """Allocate an empty layer of kept rows and a share in the owner's factor.
-
-        Raises:
-            LosparseError: a size is out of range, or the owner has no `v` that can be shared.
-        """
-        if not owner.rank or owner.pivot_side == "in" or isinstance(owner, SharedFactorLinear | TrainingForm):
-            raise LosparseError("only the whole v of a compact layer that stores it can be shared with other layers")
-        self._owner = (owner,)  # in a tuple, so that it does not become a part of this module
-        super().__init__(
-            owner.in_features, out_features, rank=owner.rank, kept=kept, bias=bias, device=device, dtype=dtype
-        )
-
-    @staticmethod
-    def largest_rank(in_features: int, out_features: int) -> int:
-        """Return the largest rank the owner can have."""
-        return in_features
-
-    @property
-    def owner(self) -> FactoredLinear:
-        """The layer that stores `v`."""
-        return self._owner[0]
-
-    @property
-    def v(self) -> nn.Parameter | None:  # type: ignore[override]
-        """The owner's factor; (rank, in)."""
-        return self.owner.v
-
-    def parameter_count(self) -> int:
-        """Count what is stored here: u and sparse."""
-        return super().parameter_count() - self.rank * self.in_features
-
-
-class TrainingForm(FactoredLinear, ABC):
-    """A layer while a method trains it; `compact()` gives the small layer it has become.
-
-    Attributes:
-        trainer: name of the form in config.json, by which a Trainer's checkpoint is built again.
-        settings: what the constructor takes beside sizes, rank and bias; attributes of the same names, of JSON types.
-        sparse: the matrix that is pruned; (out, in).
-    """
-
-    trainer: ClassVar[str]
-    settings: ClassVar[tuple[str, ...]] = ()
-    sparse: nn.Parameter
-
-    @property
-    @abstractmethod
-    def kept_groups(self) -> int:
-        """Groups of `sparse` that `compact()` would keep now."""
-
-    @abstractmethod
-    def compact(self) -> FactoredLinear:
-        """Return the small layer.
-
-        Raises:
-            LosparseError: training has not come so far that there is one.
-        """
 
 
 def _pivots_first(pivots: Tensor, size: int) -> Tensor:
@@ -334,15 +272,3 @@ def _pivots_in_place(pivots: Tensor, others: Tensor | None, dim: int, places: Te
         return pivots
     joined = torch.cat([pivots, others], dim)
     return joined.index_select(dim, _pivots_first(places, joined.shape[dim]).argsort())
-
-
-def _check_sizes(in_features: int, out_features: int, rank: int, kept: int, axis: str, limit: int) -> None:
-    if axis not in ("out", "in"):
-        raise LosparseError(f"axis must be 'out' (rows) or 'in' (columns), got {axis!r}")
-    if in_features < 1 or out_features < 1:
-        raise LosparseError(f"a linear layer needs at least one input and one output, got {out_features}x{in_features}")
-    if not 0 <= rank <= limit:
-        raise LosparseError(f"rank must be in 0..{limit} for a {out_features}x{in_features} layer, got {rank}")
-    groups = out_features if axis == "out" else in_features
-    if not 0 <= kept <= groups:
-        raise LosparseError(f"kept must be in 0..{groups} for a {out_features}x{in_features} layer, got {kept}")

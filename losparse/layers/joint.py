@@ -16,119 +16,80 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..calibration.running import Batch, backbone, hooked, inference, inputs_of
-from ..calibration.statistics import LayerStatistics
-from ..calibration.walk import block_of
 from ..errors import LosparseError
-from .factored import FactoredLinear, SharedFactorLinear
-from .linear import bias_of, weight_of
+from .factored import FactoredLinear
 from .spanning_rows import spanning_rows
+from .spec import LayerSpec
+from .training import TrainingForm
 
 # Largest relative error (Frobenius norm) of the stored product, in units of its dtype's eps. Coefficients of layers
 # that do not own the pivots are not bounded, so they round worse than those of `pivots`.
 MAX_ERROR = 16.0
 
 
-@dataclass(frozen=True)
-class Unit:
-    """Layers that are factored as one: those of a group, or a single one.
+class SharedFactorLinear(FactoredLinear):
+    """A layer whose `v` is that of another layer, its owner, which reads the same input.
+
+    The owner stores `v`: it is neither a parameter nor in the state dict of this layer. What is put in the owner's
+    place must be put in this layer's `owner` too.
 
     Attributes:
-        names: qualified names, in the order in which they are called.
-        outputs: output neurons of each.
+        u: (out, rank); the rank is the owner's, and may exceed the outputs.
     """
 
-    names: tuple[str, ...]
-    outputs: tuple[int, ...]
+    shares_v: ClassVar[bool] = True
 
-    @property
-    def name(self) -> str:
-        """The name that stands for the unit: that of its first layer."""
-        return self.names[0]
+    def __init__(
+        self,
+        owner: FactoredLinear,
+        out_features: int,
+        *,
+        kept: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Allocate an empty layer of kept rows and a share in the owner's factor.
 
-    def weight(self, layers: Mapping[str, nn.Module]) -> Tensor:
-        """Return the stacked weight; (sum of out, in)."""
-        weights = [weight_of(layers[name]).detach() for name in self.names]
-        return weights[0] if len(weights) == 1 else torch.cat(weights)
-
-    def bias(self, layers: Mapping[str, nn.Module]) -> Tensor | None:
-        """Return the stacked bias, zeros where a layer has none; (sum of out,), or None where none has one."""
-        found = [bias_of(layers[name]) for name in self.names]
-        if len(found) == 1 or all(bias is None for bias in found):
-            return found[0]
-        like = next(bias for bias in found if bias is not None)
-        parts = [like.new_zeros(out) if b is None else b for b, out in zip(found, self.outputs, strict=True)]
-        return torch.cat(parts)
-
-    def statistics(self, known: Mapping[str, LayerStatistics]) -> LayerStatistics:
-        """Return the statistics of the stacked layer; their inputs are the same."""
-        own = [known[name] for name in self.names]
-        if len(own) == 1:
-            return own[0]
-        return replace(
-            own[0],
-            fisher_in=_joined([one.fisher_in for one in own], lambda parts: torch.stack(parts).sum(0)),
-            fisher_out=_joined([one.fisher_out for one in own], torch.cat),
-            sensitivity=_joined([one.sensitivity for one in own], torch.cat),
+        Raises:
+            LosparseError: a size is out of range, or the owner has no `v` that can be shared.
+        """
+        if not owner.rank or owner.pivot_side == "in" or isinstance(owner, SharedFactorLinear | TrainingForm):
+            raise LosparseError("only the whole v of a compact layer that stores it can be shared with other layers")
+        self._owner = (owner,)  # in a tuple, so that it does not become a part of this module
+        super().__init__(
+            owner.in_features, out_features, rank=owner.rank, kept=kept, bias=bias, device=device, dtype=dtype
         )
 
+    @property
+    def owner(self) -> FactoredLinear:
+        """The layer that stores `v`."""
+        return self._owner[0]
 
-def _joined(values: Sequence[Tensor | None], join: Callable[[list[Tensor]], Tensor]) -> Tensor | None:
-    present = [value for value in values if value is not None]
-    return join(present) if len(present) == len(values) else None
+    @property
+    def v(self) -> nn.Parameter | None:  # type: ignore[override]
+        """The owner's factor; (rank, in)."""
+        return self.owner.v
 
 
-def single_units(layers: Mapping[str, nn.Module]) -> list[Unit]:
-    """Return every layer as a unit of its own."""
-    return [Unit((name,), (len(weight_of(layer)),)) for name, layer in layers.items()]
-
-
-def joint_units(model: nn.Module, layers: Mapping[str, nn.Module], batch: Batch) -> list[Unit]:
-    """Find the layers that read the same tensor, by running the model once.
-
-    Args:
-        model: to run.
-        layers: by qualified name, in the model's order.
-        batch: as the model takes it.
-
-    Returns:
-        Units that hold every layer once. Layers of a block make a group if they are called one after another with the
-        very same tensor, and one of them has as many outputs as a rank can be: it will own the factor. Others stay by
-        themselves, and so does a layer that is called more than once (DeBERTa's query and key), or never.
-    """
-    calls: list[tuple[str, Tensor]] = []
-
-    def note(name: str) -> Any:
-        return lambda module, arguments: calls.append((name, arguments[0]))
-
-    with inference(model), hooked(layer.register_forward_pre_hook(note(name)) for name, layer in layers.items()):
-        backbone(model, batch)(**inputs_of(batch))
-    often = [name for name, _ in calls]
-    groups: list[list[str]] = []
-    before: Tensor | None = None
-    for name, x in calls:
-        if often.count(name) > 1:
-            before = None
-        elif x is before and block_of(model, name) == block_of(model, groups[-1][-1]):
-            groups[-1].append(name)
-        else:
-            groups.append([name])
-            before = x
-    units: dict[str, Unit] = {}
-    for names in groups:
-        outputs = tuple(len(weight_of(layers[name])) for name in names)
-        width = weight_of(layers[names[0]]).shape[1]
-        if len(names) > 1 and max(outputs) >= min(width, sum(outputs)):
-            units |= dict.fromkeys(names, Unit(tuple(names), outputs))
-    alone = {unit.name: unit for unit in single_units(layers)}
-    return list(dict.fromkeys(units.get(name, alone[name]) for name in layers))
+def empty_layer(
+    spec: LayerSpec,
+    owner: FactoredLinear | None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> FactoredLinear:
+    """Allocate an empty layer that stores its own `v`, or that of kept rows which shares its owner's."""
+    if owner is None:
+        return FactoredLinear.from_spec(spec, device=device, dtype=dtype)
+    return SharedFactorLinear(owner, spec.out_features, kept=spec.kept, bias=spec.bias, device=device, dtype=dtype)
 
 
 @torch.no_grad()
@@ -160,17 +121,10 @@ def _part(layer: FactoredLinear, start: int, outputs: int, owner: FactoredLinear
         sparse, kept = sparse[mine], kept[mine] - start
     tensors: list[Tensor | None] = [layer.u, layer.sparse, layer.bias, torch.zeros(())]
     like = next(tensor for tensor in tensors if tensor is not None)
-    options: dict[str, Any] = {
-        "kept": 0 if kept is None else len(kept),
-        "bias": layer.bias is not None,
-        "device": like.device,
-        "dtype": like.dtype,
-    }
     u, bias = (None if tensor is None else tensor[start : start + outputs] for tensor in (layer.u, layer.bias))
-    if owner is not None:
-        return SharedFactorLinear(owner, outputs, **options).copy_(u=u, sparse=sparse, kept=kept, bias=bias)
-    part = FactoredLinear(layer.in_features, outputs, rank=layer.rank, **options)
-    return part.copy_(u=u, v=layer.v, sparse=sparse, kept=kept, bias=bias)
+    spec = replace(layer.spec, out_features=outputs, kept=0 if kept is None else len(kept), shares_v=owner is not None)
+    part = empty_layer(spec, owner, device=like.device, dtype=like.dtype)
+    return part.copy_(u=u, v=None if owner is not None else layer.v, sparse=sparse, kept=kept, bias=bias)
 
 
 @torch.no_grad()
@@ -227,16 +181,8 @@ def _owned_by(
     parts = torch.split(u, [member.out_features for member in members])
     old = members[place]
     like = next(old.parameters())
-    owner = FactoredLinear(
-        old.in_features,
-        old.out_features,
-        rank=old.rank,
-        kept=old.kept_count,
-        bias=old.bias is not None,
-        pivots="out",
-        device=like.device,
-        dtype=like.dtype,
-    )
+    spec = replace(old.spec, pivot_side="out", shares_v=False)
+    owner = FactoredLinear.from_spec(spec, device=like.device, dtype=like.dtype)
     others = torch.ones(old.out_features, dtype=torch.bool)
     others[pivots] = False
     owner.copy_(u=parts[place][others], v=v, pivots=pivots)
@@ -244,14 +190,7 @@ def _owned_by(
     for number, member in enumerate(members):
         layer = owner
         if number != place:
-            layer = SharedFactorLinear(
-                owner,
-                member.out_features,
-                kept=member.kept_count,
-                bias=member.bias is not None,
-                device=like.device,
-                dtype=like.dtype,
-            ).copy_(u=parts[number])
+            layer = empty_layer(member.spec, owner, device=like.device, dtype=like.dtype).copy_(u=parts[number])
         layer.copy_(sparse=member.sparse, kept=member.kept, bias=member.bias)
         new.append(layer.train(member.training))
     return new
@@ -264,3 +203,12 @@ def groups_of(model: nn.Module) -> list[list[FactoredLinear]]:
         if isinstance(module, SharedFactorLinear):
             groups.setdefault(module.owner, [module.owner]).append(module)
     return list(groups.values())
+
+
+def layer_specs(model: nn.Module) -> dict[str, LayerSpec]:
+    """Return what every factored layer of a model is, by qualified name; owners of shared factors are named."""
+    names = {module: name for name, module in model.named_modules() if isinstance(module, FactoredLinear)}
+    return {
+        name: replace(module.spec, v_of=names[module.owner]) if isinstance(module, SharedFactorLinear) else module.spec
+        for module, name in names.items()
+    }

@@ -17,11 +17,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import LosparseError
-from ..models.coverage import is_table
 from .budget import break_even_rank
 from .factored import FactoredLinear
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -127,28 +124,6 @@ def _matching(model: nn.Module, targets: Sequence[str] | None, ignore: Sequence[
             "name layers with targets= (see named_modules())"
         )
     return chosen
-
-
-def other_linear(model: nn.Module) -> dict[str, int]:
-    """Count the linear weights of a model that are not factored: what `coverage` says is left.
-
-    Returns:
-        Parameters by the qualified name of the layer, or of a parameter that a module multiplies by itself (experts
-        that are fused to three axes); one that is used twice, and a head that is tied to an embedding, counts once or
-        not at all.
-    """
-    seen = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    found = {}
-    for name, module in model.named_modules():
-        if isinstance(module, FactoredLinear) or (isinstance(module, _CONVOLUTIONS) and set(module.kernel_size) != {1}):
-            continue
-        for kind, parameter in module.named_parameters(recurse=False):
-            layer = isinstance(module, (nn.Linear, Conv1D, *_CONVOLUTIONS)) and kind == "weight"
-            raw = parameter.dim() > 1 and parameter.shape[0] > 1 and not is_table(f"{name}.{kind}")
-            if (layer or raw) and id(parameter) not in seen:
-                seen.add(id(parameter))
-                found[name if kind == "weight" else f"{name}.{kind}"] = parameter.numel()
-    return found
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

@@ -11,25 +11,30 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import LosparseError
-from ..models.roles import writes_residual
-from ..saving.quantizer import mark_compressed
-from .factored import FactoredLinear, PivotSide, TrainingForm
+from .factored import FactoredLinear
 from .joint import MAX_ERROR as GROUP_ERROR
 from .joint import group_with_pivots, groups_of
-from .linear import replace_module
 from .spanning_rows import spanning_rows
+from .spec import PivotSide
+from .training import TrainingForm
 
 # Largest relative error (Frobenius norm) of the product, in units of its dtype's eps. Rounding gives below 1; more
 # means that the product left the range of the dtype, as happens in fp16.
 MAX_ERROR = 4.0
 
 
+class PivotsLoseError(LosparseError):
+    """The product of a layer's factors cannot be stored by pivots in its dtype without losing too much."""
+
+
+@torch.no_grad()
 def to_pivots(layer: FactoredLinear, side: PivotSide) -> FactoredLinear:
     """Store a layer's low-rank part by pivots; the sparse part and the bias stay as they are.
 
@@ -43,53 +48,45 @@ def to_pivots(layer: FactoredLinear, side: PivotSide) -> FactoredLinear:
         A layer of `rank * (in + out - rank)` low-rank parameters that stands for the same weight, up to rounding.
 
     Raises:
-        LosparseError: the layer is in training form, has no low-rank part, or holds NaN or infinity; or the product of
-            its factors cannot be stored in its dtype: fp16 overflows at 65504, and loses small numbers.
+        PivotsLoseError: the product of its factors cannot be stored in its dtype: fp16 overflows at 65504, and loses
+            small numbers.
+        LosparseError: the layer is in training form, has no low-rank part, or holds NaN or infinity.
     """
-    new, error = _convert(layer, side)
-    refused = _refusal(error, new)
-    if refused is not None:
-        raise LosparseError(f"{refused}; keep the plain factors, or convert the layer in float32")
-    return new
+    if side not in ("out", "in"):
+        raise LosparseError(f"the side of pivots must be 'out' (outputs) or 'in' (inputs), got {side!r}")
+    if isinstance(layer, TrainingForm):
+        raise LosparseError("pivots are for compact layers, this one is in training form; call compact_(model) first")
+    factors = layer.factors()
+    if factors is None:
+        raise LosparseError("a layer of rank 0 has no low-rank part, pivots need rank 1 or more")
+    u, v = (factor.detach().to("cpu", torch.float64) for factor in factors)
+    if not (torch.isfinite(u).all() and torch.isfinite(v).all()):
+        raise LosparseError("its factors hold NaN or infinity; train the model again")
+    spec = replace(layer.spec, pivot_side=side)
+    new = FactoredLinear.from_spec(spec, device=factors[0].device, dtype=factors[0].dtype)
+    rows, combine = spanning_rows((u if side == "out" else v.T).numpy())
+    pivots, others = torch.from_numpy(rows), torch.from_numpy(np.delete(combine, rows, 0))
+    if side == "out":
+        new.copy_(u=others, v=u[pivots] @ v, pivots=pivots)
+    else:
+        new.copy_(u=u @ v[:, pivots], v=others.T, pivots=pivots)
+    new.copy_(sparse=layer.sparse, kept=layer.kept, bias=layer.bias)
+    _check_error(new, u, v)
+    return new.train(layer.training)
 
 
 def pivots_where_possible(layer: FactoredLinear, side: PivotSide) -> FactoredLinear:
     """Return the layer with its low-rank part stored by pivots, or as it is where there is none or that cannot be."""
     if not layer.rank or layer.pivot_side is not None:
         return layer
-    new, error = _convert(layer, side)
-    return new if _refusal(error, new) is None else layer
-
-
-def default_side(name: str) -> PivotSide:
-    """Choose the side that folds away in a graph: inputs for layers that write to the residual stream, else outputs."""
-    return "in" if writes_residual(name) else "out"
-
-
-def store_pivots_(model: nn.Module, side_of: Callable[[str], PivotSide] = default_side) -> dict[str, str]:
-    """Store the low-rank part of every compact layer by pivots, in place; see `pivot_forms`.
-
-    Args:
-        model: with factored layers; a transformers model also gets the entry in its config.
-        side_of: gives the side by qualified name.
-
-    Returns:
-        Layers that were left as plain factors because the product cannot be stored in their dtype: the reason by
-        qualified name.
-
-    Raises:
-        LosparseError: a layer is in training form, or holds NaN or infinity; nothing was changed then.
-    """
-    new, left = pivot_forms(model, side_of)
-    for old, converted in new.items():
-        replace_module(model, old, converted)
-    if new:
-        mark_compressed(model, None)
-    return left
+    try:
+        return to_pivots(layer, side)
+    except PivotsLoseError:
+        return layer
 
 
 def pivot_forms(
-    model: nn.Module, side_of: Callable[[str], PivotSide] = default_side
+    model: nn.Module, side_of: Callable[[str], PivotSide]
 ) -> tuple[dict[FactoredLinear, FactoredLinear], dict[str, str]]:
     """Make the pivot forms of a model's compact layers, without changing the model.
 
@@ -117,80 +114,41 @@ def pivot_forms(
         if layer is not group[0]:  # it comes with its owner
             continue
         try:
-            stored, refused = _store(group, side_of(name))
+            new |= zip(group, _store(group, side_of(name)), strict=True)
+        except PivotsLoseError as reason:
+            left[name] = str(reason)
         except LosparseError as problem:
             raise LosparseError(f"layer {name!r}: {problem}") from problem
-        if refused is None:
-            new |= zip(group, stored, strict=True)
-        else:
-            left[name] = refused
     return new, left
 
 
-def _store(group: Sequence[FactoredLinear], side: PivotSide) -> tuple[list[FactoredLinear], str | None]:
-    """Return the layers of a group, or a single one, with pivots, and why they are not good enough, or None."""
-    if len(group) > 1:
-        members = group_with_pivots(group)
-        return members or [], None if members else f"its factor is shared, and pivots lose over {GROUP_ERROR:g} eps"
-    converted, error = _convert(group[0], side)
-    return [converted], _refusal(error, converted)
+def _store(group: Sequence[FactoredLinear], side: PivotSide) -> list[FactoredLinear]:
+    """Return the layers of a group, or a single one, with pivots."""
+    if len(group) == 1:
+        return [to_pivots(group[0], side)]
+    members = group_with_pivots(group)
+    if members is None:
+        raise PivotsLoseError(f"its factor is shared, and pivots lose over {GROUP_ERROR:g} eps")
+    return members
 
 
-@torch.no_grad()
-def _convert(layer: FactoredLinear, side: PivotSide) -> tuple[FactoredLinear, float]:
-    """Return the layer with pivots, and the relative error of its product in units of the dtype's eps."""
-    if side not in ("out", "in"):
-        raise LosparseError(f"the side of pivots must be 'out' (outputs) or 'in' (inputs), got {side!r}")
-    if isinstance(layer, TrainingForm):
-        raise LosparseError("pivots are for compact layers, this one is in training form; call compact_(model) first")
-    factors = layer.factors()
-    if factors is None:
-        raise LosparseError("a layer of rank 0 has no low-rank part, pivots need rank 1 or more")
-    u, v = (factor.detach().to("cpu", torch.float64) for factor in factors)
-    if not (torch.isfinite(u).all() and torch.isfinite(v).all()):
-        raise LosparseError("its factors hold NaN or infinity; train the model again")
-    new = FactoredLinear(
-        layer.in_features,
-        layer.out_features,
-        rank=layer.rank,
-        kept=layer.kept_count,
-        axis=layer.axis,
-        bias=layer.bias is not None,
-        pivots=side,
-        device=factors[0].device,
-        dtype=factors[0].dtype,
-    )
-    rows, combine = spanning_rows((u if side == "out" else v.T).numpy())
-    pivots, others = torch.from_numpy(rows), torch.from_numpy(np.delete(combine, rows, 0))
-    if side == "out":
-        new.copy_(u=others, v=u[pivots] @ v, pivots=pivots)
-    else:
-        new.copy_(u=u @ v[:, pivots], v=others.T, pivots=pivots)
-    new.copy_(sparse=layer.sparse, kept=layer.kept, bias=layer.bias)
-    return new.train(layer.training), _error(new, u, v)
+def _check_error(new: FactoredLinear, u: Tensor, v: Tensor) -> None:
+    """Refuse a layer whose stored product is too far from `u v`.
 
-
-def _error(new: FactoredLinear, u: Tensor, v: Tensor) -> float:
-    """Return the relative error of the stored product against `u v`, in units of its dtype's eps."""
+    Raises:
+        PivotsLoseError: it is.
+    """
     factors = new.factors()
     assert factors is not None, "a layer with pivots has a low-rank part"
+    eps = torch.finfo(factors[0].dtype).eps
     stored_u, stored_v = (factor.to("cpu", torch.float64) for factor in factors)
     exact = u @ v
     difference = float(torch.linalg.matrix_norm(stored_u @ stored_v - exact))
-    return difference / max(float(torch.linalg.matrix_norm(exact)), torch.finfo(torch.float64).tiny) / _eps(new)
-
-
-def _eps(layer: FactoredLinear) -> float:
-    """Return the spacing of the layer's numbers at 1."""
-    return torch.finfo(next(layer.parameters()).dtype).eps
-
-
-def _refusal(error: float, layer: FactoredLinear) -> str | None:
-    """Say why a conversion is not good enough, or None."""
-    if error <= MAX_ERROR:  # not so for NaN, which infinities leave
-        return None
-    dtype = str(next(layer.parameters()).dtype).removeprefix("torch.")
-    return (
-        f"the product of the factors cannot be stored in {dtype}: its relative error may be "
-        f"{MAX_ERROR * _eps(layer):.1e}, got {error * _eps(layer):.1e}"
+    error = difference / max(float(torch.linalg.matrix_norm(exact)), torch.finfo(torch.float64).tiny)
+    if error <= MAX_ERROR * eps:  # not so for NaN, which infinities leave
+        return
+    dtype = str(factors[0].dtype).removeprefix("torch.")
+    raise PivotsLoseError(
+        f"the product of the factors cannot be stored in {dtype}: its relative error may be {MAX_ERROR * eps:.1e}, "
+        f"got {error:.1e}"
     )

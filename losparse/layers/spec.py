@@ -71,6 +71,16 @@ class LayerSpec:
         if self.pivot_side not in (None, *_SIDES):
             raise LosparseError(f"pivot_side must be 'out' (outputs), 'in' (inputs) or None, got {self.pivot_side!r}")
 
+    @classmethod
+    def dense(cls, out_features: int, in_features: int, *, bias: bool = True) -> LayerSpec:
+        """Return the spec of a layer that stays as it was: every row is kept."""
+        return cls(out_features, in_features, rank=0, kept=out_features, bias=bias)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether everything is kept."""
+        return self.rank == 0 and self.kept == self.groups
+
     @property
     def largest_rank(self) -> int:
         """The largest rank a layer of this size can have; one that shares `v` has its owner's, which may be wider."""
@@ -157,7 +167,7 @@ class LayerSpec:
                 f"{broken}: rank {entry['rank']} or kept {entry['kept']} exceeds its size {size}; {_WAY_OUT}"
             ) from None
 
-    def to_attributes(self) -> dict[str, int | str]:
+    def to_attributes(self) -> dict[str, Any]:
         """Return the attributes of the layer's node in a traced graph; whether there is a bias its inputs say."""
         return {
             "axis": self.axis,

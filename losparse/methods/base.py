@@ -1,13 +1,20 @@
-"""What a user is told of a method before he picks one."""
+"""What every method says of itself, and what one that trains must be."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import TrainerCallback
+
+    from ..layers.factored import FactoredLinear
 
 
 @dataclass(frozen=True)
-class About:
-    """A method in words.
+class Description:
+    """A method in words, for whoever has to pick one.
 
     Attributes:
         summary: what it does.
@@ -20,3 +27,20 @@ class About:
     needs: tuple[str, ...]
     cost: str
     reference: str
+
+
+class TrainedMethod(Protocol):
+    """A method that works during training: a frozen dataclass that turns a dense weight into a layer to train."""
+
+    trains: ClassVar[bool]
+    description: ClassVar[Description]
+
+    @property
+    def keep(self) -> float:
+        """Kept share of the parameters of the compressed layers; (0, 1]."""
+
+    def start(self, name: str, weight: Tensor, bias: Tensor | None) -> FactoredLinear:
+        """Return the layer that replaces the dense one; weight (out, in), bias (out,) or None."""
+
+    def callbacks(self) -> tuple[TrainerCallback, ...]:
+        """Return what a Trainer needs to train the method's layers."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,10 @@ from ..errors import LosparseError
 from ..layers.budget import check_share
 from ..layers.casting import finite
 from ..layers.linear import find_targets, is_transposed, weight_of
-from ..methods.losparse.coupling import feed_forward_parts
-from ..training.recipe import KeepNeuronsBy
+from .roles import feed_forward_parts
+
+KeepNeuronsBy = Literal["error", "norm"]
+"""What neurons are kept by; see `drop_neurons`."""
 
 Layer = Any
 """A linear layer, `nn.Linear` or `Conv1D`, whose values and sizes are changed."""

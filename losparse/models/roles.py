@@ -17,6 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from ..layers.spec import PivotSide
+
 Role = Literal["query", "key", "value", "up", "writer"]
 
 # The last parts of a qualified name, as regular expressions; a part in front that the layers of a part do not all
@@ -77,6 +79,11 @@ def writes_residual(name: str) -> bool:
     return role_of(name) == "writer"
 
 
+def pivot_side_of(name: str) -> PivotSide:
+    """Choose the side of a layer's pivots that folds away in a graph: inputs where it writes to the residual stream."""
+    return "in" if writes_residual(name) else "out"
+
+
 @dataclass(frozen=True)
 class Partners:
     """Layers that read or write the same features.
@@ -122,3 +129,16 @@ def partners(names: Iterable[str]) -> list[Partners]:
         if not values and not ups:
             found += [Partners("alone", (name,)) for name in writers]
     return found
+
+
+def feed_forward_parts(names: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
+    """Find the feed-forward parts among linear layers, by their names.
+
+    Returns:
+        Of every part the layers whose outputs are its neurons - one, or two with a gate - and the one that reads them.
+    """
+    return [
+        (found.writers, found.readers[0])
+        for found in partners(names)
+        if found.kind == "neurons" and len(found.readers) == 1
+    ]

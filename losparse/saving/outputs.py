@@ -33,7 +33,8 @@ from losparse_runtime.contract.tensors import DECODER_TOKENS, TOKENS
 
 from ..calibration.modes import evaluating
 from ..errors import LosparseError
-from ..layers.factored import FactoredLinear, TrainingForm
+from ..layers.factored import FactoredLinear
+from ..layers.training import TrainingForm
 from .folder import weight_files
 
 KEY = "losparse_outputs"

@@ -13,8 +13,8 @@ every factored layer, and safetensors with only their compact tensors. After `im
                  {"in": 384, "out": 384, "rank": 10, "kept": 52, "axis": "out", "bias": true, "pivots": null}, ...}
     }
 
-`pivots` is "out" or "in" for a low-rank part stored by pivot outputs or inputs (`layers`), null or absent for plain
-factors.
+`pivots` is "out" or "in" for a low-rank part stored by pivot outputs or inputs (`layers.factored`), null or absent
+for plain factors; see `layers.spec`.
 The header of the weights holds a record of the model's outputs (`saved_outputs`); tensors have the model's own names.
 An entry of a layer that shares the factor `v` of another one names it as `v_of`, and stores no `v` (`joint`).
 In form "training" an entry also names its `trainer`, one of `TRAINING_FORMS`, and that form's settings.
@@ -39,11 +39,13 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..errors import LosparseError
-from ..layers.factored import FactoredLinear, SharedFactorLinear, TrainingForm
+from ..layers.factored import FactoredLinear
+from ..layers.joint import empty_layer, layer_specs
 from ..layers.linear import is_linear, replace_module, weight_of
 from ..layers.spec import LayerSpec
+from ..layers.training import TrainingForm
 from ..methods.losparse.layer import FactoredLinearTraining
-from ..methods.lpaf.layer import MixedRankLinear
+from ..methods.registry import TRAINING_FORMS
 from .folder import stored_layers, with_headers
 from .names import local_name
 from .outputs import KEY as RECORD_KEY
@@ -54,10 +56,6 @@ logger = logging.getLogger(__name__)
 
 _OWN_NAMES = {"losparse_names": "model"}
 """In the header of weights that are written by the model's own names; see `LosparseQuantizer`."""
-
-TRAINING_FORMS: dict[str, type[TrainingForm]] = {
-    kind.trainer: kind for kind in (FactoredLinearTraining, MixedRankLinear)
-}
 
 
 @register_quantization_config("losparse")
@@ -224,27 +222,30 @@ def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], for
     Raises:
         LosparseError: the entry is malformed, or the model has no linear layer of that name and size.
     """
-    sizes = LayerSpec.from_entry(name, entry)
-    in_features, out_features, rank = sizes.in_features, sizes.out_features, sizes.rank
+    spec = LayerSpec.from_entry(name, entry)
     found = _local_name(model, name)
     old = model.get_submodule(found) if found is not None else None
     if old is None or not is_linear(old):
         raise LosparseError(f"quantization_config lists {name!r}, which is no linear layer of {type(model).__name__}")
     weight = weight_of(old)
-    if tuple(weight.shape) != (out_features, in_features):
+    if tuple(weight.shape) != (spec.out_features, spec.in_features):
         raise LosparseError(
-            f"quantization_config says {name!r} is {out_features}x{in_features}, the model has "
+            f"quantization_config says {name!r} is {spec.out_features}x{spec.in_features}, the model has "
             f"{weight.shape[0]}x{weight.shape[1]}; config.json does not fit its own architecture"
         )
-    options: dict[str, Any] = {"bias": sizes.bias, "device": weight.device, "dtype": weight.dtype}
     if form == "training":
-        layer = _training_form(name, entry)(in_features, out_features, rank=rank, **options)
-    elif "v_of" in entry:
-        owner = _owner(model, name, entry, (rank, in_features))
-        layer = SharedFactorLinear(owner, out_features, kept=sizes.kept, **options)
+        empty = _training_form(name, entry)
+        layer = empty(
+            spec.in_features,
+            spec.out_features,
+            rank=spec.rank,
+            bias=spec.bias,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
     else:
-        options |= {"rank": rank, "kept": sizes.kept, "axis": sizes.axis, "pivots": sizes.pivot_side}
-        layer = FactoredLinear(in_features, out_features, **options)
+        owner = None if spec.v_of is None else _owner(model, name, spec)
+        layer = empty_layer(spec, owner, device=weight.device, dtype=weight.dtype)
     # The module above is not marked as initialised: it may hold tables that are computed anew at every load.
     replace_module(model, old, layer)
 
@@ -268,14 +269,14 @@ def check_indices(name: str, layer: FactoredLinear) -> None:
             )
 
 
-def _owner(model: nn.Module, name: str, entry: Mapping[str, Any], shape: tuple[int, int]) -> FactoredLinear:
-    """Return the layer whose factor an entry says it shares; `shape` is that of the factor, (rank, in)."""
-    found = _local_name(model, str(entry["v_of"]))
+def _owner(model: nn.Module, name: str, spec: LayerSpec) -> FactoredLinear:
+    """Return the layer whose factor `spec` says it shares."""
+    found = _local_name(model, str(spec.v_of))
     owner = model.get_submodule(found) if found is not None else None
-    if not isinstance(owner, FactoredLinear) or (owner.rank, owner.in_features) != shape:
+    if not isinstance(owner, FactoredLinear) or (owner.rank, owner.in_features) != (spec.rank, spec.in_features):
         raise LosparseError(
-            f"quantization_config says {name!r} shares the {shape[0]}x{shape[1]} factor of {entry['v_of']!r}, which "
-            "has none of that size; the config is damaged"
+            f"quantization_config says {name!r} shares the {spec.rank}x{spec.in_features} factor of {spec.v_of!r}, "
+            "which has none of that size; the config is damaged"
         )
     return owner
 
@@ -295,27 +296,16 @@ def _local_name(model: nn.Module, name: str) -> str | None:
     return local_name(name, getattr(model, "base_model_prefix", ""), names)
 
 
-def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Return the `layers` entry for a model: sizes of every factored layer by qualified name."""
-    layers: dict[str, dict[str, Any]] = {}
-    names = {module: name for name, module in model.named_modules() if isinstance(module, FactoredLinear)}
-    for module, name in names.items():
-        entry: dict[str, Any] = {
-            "in": module.in_features,
-            "out": module.out_features,
-            "rank": module.rank,
-            "kept": module.kept_count,
-            "axis": module.axis,
-            "bias": module.bias is not None,
-            "pivots": module.pivot_side,
-        }
+def _entries(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return the `layers` of a model's `quantization_config`."""
+    entries: dict[str, dict[str, Any]] = {}
+    for name, spec in layer_specs(model).items():
+        module = model.get_submodule(name)
+        settings: dict[str, Any] = {}
         if isinstance(module, TrainingForm):
-            entry["trainer"] = module.trainer
-            entry |= {key: getattr(module, key) for key in module.settings}
-        if isinstance(module, SharedFactorLinear):
-            entry["v_of"] = names[module.owner]
-        layers[name] = entry
-    return layers
+            settings = {"trainer": module.trainer} | {key: getattr(module, key) for key in module.settings}
+        entries[name] = spec.to_entry() | settings
+    return entries
 
 
 def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
@@ -330,7 +320,7 @@ def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
     config: Any = getattr(model, "config", None)
     if not isinstance(config, PretrainedConfig):
         return
-    layers = describe(model)
+    layers = _entries(model)
     training = any(isinstance(module, TrainingForm) for module in model.modules())
     joint = any("v_of" in entry for entry in layers.values())
     pivots = any(entry["pivots"] for entry in layers.values())

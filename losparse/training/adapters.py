@@ -13,8 +13,9 @@ from typing import Any
 from torch import nn
 
 from ..errors import LosparseError
-from ..layers.factored import FactoredLinear, TrainingForm
+from ..layers.factored import FactoredLinear
 from ..layers.joint import groups_of
+from ..layers.training import TrainingForm
 from ..methods import Method
 from .divergence import diverged
 from .recipe import Training, check_lora

@@ -41,7 +41,7 @@ from ..data.metrics import metrics_of, perplexity
 from ..data.tokens import WINDOW, Tokenized
 from ..errors import LosparseError
 from ..methods import Method, OneShot
-from ..methods.losparse.callback import freeze_embeddings
+from ..models.embeddings import freeze_embeddings
 from .adapters import attach_adapters, merge_adapters, require_lora
 from .distill import DistillingTrainer, MeanLossTrainer
 from .divergence import DivergenceMixin, require_finite

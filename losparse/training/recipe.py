@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from ..data.examples import TASKS
 from ..errors import LosparseError
 from ..methods import METHODS, LoSparse, Method, OneShot, method_from_dict, method_to_dict
+from ..models.neurons import KeepNeuronsBy
 from ..validation import (
     ByName,
     Flag,
@@ -34,7 +35,6 @@ from ..validation import (
 
 LoraAlso = Literal["nothing", "head", "small"]
 KeepLayersBy = Literal["even", "importance"]
-KeepNeuronsBy = Literal["error", "norm"]
 
 NO_METHOD = "none"
 """Name of the method of a recipe that compresses no layer."""

@@ -12,10 +12,10 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from losparse import SVD, compress_
 from losparse.compress import report
-from losparse.layers.pivots import store_pivots_
 from losparse.saving.folder import read_header
 from losparse.saving.quantizer import mark_compressed
 
+from ..pivoting import store_pivots_
 from .conftest import Command, Pass, Sources, edit_json, file_record, loaded_by, make_model
 
 
@@ -84,7 +84,7 @@ def test_inspect_shows_pivots(losparse: Command, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "pivots")
     done = losparse("inspect", tmp_path / "pivots", "--json", tmp_path / "inspect.json")
     contents = json.loads((tmp_path / "inspect.json").read_text())
-    expected = {layer.name: (layer.pivots, layer.parameters) for layer in report(model).layers}
+    expected = {layer.name: (layer.spec.pivot_side, layer.parameters) for layer in report(model).layers}
     assert {layer["name"]: (layer["pivots"], layer["parameters"]) for layer in contents["layers"]} == expected
     assert contents["model_parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert done.out.count("(pivot outputs)") == 8 and done.out.count("(pivot inputs)") == 4

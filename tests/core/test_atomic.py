@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from losparse import LPAF, SVD, LoSparse, compact_, compress_, drop_neurons
-from losparse.compress import training_layers
 from losparse.errors import LosparseError
 from losparse.layers.casting import cast_
 from losparse.layers.factored import FactoredLinear
-from losparse.layers.pivots import store_pivots_
+from losparse.layers.training import training_layers
 from losparse.methods import METHODS, method_from_dict, method_to_dict
 
+from ..pivoting import store_pivots_
 from .conftest import build_bert, collate, toy_items
 
 IDS = torch.arange(14).reshape(2, 7) + 5
@@ -141,7 +141,7 @@ def test_one_shot_meets_its_budget_where_half_precision_refuses_pivots():
     with torch.no_grad():
         model.get_submodule(LAYER).weight *= 1e-6  # products this small are lost in fp16
     found = compress_(model.half(), SVD(keep=0.5))
-    assert sum(layer.pivots is None for layer in found.layers) == 1
+    assert sum(layer.spec.pivot_side is None for layer in found.layers) == 1
     assert found.share <= 0.5
     assert all(layer.parameters <= 0.5 * layer.dense_parameters for layer in found.layers)
 

@@ -18,7 +18,7 @@ from losparse.calibration.visit import _AtOnce, visitor
 from losparse.calibration.walk import BlockWalk, stack_of
 from losparse.errors import LosparseError
 from losparse.layers.linear import find_targets
-from losparse.methods.one_shot import factorise as fit
+from losparse.methods.one_shot import factorise
 
 from .conftest import build_bert, collate, toy_items
 
@@ -169,12 +169,12 @@ def test_large_batches_are_looked_at_first(monkeypatch):
         seen.extend(int(batch["attention_mask"].sum()) for batch in batches)
         raise RuntimeError("seen")
 
-    monkeypatch.setattr(fit, "visitor", note)
+    monkeypatch.setattr(factorise, "visitor", note)
     model = build_bert()
     ids = torch.ones(1, 6, dtype=torch.int64)
     sized = [{"input_ids": ids, "attention_mask": (torch.arange(6) < real).long()[None]} for real in (2, 5, 3)]
     with pytest.raises(RuntimeError, match="seen"):
-        fit.fit_(model, ROM(keep=0.5), find_targets(model), sized)
+        factorise.factorise_(model, ROM(keep=0.5), find_targets(model), sized)
     assert seen == [5, 3, 2]
 
 

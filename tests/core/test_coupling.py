@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoModel, BertConfig, DebertaV2Config, DistilBertConfig, LlamaConfig, MPNetConfig
 
 from losparse import LoSparse, compress_
-from losparse.compress import training_layers
+from losparse.layers.training import training_layers
 from losparse.methods.losparse.coupling import Family, choose_groups, couple, separate
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}

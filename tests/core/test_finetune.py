@@ -17,7 +17,7 @@ from losparse.data.tokens import Tokenized, Window
 from losparse.environment import machine
 from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
-from losparse.methods.losparse.callback import freeze_embeddings
+from losparse.models.embeddings import freeze_embeddings
 from losparse.training import fine_tune as finetune
 from losparse.training.fine_tune import bf16_is_slow, calibration_batches, collator
 from losparse.training.resume import last_checkpoint, missing_part

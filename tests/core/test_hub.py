@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from losparse import SVD, LoSparse, compact_, compress_
-from losparse.compress import training_layers
 from losparse.errors import LosparseError
-from losparse.methods.losparse.method import update_masks
+from losparse.layers.training import training_layers
+from losparse.methods.losparse.algorithm import update_masks
 
 from .conftest import build_bert
 
@@ -67,7 +67,7 @@ def test_opens_without_its_head_and_back(saved, tmp_path):
 
 def test_the_file_is_as_small_as_the_count_says(saved):
     _, report = compressed()
-    indices = sum(layer.kept for layer in report.layers) * 8
+    indices = sum(layer.spec.kept for layer in report.layers) * 8
     size = (saved / "model.safetensors").stat().st_size
     with safe_open(saved / "model.safetensors", "pt") as file:
         tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118 - the file itself is not iterable

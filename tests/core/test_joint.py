@@ -14,12 +14,13 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from losparse import ROM, SVD, OneShotLoSparse, compact_, compress_, inspect_folder
 from losparse.compress import report
 from losparse.errors import LosparseError
-from losparse.layers.factored import FactoredLinear, SharedFactorLinear
-from losparse.layers.joint import group_with_pivots, groups_of, joint_units, split
+from losparse.layers.factored import FactoredLinear
+from losparse.layers.joint import SharedFactorLinear, group_with_pivots, groups_of, split
 from losparse.layers.linear import find_targets, weight_of
-from losparse.layers.pivots import store_pivots_
 from losparse.methods import FWSVD
+from losparse.methods.one_shot.units import joint_units
 
+from ..pivoting import store_pivots_
 from .conftest import build_bert
 from .test_calibrate import batches, build_llama
 from .test_layers import random_layer
@@ -39,7 +40,7 @@ def test_split_stands_for_the_rows_of_the_stacked_layer(rank, kept, bias):
     x = torch.randn(3, 12)
     torch.testing.assert_close(torch.cat([part(x) for part in parts], -1), whole(x))
     assert sum(part.parameter_count() for part in parts) == whole.parameter_count()
-    assert [part.owns_v for part in parts] == ([False, True, False] if rank else [True] * 3)
+    assert [part.shares_v for part in parts] == ([True, False, True] if rank else [False] * 3)
     stored = nn.ModuleList(parts)
     assert sum(p.numel() for p in stored.parameters()) == sum(p.numel() for p in whole.parameters())
     assert sum(p.numel() for p in stored.state_dict().values() if p.dtype == torch.float32) == sum(
@@ -89,7 +90,7 @@ def test_a_copy_shares_with_its_own_owner():
 def test_what_cannot_be_shared():
     for owner in (
         FactoredLinear(4, 4, rank=0, kept=4),
-        FactoredLinear(4, 4, rank=2, kept=0, pivots="in"),
+        FactoredLinear(4, 4, rank=2, kept=0, pivot_side="in"),
         SharedFactorLinear(FactoredLinear(4, 4, rank=2, kept=0), 4, kept=0),
     ):
         with pytest.raises(LosparseError, match="only the whole v of a compact layer that stores it can be shared"):
@@ -202,7 +203,7 @@ def test_trained_on_and_stored_by_pivots():
     ids = {k: v for k, v in batches(1)[0].items() if k != "labels"}
     before = model.eval()(**ids).logits
     final = compact_(model, method)
-    assert final.share <= 0.6 and {layer.pivots for layer in final.layers} >= {"out", "in"}
+    assert final.share <= 0.6 and {layer.spec.pivot_side for layer in final.layers} >= {"out", "in"}
     # fp32 through two blocks, with coefficients of O(10)
     torch.testing.assert_close(model(**ids).logits, before, atol=1e-4, rtol=1e-4)
 
@@ -213,6 +214,6 @@ def test_grouped_queries_share_a_rank_above_their_outputs():
     made = compress_(model, ROM(keep=0.9, joint=True), batches())
     layers = {layer.name: layer for layer in made.layers}
     key = layers["model.layers.0.self_attn.k_proj"]
-    assert key.rank > key.out_features and made.share <= 0.9
+    assert key.spec.rank > key.spec.out_features and made.share <= 0.9
     found = model.get_submodule(key.name).dense_weight()
     assert float((found - dense[key.name]).norm() / dense[key.name].norm()) < 0.3

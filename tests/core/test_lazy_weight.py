@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from transformers import initialization
 
 from losparse.errors import LosparseError
-from losparse.layers.factored import FactoredLinear, SharedFactorLinear, TrainingForm
+from losparse.layers.factored import FactoredLinear
+from losparse.layers.joint import SharedFactorLinear
+from losparse.layers.training import TrainingForm
 from losparse.methods.losparse.layer import FactoredLinearTraining
 from losparse.methods.lpaf.layer import MixedRankLinear
 
@@ -32,7 +34,7 @@ def layers() -> dict[str, FactoredLinear]:
     return {
         "rows": owner,
         "columns": filled(FactoredLinear(6, 4, rank=2, kept=3, axis="in")),
-        "pivots": filled(FactoredLinear(6, 4, rank=2, kept=0, pivots="out")),
+        "pivots": filled(FactoredLinear(6, 4, rank=2, kept=0, pivot_side="out")),
         "nothing": FactoredLinear(6, 4, rank=0, kept=0),
         "shared": filled(SharedFactorLinear(owner, 4, kept=1)),
         "losparse": filled(FactoredLinearTraining(6, 4, rank=2)),

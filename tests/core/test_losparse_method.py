@@ -10,9 +10,7 @@ import torch
 from losparse.calibration.statistics import LayerStatistics
 from losparse.errors import LosparseError
 from losparse.methods import SVD, LoSparse, StructuredPruning
-from losparse.methods.losparse.coupling import separate
-from losparse.methods.losparse.layer import FactoredLinearTraining
-from losparse.methods.losparse.method import (
+from losparse.methods.losparse.algorithm import (
     CubicSchedule,
     accumulate_sensitivity,
     balanced_svd,
@@ -20,6 +18,8 @@ from losparse.methods.losparse.method import (
     group_importance,
     update_masks,
 )
+from losparse.methods.losparse.coupling import separate
+from losparse.methods.losparse.layer import FactoredLinearTraining
 
 
 def random_weight(out: int = 24, in_: int = 16) -> torch.Tensor:

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from losparse import LPAF, compact_, compress_
 from losparse.errors import LosparseError
-from losparse.methods.losparse.method import balanced_svd
-from losparse.methods.lpaf.layer import MixedRankLinear
-from losparse.methods.lpaf.method import (
+from losparse.methods.losparse.algorithm import balanced_svd
+from losparse.methods.lpaf.algorithm import (
     accumulate_score,
     draw_high_rank,
     factor,
@@ -23,6 +22,7 @@ from losparse.methods.lpaf.method import (
     row_weights,
     sparsity_aware_svd,
 )
+from losparse.methods.lpaf.layer import MixedRankLinear
 
 from .conftest import build_bert
 

@@ -10,11 +10,11 @@ import torch
 from transformers import TrainerCallback
 
 from losparse import LPAF, LoSparse, LPAFCallback, compact_, compress_
-from losparse.compress import training_layers
 from losparse.errors import LosparseError
-from losparse.methods.losparse.callback import whole_gradients
+from losparse.layers.training import training_layers
+from losparse.methods.lpaf.algorithm import draw_high_rank, row_weights, sparsity_aware_svd
 from losparse.methods.lpaf.layer import MixedRankLinear
-from losparse.methods.lpaf.method import draw_high_rank, row_weights, sparsity_aware_svd
+from losparse.methods.trainer import whole_gradients
 
 from .conftest import build_bert, collate, run_two_processes, toy_items
 from .test_training import StopAt, train
@@ -118,8 +118,8 @@ def test_the_end_meets_the_budget_and_compacts_exactly(tmp_path):
     # 8 layers of rank 5 and 4 of rank 6, stored by pivots, of 16,384 parameters
     assert report.parameters == 8 * 5 * (64 - 5) + 4 * 6 * (96 - 6)
     assert report.share <= METHOD.keep
-    assert {(layer.rank, layer.kept) for layer in report.layers} == {(5, 0), (6, 0)}
-    assert {layer.pivots for layer in report.layers} == {"out", "in"}
+    assert {(layer.spec.rank, layer.spec.kept) for layer in report.layers} == {(5, 0), (6, 0)}
+    assert {layer.spec.pivot_side for layer in report.layers} == {"out", "in"}
     torch.testing.assert_close(model(**batch).logits, before, atol=1e-5, rtol=1e-5)  # fp32, order of summation
 
 
@@ -127,7 +127,7 @@ def test_one_rank_everywhere_may_need_more_than_keep(tmp_path):
     method = LPAF(keep=0.3, uniform_rank=7, window=2)
     model, _ = train(tmp_path, method, steps=8)
     report = compact_(model, method)
-    assert {layer.rank for layer in report.layers} == {7}
+    assert {layer.spec.rank for layer in report.layers} == {7}
     assert report.share > 0.3, "the report says what it is"
 
 
@@ -225,7 +225,7 @@ sys.path[:0] = {path!r}
 from pathlib import Path
 from tests.core.test_lpaf_training import METHOD
 from tests.core.test_training import train
-from losparse.compress import training_layers
+from losparse.layers.training import training_layers
 import torch.distributed as dist
 model, trainer = train(
     Path(sys.argv[1]), METHOD, per_device_train_batch_size=4, ddp_backend="gloo",

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from losparse import compact_, compress_
-from losparse.compress import training_layers
 from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
+from losparse.layers.training import training_layers
 from losparse.methods import METHODS, method_from_dict, method_to_dict
 
 from .conftest import build_bert, collate, toy_items
@@ -168,7 +168,7 @@ def test_fields_of_the_same_name_are_one_flag():
 
 def test_every_method_says_what_it_needs():
     for kind in METHODS.values():
-        about = kind.about
-        assert about.summary and about.cost and about.reference
-        assert set(about.needs) <= {"labels", "texts", "gradients", "training"}
-        assert ("training" in about.needs) == kind.trains
+        description = kind.description
+        assert description.summary and description.cost and description.reference
+        assert set(description.needs) <= {"labels", "texts", "gradients", "training"}
+        assert ("training" in description.needs) == kind.trains

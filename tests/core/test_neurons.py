@@ -26,8 +26,8 @@ from transformers import (
 from losparse import SVD, compress_, drop_layers, drop_neurons
 from losparse.errors import LosparseError
 from losparse.layers.linear import find_targets
-from losparse.methods.losparse.coupling import feed_forward_parts
 from losparse.models.neurons import choose_neurons
+from losparse.models.roles import feed_forward_parts
 
 from .conftest import build_bert
 

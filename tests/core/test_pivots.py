@@ -19,11 +19,13 @@ from losparse import SVD, LoSparse, compress_
 from losparse.compress import report
 from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
-from losparse.layers.pivots import default_side, store_pivots_, to_pivots
+from losparse.layers.pivots import to_pivots
 from losparse.layers.spanning_rows import MAX_COEFFICIENT, _exchange, _pivoted_qr, spanning_rows
 from losparse.methods.losparse.layer import FactoredLinearTraining
+from losparse.models.roles import pivot_side_of
 from losparse.random_factors import random_factors_
 
+from ..pivoting import store_pivots_
 from .conftest import build_bert
 from .test_layers import SHAPES, random_layer
 
@@ -191,8 +193,8 @@ def test_refuses():
         to_pivots(FactoredLinearTraining(4, 4, rank=2), "out")
     with pytest.raises(LosparseError, match=r"must be 'out' .* or 'in' .*, got 'rows'"):
         to_pivots(random_layer(4, 4, 2, 0, "out", True), "rows")
-    with pytest.raises(LosparseError, match=r"pivots must be 'out' .* got 'rows'"):
-        FactoredLinear(4, 4, rank=2, kept=0, pivots="rows")
+    with pytest.raises(LosparseError, match=r"pivot_side must be 'out' .* got 'rows'"):
+        FactoredLinear(4, 4, rank=2, kept=0, pivot_side="rows")
     broken = random_layer(4, 4, 2, 0, "out", True)
     broken.v.data[0, 0] = float("nan")
     with pytest.raises(LosparseError, match="NaN or infinity"):
@@ -211,8 +213,8 @@ def test_refuses_a_product_outside_half_precision(scale):
 
 
 def test_extra_repr_and_rank_zero():
-    assert "pivots='in'" in repr(to_pivots(random_layer(4, 4, 2, 0, "out", True), "in"))
-    layer = FactoredLinear(4, 3, rank=0, kept=1, pivots="out")
+    assert "pivot_side='in'" in repr(to_pivots(random_layer(4, 4, 2, 0, "out", True), "in"))
+    layer = FactoredLinear(4, 3, rank=0, kept=1, pivot_side="out")
     assert layer.pivot_side is None and "pivots" not in repr(layer) and layer.factors() is None
 
 
@@ -282,8 +284,8 @@ def stored(tmp_path_factory):
 def test_a_model_stays_the_same(stored):
     plain, model, _ = stored
     before, after = report(plain), report(model)
-    assert [layer.pivots for layer in before.layers] == [None] * 12
-    sides = {layer.name.rpartition("layer.")[2][2:]: layer.pivots for layer in after.layers}
+    assert [layer.spec.pivot_side for layer in before.layers] == [None] * 12
+    sides = {layer.name.rpartition("layer.")[2][2:]: layer.spec.pivot_side for layer in after.layers}
     assert sides == {
         "attention.self.query": "out",
         "attention.self.key": "out",
@@ -292,7 +294,7 @@ def test_a_model_stays_the_same(stored):
         "intermediate.dense": "out",
         "output.dense": "in",
     }
-    assert before.parameters - after.parameters == sum(layer.rank**2 for layer in before.layers)
+    assert before.parameters - after.parameters == sum(layer.spec.rank**2 for layer in before.layers)
     assert before.model_parameters - after.model_parameters == before.parameters - after.parameters
     assert after.model_parameters == sum(parameter.numel() for parameter in model.parameters())
     # fp32: two blocks of layers that differ by their rounding, logits of O(0.1)
@@ -338,10 +340,10 @@ def test_one_shot_models_and_other_sides():
         return "in"
 
     assert store_pivots_(model, always_in) == {}
-    assert {layer.name: layer.pivots for layer in report(model).layers} == sides and len(sides) == 12
+    assert {layer.name: layer.spec.pivot_side for layer in report(model).layers} == sides and len(sides) == 12
     torch.testing.assert_close(model(IDS).logits, expected, atol=1e-5, rtol=1e-5)
     layers = [module for module in model.modules() if isinstance(module, FactoredLinear)]
-    store_pivots_(model, default_side)  # they have pivots: nothing to do
+    store_pivots_(model, pivot_side_of)  # they have pivots: nothing to do
     assert layers == [module for module in model.modules() if isinstance(module, FactoredLinear)]
 
 
@@ -355,7 +357,7 @@ def test_layers_that_cannot_be_stored_stay_as_they_are():
     left = store_pivots_(model)
     assert list(left) == [name] and "cannot be stored in float16" in left[name]
     assert model.get_submodule(name) is layer
-    assert sum(found.pivots is not None for found in report(model).layers) == 11
+    assert sum(found.spec.pivot_side is not None for found in report(model).layers) == 11
 
 
 def test_refuses_models_in_training_form():

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from losparse import LPAF, SVD, LoSparse, compress_
-from losparse.compress import training_layers
+from losparse.layers.training import training_layers
 
 TEXT = {"vocab_size": 100, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 GPT = {**TEXT, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}

@@ -12,8 +12,8 @@ from torch import nn
 
 from losparse import LoSparse
 from losparse.layers.linear import find_targets
-from losparse.methods.losparse.coupling import couple, feed_forward_parts
-from losparse.models.roles import partners, role_of
+from losparse.methods.losparse.coupling import couple
+from losparse.models.roles import feed_forward_parts, partners, role_of
 from losparse.random_factors import _plan, sizes_of
 
 ROLES = {"q": "query", "k": "key", "v": "value", "u": "up", "w": "writer", "-": None}

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from losparse import SVD, LoSparse, compress_
-from losparse.compress import training_layers
+from losparse.layers.training import training_layers
 from losparse.random_factors import random_factors_
 
 SIZES = {

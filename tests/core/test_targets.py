@@ -23,9 +23,9 @@ from transformers import (
 )
 
 from losparse import LPAF, SVD, LoSparse, compress_
-from losparse.compress import training_layers
 from losparse.errors import LosparseError
 from losparse.layers.linear import find_targets, matches, thin_targets
+from losparse.layers.training import training_layers
 from losparse.models.roles import writes_residual
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 50}
@@ -79,7 +79,7 @@ def test_conv1d_is_transposed_and_exact():
     before = model(ids).logits
     report = compress_(model, LoSparse(keep=0.3, low_rank=0.1))
     first = report.layers[0]
-    assert (first.out_features, first.in_features) == (96, 32), "fused q, k, v"
+    assert (first.spec.out_features, first.spec.in_features) == (96, 32), "fused q, k, v"
     # the start is exact up to fp32 rounding of u v + (W - u v)
     torch.testing.assert_close(model(ids).logits, before, atol=1e-5, rtol=1e-5)
 

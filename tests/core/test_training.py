@@ -10,9 +10,9 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from losparse import SVD, LoSparse, LoSparseCallback, StructuredPruning, compact_, compress_
-from losparse.compress import training_layers
 from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
+from losparse.layers.training import training_layers
 from losparse.training.distill import MeanLossTrainer
 
 from .conftest import build_bert, collate, run_two_processes, toy_items
@@ -88,7 +88,7 @@ def test_training_meets_the_budget_and_compacts_exactly(tmp_path, method):
     # Of 49,152 parameters: a group costs at most 64, and a step of two coupled ones 2 x 2 x 64.
     largest = 256 if method.structure == "foldable" else 64
     assert method.keep - largest / 49_152 * 1.1 <= report.share <= method.keep
-    assert len({layer.kept for layer in report.layers}) > 1, "one global threshold spends the budget unevenly"
+    assert len({layer.spec.kept for layer in report.layers}) > 1, "one global threshold spends the budget unevenly"
     torch.testing.assert_close(model(**batch).logits, before, atol=1e-5, rtol=1e-5)
     assert not training_layers(model)
 
@@ -190,7 +190,7 @@ import sys, torch
 sys.path[:0] = {path!r}
 from pathlib import Path
 from tests.core.test_training import train
-from losparse.compress import training_layers
+from losparse.layers.training import training_layers
 from losparse.training.distill import MeanLossTrainer
 import torch.distributed as dist
 from losparse.training.distill import MeanLossTrainer

@@ -19,7 +19,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from losparse import inspect_folder
 from losparse.errors import LosparseError
-from losparse.layers.factored import FactoredLinear, SharedFactorLinear
+from losparse.layers.factored import FactoredLinear
+from losparse.layers.joint import SharedFactorLinear
 from losparse.layers.linear import replace_module
 from losparse.models.positions import count_positions
 from losparse.saving.quantizer import mark_compressed
@@ -66,8 +67,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first, second = model.bert.encoder.layer
     put(model, first.intermediate.dense, FactoredLinear(16, 24, rank=3, kept=5))
     put(model, first.output.dense, FactoredLinear(24, 16, rank=3, kept=6, axis="in"))
-    put(model, first.attention.output.dense, FactoredLinear(16, 16, rank=4, kept=0, pivots="out"))
-    put(model, second.output.dense, FactoredLinear(24, 16, rank=4, kept=3, pivots="in"))
+    put(model, first.attention.output.dense, FactoredLinear(16, 16, rank=4, kept=0, pivot_side="out"))
+    put(model, second.output.dense, FactoredLinear(24, 16, rank=4, kept=3, pivot_side="in"))
     owner = put(model, first.attention.self.key, FactoredLinear(16, 16, rank=5, kept=2))
     put(model, first.attention.self.query, SharedFactorLinear(owner, 16, kept=3))
     put(model, second.intermediate.dense, FactoredLinear(16, 24, rank=2, kept=0))

@@ -17,9 +17,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from losparse import LoSparse, compact_, compress_
-from losparse.compress import training_layers
 from losparse.demo.model import find_minilm
-from losparse.methods.losparse.method import update_masks
+from losparse.layers.training import training_layers
+from losparse.methods.losparse.algorithm import update_masks
 from losparse_export import export_model
 from losparse_runtime import Session
 

@@ -19,9 +19,10 @@ import transformers
 from torch import Tensor
 
 from losparse import ROM, SVD, LoSparse, OneShotLoSparse, compact_, compress_
-from losparse.compress import CompressionReport, training_layers
+from losparse.compress import CompressionReport
 from losparse.errors import LosparseError
-from losparse.methods.losparse.method import update_masks
+from losparse.layers.training import training_layers
+from losparse.methods.losparse.algorithm import update_masks
 from losparse_export import PRECISION_TABLE, TaskModel, export_model, trace_model
 from losparse_export.precision.table import allowed_difference
 from losparse_runtime import Comparison, LosparseRuntimeError, Session

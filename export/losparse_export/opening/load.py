@@ -16,7 +16,8 @@ from torch import nn
 
 from losparse.data.labels import names_of_config
 from losparse.errors import LosparseError
-from losparse.layers.factored import FactoredLinear, TrainingForm
+from losparse.layers.factored import FactoredLinear
+from losparse.layers.training import TrainingForm
 from losparse.saving.folder import Checkpoint, read_checkpoint
 from losparse.saving.opening import mismatches, open_whole
 from losparse.saving.outputs import check_outputs, read_record

@@ -6,7 +6,8 @@
 
 Every head keeps equally many dimensions, and counts are a multiple of some number. Kept neurons can then be put first
 on both sides of a product, and what was a scatter becomes nothing at all. A layer without a known partner decides
-alone. Layers are recognised by their names (`roles`) and sizes; the exporter does not rely on this, it reads the graph.
+alone. Layers are recognised by their names (`models.roles`) and sizes; the exporter does not rely on this, it reads the
+graph.
 
 Where several query heads share one key head (grouped attention), nothing is coupled: the exporter does not fold what an
 Attention repeats, and without that it gains nothing - value and output of 8 heads on 2 get the same forms whether they
@@ -16,7 +17,7 @@ keep the same dimensions or not, and queries and keys are rotated in all these m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,28 +117,15 @@ def choose_groups(
     return {name: masks[name].to(scores[name].device) for name in scores}
 
 
-def feed_forward_parts(names: Iterable[str]) -> list[tuple[tuple[str, ...], str]]:
-    """Find the feed-forward parts among linear layers, by their names.
-
-    Returns:
-        Of every part the layers whose outputs are its neurons - one, or two with a gate - and the one that reads them.
-    """
-    return [
-        (found.writers, found.readers[0])
-        for found in partners_of(names)
-        if found.kind == "neurons" and len(found.readers) == 1
-    ]
-
-
 class _Steps:
     """The groups of one family in the order in which they are taken, in steps."""
 
     def __init__(self, family: Family, scores: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
         self.family = family
         self.unit = sum(sizes[name] for name in family.layers)
-        weighted = sum(scores[name].detach().double().cpu() * sizes[name] for name in family.layers)
-        assert isinstance(weighted, Tensor), "a family has a layer"
-        blocks = (weighted / self.unit).reshape(family.blocks, -1)  # (blocks, width)
+        total = sum(scores[name].detach().double().cpu() * sizes[name] for name in family.layers)
+        assert isinstance(total, Tensor), "a family has a layer"
+        blocks = (total / self.unit).reshape(family.blocks, -1)  # (blocks, width)
         self.order = torch.argsort(blocks, dim=1, descending=True, stable=True)
         self.width = family.multiple // math.gcd(family.multiple, family.blocks)  # groups of one block in a step
         levels = blocks.gather(1, self.order).mean(0)  # the j-th best of every block; (width,)

@@ -1,16 +1,20 @@
 """The layer LoSparse trains: two factors, the whole residual, and the mask of what is kept of it.
 
 References:
-    LoSparse, arXiv:2306.11222; see `methods/losparse.py`.
+    LoSparse, arXiv:2306.11222; see `algorithm`.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...layers.factored import Axis, FactoredLinear, TrainingForm
+from ...layers.factored import FactoredLinear
+from ...layers.spec import Axis
+from ...layers.training import TrainingForm
 
 
 class FactoredLinearTraining(TrainingForm):
@@ -97,7 +101,7 @@ class FactoredLinearTraining(TrainingForm):
 
     def parameter_count(self) -> int:
         """Count what the compact form of the present mask would store."""
-        return self.rank * (self.in_features + self.out_features) + self.kept_groups * self.group_size
+        return replace(self.spec, kept=self.kept_groups).parameters
 
     @property
     def kept_groups(self) -> int:
@@ -108,15 +112,7 @@ class FactoredLinearTraining(TrainingForm):
     def compact(self) -> FactoredLinear:
         """Return the small layer: only the kept groups of the residual, in their order."""
         kept = self.mask.nonzero().flatten()
-        layer = FactoredLinear(
-            self.in_features,
-            self.out_features,
-            rank=self.rank,
-            kept=len(kept),
-            axis=self.axis,
-            bias=self.bias is not None,
-            device=self.sparse.device,
-            dtype=self.sparse.dtype,
-        )
+        spec = replace(self.spec, kept=len(kept))
+        layer = FactoredLinear.from_spec(spec, device=self.sparse.device, dtype=self.sparse.dtype)
         sparse = self.sparse.index_select(0 if self.axis == "out" else 1, kept)
         return layer.copy_(u=self.u, v=self.v, sparse=sparse, kept=kept, bias=self.bias)

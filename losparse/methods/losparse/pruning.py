@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..base import About
+from ..base import Description
 from .method import LoSparse
 
 
@@ -19,7 +19,7 @@ class StructuredPruning(LoSparse):
 
     low_rank: float = field(default=0.0, init=False)
 
-    about: ClassVar[About] = About(
+    description: ClassVar[Description] = Description(
         summary="whole neurons dropped while fine-tuning: LoSparse without low rank",
         needs=("labels", "gradients", "training"),
         cost="a fine-tuning",

@@ -1,4 +1,4 @@
-"""The callback that prunes, factors and mixes ranks while any Hugging Face Trainer trains; see `methods/lpaf.py`.
+"""The callback that prunes, factors and mixes ranks while any Hugging Face Trainer trains; see `algorithm`.
 
     on_train_begin         lay out the stages over the steps the Trainer really has
     on_step_begin          draw which matrix every layer uses, once for all batches of the step
@@ -12,16 +12,19 @@ lives in buffers of the layers and in the Trainer's count of steps, so every che
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...errors import LosparseError
-from ..losparse.callback import layers_to_prune, refuse_unsupported, whole_gradients
-from ..losparse.method import CubicSchedule
+from ..losparse.algorithm import CubicSchedule
+from ..trainer import layers_to_prune, refuse_unsupported, whole_gradients
+from .algorithm import Stages, accumulate_score, draw_high_rank, factor, prune
 from .layer import MixedRankLinear
-from .method import LPAF, Stages, accumulate_score, draw_high_rank, factor, prune
+
+if TYPE_CHECKING:
+    from .method import LPAF
 
 logger = logging.getLogger(__name__)
 

@@ -6,17 +6,20 @@
 Every tensor exists from the beginning, with its final shape: an optimizer made before training holds them all.
 
 References:
-    LPAF, arXiv:2306.14152; see `methods/lpaf.py`.
+    LPAF, arXiv:2306.14152; see `algorithm`.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import LosparseError
-from ...layers.factored import FactoredLinear, TrainingForm
+from ...layers.factored import FactoredLinear
+from ...layers.training import TrainingForm
 
 
 class MixedRankLinear(TrainingForm):
@@ -97,8 +100,7 @@ class MixedRankLinear(TrainingForm):
 
     def parameter_count(self) -> int:
         """Count the dense weight before the layer is factored - unstructured zeros save nothing - and factors after."""
-        sizes = self.in_features, self.out_features
-        return self.rank * sum(sizes) if self.factored else sizes[0] * sizes[1]
+        return replace(self.spec, kept=0).parameters if self.factored else self.spec.dense_parameters
 
     @torch.no_grad()
     def compact(self) -> FactoredLinear:
@@ -112,13 +114,5 @@ class MixedRankLinear(TrainingForm):
                 f"a {self.out_features}x{self.in_features} layer is not factored yet: training stopped while it was "
                 "pruned; train to the end"
             )
-        layer = FactoredLinear(
-            self.in_features,
-            self.out_features,
-            rank=self.rank,
-            kept=0,
-            bias=self.bias is not None,
-            device=self.u.device,
-            dtype=self.u.dtype,
-        )
+        layer = FactoredLinear.from_spec(replace(self.spec, kept=0), device=self.u.device, dtype=self.u.dtype)
         return layer.copy_(u=self.u, v=self.v, bias=self.bias)

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 from ...calibration.statistics import LayerStatistics, Statistic
 from ...errors import LosparseError
-from ..base import About
+from ..base import Description
 from .base import OneShot
 from .low_rank import Metric
 
@@ -33,7 +33,7 @@ class ASVD(OneShot):
     alpha: float = 0.5
 
     looks_at: ClassVar[frozenset[Statistic]] = frozenset({"square"})
-    about: ClassVar[About] = About(
+    description: ClassVar[Description] = Description(
         summary="SVD with inputs weighted by their size",
         needs=("texts",),
         cost="one pass over some texts",

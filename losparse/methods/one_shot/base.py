@@ -19,7 +19,7 @@ from ...calibration.statistics import LayerStatistics, Statistic
 from ...errors import LosparseError
 from ...layers.budget import check_share, pivot_rank, rank_for
 from ...layers.factored import FactoredLinear
-from ..base import About
+from ..base import Description
 from .allocate import Candidates, Size, last_blocks, parse_weights, proportional_shares, uniform_rank
 from .low_rank import Metric, Projection, project
 
@@ -66,7 +66,7 @@ class OneShot:
 
     trains: ClassVar[bool] = False
     looks_at: ClassVar[frozenset[Statistic]] = frozenset()
-    about: ClassVar[About]
+    description: ClassVar[Description]
 
     def __post_init__(self) -> None:
         """Check every field."""

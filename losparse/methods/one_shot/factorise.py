@@ -22,22 +22,24 @@ from ...environment import release_memory
 from ...errors import LosparseError
 from ...layers.casting import finite
 from ...layers.factored import FactoredLinear
-from ...layers.joint import Unit, group_with_pivots, joint_units, single_units, split
+from ...layers.joint import group_with_pivots, split
 from ...layers.linear import replace_module, weight_of
-from ...layers.pivots import default_side, pivots_where_possible
+from ...layers.pivots import pivots_where_possible
+from ...models.roles import pivot_side_of
 from .allocate import Candidates, Size, spend_globally
 from .base import OneShot
 from .search import OutputError
+from .units import Unit, joint_units, single_units
 
 
-def fit_(
+def factorise_(
     model: nn.Module,
     method: OneShot,
     layers: Mapping[str, nn.Module],
     batches: Sequence[Batch] = (),
     *,
     sequential: bool | None = None,
-    pivots: bool = False,
+    store_pivots: bool = False,
     progress: Progress = quiet,
 ) -> bool | None:
     """Replace dense layers by the factored ones of a one-shot method, in place.
@@ -51,7 +53,7 @@ def fit_(
         batches: of calibration data, as the model takes them; they are passed over several times.
         sequential: let later layers see the outputs of compressed ones; needs a model whose blocks run one by one.
             None does so where the model allows it.
-        pivots: store low-rank parts by pivots as soon as they are there, which also makes the passes that follow
+        store_pivots: store low-rank parts by pivots as soon as they are there, which also makes the passes that follow
             cheaper: at high ranks two plain factors cost more than the dense weight.
         progress: told a stage's title and how many batches of it are done since the last call.
 
@@ -97,8 +99,8 @@ def fit_(
     placed: dict[str, FactoredLinear] = {}
     try:
         for unit, statistics in visited(sequential=in_order, last=True):
-            fitted = _fit_unit(method, unit, layers, statistics, sizes[unit.name], pivots=pivots)
-            for name, new in fitted.items():
+            factored = _factor_unit(method, unit, layers, statistics, sizes[unit.name], store_pivots=store_pivots)
+            for name, new in factored.items():
                 replace_module(model, layers[name], new.train(layers[name].training))
                 placed[name] = new
             del statistics
@@ -109,14 +111,14 @@ def fit_(
     return in_order if method.statistics & {"gram", "square"} else None
 
 
-def _fit_unit(
+def _factor_unit(
     method: OneShot,
     unit: Unit,
     layers: Mapping[str, nn.Module],
     statistics: LayerStatistics,
     size: Size,
     *,
-    pivots: bool,
+    store_pivots: bool,
 ) -> dict[str, FactoredLinear]:
     """Return the factored layers of a unit by name."""
     weight, bias = unit.weight(layers), unit.bias(layers)
@@ -125,12 +127,12 @@ def _fit_unit(
     overlap = new.rank * new.rank // sum(weight.shape) + 1
     small = size._replace(rank=max(1, size.rank - overlap))
     if len(unit.names) == 1:
-        stored = pivots_where_possible(new, default_side(unit.name)) if pivots else new
-        if pivots and stored.rank and stored.pivot_side is None:
+        stored = pivots_where_possible(new, pivot_side_of(unit.name)) if store_pivots else new
+        if store_pivots and stored.rank and stored.pivot_side is None:
             stored = method.factor(unit.name, weight, bias, statistics, small)
         return {unit.name: stored}
     parts = split(new, unit.outputs)
-    if pivots and new.rank:
+    if store_pivots and new.rank:
         joint = group_with_pivots(parts)
         if joint is None:
             joint = split(method.factor(unit.name, weight, bias, statistics, small), unit.outputs)

@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 
 from ...calibration.statistics import LayerStatistics, Statistic
 from ...errors import LosparseError
-from ..base import About
+from ..base import Description
 from .base import OneShot
 from .low_rank import Metric
 
@@ -40,7 +40,7 @@ class FWSVD(OneShot):
     two_sided: bool = False
 
     looks_at: ClassVar[frozenset[Statistic]] = frozenset({"fisher"})
-    about: ClassVar[About] = About(
+    description: ClassVar[Description] = Description(
         summary="SVD with input features weighted by Fisher information",
         needs=("labels", "gradients"),
         cost="a backward pass a text, then a fine-tuning",

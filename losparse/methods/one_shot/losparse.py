@@ -30,7 +30,7 @@ from torch import Tensor
 from ...calibration.statistics import LayerStatistics, Statistic
 from ...errors import LosparseError
 from ...layers.factored import FactoredLinear
-from ..base import About
+from ..base import Description
 from .allocate import Candidates, Size
 from .base import Allocation, OneShot, compensated, dense_size, empty_like
 from .low_rank import Metric, project
@@ -54,7 +54,7 @@ class OneShotLoSparse(OneShot):
     alternations: int = 3
 
     looks_at: ClassVar[frozenset[Statistic]] = frozenset({"gram", "sensitivity"})
-    about: ClassVar[About] = About(
+    description: ClassVar[Description] = Description(
         summary="low rank plus kept rows by the error they remove",
         needs=("texts", "gradients"),
         cost="minutes on a CPU: a few passes over texts",

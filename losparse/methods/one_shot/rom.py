@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...calibration.statistics import LayerStatistics, Statistic
-from ..base import About
+from ..base import Description
 from .base import OneShot
 from .low_rank import Metric
 
@@ -36,7 +36,7 @@ class ROM(OneShot):
     mean: bool = True
 
     looks_at: ClassVar[frozenset[Statistic]] = frozenset({"gram"})
-    about: ClassVar[About] = About(
+    description: ClassVar[Description] = Description(
         summary="outputs projected on their principal subspace",
         needs=("texts",),
         cost="minutes on a CPU: a few passes over texts",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..base import About
+from ..base import Description
 from .base import OneShot
 
 
@@ -17,7 +17,7 @@ from .base import OneShot
 class SVD(OneShot):
     """Truncated SVD; see `OneShot` for the budget, and for what it stores."""
 
-    about: ClassVar[About] = About(
+    description: ClassVar[Description] = Description(
         summary="truncated SVD of every weight",
         needs=(),
         cost="seconds, then a fine-tuning",
