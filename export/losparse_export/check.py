@@ -31,7 +31,7 @@ from losparse_runtime.checking.report import CheckedPart, CheckReport, Judgement
 from losparse_runtime.checking.tokens import text_differences
 from losparse_runtime.contract.progress import SILENT, Progress
 from losparse_runtime.contract.task import TASKS
-from losparse_runtime.inputs import Arrays
+from losparse_runtime.contract.tensors import Arrays
 from losparse_runtime.same_model import require_same_model
 from losparse_runtime.text.cuts import cuts_told_once
 

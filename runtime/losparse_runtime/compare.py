@@ -126,9 +126,10 @@ def compare_sessions(actual: Session, reference: Session, batches: Iterable[Mapp
         RunError: one of the models failed.
     """
     comparison = Comparison()
-    masked = actual.metadata.token_outputs
+    signature = actual.signature
     for batch in batches:
-        comparison.add(actual.run(batch), reference.run(batch), mask=batch.get("attention_mask"), masked=masked)
+        mask = signature.of(batch, "mask")
+        comparison.add(actual.run(batch), reference.run(batch), mask=mask, masked=signature.token_outputs)
     return comparison.parity()
 
 

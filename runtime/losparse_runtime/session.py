@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from .contract.config import read_model_config
 from .contract.files import read_metadata
 from .contract.metadata import Metadata
-from .contract.tensors import TensorSpec
+from .contract.signature import Signature
+from .contract.tensors import Arrays, TensorSpec
 from .engine.alone import depends_on_batch, run_alone
 from .engine.cpus import available_cpus
 from .engine.forks import remember, require_own
 from .engine.opening import Options, open_model, provider_names
 from .errors import RunError, one_line
-from .inputs import Arrays, check_inputs
 from .tasks import helpers as tasks
 from .tasks.scoring import ANSWER_STRIDE, MAX_ANSWER_TOKENS
 from .text.encoder import TextEncoder
@@ -74,6 +74,7 @@ class Session:
         )
         self.metadata: Metadata = read_metadata(self.folder, variant, graph)
         self.config = read_model_config(self.folder)
+        self.signature: Signature = self.metadata.signature.within(self.config.vocabulary, self.metadata.max_length)
         self._session: Any = open_model(self.folder, self.metadata, self.options, unchecked=unchecked)
         self._process = remember(self._session)
         self.encoder = TextEncoder(
@@ -105,12 +106,12 @@ class Session:
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """The model's inputs."""
-        return self.metadata.inputs
+        return self.signature.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The model's outputs."""
-        return self.metadata.outputs
+        return self.signature.outputs
 
     @property
     def carried(self) -> dict[str, str]:
@@ -151,7 +152,7 @@ class Session:
 
     def feed(self, arrays: Arrays) -> Arrays:
         """The arrays that are inputs of this model, without the others."""
-        return {spec.name: arrays[spec.name] for spec in self.inputs if spec.name in arrays}
+        return self.signature.pick(arrays)
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run the model once.
@@ -168,8 +169,8 @@ class Session:
             RunError: onnxruntime failed, or this process was forked from the one that opened the session.
         """
         require_own(self.folder, self._process)
-        checked = check_inputs(inputs, self.metadata, self.config)
-        return run_alone(self._run, checked, self.metadata.token_outputs) if self._alone else self._run(checked)
+        checked = self.signature.check(inputs)
+        return run_alone(self._run, checked, self.signature) if self._alone else self._run(checked)
 
     def _run(self, checked: Arrays) -> Arrays:
         names = [spec.name for spec in self.outputs]

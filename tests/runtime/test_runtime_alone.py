@@ -8,11 +8,17 @@ from typing import Any
 import numpy as np
 
 from losparse_runtime import Metadata, read_metadata
+from losparse_runtime.contract.signature import Signature
+from losparse_runtime.contract.tensors import TensorSpec
 from losparse_runtime.engine.alone import depends_on_batch, run_alone
 
 from .conftest import MakeFolder
 
 Arrays = dict[str, Any]
+MIXING = Signature(
+    inputs=tuple(TensorSpec(name, "int64", ("batch", "sequence")) for name in ("input_ids", "attention_mask")),
+    outputs=(TensorSpec("tokens", "float32", ("batch", "sequence", 2)), TensorSpec("logits", "float32", ("batch", 1))),
+)
 
 
 def mixing(inputs: Arrays) -> Arrays:
@@ -24,7 +30,7 @@ def mixing(inputs: Arrays) -> Arrays:
 
 def test_every_row_is_as_if_it_were_alone():
     ids = np.array([[1, 2, 3, 0], [0, 0, 5, 9], [7, 7, 7, 7], [0, 0, 0, 0]])
-    found = run_alone(mixing, {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}, ["tokens"])
+    found = run_alone(mixing, {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}, MIXING)
     assert found["logits"].tolist() == [[4], [14], [14], [0]]
     assert found["tokens"][..., 0].tolist() == [[4, 5, 6, 0], [0, 0, 14, 18], [14, 14, 14, 14], [0, 0, 0, 0]]
     assert found["tokens"].shape == (4, 4, 2) and found["tokens"].dtype == np.float32

@@ -14,11 +14,14 @@ import pytest
 
 from losparse_runtime import InputError, Latency, Options, RunError, Session, measure, peak_memory
 from losparse_runtime.contract.config import ModelConfig, parse_model_config
+from losparse_runtime.contract.feeds import Draw
 from losparse_runtime.contract.fields import Fields
+from losparse_runtime.contract.signature import Signature
+from losparse_runtime.contract.tensors import TEXT_INPUTS, TensorSpec, end_rows_
 from losparse_runtime.timing import _memory
-from losparse_runtime.timing.latency import end_rows_, random_inputs
 
 MakeFolder = Callable[..., Any]
+TEXTS = Signature(tuple(TensorSpec(name, "int64", ("batch", "sequence")) for name in TEXT_INPUTS))
 OPTIONS = Options(("CPUExecutionProvider",), threads=1)
 
 
@@ -157,6 +160,10 @@ def test_a_model_that_gives_nan_is_not_timed(make_folder: MakeFolder) -> None:
         measure({"x": session}, batch=8, length=16, memory=False)
 
 
+def random_inputs(config: ModelConfig, batch: int, length: int, seed: int = 0) -> dict[str, Any]:
+    return TEXTS.within(config.vocabulary).random_feeds(Draw(batch, length, seed=seed))
+
+
 @pytest.mark.parametrize("pad", [0, 2, 4, None, 9])
 def test_random_ids_avoid_padding(pad: int | None) -> None:
     inputs = random_inputs(ModelConfig(vocab_size=5, pad_token_id=pad), 3, 100)
@@ -178,7 +185,7 @@ def test_random_texts_of_an_encoder_decoder_end_once() -> None:
     assert ((ids == 2).sum(1) == 1).all() and (ids[:, -1] == 2).all() and set(ids.ravel()) == {0, 2, 3, 4}
     mask = np.array([[1, 1, 1, 0], [0, 0, 1, 1]])
     rows = np.array([[2, 3, 4, 1], [1, 1, 2, 4]])
-    end_rows_(rows, mask, config)
+    end_rows_(rows, mask, config.vocabulary)
     np.testing.assert_array_equal(rows, [[0, 3, 2, 1], [1, 1, 0, 2]])
     for other in (ModelConfig(vocab_size=2, pad_token_id=1, end_token_id=0), ModelConfig(5, end_token_id=7)):
         assert set(random_inputs(other, 1, 50)["input_ids"].ravel()) <= set(range(5))

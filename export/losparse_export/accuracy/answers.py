@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from losparse.data.examples import Examples
 from losparse.data.tokens import answer_span
 from losparse_runtime import Session
+from losparse_runtime.contract.tensors import MASK
 from losparse_runtime.tasks.scoring import ANSWER_STRIDE, SpanLogits, best_span, no_answer_score
 
 from ..opening.task_model import TaskModel
@@ -70,7 +71,7 @@ def _span_logits(
         )
         for named, windows in zip(outputs, found, strict=True):
             for row, encoding in enumerate(part):
-                real = arrays["attention_mask"][row].astype(bool)
+                real = arrays[MASK][row].astype(bool)
                 inside = np.array([sequence == 1 for sequence in encoding.sequence_ids])
                 windows.append(SpanLogits(named["start_logits"][row][real], named["end_logits"][row][real], inside))
     return found

@@ -13,6 +13,7 @@ from losparse.models.positions import as_limit, count_positions, text_limit
 from losparse.saving.opening import embedding_rows
 from losparse_runtime import TokenizerError
 from losparse_runtime.contract.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_FILES
+from losparse_runtime.contract.tensors import TOKENS, TYPES
 from losparse_runtime.text.encoder import TextEncoder
 from losparse_runtime.text.panics import panics_caught
 
@@ -177,7 +178,7 @@ def match_tokenizers(source: Path, folder: Path, *, lower_case: bool = False) ->
     for text in texts:
         try:
             with panics_caught():
-                found, wanted = encoder.encode(text).ids, tokenizer(text)["input_ids"]
+                found, wanted = encoder.encode(text).ids, tokenizer(text)[TOKENS]
         except Exception as error:  # the Rust side raises plain Exception, for words it has no token for say
             logger.info("%s: %r is not compared: %s", source, text, error)
             continue
@@ -191,7 +192,7 @@ def match_tokenizers(source: Path, folder: Path, *, lower_case: bool = False) ->
                 wanted[:8],
             )
             break
-    return "token_type_ids" in tokenizer.model_input_names
+    return TYPES in tokenizer.model_input_names
 
 
 def _settle(tokenizer: Any, file: Path) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 from losparse.errors import LosparseError
 from losparse.models.signature import padding_token
+from losparse_runtime.contract.tensors import TOKENS
 
 from .task_model import Task
 
 logger = logging.getLogger(__name__)
 
-_TEXT_INPUT = "input_ids"
 # Parts of a configuration that belong to another sense; the forward pass of such a model wants its inputs too.
 _OTHER_SENSES = {"vision_config": "images", "audio_config": "sounds", "image_config": "images"}
 
@@ -30,8 +30,8 @@ def check_reads_text(kind: type | None, config: Mapping[str, Any], source: str) 
     Raises:
         LosparseError: it takes something else, or something else as well.
     """
-    needed = getattr(kind, "main_input_name", _TEXT_INPUT)
-    if kind is not None and needed != _TEXT_INPUT:
+    needed = getattr(kind, "main_input_name", TOKENS)
+    if kind is not None and needed != TOKENS:
         raise LosparseError(
             f"{source}: {kind.__name__} reads {needed}, must read the token ids of a text; models of images and sounds "
             "are not exported"

@@ -14,6 +14,7 @@ from losparse.models.positions import count_positions, text_limit
 from losparse.models.signature import signature_of
 from losparse_runtime.contract.signature import Signature
 from losparse_runtime.contract.task import TASKS as CONTRACT_TASKS
+from losparse_runtime.contract.tensors import MASK, TOKENS, TYPES
 
 from ..tracing.capture import private_copy
 
@@ -110,10 +111,10 @@ class TaskModel(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """Run the model; all inputs int64 (batch, sequence)."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        """Run the model; all inputs int64 (batch, sequence). torch calls the inputs of a program by these names."""
+        inputs = {TOKENS: input_ids, MASK: attention_mask}
         if token_type_ids is not None:
-            inputs["token_type_ids"] = token_type_ids
+            inputs[TYPES] = token_type_ids
         result = self.model(**inputs, return_dict=True)
         return tuple(result[name] for name in self.task.outputs)
 

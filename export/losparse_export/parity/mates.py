@@ -49,17 +49,15 @@ def compare_with_mates(session: Session, texts: Sequence[Feeds], mate: Feeds) ->
         texts: the inputs of runs of one text without padding, each (1, sequence).
         mate: the same of the text that is put beside each; none of the others is longer.
     """
-    overall, length = Comparison(), mate["input_ids"].shape[1]
-    left = session.encoder.padding_side == "left"
+    overall, signature = Comparison(), session.signature
+    side, length = session.encoder.padding_side, signature.tokens_of(mate).shape[1]
     for text in texts:
-        own = text["input_ids"].shape[1]
-        place = slice(length - own, None) if left else slice(0, own)
-        around = (length - own, 0) if left else (0, length - own)
-        fill = {"input_ids": session.config.pad_token_id or 0}
-        padded = {name: np.pad(text[name], ((0, 0), around), constant_values=fill.get(name, 0)) for name in mate}
+        own = signature.tokens_of(text).shape[1]
+        place = slice(length - own, None) if side == "left" else slice(0, own)
+        padded = signature.pad(text, length, side)
         both = {name: np.concatenate([padded[name], mate[name]]) for name in mate}
         alone, beside = session.run(text), session.run(both)
-        per_token = session.metadata.token_outputs
+        per_token = signature.token_outputs
         first = {name: values[:1, place] if name in per_token else values[:1] for name, values in beside.items()}
         overall.add(first, alone)
     parity = overall.parity()

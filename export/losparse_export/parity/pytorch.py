@@ -18,6 +18,7 @@ from losparse_runtime.contract.config import parse_model_config
 from losparse_runtime.contract.embedding import Embedding
 from losparse_runtime.contract.fields import Fields
 from losparse_runtime.contract.task import TASKS
+from losparse_runtime.contract.tensors import TOKENS, TYPES
 from losparse_runtime.text.panics import panics_caught
 
 from ..folder.assets import has_tokenizer, longest_text, lower_case_, open_tokenizer
@@ -80,7 +81,7 @@ def checkpoint_preprocessing(loaded: Loaded) -> Preprocessing:
     pad_id = tokenizer.pad_token_id
     text_settings = {
         "max_length": longest_text(loaded, sentences),
-        "type_ids": "token_type_ids" in tokenizer.model_input_names,
+        "type_ids": TYPES in tokenizer.model_input_names,
         "padding_side": tokenizer.padding_side,
         "truncation_side": tokenizer.truncation_side,
         "the id of the padding token": recorded.pad_token_id if pad_id is None else pad_id,
@@ -103,7 +104,7 @@ def _encoding(tokenizer: Any, longest: int) -> Encode:
             if len(texts) == 1:
                 return [((), ())]
             return [row for i in range(len(texts)) for row in encode(texts[i : i + 1], pairs and pairs[i : i + 1])]
-        types = found.get("token_type_ids") or [[0] * len(ids) for ids in found["input_ids"]]
-        return [(tuple(ids), tuple(row)) for ids, row in zip(found["input_ids"], types, strict=True)]
+        types = found.get(TYPES) or [[0] * len(ids) for ids in found[TOKENS]]
+        return [(tuple(ids), tuple(row)) for ids, row in zip(found[TOKENS], types, strict=True)]
 
     return encode

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..compare import Comparison, Parity
+from ..contract.feeds import Draw
 from ..contract.progress import Advance
-from ..inputs import Arrays
+from ..contract.tensors import Arrays
 from ..session import Session
-from ..timing.latency import end_rows_, random_inputs
 from .preprocessing import Preprocessing
 
 SHAPES = ((1, 2), (1, 7), (2, 7), (3, 24), (2, 128), (8, 64))
@@ -74,11 +74,11 @@ def measure_difference(session: Session, reference: Reference, batches: Iterable
         RunError: the session failed.
     """
     overall, scale = Comparison(), 0.0
-    masked = session.metadata.token_outputs
+    masked = session.signature.token_outputs
     seen: list[Arrays] = []
     for batch in batches:
         actual, expected = session.run(batch), reference.run(batch)
-        mask = batch["attention_mask"]
+        mask = session.signature.mask_of(batch)
         overall.add(actual, expected, mask=mask, masked=masked)
         for name, values in expected.items():
             read = values[mask.astype(bool)] if name in masked else values
@@ -91,14 +91,10 @@ def measure_difference(session: Session, reference: Reference, batches: Iterable
 
 def random_batches(session: Session) -> Iterator[Arrays]:
     """Yield random token ids at several shapes; every second text of a batch is padded, where the folder pads."""
+    side = session.encoder.padding_side
     for seed, (batch, length) in enumerate(SHAPES):
-        arrays = random_inputs(session.config, batch, min(length, session.max_length), seed)
-        ids, mask = arrays["input_ids"], arrays["attention_mask"]
-        real = (ids.shape[1] + 1) // 2
-        mask[1::2, slice(real, None) if session.encoder.padding_side == "right" else slice(None, -real)] = 0
-        ids[mask == 0] = session.config.pad_token_id or 0
-        end_rows_(ids, mask, session.config)
-        yield session.feed(arrays)
+        draw = Draw(batch, min(length, session.max_length), seed=seed, padding="half", side=side)
+        yield session.signature.random_feeds(draw)
 
 
 def text_batches(session: Session, texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[Arrays]:

@@ -65,7 +65,7 @@ def text_differences(
     part = first_difference(_parts(actual.tokenizer), _parts(reference.tokenizer), "")
     if part is not None:
         found.append(f"tokenizer.json: {part}")
-    typed = any(spec.name == "token_type_ids" for spec in session.inputs)
+    typed = session.signature.has("types")
     probes = _probes(session, actual.tokenizer, reference.tokenizer)
     lines = (_tokens(actual, reference, *each, typed=typed) for each in probes)
     found += [f"tokens: {line}" for line in [next((line for line in lines if line), None)] if line]

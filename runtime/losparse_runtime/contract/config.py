@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .fields import Fields, read_json
+from .tensors import Vocabulary
 
 CONFIG_FILE = "config.json"
 
@@ -31,6 +32,11 @@ class ModelConfig:
     multi_label: bool = False
     regression: bool = False
     end_token_id: int | None = None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The ids that the model takes."""
+        return Vocabulary(self.vocab_size, self.type_vocab_size, self.pad_token_id, self.end_token_id)
 
 
 def read_model_config(folder: Path) -> ModelConfig:

@@ -33,7 +33,7 @@ class Draw:
             then has half of its tokens.
         side: where rows are padded.
         pairs: whether the second half of a text is of the second type.
-        spare_filler: whether the token that fills short rows is never drawn even where nothing names it. Models that
+        spare_filler: whether the token that fills short rows is never drawn even where nobody names it. Models that
             number positions by it (RoBERTa) take it for padding anywhere.
         sizes: of further free axes by name; what an encoder read is as long as the text by default.
     """
@@ -149,9 +149,8 @@ def _below(vocabulary: Vocabulary) -> int:
 
 def _draw_ids(random: np.random.Generator, vocabulary: Vocabulary, draw: Draw) -> Ints:
     size, padding = _below(vocabulary), vocabulary.padding
-    spared = draw.spare_filler or draw.padding != "none"
-    unused = vocabulary.filler if spared else padding
-    skipped = 1 if spared or (padding is not None and padding < size) else 0
+    unused = vocabulary.filler if draw.spare_filler else padding
+    skipped = 1 if draw.spare_filler or (padding is not None and padding < size) else 0
     if size <= skipped:
         raise InputError(f"config.json must have a vocab_size above {skipped} to make random token ids, got {size}")
     ids = random.integers(0, size - skipped, (draw.batch, draw.length), np.int64)

@@ -22,6 +22,7 @@ from ..errors import FolderError
 from .embedding import Embedding, parse_embedding, parse_pooling
 from .fields import Fields
 from .signature import Signature, parse_signature
+from .tensors import TOKENS
 from .variant import MODEL_FILE, ModelFile, Variant, parse_models, parse_variant
 
 _PLAIN, _WIDE, _EMBEDDING, SEVERAL = 1, 2, 3, 4
@@ -304,9 +305,9 @@ def _check_agreement(folder: Folder, file: Path) -> None:
                 f"{file}: field 'outputs' must have {name!r} for task {folder.task}, got {', '.join(outputs)}"
             )
     reader = next(iter(folder.graphs.values()))
-    ids = next((spec for spec in reader.inputs if spec.name == "input_ids"), None)
+    ids = next((spec for spec in reader.inputs if spec.role == "tokens"), None)
     if ids is None or len(ids.shape) != 2:
-        raise FolderError(f"{file}: field 'inputs' must have 'input_ids' with the two axes batch and sequence")
+        raise FolderError(f"{file}: field 'inputs' must have {TOKENS!r} with the two axes batch and sequence")
     if folder.task not in ("text-classification", "token-classification"):
         return
     classes = outputs["logits"].shape[-1:]

@@ -8,14 +8,15 @@ precision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..contract.metadata import Metadata
-from ..inputs import Arrays
+from ..contract.signature import Signature
+from ..contract.tensors import Arrays
 
 # The precision that scales the texts of a batch together.
 _MIXED = "int8"
@@ -35,27 +36,27 @@ def depends_on_batch(metadata: Metadata, padding_side: str) -> bool:
     return mates is not None and bool(mates["max_abs"] > parity["tolerance"])
 
 
-def run_alone(run: Callable[[Arrays], Arrays], inputs: Arrays, token_outputs: Collection[str]) -> Arrays:
+def run_alone(run: Callable[[Arrays], Arrays], inputs: Arrays, signature: Signature) -> Arrays:
     """Run every row by itself, from its first real token to its last.
 
     Args:
         run: runs a model once.
-        inputs: of the whole batch, each (batch, sequence).
-        token_outputs: the outputs of one entry a token.
+        inputs: of the whole batch, as the signature checked them.
+        signature: of the model.
 
     Returns:
         The outputs of the whole batch; entries of tokens that are padding are 0.
     """
-    shape = inputs["input_ids"].shape
-    mask = inputs.get("attention_mask", np.ones(shape, np.int64))
+    mask = signature.mask_of(inputs)
+    rows, length = mask.shape
     parts, outputs = [], []
-    for row in range(shape[0]):
+    for row in range(rows):
         real = np.flatnonzero(mask[row])
-        part = slice(int(real[0]), int(real[-1]) + 1) if real.size else slice(0, shape[1])
+        part = slice(int(real[0]), int(real[-1]) + 1) if real.size else slice(0, length)
         parts.append(part)
-        outputs.append(run({name: np.ascontiguousarray(array[row : row + 1, part]) for name, array in inputs.items()}))
+        outputs.append(run(signature.cut(inputs, row, part)))
     return {
-        name: _whole([output[name] for output in outputs], parts, shape[1], per_token=name in token_outputs)
+        name: _whole([output[name] for output in outputs], parts, length, per_token=name in signature.token_outputs)
         for name in outputs[0]
     }
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract.folder import TASK_OUTPUTS
+from ..contract.tensors import MASK, Arrays
 from ..errors import InputError, RunError
-from ..inputs import Arrays
 from ..text.encoder import text_list
 from .scoring import (
     ANSWER_STRIDE,
@@ -305,7 +305,7 @@ def _batches(
         arrays = session.encoder.arrays([encodings[index] for index in rows])
         outputs = session.run(session.feed(arrays))
         _check_finite(session, rows, outputs)
-        yield rows, outputs, arrays["attention_mask"]
+        yield rows, outputs, arrays[MASK]
 
 
 def _check_finite(session: Session, rows: Sequence[int], outputs: Arrays) -> None:

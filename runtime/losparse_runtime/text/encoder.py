@@ -13,9 +13,9 @@ import numpy as np
 
 from ..contract.fields import read_json
 from ..contract.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from ..contract.tensors import MASK, TOKENS, TYPES, Arrays
 from ..dependencies import import_tokenizers
 from ..errors import InputError, LosparseRuntimeError, TokenizerError, one_line
-from ..inputs import Arrays
 from .cuts import count_cuts
 from .panics import PanicError, panics_caught
 from .truncation import Truncating, Truncation, check_size
@@ -170,7 +170,7 @@ class TextEncoder:
             mask[row, columns] = 1
             if self._type_ids:
                 types[row, columns] = encoding.type_ids
-        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return {TOKENS: ids, MASK: mask, TYPES: types}
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -258,7 +258,7 @@ class TextEncoder:
         return read_json(file).data if file.is_file() else {}
 
     @property
-    def padding_side(self) -> str:
+    def padding_side(self) -> Literal["left", "right"]:
         """Where short rows are filled: "left" or "right"."""
         return "left" if self._settings.get("padding_side") == "left" else "right"
 

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..contract.feeds import Draw
 from ..errors import LosparseRuntimeError, one_line
 from ..session import Session
-from .latency import random_inputs
 
 
 def peak_resident_bytes(status: Path = Path("/proc/self/status")) -> int:
@@ -37,7 +37,7 @@ def report(job: dict[str, Any]) -> dict[str, Any]:
     try:
         options = dict(job["options"])
         session = Session(job["folder"], options.pop("providers"), **options)
-        feed = session.feed(random_inputs(session.config, job["batch"], job["length"], job["seed"]))
+        feed = session.signature.random_feeds(Draw(job["batch"], job["length"], seed=job["seed"]))
         for _ in range(job["runs"]):
             session.run(feed)
         return {"peak_memory_bytes": peak_resident_bytes()}

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..contract.config import ModelConfig
+from ..contract.feeds import Draw
+from ..contract.tensors import Arrays
 from ..engine.opening import Options
 from ..errors import InputError, RunError, one_line
-from ..inputs import Arrays
 from ..session import Session
 
 Clock = Callable[[], float]
@@ -123,51 +122,6 @@ def measure(
     return {name: _latency(seconds[name], first, batch * length, peaks[name]) for name in sessions}
 
 
-def random_inputs(config: ModelConfig, batch: int, length: int, seed: int = 0) -> Arrays:
-    """Token ids that look like full texts: any id of the vocabulary but the padding one, and no padding.
-
-    Args:
-        config: of the model: its vocabulary size and padding id.
-        batch: texts.
-        length: tokens in a text.
-        seed: of the random generator.
-
-    Returns:
-        `input_ids`, `attention_mask` and `token_type_ids`, each int64 (batch, length).
-
-    Raises:
-        InputError: the vocabulary size is unknown, or holds nothing but padding.
-    """
-    size, pad = config.vocab_size, config.pad_token_id
-    if size is None:
-        raise InputError("config.json must have vocab_size to make random token ids; export the folder again")
-    skipped = 0 if pad is None or pad >= size else 1
-    if size <= skipped:
-        raise InputError(f"config.json must have a vocab_size above {skipped} to make random token ids, got {size}")
-    ids = np.random.default_rng(seed).integers(0, size - skipped, (batch, length), np.int64)
-    if pad is not None:
-        ids += ids >= pad  # steps over the padding id, so that all others stay equally likely
-    mask = np.ones_like(ids)
-    end_rows_(ids, mask, config)
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-
-
-def end_rows_(ids: NDArray[np.int64], mask: NDArray[np.int64], config: ModelConfig) -> None:
-    """End every text, and nothing else, with the token that the head of an encoder-decoder finds its place by.
-
-    Args:
-        ids: token ids (batch, length), changed in place; they stay as they are for a model that reads no such token.
-        mask: 1 at the tokens of a text, 0 at padding; (batch, length).
-        config: of the model.
-    """
-    end, size = config.end_token_id, config.vocab_size or 0
-    other = next((token for token in range(min(size, 3)) if token not in (end, config.pad_token_id)), None)
-    if end is None or other is None or end >= size:
-        return
-    ids[ids == end] = other
-    ids[np.arange(len(ids)), mask.shape[1] - 1 - mask[:, ::-1].argmax(1)] = end
-
-
 def peak_memory(folder: Path | str, options: Options, *, batch: int = 1, length: int = 128, seed: int = 0) -> int:
     """Memory a process needs that does nothing but open one folder and run it.
 
@@ -231,9 +185,7 @@ def _check_arguments(
 
 def _feeds(sessions: Mapping[str, Session], batch: int, length: int, seed: int) -> dict[str, Arrays]:
     """The same seed for every session: models of one vocabulary get the same ids."""
-    return {
-        name: session.feed(random_inputs(session.config, batch, length, seed)) for name, session in sessions.items()
-    }
+    return {name: session.signature.random_feeds(Draw(batch, length, seed=seed)) for name, session in sessions.items()}
 
 
 def _check_run(name: str, session: Session, feed: Arrays) -> None:

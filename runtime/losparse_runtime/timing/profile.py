@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..contract.config import read_model_config
+from ..contract.feeds import Draw
 from ..contract.files import read_metadata
 from ..engine.opening import Options, open_model
 from ..errors import InputError
-from .latency import random_inputs
 
 _WARMUP = 2
 
@@ -61,8 +61,8 @@ def profile_nodes(
         raise InputError(f"batch, length and runs must be at least 1, got {batch}, {length} and {runs}")
     folder = Path(folder)
     metadata = read_metadata(folder, options.variant, options.graph)
-    arrays = random_inputs(read_model_config(folder), batch, length, seed)
-    feeds = {spec.name: arrays[spec.name] for spec in metadata.inputs if spec.name in arrays}
+    signature = metadata.signature.within(read_model_config(folder).vocabulary)
+    feeds = signature.random_feeds(Draw(batch, length, seed=seed))
     with tempfile.TemporaryDirectory() as place:
         session = open_model(folder, metadata, options, profile=Path(place) / "profile")
         for _ in range(_WARMUP + runs):
