@@ -15,6 +15,7 @@ import onnx_ir as ir
 import losparse
 from losparse.calibration.modes import evaluating
 from losparse.errors import LosparseError
+from losparse.saving.staging import EXPORT, check_out, staged_folder
 from losparse_runtime import Session, measure
 from losparse_runtime.contract.config import CONFIG_FILE
 from losparse_runtime.contract.files import PLAN_FILE, record_files, write_json, write_metadata
@@ -41,10 +42,8 @@ from .folder.assets import (
 from .folder.metadata import describe_model, graph_metadata, model_config
 from .folder.write import (
     EXTERNAL_FROM,
-    check_out,
     model_sizes,
     save_model,
-    staged_folder,
 )
 from .opening.load import Loaded, load_model
 from .opening.task_model import TaskModel
@@ -147,14 +146,14 @@ def export_model(
             f"weight_bits={weight_bits} is for CPUs with VNNI, and this one has none, so the export could not be "
             f"compared with PyTorch; export on one that has, or with weight_bits={INT8_BITS[0]} (--weight-bits)"
         )
-    check_out(out, overwrite=overwrite)
+    check_out(out, overwrite=overwrite, replaces=EXPORT)
     tell = progress or (lambda _text, _done, _steps: None)
     tell(_STEPS[0], 0, len(_STEPS))
     loaded = load_model(source, task)
     check_tokenizer(loaded)
     check_reading(loaded)
     given = None if calibration is None else read_calibration(calibration, loaded.task.name)
-    with evaluation(loaded.model), staged_folder(out, overwrite=overwrite) as folder:
+    with evaluation(loaded.model), staged_folder(out, overwrite=overwrite, replaces=EXPORT) as folder:
         tell(_STEPS[1], 1, len(_STEPS))
         wrapped = TaskModel(loaded.model, loaded.task, endless_limit(loaded))
         labelled = None if data is None else read_labelled(data, wrapped)

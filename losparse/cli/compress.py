@@ -23,10 +23,10 @@ from ..data.examples import Examples, load_examples, relabel, split_examples
 from ..errors import LosparseError
 from ..methods import METHODS
 from ..models.neurons import KeepNeuronsBy
+from ..saving.staging import check_out, staged_folder
 from ..training.recipe import NO_METHOD, KeepLayersBy, Recipe, Training
 from .calibration import check_calibration, read_texts, tokenize_texts
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
-from .folders import check_out, new_folder
 from .output import check_json_target, write_json
 from .parser import add_dataclass_flags, given, positive_int
 from .progress import StderrProgress
@@ -337,7 +337,7 @@ def _save(options: argparse.Namespace, job: _Job, result: FineTuneResult) -> dic
     from .training import save_model
 
     compression = result.compression or dense_report(job.model)
-    with new_folder(options.out, overwrite=options.overwrite) as folder:
+    with staged_folder(options.out, overwrite=options.overwrite) as folder:
         save_model(job.model, job.tokenizer, folder)
         report = {
             "format": 1,

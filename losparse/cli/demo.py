@@ -20,9 +20,9 @@ from losparse_runtime.contract.progress import Progress
 
 from ..environment import machine, versions
 from ..saving.contents import inspect_folder
+from ..saving.staging import DEMO_REPORT, check_out, staged_folder
 from .bench import shown_speedup
 from .checkpoint import read_checkpoint
-from .folders import DEMO_REPORT, check_out, new_folder
 from .output import check_json_target, human_bytes, print_table, write_json
 from .parser import positive_int
 from .progress import StderrProgress
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         source = find_minilm()
     with progress.stage("reading docstrings"):
         data = load_docstrings()
-    with new_folder(options.out, overwrite=options.overwrite) as folder:
+    with staged_folder(options.out, overwrite=options.overwrite) as folder:
         recipes = make_recipes(options.steps)
         train_both(source, data, recipes, folder, progress)
         report = measure_both(data, folder, progress)

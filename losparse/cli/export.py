@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from losparse_runtime.contract.progress import Advance
 
 from ..errors import LosparseError
-from .folders import check_out
+from ..saving.staging import EXPORT, check_out
 from .output import human_bytes, print_table
 from .parser import positive_int, refuse_idle
 from .progress import StderrProgress
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     refuse_idle(options, ["label_column"], ["data"])
     check_precision(options.precision, calibrated=options.calibration is not None)
     check_weight_bits(options.weight_bits, options.precision)
-    check_out(options.out, overwrite=options.overwrite, sources=(Path(options.model),))
+    check_out(options.out, overwrite=options.overwrite, sources=(Path(options.model),), replaces=EXPORT)
     progress = StderrProgress(verbose=options.verbose)
     with progress.stage("exporting") as advance:
         from losparse_export import Plan, TextFile, export_model

@@ -22,6 +22,7 @@ from ..environment import peak_memory_bytes
 from ..errors import LosparseError
 from ..layers.casting import cast_
 from ..layers.linear import find_targets
+from ..saving.staging import check_out, staged_folder
 from ..training.fine_tune import calibration_batches, task_named
 from ..training.opening import (
     architecture_of,
@@ -35,7 +36,6 @@ from ..training.recipe import Recipe
 from .calibration import read_texts, tokenize_texts
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .compress import settings_of
-from .folders import check_out, new_folder
 from .output import check_json_target, write_json
 from .parser import given, refuse_idle
 from .progress import StderrProgress
@@ -180,7 +180,7 @@ def _save(options: argparse.Namespace, job: _Job, compression: CompressionReport
     del recipe["task"]  # nothing was trained for it
     recipe["training"] = {name: recipe["training"][name] for name in _WITHOUT_TRAINING}
     looked_at = sum(len(batch[TOKENS]) for batch in job.batches)
-    with new_folder(options.out, overwrite=options.overwrite) as folder:
+    with staged_folder(options.out, overwrite=options.overwrite) as folder:
         save_model(job.model, job.tokenizer, folder)
         copy_pooling(job.checkpoint.folder, folder)
         report = {

@@ -1,4 +1,4 @@
-"""Tables, progress, JSON files and output folders."""
+"""Tables, progress and JSON files."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 
 from losparse.cli import output
-from losparse.cli.folders import check_out, new_folder
 from losparse.cli.output import human_bytes, print_table, write_json
 from losparse.cli.periodic import PeriodicLine
 from losparse.cli.progress import StderrProgress
 from losparse.environment import machine, versions
-from losparse.errors import LosparseError
 
 
 def test_a_plain_table_is_aligned_and_has_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,81 +160,6 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 )
 def test_sizes(count: int, shown: str) -> None:
     assert human_bytes(int(count)) == shown
-
-
-def test_a_new_folder_appears_at_the_end(tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "out"
-    with new_folder(out) as folder:
-        (folder / "a").write_text("x")
-        assert not out.exists()
-    assert (out / "a").read_text() == "x"
-    assert [path.name for path in out.parent.iterdir()] == ["out"]
-
-
-def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no"), new_folder(tmp_path / "out") as folder:
-        (folder / "a").write_text("x")
-        raise ValueError("no")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failure_keeps_what_was_to_be_replaced(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "losparse_report.json").write_text("old")
-    with pytest.raises(ValueError, match="no"), new_folder(out, overwrite=True):
-        raise ValueError("no")
-    assert (out / "losparse_report.json").read_text() == "old"
-    with new_folder(out, overwrite=True) as folder:
-        (folder / "losparse_report.json").write_text("new")
-    assert (out / "losparse_report.json").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_a_swap_that_fails_brings_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "losparse_report.json").write_text("old")
-    real = Path.rename
-
-    def rename(self: Path, target: Path) -> Path:
-        if self.name != "out":
-            raise OSError("disk trouble")
-        return real(self, target)
-
-    with pytest.raises(OSError, match="disk trouble"), monkeypatch.context() as patch, new_folder(out, overwrite=True):
-        # The first rename, of the old folder, works; the second, of the new one, does not.
-        calls = []
-
-        def once(self: Path, target: Path) -> Path:
-            calls.append(self)
-            return rename(self, target) if len(calls) == 2 else real(self, target)
-
-        patch.setattr(Path, "rename", once)
-    assert (out / "losparse_report.json").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-@pytest.mark.parametrize("content", ["{}", "[]", "no json", '{"versions": {"torch": "2"}}'])
-def test_a_folder_with_a_report_of_another_program_is_never_replaced(tmp_path: Path, content: str) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "report.json").write_text(content)
-    with pytest.raises(LosparseError, match="was not written by losparse"):
-        check_out(tmp_path / "out", overwrite=True)
-
-
-def test_the_demos_folder_may_be_replaced(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "report.json").write_text('{"versions": {"losparse": "0.1"}}')
-    check_out(tmp_path / "out", overwrite=True)
-
-
-def test_links_and_files_are_never_replaced(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    for name in ("file", "link"):
-        with pytest.raises(LosparseError, match="not written by losparse"):
-            check_out(tmp_path / name, overwrite=True)
 
 
 def test_machine_and_versions() -> None:

@@ -1,10 +1,9 @@
-"""Folders come whole or not at all; models come with their weights inside or beside them."""
+"""Models are written with their weights inside or beside them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -12,13 +11,10 @@ import onnxruntime
 import pytest
 import torch
 
-from losparse.errors import LosparseError
 from losparse_export import lower_model, plan_model
 from losparse_export.folder.write import (
-    check_out,
     fingerprint,
     save_model,
-    staged_folder,
     weight_bytes,
 )
 from losparse_export.passes import finish_model
@@ -26,81 +22,6 @@ from losparse_runtime.contract.files import METADATA_FILE, record_files
 from losparse_runtime.contract.folder import FileRecord
 
 from .builders import LAYER, layer_graph, make_layer
-
-
-def written(out: Path, text: str, *, overwrite: bool = False) -> None:
-    with staged_folder(out, overwrite=overwrite) as folder:
-        (folder / METADATA_FILE).write_text(text)
-
-
-def test_folder_appears_when_complete(tmp_path):
-    out = tmp_path / "deep" / "out"
-    with staged_folder(out) as folder:
-        assert not out.exists() and folder.parent == out.parent
-    assert out.is_dir() and os.listdir(out.parent) == ["out"]
-
-
-def test_failure_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "out") as folder:
-        (folder / "half").write_text("x")
-        raise KeyboardInterrupt
-    assert os.listdir(tmp_path) == []
-
-
-def test_existing_out_is_refused(tmp_path):
-    written(tmp_path / "out", "one")
-    with pytest.raises(LosparseError, match=r"out: already exists; choose another OUT, or pass overwrite=True"):
-        written(tmp_path / "out", "two")
-    assert (tmp_path / "out" / METADATA_FILE).read_text() == "one"
-
-
-def test_overwrite(tmp_path):
-    written(tmp_path / "out", "one")
-    (tmp_path / "out" / "stale").touch()
-    written(tmp_path / "out", "two", overwrite=True)
-    assert os.listdir(tmp_path) == ["out"] and os.listdir(tmp_path / "out") == [METADATA_FILE]
-    assert (tmp_path / "out" / METADATA_FILE).read_text() == "two"
-
-
-def test_overwrite_keeps_the_old_folder_until_the_new_one_stands(tmp_path):
-    written(tmp_path / "out", "one")
-    with pytest.raises(RuntimeError), staged_folder(tmp_path / "out", overwrite=True):
-        assert (tmp_path / "out" / METADATA_FILE).read_text() == "one"
-        raise RuntimeError
-    assert (tmp_path / "out" / METADATA_FILE).read_text() == "one" and os.listdir(tmp_path) == ["out"]
-
-
-def test_overwrite_puts_the_old_folder_back(tmp_path, monkeypatch):
-    written(tmp_path / "out", "one")
-    rename = Path.rename
-
-    def fail_on_new(self: Path, target: Path) -> Path:
-        if self.name.endswith(".tmp"):
-            raise OSError("disk full")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fail_on_new)
-    with pytest.raises(OSError, match="disk full"):
-        written(tmp_path / "out", "two", overwrite=True)
-    assert (tmp_path / "out" / METADATA_FILE).read_text() == "one" and os.listdir(tmp_path) == ["out"]
-
-
-def test_overwrites_only_exports(tmp_path):
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter.txt").touch()
-    with pytest.raises(LosparseError, match=r"thesis: holds no losparse\.json, so no export wrote it"):
-        check_out(tmp_path / "thesis", overwrite=True)
-    (tmp_path / "file").touch()
-    with pytest.raises(LosparseError, match="file: is not a folder"):
-        check_out(tmp_path / "file", overwrite=True)
-    (tmp_path / "empty").mkdir()
-    check_out(tmp_path / "empty", overwrite=True)
-
-
-def test_out_below_a_file(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(LosparseError, match="file: cannot be written"):
-        written(tmp_path / "file" / "out", "one")
 
 
 @pytest.fixture

@@ -1,0 +1,141 @@
+"""Folders that are written whole or not at all: refused when they exist, made beside their place, and put there last.
+
+A failure leaves nothing behind, and an old folder is only removed once the new one stands in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import LosparseError
+
+DEMO_REPORT = "report.json"
+"""What the demo writes into its folder. Others use that name too, so what is in it decides."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Who wrote a folder that may be replaced.
+
+    Attributes:
+        name: for messages.
+        markers: files by which its folders are known.
+        demo: whether the folder of the demo is one of them.
+    """
+
+    name: str
+    markers: tuple[str, ...]
+    demo: bool = False
+
+    def wrote(self, folder: Path) -> bool:
+        """Tell whether a folder is one of them."""
+        return any((folder / name).is_file() for name in self.markers) or (self.demo and _is_of_demo(folder))
+
+
+EXPORT = Writer("losparse export", ("losparse.json",))
+"""An export, made again in minutes, may stand in the place of another one, not in that of a trained checkpoint."""
+LOSPARSE = Writer("losparse", (*EXPORT.markers, "losparse_report.json"), demo=True)
+
+
+def _is_of_demo(folder: Path) -> bool:
+    try:
+        report = json.loads((folder / DEMO_REPORT).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    versions = report.get("versions") if isinstance(report, dict) else None
+    return isinstance(versions, dict) and "losparse" in versions
+
+
+def check_out(out: Path, *, overwrite: bool, sources: tuple[Path, ...] = (), replaces: Writer = LOSPARSE) -> None:
+    """Refuse an output folder that must not be written, before any work is done.
+
+    Args:
+        out: where the result will be.
+        overwrite: whether an existing folder may be replaced; an empty one, or one that `replaces` wrote.
+        sources: folders that are read; `out` must not be one of them, nor hold one.
+        replaces: whose folders.
+
+    Raises:
+        LosparseError: see above.
+    """
+    resolved = out.resolve()
+    for source in sources:
+        if source.exists() and (resolved == source.resolve() or resolved in source.resolve().parents):
+            raise LosparseError(f"OUT must be another folder than its input, got '{out}' for both")
+    if not out.exists() and not out.is_symlink():
+        return
+    if not overwrite:
+        raise LosparseError(f"OUT '{out}' exists; choose another, or replace it with overwrite=True (--overwrite)")
+    if out.is_symlink() or not out.is_dir():
+        kind = "a link" if out.is_symlink() else "a file"
+        raise LosparseError(f"OUT '{out}' is {kind}, and only a folder is replaced; choose another")
+    if any(out.iterdir()) and not replaces.wrote(out):
+        raise LosparseError(f"OUT '{out}' was not written by {replaces.name}, so it is not replaced; choose another")
+
+
+@contextmanager
+def staged_folder(out: Path, *, overwrite: bool = False, replaces: Writer = LOSPARSE) -> Iterator[Path]:
+    """Give an empty folder to write in; it becomes `out` when the block ends, and vanishes when the block fails.
+
+    Args:
+        out: where the folder shall stand.
+        overwrite: see `check_out`, as for the next.
+        replaces: whose folders.
+
+    Yields:
+        The folder to write in, beside `out`.
+
+    Raises:
+        LosparseError: `out` is there and may not be replaced, or its parent cannot be written.
+    """
+    check_out(out, overwrite=overwrite, replaces=replaces)
+    out = out.resolve()  # "." has no name to put others beside
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = _sibling(out, "tmp")
+        work.mkdir()
+    except OSError as error:
+        raise LosparseError(f"{out.parent}: cannot be written ({error.strerror}); choose another OUT") from error
+    try:
+        yield work
+        _share(work)
+        check_out(out, overwrite=overwrite, replaces=replaces)  # again: the work took a while
+        _put(work, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _put(work: Path, out: Path) -> None:
+    """Put `work` at `out`; what was there stays until the new folder is in its place."""
+    if not out.exists():
+        work.rename(out)
+        return
+    old = _sibling(out, "old")
+    out.rename(old)
+    try:
+        work.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sibling(out: Path, ending: str) -> Path:
+    """Return a hidden name beside `out` that nothing else has: a rename within one folder is atomic."""
+    return out.with_name(f".{out.name}.{secrets.token_hex(4)}.{ending}")
+
+
+def _share(folder: Path) -> None:
+    """Give a folder and its files the permissions of newly made ones; some writers leave theirs private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():  # what a link points at is not ours
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
