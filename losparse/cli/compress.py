@@ -28,7 +28,7 @@ from ..training.recipe import NO_METHOD, KeepLayersBy, Recipe, Training
 from .calibration import check_calibration, read_texts, tokenize_texts
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .output import check_json_target, write_json
-from .parser import add_dataclass_flags, given, positive_int
+from .parser import PrintSchema, add_dataclass_flags, given, positive_int
 from .progress import StderrProgress
 from .report import REPORT, Original, count_original, outcome_of, print_report
 
@@ -66,6 +66,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"JSON or YAML with any of the keys {', '.join(field.name for field in fields(Recipe))}; method (by its "
         "name) and training are tables of the keys that are said below to be theirs; flags win",
+    )
+    parser.add_argument(
+        "--recipe-schema",
+        action=PrintSchema,
+        const=Recipe.json_schema,
+        help="print the JSON schema of recipe files, by which editors complete and check them, and stop",
     )
     parser.add_argument("--task", choices=TRAINED, help="what the model is to do (default text-classification)")
     parser.add_argument(

@@ -6,21 +6,18 @@ import argparse
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from losparse_runtime.contract.progress import Advance
 
 from ..errors import LosparseError
 from ..saving.staging import EXPORT, check_out
 from .output import human_bytes, print_table
-from .parser import positive_int, refuse_idle
+from .parser import PrintSchema, positive_int, refuse_idle
 from .progress import StderrProgress
 
 if TYPE_CHECKING:
-    from losparse_export import Call
-
-if TYPE_CHECKING:
-    from losparse_export import ExportReport, ParityReport
+    from losparse_export import Call, ExportReport, ParityReport
 
 TASKS = ("text-classification", "token-classification", "question-answering", "feature-extraction")
 
@@ -49,6 +46,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if losparse wrote it")
     plan = parser.add_argument_group("plan: the form of every compressed layer (plan.json in OUT)")
     plan.add_argument("--plan", type=Path, metavar="FILE", help="carry out this plan, an edited plan.json say")
+    plan.add_argument(
+        "--plan-schema",
+        action=PrintSchema,
+        const=_plan_schema,
+        help="print the JSON schema of plan files, by which editors complete and check them, and stop",
+    )
     plan.add_argument("--tune", action="store_true", help="choose forms by timing them here; never slower than dense")
     plan.add_argument("--batch", type=positive_int, metavar="N", help="texts in a run to plan for (default 1)")
     plan.add_argument("--length", type=positive_int, metavar="N", help="tokens in a text to plan for (default 128)")
@@ -69,6 +72,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--pair-column", metavar="NAME", help="column of second texts or contexts")
     data.add_argument("--label-column", metavar="NAME", help="column of labels")
     parser.set_defaults(run=run)
+
+
+def _plan_schema() -> dict[str, Any]:
+    from losparse_export import Plan
+
+    return Plan.json_schema()
 
 
 def run(options: argparse.Namespace) -> int:

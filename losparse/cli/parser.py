@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
+import json
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NoReturn
@@ -31,12 +33,21 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Parse as argparse does, and give `rest` what it left over, but for what looks like a flag."""
         found, left = super().parse_known_args(args, namespace)
-        if self.rest is None:
-            return found, left
-        at = left.index("--") if "--" in left else len(left)
-        late = [each for each in left[:at] if not each.startswith("-")] + left[at + 1 :]
-        setattr(found, self.rest, [*getattr(found, self.rest), *late])
-        return found, [each for each in left[:at] if each.startswith("-")]
+        if self.rest is not None:
+            at = left.index("--") if "--" in left else len(left)
+            late = [each for each in left[:at] if not each.startswith("-")] + left[at + 1 :]
+            setattr(found, self.rest, [*getattr(found, self.rest), *late])
+            left = [each for each in left[:at] if each.startswith("-")]
+        if left:
+            self._refuse(left)
+        return found, left
+
+    def _refuse(self, left: Sequence[str]) -> NoReturn:
+        """Raise what argparse would say of arguments it does not know, with the flag that is nearest to the first."""
+        flag = next((each.partition("=")[0] for each in left if each.startswith("--")), "")
+        names = [each.lstrip("-") for each in self._option_string_actions]
+        found = difflib.get_close_matches(flag.lstrip("-"), names, n=1)
+        self.error(f"unrecognized arguments: {' '.join(left)}" + (f"; did you mean --{found[0]}?" if found else ""))
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print with its usage.
@@ -45,6 +56,19 @@ class CommandParser(argparse.ArgumentParser):
             LosparseError: always.
         """
         raise LosparseError(f"{message}; see {self.prog} --help")
+
+
+class PrintSchema(argparse.Action):
+    """A flag that prints the JSON schema of a file and ends the command; `const` returns the schema."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, const: Callable[[], Any], **options: Any) -> None:
+        """Build the flag; it takes no value."""
+        super().__init__(option_strings, dest=argparse.SUPPRESS, nargs=0, const=const, help=options["help"])
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> NoReturn:
+        """Print the schema."""
+        print(json.dumps(self.const(), indent=2, ensure_ascii=False))
+        raise SystemExit(0)
 
 
 class OneMore(argparse.Action):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 from dataclasses import dataclass, fields
@@ -142,6 +143,30 @@ def test_every_field_of_methods_and_training_is_a_flag() -> None:
     for kind in (*METHODS.values(), Training):
         for field in fields(kind):
             assert f"--{field.name.replace('_', '-')}" in flags
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["compress", "a", "b", "--learning-rat", "3"],
+            "--learning-rat 3; did you mean --learning-rate?; see ",
+        ),
+        (["run", "a", "b", "--precisio=3"], "unrecognized arguments: --precisio=3; see losparse run --help"),
+    ],
+)
+def test_the_nearest_flag_is_named(arguments: list[str], words: str) -> None:
+    with pytest.raises(LosparseError) as caught:
+        build_parser(arguments).parse_args(arguments)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("flag", "keys"), [("--recipe-schema", "task"), ("--plan-schema", "layers")])
+def test_schemas_of_files_are_printed(flag: str, keys: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["compress" if "recipe" in flag else "export", flag])
+    assert stopped.value.code == 0
+    assert keys in json.loads(capsys.readouterr().out)["properties"]
 
 
 @dataclass(frozen=True)
