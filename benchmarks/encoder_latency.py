@@ -32,13 +32,14 @@ from transformers import BertConfig, BertModel
 
 from losparse import LoSparse
 from losparse.random_factors import random_factors_
-from losparse_export import TASKS, Plan, TaskModel, export_model, trace_model
+from losparse_export import Plan, TaskModel, export_model, trace_model
 from losparse_export.export import evaluation, write_folder
 from losparse_export.opening.load import Loaded
 from losparse_export.parity.gate import check_parity
 from losparse_export.passes import NamePass
 from losparse_runtime import Session, measure, profile_nodes, time_by
 from losparse_runtime.contract.files import write_metadata
+from losparse_runtime.contract.task import TASKS
 from losparse_runtime.dependencies import import_onnxruntime
 
 RESULTS = Path(__file__).parent / "results" / "encoder_latency.json"

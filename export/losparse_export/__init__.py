@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .graph.node import LayerShape
     from .lower import lower_model
     from .lowerings import LOWERINGS
-    from .opening.task_model import TASKS, TaskModel
+    from .opening.task_model import TaskModel
     from .parity.gate import ParityError, ParityReport
     from .plan import Candidate, LayerPlan, Plan, candidates, plan_layers, plan_model
     from .precision.apply import apply_precision
@@ -41,7 +41,6 @@ _HOMES = {
     "PRECISION_TABLE": "precision.table",
     "Plan": "plan",
     "Precision": "precision.table",
-    "TASKS": "opening.task_model",
     "TaskModel": "opening.task_model",
     "TextFile": "accuracy.texts",
     "apply_precision": "precision.apply",
@@ -61,7 +60,6 @@ __all__ = [
     "LOWERINGS",
     "PRECISIONS",
     "PRECISION_TABLE",
-    "TASKS",
     "Call",
     "Candidate",
     "Estimate",

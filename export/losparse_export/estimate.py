@@ -27,6 +27,7 @@ from losparse.methods import LoSparse, StructuredPruning
 from losparse.models.coverage import Coverage
 from losparse.random_factors import draw_factors, place_factors_, sizes_of
 from losparse_runtime import NodeTime, Session, measure, profile_nodes, time_by
+from losparse_runtime.contract.task import FEATURE_EXTRACTION
 
 from .build import build_graph, dense_plan
 from .export import evaluation, write_folder
@@ -36,7 +37,7 @@ from .graph.naming import module_of_path, unmarked
 from .graph.node import INPUTS, find_factored
 from .opening.kinds import check_reads_text, class_of, opening_class
 from .opening.load import Loaded, refuse_experts
-from .opening.task_model import TASKS, TaskModel
+from .opening.task_model import TaskModel
 from .passes import prepare_model
 from .precision.apply import apply_precision
 from .tracing.trace import trace_model
@@ -170,7 +171,7 @@ def estimate_model(
     refuse_experts(model, str(getattr(config, "_name_or_path", "") or config.model_type))
     sizes = sizes_of(find_targets(model, targets, ignore))
     looked_at = place_factors_(model, draw_factors(sizes, method, config), method).coverage
-    loaded = Loaded(model, TASKS["feature-extraction"], "random weights", None)
+    loaded = Loaded(model, FEATURE_EXTRACTION, "random weights", None)
     with evaluation(model), tempfile.TemporaryDirectory(prefix="losparse.") as name:
         prepared = prepare_model(trace_model(TaskModel(model, loaded.task)))
         built = {}
@@ -205,7 +206,7 @@ def _random_model(config: PretrainedConfig) -> Any:
 
     named, settings = MODEL_MAPPING_NAMES.get(config.model_type), config.to_dict()
     check_reads_text(class_of(named if isinstance(named, str) else None), settings, f"model type {config.model_type!r}")
-    kind = opening_class(TASKS["feature-extraction"], None, settings)
+    kind = opening_class(FEATURE_EXTRACTION, None, settings)
     build = kind.from_config if hasattr(kind, "from_config") else kind._from_config
     torch.manual_seed(0)
     try:

@@ -108,8 +108,8 @@ def export_model(
         source: folder of a transformers model, dense or compressed; hub id; or a transformers model in memory (fp32, on
             the CPU; it is not changed). A model in memory brings no tokenizer.
         out: the folder to write.
-        task: "text-classification", "token-classification", "question-answering" or "feature-extraction"; None to read
-            it off the architecture.
+        task: a key of `TASKS` in `losparse_runtime.contract.task`; None to read it off the model's configuration.
+            "text-classification" is also any task of one row of logits a text that the configuration says.
         opset: ONNX operator set, 23 or 18.
         overwrite: replace an earlier export at `out`.
         plan: the form of every factored layer, which leaves nothing to `call` and `tune`; None for the cheapest by

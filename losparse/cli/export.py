@@ -19,16 +19,19 @@ from .progress import StderrProgress
 if TYPE_CHECKING:
     from losparse_export import Call, ExportReport, ParityReport
 
-TASKS = ("text-classification", "token-classification", "question-answering", "feature-extraction")
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
     from losparse_export.precision.table import INT8_BITS, PRECISION_TABLE  # loads neither torch nor onnx
+    from losparse_runtime.contract.task import TASKS
 
     parser.add_argument("model", metavar="DIR", help="checkpoint, compressed or dense: a folder, or a hub id")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist")
-    parser.add_argument("--task", choices=TASKS, help="what the model does (default: read off its architecture)")
+    parser.add_argument(
+        "--task",
+        choices=[task.name for task in TASKS.values() if task.exported],
+        help="what the model does (default: read off its config.json)",
+    )
     parser.add_argument("--opset", type=int, default=23, metavar="N", help="ONNX operator set: 23 (default) or 18")
     parser.add_argument(
         "--precision",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..data.tables import split_lines
 from ..errors import LosparseError
@@ -19,12 +18,22 @@ from .progress import StderrProgress
 
 if TYPE_CHECKING:
     from losparse_runtime import Session
+    from losparse_runtime.tasks.base import Helper
 
 
 _CPU = ("CPUExecutionProvider",)
 _BATCH_SIZE = 32
 _BATCHES = 16
 """Batches between two moves of the progress bar; texts are sorted by length within them."""
+
+_FLAGS = {
+    "pairs": "--pair",
+    "question": "--question",
+    "query": "--query",
+    "prompt": "--prompt",
+    "prompt_name": "--prompt-name",
+}
+"""What a helper may take beside texts, by the name that helpers have for it."""
 
 
 def add_session_options(parser: argparse.ArgumentParser) -> None:
@@ -54,8 +63,13 @@ def add_options(parser: CommandParser) -> None:
         help="texts; without any, the lines of stdin, a text each, blank ones too",
     )
     parser.add_argument(
-        "--pair", action="append", metavar="TEXT", help="second text, for models of two texts; one --pair for each text"
+        "--pair",
+        dest="pairs",
+        action="append",
+        metavar="TEXT",
+        help="second text, for models of two texts; one --pair for each text",
     )
+    parser.add_argument("--query", metavar="TEXT", help="sort the texts by how well they go with this (cross-encoders)")
     parser.add_argument("--prompt", metavar="TEXT", help="put in front of each text (embeddings)")
     parser.add_argument("--prompt-name", metavar="NAME", help="the same, by the name the folder has for it")
     parser.add_argument("--question", metavar="TEXT", help="question that each text is to answer (question-answering)")
@@ -78,6 +92,7 @@ def add_options(parser: CommandParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the texts and print what comes out."""
     from losparse_runtime import Session
+    from losparse_runtime.contract.task import TASKS
     from losparse_runtime.text.cuts import cuts_told_once
 
     stray = next((text for text in options.texts if text.endswith("ExecutionProvider")), None)
@@ -88,20 +103,54 @@ def run(options: argparse.Namespace) -> int:
     session = Session(
         options.folder, options.providers, threads=options.threads, batch_invariant=options.batch_invariant
     )
-    if options.question is not None and session.task != "question-answering":
-        raise LosparseError(f"--question is for question-answering, '{options.folder}' does {session.task}")
-    if options.pair is not None and session.task != "text-classification":
-        raise LosparseError(f"--pair is for text-classification, '{options.folder}' does {session.task}")
-    if session.task != "feature-extraction" and (options.prompt is not None or options.prompt_name is not None):
-        raise LosparseError(f"--prompt and --prompt-name are for embeddings, '{options.folder}' does {session.task}")
-    if options.batch_size is not None and session.task == "question-answering":
-        raise LosparseError("--batch-size is not of question-answering, which reads text by text; leave it out")
-    _check_blanks(session, texts)
-    options.batch_size = options.batch_size or _BATCH_SIZE
-    show = {"text-classification": _classify, "token-classification": _tag, "question-answering": _answer}
+    helper = _helper(session, options)
+    _check_blanks(session, helper, texts)
     with cuts_told_once():
-        show.get(session.task, _embed)(session, texts, options)
+        results = _results(session, helper, texts, options)
+    table = helper.table(TASKS[session.task], results, texts)
+    if table.columns:
+        print_table("", table.columns, table.rows, left=table.left)
+    else:
+        for row in table.rows:
+            print(*row)
     return 0
+
+
+def _helper(session: Session, options: argparse.Namespace) -> Helper[Any]:
+    """Return what does the folder's task with the options that were given, none of which may be for another."""
+    from losparse_runtime.contract.task import TASKS
+    from losparse_runtime.tasks import HELPERS
+
+    own = TASKS[session.task].helper
+    if own is None:
+        raise LosparseError(f"'{options.folder}' does {session.task}, which is not done on texts; use Session.run")
+    helper = HELPERS[own]
+    if helper.needs is not None and getattr(options, helper.needs) is None:
+        if helper.without is None:
+            raise LosparseError(
+                f"a {session.task} folder needs {_FLAGS[helper.needs]}, and the texts that hold the {helper.name}"
+            )
+        helper = helper.without
+    for name in _FLAGS:
+        if getattr(options, name) is not None and name not in helper.options:
+            raise _misplaced(name, session, helper)
+    if options.batch_size is not None and helper.by_itself:
+        raise LosparseError(f"--batch-size is not of {session.task}, which reads text by text; leave it out")
+    return helper
+
+
+def _misplaced(name: str, session: Session, helper: Helper[Any]) -> LosparseError:
+    """Say which folders an option is for that this helper does not take."""
+    from losparse_runtime.contract.task import TASKS
+    from losparse_runtime.tasks import HELPERS
+
+    if helper.needs is not None and helper.without is not None and name in helper.without.options:
+        return LosparseError(f"{_FLAGS[name]} does not go with {_FLAGS[helper.needs]}; leave one of them out")
+    takers = [
+        key for key, each in HELPERS.items() if name in each.options or (each.without and name in each.without.options)
+    ]
+    tasks = ", ".join(task.name for task in TASKS.values() if task.helper in takers)
+    return LosparseError(f"{_FLAGS[name]} is for {tasks}; '{session.folder}' does {session.task}")
 
 
 def _lines_of_stdin() -> list[str]:
@@ -136,15 +185,15 @@ def _check_unicode(texts: list[str]) -> None:
             raise LosparseError(f"text {number} of {len(texts)} is not UTF-8; convert it first")
 
 
-def _check_blanks(session: Session, texts: list[str]) -> None:
+def _check_blanks(session: Session, helper: Helper[Any], texts: list[str]) -> None:
     """Refuse blank texts where there is no answer to them: whoever gives five lines counts on five answers."""
     from losparse_runtime import InputError
 
     blank = next((number for number, text in enumerate(texts, start=1) if not text.strip()), None)
     if blank is None:
         return
-    if session.task == "question-answering":
-        raise LosparseError(f"text {blank} of {len(texts)} is blank, so it holds no answer; take it out")
+    if helper.blank is not None:
+        raise LosparseError(f"text {blank} of {len(texts)} is blank, {helper.blank}; take it out")
     try:
         session.encode(texts[blank - 1])
     except InputError:
@@ -153,54 +202,21 @@ def _check_blanks(session: Session, texts: list[str]) -> None:
         ) from None
 
 
-def _classify(session: Session, texts: list[str], options: argparse.Namespace) -> None:
-    pairs = options.pair
+def _results(session: Session, helper: Helper[Any], texts: list[str], options: argparse.Namespace) -> list[Any]:
+    """Do the task on all texts, under a progress bar."""
+    asked = {name: getattr(options, name) for name in helper.options}
+    pairs = asked.pop("pairs", None)
     if pairs is not None and len(pairs) != len(texts):
         raise LosparseError(
             f"--pair must be given once for each of the {len(texts)} texts, as in --pair A --pair B, got {len(pairs)}"
         )
-    rows = []
-    for part in _parts(texts, options):
-        second = None if pairs is None else pairs[part]
+    batch = options.batch_size or _BATCH_SIZE
+    results: list[Any] = []
+    for part in _parts(texts, 1 if helper.by_itself else _BATCHES * batch, options):
+        second = {} if pairs is None else {"pairs": pairs[part]}
         with _counting_from(part.start):
-            results = session.classify(texts[part], options.batch_size, pairs=second)
-        rows += [[each.label, f"{each.score:.4f}", text] for each, text in zip(results, texts[part], strict=True)]
-    print_table("", ["label", "score", "text"], rows, left=(0, 2))
-
-
-def _tag(session: Session, texts: list[str], options: argparse.Namespace) -> None:
-    found = []
-    for part in _parts(texts, options):
-        with _counting_from(part.start):
-            found += session.tag(texts[part], options.batch_size)
-    rows = [
-        [tag.label, f"{tag.score:.4f}", tag.text, str(number)]
-        for number, tags in enumerate(found, start=1)
-        for tag in tags
-    ]
-    print_table("", ["label", "score", "word", "text"], rows, left=(0, 2))
-
-
-def _answer(session: Session, texts: list[str], options: argparse.Namespace) -> None:
-    if options.question is None:
-        raise LosparseError("a question-answering folder needs --question, and the texts that hold the answer")
-    answers = []
-    for part in _parts(texts, options):
-        for number, text in enumerate(texts[part], start=part.start):
-            with _counting_from(number):
-                answers.append(session.answer(options.question, text))
-    print_table("", ["answer", "score", "start"], [[a.text, f"{a.score:.4f}", str(a.start)] for a in answers])
-
-
-def _embed(session: Session, texts: list[str], options: argparse.Namespace) -> None:
-    """Print one JSON list a text: a vector is for another program to read."""
-    asked = {"prompt": options.prompt, "prompt_name": options.prompt_name}
-    vectors = []
-    for part in _parts(texts, options):
-        with _counting_from(part.start):
-            vectors += list(session.embed(texts[part], options.batch_size, **asked))
-    for vector in vectors:
-        print(json.dumps([float(f"{value:.8g}") for value in vector]))
+            results += helper.run(session, texts[part], batch_size=batch, **asked, **second)
+    return results
 
 
 @contextlib.contextmanager
@@ -216,9 +232,8 @@ def _counting_from(start: int) -> Iterator[None]:
         raise LosparseError(f"counted from text {start:,} (the first is 0): {error}") from error
 
 
-def _parts(texts: list[str], options: argparse.Namespace) -> Iterator[slice]:
-    """Yield the texts as slices of a few batches, under a progress bar."""
-    size = _BATCHES * options.batch_size
+def _parts(texts: list[str], size: int, options: argparse.Namespace) -> Iterator[slice]:
+    """Yield the texts as slices of a size, under a progress bar."""
     with StderrProgress(verbose=options.verbose).stage("running", len(texts)) as advance:
         for first in range(0, len(texts), size):
             part = slice(first, min(first + size, len(texts)))

@@ -23,7 +23,10 @@ from .errors import (
     TokenizerError,
 )
 from .session import Session
-from .tasks.helpers import Answer, Classification, Tag
+from .tasks.answer import Answer
+from .tasks.classify import Classification
+from .tasks.rank import Ranked
+from .tasks.tag import Tag
 from .timing.benchmark import Benchmark, Timing, benchmark, open_folders
 from .timing.latency import Latency, measure, peak_memory
 from .timing.profile import NodeTime, profile_nodes, time_by
@@ -47,6 +50,7 @@ __all__ = [
     "Parity",
     "Progress",
     "ProviderError",
+    "Ranked",
     "Reference",
     "RunError",
     "Session",

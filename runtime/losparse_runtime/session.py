@@ -12,14 +12,19 @@ from .contract.config import read_model_config
 from .contract.files import read_metadata
 from .contract.metadata import Metadata
 from .contract.signature import Signature
+from .contract.task import TASKS, meant_task
 from .contract.tensors import Arrays, TensorSpec
 from .engine.alone import depends_on_batch, run_alone
 from .engine.cpus import available_cpus
 from .engine.forks import remember, require_own
 from .engine.opening import Options, open_model, provider_names
 from .errors import RunError, one_line
-from .tasks import helpers as tasks
+from .tasks.answer import Answer, answer
+from .tasks.classify import Classification, classify
+from .tasks.embed import embed
+from .tasks.rank import Ranked, rank
 from .tasks.scoring import ANSWER_STRIDE, MAX_ANSWER_TOKENS
+from .tasks.tag import Tag, tag
 from .text.encoder import TextEncoder
 
 
@@ -90,8 +95,13 @@ class Session:
 
     @property
     def task(self) -> str:
-        """What the model does, as in "text-classification"."""
-        return self.metadata.task
+        """What the model does, a key of `TASKS`.
+
+        Earlier exporters gave one name to every model with one row of logits a text; of these it is what config.json
+        says, as it always was in what they answered.
+        """
+        outputs = None if self.labels is None else len(self.labels)
+        return meant_task(TASKS[self.metadata.task], self.config.problem_type, outputs).name
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -183,9 +193,13 @@ class Session:
 
     def classify(
         self, texts: str | Iterable[str], batch_size: int = 32, *, pairs: str | Iterable[str] | None = None
-    ) -> list[tasks.Classification]:
-        """Classify texts or text pairs; see `tasks.classify`."""
-        return tasks.classify(self, texts, batch_size, pairs)
+    ) -> list[Classification]:
+        """Classify texts or text pairs; see `tasks.classify.classify`."""
+        return classify(self, texts, batch_size, pairs)
+
+    def rank(self, query: str, texts: str | Iterable[str], batch_size: int = 32) -> list[Ranked]:
+        """Sort texts by how well each goes with a query, the best first; see `tasks.rank.rank`."""
+        return rank(self, query, texts, batch_size)
 
     def embed(
         self,
@@ -195,12 +209,12 @@ class Session:
         prompt_name: str | None = None,
         prompt: str | None = None,
     ) -> NDArray[Any]:
-        """One vector a text, float32 (texts, features); see `tasks.embed`."""
-        return tasks.embed(self, texts, batch_size, prompt_name=prompt_name, prompt=prompt)
+        """One vector a text, float32 (texts, features); see `tasks.embed.embed`."""
+        return embed(self, texts, batch_size, prompt_name=prompt_name, prompt=prompt)
 
-    def tag(self, texts: str | Iterable[str], batch_size: int = 32, *, words: bool = True) -> list[list[tasks.Tag]]:
-        """Label every word, or every token; see `tasks.tag`."""
-        return tasks.tag(self, texts, batch_size, words=words)
+    def tag(self, texts: str | Iterable[str], batch_size: int = 32, *, words: bool = True) -> list[list[Tag]]:
+        """Label every word, or every token; see `tasks.tag.tag`."""
+        return tag(self, texts, batch_size, words=words)
 
     def answer(
         self,
@@ -210,6 +224,6 @@ class Session:
         max_tokens: int = MAX_ANSWER_TOKENS,
         stride: int = ANSWER_STRIDE,
         may_be_none: bool = False,
-    ) -> tasks.Answer:
-        """Find the span of the context that answers the question; see `tasks.answer`."""
-        return tasks.answer(self, question, context, max_tokens=max_tokens, stride=stride, may_be_none=may_be_none)
+    ) -> Answer:
+        """Find the span of the context that answers the question; see `tasks.answer.answer`."""
+        return answer(self, question, context, max_tokens=max_tokens, stride=stride, may_be_none=may_be_none)

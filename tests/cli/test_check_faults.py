@@ -87,7 +87,7 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     ),
     "scores of several classes": (
         config(problem_type="multi_label_classification"),
-        "multi_label of config.json is true, the reference has false",
+        'problem_type of config.json is "multi_label_classification", the reference has "single_label_classification"',
     ),
 }
 

@@ -184,7 +184,9 @@ def test_run_puts_a_prompt_in_front(losparse: Command, make_folder: MakeFolder) 
     assert whole and losparse("run", folder.path, "c", "--prompt-name", "query").out == whole
     assert losparse("run", folder.path, "b c", "--prompt", "a ").out == whole
     losparse("run", folder.path, "c", "--prompt-name", "q").refused("'query'", "got 'q'")
-    losparse("run", make_folder(name="classifier").path, "c", "--prompt", "a").refused("are for embeddings")
+    losparse("run", make_folder(name="classifier").path, "c", "--prompt", "a").refused(
+        "--prompt is for feature-extraction;"
+    )
 
 
 def test_run_classifies_pairs(losparse: Command, make_folder: MakeFolder) -> None:

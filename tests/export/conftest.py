@@ -11,7 +11,8 @@ import torch
 
 from losparse.methods import LoSparse
 from losparse.random_factors import random_factors_
-from losparse_export import TASKS, ExportReport, TaskModel, export_model, trace_model
+from losparse_export import ExportReport, TaskModel, export_model, trace_model
+from losparse_runtime.contract.task import TASKS
 
 from .builders import build_model
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from losparse_export.accuracy.texts import TextFile, measure_accuracy, read_labelled
-from losparse_export.opening.task_model import TASKS, TaskModel
+from losparse_export.opening.task_model import TaskModel
 from losparse_runtime import Answer, Session
+from losparse_runtime.contract.task import TASKS
 
 from ..runtime.conftest import MakeFolder, make_folder
 

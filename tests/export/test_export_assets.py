@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel, BertTokenizer, LlamaTokenizer
 from losparse_export.folder.assets import copy_tokenizer, longest_text, match_tokenizers, tokenizer_limit
 from losparse_export.opening.load import Loaded
 from losparse_export.opening.sentence import Sentences
-from losparse_export.opening.task_model import TASKS
+from losparse_runtime.contract.task import TASKS
 from losparse_runtime.text.encoder import TextEncoder
 
 

@@ -16,9 +16,10 @@ from transformers import BertConfig, BertModel
 
 from losparse import LoSparse
 from losparse.random_factors import random_factors_
-from losparse_export import TASKS, TaskModel, plan_model, trace_model
+from losparse_export import TaskModel, plan_model, trace_model
 from losparse_export.lower import lower_model
 from losparse_export.passes import finish_model, fold_model, prepare_model
+from losparse_runtime.contract.task import TASKS
 
 from .builders import run_graph
 

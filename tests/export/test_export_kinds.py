@@ -13,13 +13,14 @@ from tokenizers.models import WordLevel
 
 from losparse.errors import LosparseError
 from losparse.methods import LoSparse
-from losparse_export import TASKS, TaskModel, estimate_model, trace_model
+from losparse_export import TaskModel, estimate_model, trace_model
 from losparse_export.folder.metadata import model_config
 from losparse_export.opening.kinds import opening_class
 from losparse_export.opening.load import load_model
 from losparse_export.parity.gate import make_feeds
 from losparse_export.parity.lengths import Case
 from losparse_export.tracing.trace import sample_inputs
+from losparse_runtime.contract.task import TASKS
 
 from .builders import build_model
 

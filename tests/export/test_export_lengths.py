@@ -11,10 +11,11 @@ import transformers
 from torch import Tensor, nn
 
 from losparse.errors import LosparseError
-from losparse_export import TASKS, TaskModel, trace_model
+from losparse_export import TaskModel, trace_model
 from losparse_export.parity.lengths import choose_cases, telling_lengths
 from losparse_export.tracing.capture import capture_program, private_copy
 from losparse_runtime.contract.signature import Signature
+from losparse_runtime.contract.task import TASKS
 from losparse_runtime.contract.tensors import TensorSpec
 
 from .builders import SIZES, build_model

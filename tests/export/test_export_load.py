@@ -22,8 +22,8 @@ from losparse.training.problems import labels_of
 from losparse_export.estimate import estimate_model
 from losparse_export.folder.metadata import model_config
 from losparse_export.opening.load import class_names, load_model, parameter_counts
-from losparse_export.opening.task_model import TASKS, TaskModel, choose_task
-from losparse_runtime.contract.task import TASKS as CONTRACT_TASKS
+from losparse_export.opening.task_model import TaskModel, choose_task
+from losparse_runtime.contract.task import TASKS
 
 from .builders import build_model, make_layer
 
@@ -92,7 +92,7 @@ def test_class_names_that_are_numbers_or_null(copy):
     """Both were read as texts in one place and as they are in another, so `check` found other labels."""
     edit_config(copy, id2label={"0": 7, "1": None}, label2id={"7": 0})
     assert class_names(load_model(copy).model.config) == ["7", "LABEL_1"]
-    assert labels_of(read_checkpoint(copy), CONTRACT_TASKS["text-classification"]) == ("7", "LABEL_1")
+    assert labels_of(read_checkpoint(copy), TASKS["text-classification"]) == ("7", "LABEL_1")
 
 
 def test_nothing_is_printed(dense, capfd):
@@ -118,15 +118,43 @@ def test_task_of_an_architecture(architecture, task):
     [
         (None, "BertForMaskedLM", "m: architecture 'BertForMaskedLM' does not say the task; name one of text-class"),
         (None, None, "architecture None does not say the task"),
-        (None, "GPT2LMHeadModel", "m: causal language models are not exported yet; the tasks that are: text-class"),
-        (None, "LlamaForCausalLM", "m: causal language models are not exported yet"),
-        ("causal-lm", "LlamaForCausalLM", "m: causal language models are not exported yet"),
+        (None, "GPT2LMHeadModel", "m: models for causal-lm are not exported yet; the tasks that are: text-class"),
+        (None, "LlamaForCausalLM", "m: models for causal-lm are not exported yet"),
+        ("causal-lm", "LlamaForCausalLM", "m: models for causal-lm are not exported yet"),
         ("translation", "BertModel", "task must be one of text-classification, .*, got 'translation'"),
     ],
 )
 def test_task_refused(task, architecture, message):
     with pytest.raises(LosparseError, match=message):
         choose_task(task, architecture, "m")
+
+
+SINGLE, SEVERAL, NUMBER = "single_label_classification", "multi_label_classification", "regression"
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem", "outputs", "task"),
+    [
+        (None, None, 3, "text-classification"),
+        (None, SINGLE, 1, "text-classification"),
+        (None, SEVERAL, 3, "multi-label-classification"),
+        (None, None, 1, "regression"),  # as transformers takes one output
+        (None, NUMBER, 2, "regression"),
+        ("text-classification", SEVERAL, 3, "multi-label-classification"),  # the name that all three had
+        ("text-classification", None, 1, "regression"),
+        ("multi-label-classification", None, 3, "multi-label-classification"),
+        ("regression", None, 2, "regression"),
+    ],
+)
+def test_task_of_one_row_of_logits_a_text(asked, problem, outputs, task):
+    assert choose_task(asked, "BertForSequenceClassification", "m", problem, outputs).name == task
+
+
+@pytest.mark.parametrize(("asked", "problem"), [("regression", SEVERAL), ("multi-label-classification", SINGLE)])
+def test_task_against_the_configuration_is_refused(asked, problem):
+    message = f"m: config.json says problem_type '{problem}', so task must be .*, got '{asked}'; leave task="
+    with pytest.raises(LosparseError, match=message):
+        choose_task(asked, "BertForSequenceClassification", "m", problem, 3)
 
 
 def test_missing_folder_file_and_config(tmp_path):

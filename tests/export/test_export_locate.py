@@ -15,12 +15,13 @@ from unittest import mock
 import onnx_ir as ir
 import pytest
 
-from losparse_export import TASKS, TaskModel, lower_model, plan_model
+from losparse_export import TaskModel, lower_model, plan_model
 from losparse_export.folder.write import save_model
 from losparse_export.parity.gate import make_feeds
 from losparse_export.parity.lengths import Case
 from losparse_export.parity.locate import LayerDifference, first_difference
 from losparse_export.passes import ReduceAttentionPass, SharePass, finish_model, fold_model, prepare_model
+from losparse_runtime.contract.task import TASKS
 
 from .blocks import prefer
 

@@ -16,12 +16,13 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, GPTNeoConfig
 
 from losparse.methods import LoSparse
 from losparse.random_factors import random_factors_
-from losparse_export import TASKS, TaskModel, trace_model
+from losparse_export import TaskModel, trace_model
 from losparse_export.build import Built, build_graph
 from losparse_export.folder.write import save_model
 from losparse_export.parity.gate import Case, make_feeds
 from losparse_export.parity.locate import first_difference
 from losparse_export.passes import prepare_model
+from losparse_runtime.contract.task import TASKS
 
 from .test_export_locate import TOLERANCE, change
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 import transformers
 
-from losparse_export import TASKS, TaskModel, trace_model
+from losparse_export import TaskModel, trace_model
 from losparse_export.passes import NameSqueezedAxesPass, WidenMasksPass, prepare_model
+from losparse_runtime.contract.task import TASKS
 
 from .builders import run_graph
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from losparse.cli.export import _print_agreement
-from losparse_export import TASKS, TaskModel
+from losparse_export import TaskModel
 from losparse_export.parity.gate import ParityReport, check_parity
 from losparse_export.parity.mates import BatchMates, compare_with_mates
 from losparse_export.parity.vectors import VectorAgreement, VectorComparison
 from losparse_runtime import Session, read_metadata
+from losparse_runtime.contract.task import TASKS
 
 from ..runtime.conftest import make_folder
 from .test_export_precision_model import options

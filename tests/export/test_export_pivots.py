@@ -18,11 +18,12 @@ from losparse.layers.factored import FactoredLinear
 from losparse.layers.pivots import to_pivots
 from losparse.methods import LoSparse
 from losparse.random_factors import random_factors_
-from losparse_export import TASKS, Plan, TaskModel, lower_model, trace_model
+from losparse_export import Plan, TaskModel, lower_model, trace_model
 from losparse_export.estimate import replace_factors
 from losparse_export.graph.node import find_factored
 from losparse_export.passes import finish_model, fold_model, prepare_model
 from losparse_export.plan import plan_model
+from losparse_runtime.contract.task import TASKS
 
 from ..pivoting import store_pivots_
 from .blocks import Blocks, assert_equal_outputs, dense_outputs, every_plan, feeds_for, lowered_to, prefer

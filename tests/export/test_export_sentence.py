@@ -11,11 +11,12 @@ import logging
 import pytest
 
 from losparse.errors import LosparseError
-from losparse_export import TASKS, export_model
+from losparse_export import export_model
 from losparse_export.folder.assets import check_reading
 from losparse_export.opening.load import Loaded
 from losparse_export.opening.sentence import Sentences, read_sentences
 from losparse_runtime.contract.embedding import Embedding
+from losparse_runtime.contract.task import TASKS
 
 from .builders import build_model
 

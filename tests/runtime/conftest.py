@@ -19,6 +19,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e", "f", "g", "h"]
 HIDDEN = 4
 CLASSES = 3
+LABELS = {
+    "text-classification": ["red", "green", "blue"],
+    "multi-label-classification": ["red", "green", "blue"],
+    "token-classification": ["red", "green", "blue"],
+    "regression": ["stars"],
+}
 MAX_LENGTH = 16
 FINGERPRINT = hashlib.sha256(b"graph and weights").hexdigest()
 
@@ -92,6 +98,7 @@ def _head(task: str) -> tuple[list[onnx.NodeProto], dict[str, list[int | str]], 
             helper.make_node("Squeeze", ["ends", "two"], ["end_logits"]),
         ]
         return nodes, {"start_logits": ["batch", "sequence"], "end_logits": ["batch", "sequence"]}, 2
+    columns = len(LABELS[task])
     nodes = [
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["mask", "two"], ["mask3"]),
@@ -99,7 +106,7 @@ def _head(task: str) -> tuple[list[onnx.NodeProto], dict[str, list[int | str]], 
         helper.make_node("ReduceSum", ["real", "one"], ["sum"], keepdims=0),
         helper.make_node("MatMul", ["sum", "head"], ["logits"]),
     ]
-    return nodes, {"logits": ["batch", CLASSES]}, CLASSES
+    return nodes, {"logits": ["batch", columns]}, columns
 
 
 def _model(task: str, types: bool, seed: int, poison: bool) -> tuple[onnx.ModelProto, dict[str, Any], Weights]:
@@ -163,7 +170,7 @@ def _metadata(task: str, path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
         "fingerprint": FINGERPRINT,
         "files": {"model.onnx": file_record(path / "model.onnx")},
         **tensors,
-        "labels": ["red", "green", "blue"] if task.endswith("classification") else None,
+        "labels": LABELS.get(task),
         "max_length": MAX_LENGTH,
         "pooling": "mean" if embeds else None,
         "normalize": embeds,

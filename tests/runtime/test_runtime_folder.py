@@ -244,10 +244,14 @@ def test_every_file_that_is_listed_must_be_as_it_was(make_folder: MakeFolder) ->
 
 def test_model_config_reads_what_the_runtime_needs(make_folder: MakeFolder) -> None:
     folder = make_folder()
-    assert read_model_config(folder.path) == ModelConfig(12, 2, 0, False)
+    assert read_model_config(folder.path) == ModelConfig(12, 2, 0)
     folder.edit(put("problem_type", "multi_label_classification"), "config.json")
     folder.edit(put("type_vocab_size", 0), "config.json").edit(put("pad_token_id", None), "config.json")
-    assert read_model_config(folder.path) == ModelConfig(12, None, None, True)
+    assert read_model_config(folder.path) == ModelConfig(12, None, None, "multi_label_classification")
+    folder.edit(put("sbert_ce_default_activation_function", "torch.nn.modules.activation.Tanh"), "config.json")
+    assert read_model_config(folder.path).activation == "torch.nn.modules.activation.Tanh"
+    folder.edit(put("sentence_transformers", {"activation_fn": "torch.nn.modules.linear.Identity"}), "config.json")
+    assert read_model_config(folder.path).activation == "torch.nn.modules.linear.Identity"
     folder.edit(put("vocab_size", "many"), "config.json")
     with pytest.raises(FolderError, match=r"config.json: field 'vocab_size' must be a whole number >= 1, got 'many'"):
         read_model_config(folder.path)

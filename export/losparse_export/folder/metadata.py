@@ -53,7 +53,6 @@ def describe_model(
         max_length: tokens a row may have.
         type_ids: whether the tokenizer tells the texts of a pair by token types.
     """
-    per_class = loaded.task.name in ("text-classification", "token-classification")
     variant = Variant(
         precision=precision,
         weight_bits=weight_bits if precision in INT8_PRODUCTS else None,
@@ -68,7 +67,7 @@ def describe_model(
         graphs={MODEL_GRAPH: describe_graph(model)},
         variants={precision: variant},
         files={},
-        labels=tuple(class_names(loaded.model.config)) if per_class else None,
+        labels=tuple(class_names(loaded.model.config)) if loaded.task.names_classes else None,
         max_length=max_length,
         type_ids=type_ids,
         pooling=None if sentences is None else sentences.pooling,
@@ -108,6 +107,8 @@ def model_config(loaded: Loaded) -> dict[str, Any]:
     if "pad_token_id" in config:
         config["pad_token_id"] = padding_token(loaded.model.config)  # readers know null alone for none
     config["architectures"] = [type(loaded.model).__name__]
+    if config.get("problem_type") is None and not loaded.task.is_problem(None, loaded.model.config.num_labels):
+        config["problem_type"] = loaded.task.problem  # the user said it, and readers of this file must know
     return config
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from losparse.errors import LosparseError
 from losparse.models.signature import padding_token
+from losparse_runtime.contract.task import FEATURE_EXTRACTION, Task
 from losparse_runtime.contract.tensors import TOKENS
-
-from .task_model import Task
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def check_task_fits(task: str | None, architecture: str | None, source: str) -> 
     if task is None and architecture in generating:
         raise LosparseError(
             f"{source}: {architecture} generates text, which is not exported yet; for the vectors of its tokens give "
-            "task='feature-extraction' (--task)"
+            f"task={FEATURE_EXTRACTION.name!r} (--task)"
         )
 
 
@@ -86,7 +85,7 @@ def opening_class(task: Task, architecture: str | None, config: Mapping[str, Any
     kind = class_of(architecture)
     model_type = config.get("model_type")
     own = getattr(getattr(kind, "config_class", None), "model_type", None)
-    if task.name == "feature-extraction":
+    if task.embeds:
         if kind is not None and own == model_type and str(architecture).endswith(("EncoderModel", "TextModel")):
             return kind
         encoder = auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(str(model_type), "")

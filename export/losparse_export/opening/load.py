@@ -21,11 +21,12 @@ from losparse.layers.training import TrainingForm
 from losparse.saving.folder import Checkpoint, read_checkpoint
 from losparse.saving.opening import mismatches, open_whole
 from losparse.saving.outputs import check_outputs, read_record
+from losparse_runtime.contract.task import Task
 
 from .families import TESTED
 from .kinds import check_reads_text, check_task_fits, class_of, fit_padding, opening_class
 from .sentence import Sentences, read_sentences
-from .task_model import Task, choose_task
+from .task_model import choose_task
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Loaded:
         Raises:
             LosparseError: its sentence-transformers files cannot be read, or contradict each other.
         """
-        if self.task.name != "feature-extraction":
+        if not self.task.embeds:
             return None
         config = self.model.config
         causal = any(str(name).endswith("ForCausalLM") for name in (config.architectures or ())[:1])
@@ -101,7 +102,9 @@ def _from_memory(model: Any, task: str | None) -> Loaded:
             )
     check_reads_text(type(model), model.config.to_dict(), architecture)
     check_task_fits(task, architecture, architecture)
-    return Loaded(model, choose_task(task, architecture, architecture), name, None)
+    config = model.config
+    problem, outputs = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
+    return Loaded(model, choose_task(task, architecture, architecture, problem, outputs), name, None)
 
 
 def _find_folder(source: str | Path) -> Path:
@@ -134,7 +137,9 @@ def _from_folder(folder: Path, name: str, task: str | None) -> Loaded:
     architecture = next(iter(checkpoint.config.get("architectures") or ()), None)
     check_reads_text(class_of(architecture), checkpoint.config, str(folder))
     check_task_fits(task, architecture, str(folder))
-    chosen = choose_task(task, architecture, str(folder))
+    names = checkpoint.config.get("id2label")
+    outputs = len(names) if isinstance(names, dict) else checkpoint.config.get("num_labels")
+    chosen = choose_task(task, architecture, str(folder), checkpoint.config.get("problem_type"), outputs)
     model = _open(checkpoint, chosen, architecture)
     fit_padding(model, folder)
     record = read_record(folder)
@@ -184,7 +189,7 @@ def _check_loading(info: Mapping[str, Any], folder: Path, task: Task) -> None:
             "rows, vocab_size counts the rows of the embedding), or choose another task"
         )
     missing = sorted(map(str, info["missing_keys"]))
-    if task.name == "feature-extraction":
+    if task.embeds:
         # The pooler comes after the hidden states and does not change them; many checkpoints have none.
         missing = [name for name in missing if not name.startswith("pooler.")]
     if missing:
@@ -211,7 +216,7 @@ def refuse_experts(model: nn.Module, name: str) -> None:
 
 def _check_model(loaded: Loaded) -> None:
     refuse_experts(loaded.model, loaded.name)
-    if loaded.task.name in ("text-classification", "token-classification"):
+    if loaded.task.names_classes:
         names = class_names(loaded.model.config)
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:

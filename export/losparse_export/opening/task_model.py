@@ -1,9 +1,8 @@
-"""The tasks a model can be exported for, and what the model of each takes and returns."""
+"""The task a model is exported for, and the model as a module that returns the task's tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,75 +12,46 @@ from losparse.errors import LosparseError
 from losparse.models.positions import count_positions, text_limit
 from losparse.models.signature import signature_of
 from losparse_runtime.contract.signature import Signature
-from losparse_runtime.contract.task import TASKS as CONTRACT_TASKS
+from losparse_runtime.contract.task import TASKS, Task, find_task, meant_task
 from losparse_runtime.contract.tensors import MASK, TOKENS, TYPES
 
 from ..tracing.capture import private_copy
 
 
-@dataclass(frozen=True)
-class Task:
-    """One task.
-
-    Attributes:
-        name: as in "text-classification".
-        auto_class: the transformers class that opens a model of it.
-        ending: of the architecture's class name, by which a model is recognised.
-        outputs: fields of the model's output, which become the outputs of the graph.
-        per_token: whether an output has one row a token: axes batch and sequence first.
-    """
-
-    name: str
-    auto_class: str
-    ending: str
-    outputs: tuple[str, ...]
-    per_token: bool
-
-
-_ALL = (
-    Task("text-classification", "AutoModelForSequenceClassification", "ForSequenceClassification", ("logits",), False),
-    Task("token-classification", "AutoModelForTokenClassification", "ForTokenClassification", ("logits",), True),
-    Task(
-        "question-answering",
-        "AutoModelForQuestionAnswering",
-        "ForQuestionAnswering",
-        ("start_logits", "end_logits"),
-        True,
-    ),
-    # Last: its ending is the shortest.
-    Task("feature-extraction", "AutoModel", "Model", ("last_hidden_state",), True),
-)
-TASKS = {task.name: task for task in _ALL}
-
-_CAUSAL = ("ForCausalLM", "LMHeadModel")
-
-
-def choose_task(name: str | None, architecture: str | None, source: str) -> Task:
+def choose_task(
+    name: str | None, architecture: str | None, source: str, problem: str | None = None, outputs: int | None = None
+) -> Task:
     """Find the task of a model.
 
     Args:
-        name: the task asked for; None to read it off the architecture.
+        name: the task asked for; None to read it off the model.
         architecture: class name of the model, as config.json has it.
         source: what to call the model in messages.
+        problem: `problem_type` of its configuration; None where that does not say.
+        outputs: rows of its head; None where nobody knows.
 
     Raises:
-        LosparseError: there is no such task, or the architecture does not say which, or it is a causal model's.
+        LosparseError: there is no such task, the model does not say which, its configuration says another one, or
+            models of it are not exported.
     """
-    if name == "causal-lm" or (name is None and architecture is not None and architecture.endswith(_CAUSAL)):
+    known = ", ".join(task.name for task in TASKS.values() if task.exported)
+    if name is not None and name not in TASKS:
+        raise LosparseError(f"task must be one of {known}, got {name!r}")
+    task = find_task(architecture, problem, outputs) if name is None else TASKS[name]
+    if task is None:
         raise LosparseError(
-            f"{source}: causal language models are not exported yet; the tasks that are: {', '.join(TASKS)}"
+            f"{source}: architecture {architecture!r} does not say the task; name one of {known} with task= (--task)"
         )
-    if name is not None:
-        if name not in TASKS:
-            raise LosparseError(f"task must be one of {', '.join(TASKS)}, got {name!r}")
-        return TASKS[name]
-    for task in TASKS.values():
-        if architecture is not None and architecture.endswith(task.ending):
-            return task
-    raise LosparseError(
-        f"{source}: architecture {architecture!r} does not say the task; name one of {', '.join(TASKS)} with task= "
-        "(--task)"
-    )
+    if not task.exported:
+        raise LosparseError(f"{source}: models for {task.name} are not exported yet; the tasks that are: {known}")
+    task = meant_task(task, problem, outputs)
+    said = next((each for each in TASKS.values() if each.problem is not None and each.problem == problem), task)
+    if task.problem is not None and said.name != task.name:
+        raise LosparseError(
+            f"{source}: config.json says problem_type {problem!r}, so task must be {said.name!r}, got {task.name!r}; "
+            "leave task= (--task) out, or mend problem_type"
+        )
+    return task
 
 
 class TaskModel(nn.Module):
@@ -106,7 +76,7 @@ class TaskModel(nn.Module):
     @property
     def signature(self) -> Signature:
         """What the model takes."""
-        return signature_of(self.model, CONTRACT_TASKS[self.task.name], longest=self.longest)
+        return signature_of(self.model, self.task, longest=self.longest)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None

@@ -130,7 +130,7 @@ def check_parity(
     session = Session(folder, threads=torch.get_num_threads(), unchecked=True)
     cases = _cases(model, min(model.longest, session.max_length), precision)
     overall, scale = Comparison(), 0.0
-    vectors = VectorComparison(session.metadata.pooling or "mean") if _is_encoder(model) else None
+    vectors = VectorComparison(session.metadata.pooling or "mean") if model.task.embeds else None
     results: list[dict[str, Any]] = []
     for done, case in enumerate(cases):
         if progress is not None:
@@ -143,7 +143,8 @@ def check_parity(
         actual = session.run(feeds)
         overall.add(actual, expected, mask=mask)
         if vectors is not None:
-            vectors.add(actual["last_hidden_state"], expected["last_hidden_state"], real)
+            (output,) = model.task.outputs
+            vectors.add(actual[output], expected[output], real)
         padded = int((real == 0).sum())
         result = {"batch": case.batch, "length": case.length, "padded": padded}
         results.append({**result, "max_abs": compare(actual, expected, mask=mask).max_abs})
@@ -151,7 +152,7 @@ def check_parity(
         progress("comparing with PyTorch", len(cases), len(cases))
     judge, parity = PRECISION_TABLE[precision], overall.parity()
     tolerance = allowed_difference(judge.difference, scale)
-    failure = judge.failure(parity, tolerance, classifies=model.task.name.endswith("classification"))
+    failure = judge.failure(parity, tolerance, classifies=model.task.names_classes)
     if failure is not None:
         worst = cases[parity.worst_batch]
         difference = first_difference(model, folder, make_feeds(model, worst, seed), judge.difference)
@@ -164,10 +165,6 @@ def check_parity(
         _warn_of_mates(model, session, mates, tolerance)
     agreement = None if vectors is None else vectors.agreement()
     return ParityReport(parity.max_abs, largest, tolerance, *similar, tuple(results), mates, agreement)
-
-
-def _is_encoder(model: TaskModel) -> bool:
-    return model.task.name == "feature-extraction"
 
 
 def _with_mates(model: TaskModel, session: Session, longest: int, seed: int) -> BatchMates:

@@ -17,7 +17,6 @@ from losparse_runtime.checking.preprocessing import Encode, Preprocessing, Row
 from losparse_runtime.contract.config import parse_model_config
 from losparse_runtime.contract.embedding import Embedding
 from losparse_runtime.contract.fields import Fields
-from losparse_runtime.contract.task import TASKS
 from losparse_runtime.contract.tensors import TOKENS, TYPES
 from losparse_runtime.text.panics import panics_caught
 
@@ -39,7 +38,7 @@ def pytorch_reference(session: Session, folder: Path) -> Reference:
     Raises:
         LosparseError: the folder cannot be opened.
     """
-    loaded = load_model(folder, session.task)
+    loaded = load_model(folder, session.metadata.task)
     model = TaskModel(loaded.model, loaded.task)
 
     def run(batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -67,7 +66,7 @@ def checkpoint_preprocessing(loaded: Loaded) -> Preprocessing:
     recorded = parse_model_config(Fields(loaded.folder / "config.json", config))
     embedding = Embedding() if sentences is None else sentences.embedding
     settings = {
-        "labels": class_names(loaded.model.config) if TASKS[loaded.task.name].names_classes else None,
+        "labels": class_names(loaded.model.config) if loaded.task.names_classes else None,
         "pooling": None if sentences is None else sentences.pooling,
         "normalize": sentences is not None and sentences.normalize,
         **{f"embedding.{name}": value for name, value in asdict(embedding).items()},

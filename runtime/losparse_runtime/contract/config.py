@@ -21,16 +21,16 @@ class ModelConfig:
         vocab_size: rows of the token embedding: ids are below it.
         type_vocab_size: rows of the token-type embedding.
         pad_token_id: the id the model takes for padding.
-        multi_label: several classes can be right at once: scores are sigmoids.
-        regression: the outputs are numbers: they are the scores.
+        problem_type: what the logits of a text mean, in transformers' words; see `Task.problem`.
+        activation: what a cross-encoder's output goes through, as in "torch.nn.modules.linear.Identity".
         end_token_id: the id that ends a text of an encoder-decoder, whose classification head reads its place (BART).
     """
 
     vocab_size: int | None = None
     type_vocab_size: int | None = None
     pad_token_id: int | None = None
-    multi_label: bool = False
-    regression: bool = False
+    problem_type: str | None = None
+    activation: str | None = None
     end_token_id: int | None = None
 
     @property
@@ -64,10 +64,20 @@ def parse_model_config(fields: Fields) -> ModelConfig:
         # 0 (DeBERTa) means that there is no such embedding: nothing to check.
         type_vocab_size=count("type_vocab_size", 0) or None,
         pad_token_id=count("pad_token_id", 0),
-        multi_label=fields.data.get("problem_type") == "multi_label_classification",
-        regression=fields.data.get("problem_type") == "regression",
+        problem_type=_text(fields.data.get("problem_type")),
+        activation=_activation(fields.data),
         end_token_id=_end_token(fields.data),
     )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _activation(data: Mapping[str, Any]) -> str | None:
+    settings = data.get("sentence_transformers")
+    said = settings.get("activation_fn") if isinstance(settings, dict) else None
+    return _text(said) or _text(data.get("sbert_ce_default_activation_function"))  # the second: before version 4
 
 
 def _end_token(data: Mapping[str, Any]) -> int | None:

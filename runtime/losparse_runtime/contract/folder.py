@@ -22,6 +22,7 @@ from ..errors import FolderError
 from .embedding import Embedding, parse_embedding, parse_pooling
 from .fields import Fields
 from .signature import Signature, parse_signature
+from .task import TASKS
 from .tensors import TOKENS
 from .variant import MODEL_FILE, ModelFile, Variant, parse_models, parse_variant
 
@@ -33,14 +34,6 @@ MODEL_GRAPH = "model"
 """Name of a graph that is alone."""
 FINGERPRINT_KEY = "losparse.fingerprint"
 DESCRIPTION_KEY = "losparse.description"  # what the graph itself carries of losparse.json, as JSON
-
-# The outputs each task's helper reads; a model may have more.
-TASK_OUTPUTS: dict[str, tuple[str, ...]] = {
-    "text-classification": ("logits",),
-    "token-classification": ("logits",),
-    "question-answering": ("start_logits", "end_logits"),
-    "feature-extraction": ("last_hidden_state",),
-}
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,7 @@ class Folder:
     """The contents of `losparse.json`.
 
     Attributes:
-        task: a key of TASK_OUTPUTS.
+        task: a key of `TASKS`, of a task that is exported.
         source: the model that was exported.
         graphs: what each takes and gives, in every variant the same, by name; the first is the one that reads a text.
         variants: by name, the first is what opens by default.
@@ -214,7 +207,7 @@ def parse_folder(fields: Fields) -> Folder:
     several = _format(fields) == SEVERAL
     graphs, variants = _several(fields) if several else _one(fields)
     folder = Folder(
-        task=fields.choice("task", tuple(TASK_OUTPUTS)),
+        task=fields.choice("task", tuple(name for name, task in TASKS.items() if task.exported)),
         source=_source(fields.object("source")),
         graphs=graphs,
         variants=variants,
@@ -299,7 +292,8 @@ def _versions(fields: Fields) -> dict[str, str]:
 def _check_agreement(folder: Folder, file: Path) -> None:
     """Refuse fields that are right one by one and wrong together."""
     outputs = {spec.name: spec for graph in folder.graphs.values() for spec in graph.outputs}
-    for name in TASK_OUTPUTS[folder.task]:
+    task = TASKS[folder.task]
+    for name in task.outputs:
         if name not in outputs:
             raise FolderError(
                 f"{file}: field 'outputs' must have {name!r} for task {folder.task}, got {', '.join(outputs)}"
@@ -308,12 +302,13 @@ def _check_agreement(folder: Folder, file: Path) -> None:
     ids = next((spec for spec in reader.inputs if spec.role == "tokens"), None)
     if ids is None or len(ids.shape) != 2:
         raise FolderError(f"{file}: field 'inputs' must have {TOKENS!r} with the two axes batch and sequence")
-    if folder.task not in ("text-classification", "token-classification"):
+    if not task.names_classes:
         return
-    classes = outputs["logits"].shape[-1:]
+    (logits,) = task.outputs
+    classes = outputs[logits].shape[-1:]
     if folder.labels is None or classes != (len(folder.labels),):
         got = "none" if folder.labels is None else f"{len(folder.labels)}"
         raise FolderError(
-            f"{file}: field 'labels' must name every class of output 'logits', whose shape is "
-            f"{list(outputs['logits'].shape)}, got {got}"
+            f"{file}: field 'labels' must name every class of output {logits!r}, whose shape is "
+            f"{list(outputs[logits].shape)}, got {got}"
         )

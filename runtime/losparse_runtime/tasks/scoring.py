@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..contract.task import Labels
 
 Array = NDArray[Any]
 
@@ -58,15 +60,35 @@ def _pool(hidden: Array, kept: Array, places: Array, pooling: str) -> Array:
     return mean
 
 
-def class_scores(logits: Array, multi_label: bool, regression: bool = False) -> Array:
-    """Logits (batch, classes) to scores; of a regression, which one class is too, the values are the scores."""
-    if regression or logits.shape[-1] == 1:
+def class_scores(logits: Array, labels: Labels) -> Array:
+    """Logits to scores: probabilities, together or each by itself; numbers are scores as they are.
+
+    Args:
+        logits: (batch, classes).
+        labels: what the task's examples are labelled with.
+
+    Returns:
+        (batch, classes). The logit of a class that is alone is left as it is where one class must be right.
+    """
+    if labels == "classes":
+        return sigmoid(logits)
+    if labels == "number" or logits.shape[-1] == 1:
         return logits
-    if multi_label:
-        # tanh form of the sigmoid: exp(-x) would overflow for large negative logits.
-        sigmoid: Array = 0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64)))
-        return sigmoid
     return softmax(logits)
+
+
+def sigmoid(logits: Array) -> Array:
+    """Probabilities of their own, in double precision; the tanh form does not overflow as exp(-x) would."""
+    probabilities: Array = 0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64)))
+    return probabilities
+
+
+def _identity(logits: Array) -> Array:
+    return logits
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"Identity": _identity, "Sigmoid": sigmoid, "Tanh": np.tanh}
+"""What can stand between an output and a score, by the names of torch.nn. None lowers what was higher."""
 
 
 def softmax(logits: Array) -> Array:

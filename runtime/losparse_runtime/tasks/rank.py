@@ -1,0 +1,125 @@
+"""Texts in the order in which they answer a query, by the one score that a cross-encoder gives a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..contract.task import REGRESSION, TASKS, Task
+from ..errors import InputError
+from ..text.encoder import text_list
+from .base import Helper, Served, Table, batches, class_names, require
+from .classify import Classification, classify, scores_texts
+from .scoring import ACTIVATIONS
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One text of a ranking.
+
+    Attributes:
+        index: its place among the texts that were given, counted from 0.
+        text: the text.
+        score: how well it goes with the query; `rank` says in which numbers.
+    """
+
+    index: int
+    text: str
+    score: float
+
+
+def rank(session: Served, query: str, texts: str | Iterable[str], batch_size: int = 32) -> list[Ranked]:
+    """Sort texts by how well each goes with a query.
+
+    The model reads the query as the first text of a pair and each text as the second. The scores are those of
+    `CrossEncoder.rank` in sentence-transformers: the output after the activation that config.json names
+    (`sentence_transformers.activation_fn`, or `sbert_ce_default_activation_function` of older models), and after a
+    sigmoid where it names none. Where config.json says that the model is a regression (`problem_type`, as after
+    `losparse compress --train --task regression`) and names no activation, the score is the output itself, in the unit
+    of the labels it was trained on. `classify` gives the raw output always; the order is the same.
+
+    Args:
+        session: of a folder with one output a pair: regression, a cross-encoder.
+        query: what is looked for.
+        texts: what is sorted; a bare string is one text.
+        batch_size: pairs in one run, >= 1.
+
+    Returns:
+        One entry a text, the best first; of equal ones the first given.
+
+    Raises:
+        InputError: the folder has not one output a text, its activation is unknown, or an argument is wrong.
+        RunError: the model failed, or its outputs are not finite.
+
+    References:
+        `CrossEncoder.get_default_activation_fn` of sentence-transformers 5.
+    """
+    return _best_first(_score(session, texts, batch_size, query))
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A text with the model's output, which still tells scores apart that an activation rounds to one number."""
+
+    output: float
+    ranked: Ranked
+
+
+def _score(session: Served, texts: str | Iterable[str], batch_size: int, query: str) -> list[_Scored]:
+    """Score texts, in their order."""
+    require(session, HELPER.name, does=scores_texts(TASKS[session.task]))
+    outputs = len(class_names(session))
+    if outputs != 1:
+        raise InputError(f"rank needs a model of one output, {session.folder} has {outputs}; use classify with pairs=")
+    activation = ACTIVATIONS[_activation(session)]
+    if not isinstance(query, str):
+        raise InputError(f"query must be a string, got {type(query).__name__}")
+    listed = text_list("texts", texts)
+    encodings = session.encoder.encodings([query] * len(listed), listed)
+    found: dict[int, _Scored] = {}
+    for rows, arrays, _ in batches(session, encodings, batch_size):
+        raw = arrays["logits"][:, 0].astype(np.float64)
+        for index, output, score in zip(rows, raw.tolist(), activation(raw).tolist(), strict=True):
+            found[index] = _Scored(output, Ranked(index, listed[index], score))
+    return [found[index] for index in range(len(listed))]
+
+
+def _best_first(scored: Sequence[_Scored]) -> list[Ranked]:
+    return [each.ranked for each in sorted(scored, key=lambda each: -each.output)]
+
+
+def _activation(session: Served) -> str:
+    """Return the name of the function that makes a score of an output."""
+    said = session.config.activation
+    if said is None:
+        return "Identity" if session.config.problem_type == REGRESSION.problem else "Sigmoid"
+    name = said.rpartition(".")[2]
+    if name not in ACTIVATIONS:
+        raise InputError(
+            f"{session.folder}: config.json names activation {said!r}, rank knows {', '.join(ACTIVATIONS)}; "
+            "use classify for the raw outputs"
+        )
+    return name
+
+
+def _table(task: Task, results: Sequence[_Scored], texts: Sequence[str]) -> Table:
+    places = [replace(each, ranked=replace(each.ranked, index=place)) for place, each in enumerate(results, start=1)]
+    rows = [(f"{each.score:.4f}", str(each.index), each.text) for each in _best_first(places)]
+    return Table(("score", "number", "text"), rows, (2,))
+
+
+def _numbers(task: Task, results: Sequence[Classification], texts: Sequence[str]) -> Table:
+    rows = [(f"{each.score:.4f}", text) for each, text in zip(results, texts, strict=True)]
+    return Table(("score", "text"), rows, (1,))
+
+
+HELPER = Helper(
+    "rank",
+    _score,
+    _table,
+    options=("query",),
+    needs="query",
+    without=Helper("classify", classify, _numbers, options=("pairs",)),
+)
