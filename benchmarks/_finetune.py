@@ -19,7 +19,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction, PreTrainedModel
 
 from losparse import SVD, LoSparse, StructuredPruning, Training, drop_layers
-from losparse.data.examples import Examples, split_examples, tokenize
+from losparse.data.examples import Examples, split_examples
+from losparse.data.loading import tokenize
 from losparse.data.metrics import classification
 from losparse.methods import FWSVD, LPAF, ROM, Method
 from losparse.training.fine_tune import bf16_is_slow, fine_tune

@@ -24,7 +24,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 import losparse
 from losparse import SVD, LoSparse, StructuredPruning, Training
-from losparse.data.examples import Examples, tokenize
+from losparse.data.examples import Examples
+from losparse.data.loading import tokenize
 from losparse.methods import Method, method_to_dict
 from losparse.training.fine_tune import fine_tune
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from losparse.data.examples import load_texts
+from losparse.data.loading import load_texts
 from losparse.errors import LosparseError
 from losparse_runtime import Session
 from losparse_runtime.checking.folder import onnx_reference, open_checked

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from losparse_runtime.contract.progress import Progress
-from losparse_runtime.contract.tensors import TEXT_INPUTS
+from losparse_runtime.contract.task import Task
+from losparse_runtime.text.panics import panics_caught
 
-from ..data.examples import Examples, load_examples, load_texts
-from ..data.tokens import Tokenized, tokenize
+from ..data.examples import Examples
+from ..data.loading import load_texts, tokenize_texts
+from ..data.tasks.registry import find_texts
+from ..data.tokens import Tokenized
 from ..errors import LosparseError
 from ..methods import METHODS, OneShot
 from ..training.recipe import NO_METHOD, Recipe, Training
@@ -61,7 +64,7 @@ def check_calibration(options: argparse.Namespace, recipe: Recipe) -> None:
         raise LosparseError(f"method '{name}' looks at no inputs; leave out --sequential and --no-sequential: {_SEE}")
 
 
-def read_texts(options: argparse.Namespace, task: str) -> Examples | None:
+def read_texts(options: argparse.Namespace, task: Task | None) -> Examples | None:
     """Read the texts of --calibration, if it is given, without labels.
 
     Raises:
@@ -70,16 +73,13 @@ def read_texts(options: argparse.Namespace, task: str) -> Examples | None:
     if options.calibration is None:
         return None
     columns = {"text_column": options.text_column, "pair_column": options.pair_column}
-    if task == "causal-lm":
-        return load_examples(options.calibration, task=task, split="train", **columns)
-    texts, pairs = load_texts(options.calibration, task=task, split="train", **columns)
-    return Examples(texts, pairs, [None] * len(texts), ())
+    return Examples.unlabelled(*load_texts(options.calibration, task=task, split="train", **columns))
 
 
-def tokenize_texts(
+def tokenize_calibration(
     texts: Examples,
     tokenizer: PreTrainedTokenizerBase,
-    task: str,
+    task: Task | None,
     length: int,
     training: Training,
     progress: Progress,
@@ -87,17 +87,13 @@ def tokenize_texts(
     """Tokenise texts for calibration: blocks of one length for causal models, else a row a text.
 
     Raises:
-        LosparseError: see `losparse.data.tokens.tokenize`.
+        LosparseError: see `losparse.data.loading.tokenize`.
     """
-    from losparse_runtime.text.panics import panics_caught
+    from ..training.batches import CALIBRATION_EXAMPLES
 
-    from ..training.fine_tune import CALIBRATION_EXAMPLES
-
-    if task != "causal-lm":  # where rows are texts, those that will not be looked at need no tokens
+    if not find_texts(task).full_rows:  # where rows are texts, those that will not be looked at need no tokens
         count = training.calibration_examples or CALIBRATION_EXAMPLES
         order = np.random.default_rng(training.seed).permutation(len(texts))[:count]
-        texts, task = texts.select(sorted(map(int, order))), "text-classification"
+        texts = texts.select(sorted(map(int, order)))
     with panics_caught(), progress.stage("tokenising calibration texts", len(texts)) as advance:
-        rows = tokenize(texts, tokenizer, task=task, max_length=length, progress=advance)
-    inputs: list[dict[str, Any]] = [{key: row[key] for key in TEXT_INPUTS if key in row} for row in rows]
-    return Tokenized(inputs, rows.truncated)
+        return tokenize_texts(texts, tokenizer, task=task, max_length=length, progress=advance)

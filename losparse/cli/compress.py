@@ -18,14 +18,15 @@ import torch
 from losparse_runtime.contract.progress import Progress
 from losparse_runtime.contract.task import TASKS
 
-from ..data.examples import TASKS as TRAINED
-from ..data.examples import Examples, load_examples, relabel, split_examples
+from ..data.examples import Examples, relabel, split_examples
+from ..data.loading import load_examples
+from ..data.tasks.registry import DEFAULT_TASK, TASK_DATA, find_data
 from ..errors import LosparseError
 from ..methods import METHODS
 from ..models.neurons import KeepNeuronsBy
 from ..saving.staging import check_out, staged_folder
 from ..training.recipe import NO_METHOD, KeepLayersBy, Recipe, Training
-from .calibration import check_calibration, read_texts, tokenize_texts
+from .calibration import check_calibration, read_texts, tokenize_calibration
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .output import check_json_target, write_json
 from .parser import PrintSchema, add_dataclass_flags, given, positive_int
@@ -73,7 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         const=Recipe.json_schema,
         help="print the JSON schema of recipe files, by which editors complete and check them, and stop",
     )
-    parser.add_argument("--task", choices=TRAINED, help="what the model is to do (default text-classification)")
+    parser.add_argument("--task", choices=tuple(TASK_DATA), help=f"what the model is to do (default {DEFAULT_TASK})")
     parser.add_argument(
         "--method",
         choices=[*METHODS, NO_METHOD],
@@ -257,8 +258,8 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress: Progress) -> _Job:
     """Open and check everything: the cheap first, the model before the data is tokenised, all before training."""
     from ..training.adapters import require_lora
+    from ..training.batches import calibration_batches, importance_batches
     from ..training.distill import pair_blocks
-    from ..training.fine_tune import calibration_batches, importance_batches
     from ..training.opening import fit_padding, load_model, load_tokenizer, quiet_transformers, text_length
     from ..training.problems import check_problem, labels_of, warn_of_order
     from .shrink import shrink_on_texts, shrink_unseen
@@ -273,10 +274,10 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
         known = labels_of(read_checkpoint(find_model(options.teacher)), task)
     with progress.stage("reading the data"):
         train, validation = _load_data(options, recipe, known)
-        texts = read_texts(options, recipe.task)
+        texts = read_texts(options, task)
     quiet_transformers()
     with progress.stage("opening the model"):
-        tokenizer = load_tokenizer(source, pads=not task.causal)
+        tokenizer = load_tokenizer(source, pads=not find_data(task).full_rows)
         check_problem(checkpoint, task, train.label_names)
         warn_of_order(checkpoint, task, train.label_names)
         model = load_model(checkpoint, task, train.label_names, recipe.training.seed)
@@ -285,17 +286,17 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, source: Path, progress
         shrink_unseen(model, recipe)
         teacher = _open_teacher(options.teacher, recipe, train, tokenizer)
     length = text_length(model, tokenizer, options.max_length, teacher)
-    parts = tokenize_parts(train, validation, tokenizer, recipe.task, length, progress)
+    parts = tokenize_parts(train, validation, tokenizer, task, length, progress)
     calibration = None
     if texts is not None:
-        rows = tokenize_texts(texts, tokenizer, recipe.task, length, recipe.training, progress)
-        calibration = calibration_batches(model, tokenizer, rows, recipe.training)  # type: ignore[arg-type]
+        rows = tokenize_calibration(texts, tokenizer, task, length, recipe.training, progress)
+        calibration = calibration_batches(rows, tokenizer, recipe.training, task=task)
     shrink_on_texts(
         model,
         recipe,
         progress,
-        few=lambda: importance_batches(model, tokenizer, parts[0]),  # type: ignore[arg-type]
-        batches=lambda: calibration_batches(model, tokenizer, parts[0], recipe.training),  # type: ignore[arg-type]
+        few=lambda: importance_batches(parts[0], tokenizer, task=task),
+        batches=lambda: calibration_batches(parts[0], tokenizer, recipe.training, task=task),
     )
     if teacher is not None and recipe.training.distill_hidden > 0:
         pair_blocks(model, teacher)

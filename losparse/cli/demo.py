@@ -115,7 +115,7 @@ def train_both(source: Path, data: DocstringData, recipes: dict[str, Recipe], fo
     with progress.stage("opening MiniLM"):
         model = load_model(read_checkpoint(source), task, data.train.label_names, seed=0)
         tokenizer = load_tokenizer(source)
-    parts = tokenize_parts(data.train, data.validation, tokenizer, task.name, MAX_LENGTH, progress)
+    parts = tokenize_parts(data.train, data.validation, tokenizer, task, MAX_LENGTH, progress)
     with tempfile.TemporaryDirectory() as work:
         train_model(model, tokenizer, parts, recipes["dense"], Path(work), progress, title="fine-tuning (dense)")
         save_model(model, tokenizer, folder / "dense")

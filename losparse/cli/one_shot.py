@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from losparse_runtime.contract.progress import Advance, Progress
+from losparse_runtime.contract.task import find_task
 from losparse_runtime.contract.tensors import TOKENS
 
 from ..calibration.walk import stack_of
 from ..compress import CompressionReport, compress_, dense_report
+from ..data.tasks.registry import find_texts
 from ..environment import peak_memory_bytes
 from ..errors import LosparseError
 from ..layers.casting import cast_
 from ..layers.linear import find_targets
 from ..saving.staging import check_out, staged_folder
-from ..training.fine_tune import calibration_batches, task_named
+from ..training.batches import calibration_batches
 from ..training.opening import (
     architecture_of,
     fit_padding,
@@ -33,7 +35,7 @@ from ..training.opening import (
     text_length,
 )
 from ..training.recipe import Recipe
-from .calibration import read_texts, tokenize_texts
+from .calibration import read_texts, tokenize_calibration
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .compress import settings_of
 from .output import check_json_target, write_json
@@ -107,7 +109,8 @@ def _refuse_training_flags(options: argparse.Namespace) -> None:
 def _prepare(options: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint, progress: Progress) -> _Job:
     """Open and check everything: the cheap first, the model before the texts are tokenised."""
     refuse_compressed(checkpoint)
-    task = task_named(architecture_of(checkpoint).__name__, checkpoint.config.get("problem_type"))
+    task = find_task(architecture_of(checkpoint).__name__, checkpoint.config.get("problem_type"))
+    full_rows = find_texts(task).full_rows
     with progress.stage("reading the data"):
         texts = read_texts(options, task)
     if texts is not None and checkpoint.config.get("is_encoder_decoder"):
@@ -117,17 +120,17 @@ def _prepare(options: argparse.Namespace, recipe: Recipe, checkpoint: Checkpoint
         )
     quiet_transformers()
     with progress.stage("opening the model"):
-        tokenizer = load_tokenizer(checkpoint.folder, pads=task != "causal-lm")
+        tokenizer = load_tokenizer(checkpoint.folder, pads=not full_rows)
         model = fit_padding(load_as_is(checkpoint, recipe.training.seed), tokenizer)
         original = count_original(model)
         shrink_unseen(model, recipe)
     rows, batches, length = None, [], None
     if texts is not None:
         length = text_length(model, tokenizer, options.max_length)
-        if task == "causal-lm" and options.max_length is None:
+        if full_rows and options.max_length is None:
             length = min(length, _BLOCK)
-        rows = tokenize_texts(texts, tokenizer, task, length, recipe.training, progress)
-        batches = calibration_batches(model, tokenizer, rows, recipe.training)  # type: ignore[arg-type]
+        rows = tokenize_calibration(texts, tokenizer, task, length, recipe.training, progress)
+        batches = calibration_batches(rows, tokenizer, recipe.training, task=task)
     shrink_on_texts(
         model, recipe, progress, few=lambda: batches, batches=lambda: batches, sequential=options.sequential
     )

@@ -23,9 +23,12 @@ from transformers import (
 )
 
 from losparse_runtime.contract.progress import Advance, Progress
+from losparse_runtime.contract.task import Task
+from losparse_runtime.text.panics import panics_caught
 
 from ..calibration.running import Batch
-from ..data.examples import Examples, tokenize
+from ..data.examples import Examples
+from ..data.loading import tokenize
 from ..data.tokens import Tokenized
 from ..errors import LosparseError
 from ..saving.schema import read_object
@@ -81,13 +84,11 @@ def tokenize_parts(
     train: Examples,
     validation: Examples,
     tokenizer: PreTrainedTokenizerBase,
-    task: str,
+    task: Task,
     length: int,
     progress: Progress,
 ) -> tuple[Tokenized, Tokenized]:
     """Tokenise both parts under one progress bar."""
-    from losparse_runtime.text.panics import panics_caught
-
     with panics_caught(), progress.stage("tokenising", len(train) + len(validation)) as advance:
         first, second = (
             tokenize(part, tokenizer, task=task, max_length=length, progress=advance) for part in (train, validation)
@@ -150,9 +151,10 @@ def train_model(
         return fine_tune(
             model,
             tokenizer,
-            *parts,  # type: ignore[arg-type]  # a Sequence is a map-style data set
+            *parts,
             recipe.training,
             output_dir=work,
+            task=recipe.task,
             method=recipe.method,
             teacher=teacher,
             targets=recipe.targets,

@@ -9,18 +9,44 @@ from typing import Any
 from ..errors import LosparseError
 from .tables import Table, show
 
+LABEL_COLUMNS = ("label", "labels", "category", "class", "target")
+"""Columns in which the class of a text is looked for."""
 
-def class_names(table: Table, column: str, values: Sequence[str], names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the classes by id: those given, those the data set declares, or those that occur, sorted.
+
+def label_text(table: Table, row: int, column: str, value: Any) -> str:
+    """Return a label as text; integers and booleans are allowed, numbers with a fraction are not labels.
 
     Raises:
-        LosparseError: nothing says what classes there are, and only one occurs.
+        LosparseError: it is none.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = str(value).strip() if isinstance(value, str | int) else ""
+    if not text or re.fullmatch(r"[-+]?\d*\.\d+", text):
+        raise LosparseError(f"{table.where(row)}: '{column}' must be a label (a text or an integer), got {show(value)}")
+    return table.whole(row, column, text)
+
+
+def class_names(
+    table: Table, column: str, values: Sequence[str], names: Sequence[str] | None, *, least: int = 2
+) -> tuple[str, ...]:
+    """Return the classes by id: those given, those the data set declares, or those that occur, sorted.
+
+    Args:
+        table: whose labels they are.
+        column: of the labels.
+        values: labels that occur; at least one where `names` is None.
+        names: classes by id; None where nothing says them.
+        least: how many classes training needs.
+
+    Raises:
+        LosparseError: nothing says what classes there are, and fewer occur.
     """
     declared = names if names is not None else table.classes.get(column)
     if declared is not None:
         return tuple(declared)
     distinct = set(values)
-    if len(distinct) < 2:
+    if len(distinct) < least:
         raise LosparseError(
             f"{table.name}: column '{column}' has one class only ({show(values[0])}); training needs at least two"
         )

@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Trainer
 
+from losparse_runtime.contract.task import Labels, Task
 from losparse_runtime.contract.tensors import MASK
 
+from ..data.tokens import IGNORED
 from ..errors import LosparseError
 from ..models.depth import even_layers, find_blocks, recorded
 from .recipe import Training
@@ -51,7 +53,7 @@ class DistillingTrainer(MeanLossTrainer):
         weight 15, embeddings included; for 12 blocks that is about `distill_hidden` 180 here.
     """
 
-    def __init__(self, *, teacher: nn.Module, recipe: Training, **kwargs: Any) -> None:
+    def __init__(self, *, teacher: nn.Module, recipe: Training, task: Task, **kwargs: Any) -> None:
         """Remember the teacher, which is put into evaluation mode and never trained.
 
         Raises:
@@ -60,6 +62,7 @@ class DistillingTrainer(MeanLossTrainer):
         super().__init__(**kwargs)
         self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)
         self.recipe = recipe
+        self.task = task
         none: tuple[list[nn.Module], list[nn.Module]] = ([], [])
         self.blocks = pair_blocks(self.model, teacher) if recipe.distill_hidden > 0 else none
 
@@ -84,28 +87,35 @@ class DistillingTrainer(MeanLossTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _imitation(self, outputs: Any, targets: Any, labels: Tensor | None) -> Tensor:
-        names = [name for name in ("logits", "start_logits", "end_logits") if name in outputs]
-        temperature = self.recipe.distill_temperature
-        losses = [distillation_loss(outputs[name], targets[name], labels, temperature) for name in names]
+        kind, temperature = self.task.labels, self.recipe.distill_temperature
+        losses = [
+            distillation_loss(outputs[name], targets[name], labels, temperature, kind) for name in self.task.outputs
+        ]
         return torch.stack(losses).mean()
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float) -> Tensor:
+def distillation_loss(
+    student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float, kind: Labels
+) -> Tensor:
     """Return T^2 * KL(teacher || student) of softened distributions, averaged over rows.
 
-    A single logit is no distribution but a regression's value: of it the mean squared difference is taken.
+    Where any number of classes applies, each logit is a distribution of its own, yes or no, and the mean is over them
+    too, as that of the task's loss. A number is no distribution: of it the mean squared difference is taken.
 
     Args:
         student: logits; (..., classes).
         teacher: logits; (..., classes).
         labels: rows labelled -100 are left out when it has one label per row; (...).
         temperature: T, above 0.
+        kind: what the task's labels are.
 
     Returns:
         In nats; ().
     """
-    if student.shape[-1] == 1:
+    if kind == "number":
         return F.mse_loss(student.float(), teacher.float())
+    if kind == "classes":
+        student, teacher = (torch.stack([logits, torch.zeros_like(logits)], -1) for logits in (student, teacher))
     rows = F.kl_div(
         F.log_softmax(student.float() / temperature, dim=-1),
         F.log_softmax(teacher.float() / temperature, dim=-1),
@@ -113,7 +123,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor | None, t
         log_target=True,
     ).sum(-1)
     if labels is not None and labels.shape == rows.shape and rows.dim() > 1:
-        rows = rows[labels != -100]
+        rows = rows[labels != IGNORED]
     return rows.mean() * temperature**2
 
 

@@ -6,43 +6,38 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import (
-    DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
-    default_data_collator,
     set_seed,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from losparse_runtime.contract.tensors import TOKENS
+from losparse_runtime.contract.task import Task, find_task
 
 from ..calibration.running import Batch
 from ..compress import CompressionReport, compact_, compress_, report
-from ..data.metrics import metrics_of, perplexity
-from ..data.tokens import WINDOW, Tokenized
+from ..data.tasks.base import TaskData
+from ..data.tasks.registry import TASK_DATA, find_data, find_trained
+from ..data.tokens import NOTES, Rows, Tokenized
 from ..errors import LosparseError
-from ..methods import Method, OneShot
+from ..methods import Method
 from ..models.embeddings import freeze_embeddings
 from .adapters import attach_adapters, merge_adapters, require_lora
+from .batches import calibration_batches, needs_data
 from .distill import DistillingTrainer, MeanLossTrainer
 from .divergence import DivergenceMixin, require_finite
 from .recipe import Training
@@ -56,7 +51,7 @@ class FineTuneResult:
     """What a fine-tuning gave.
 
     Attributes:
-        metrics: of the validation examples, by name: "loss" in nats, and those of the task (`losparse.data.metrics`).
+        metrics: of the validation examples, by name: "loss" in nats, and those of the task (`losparse.data.tasks`).
         steps: optimizer steps.
         seconds: wall time of training, evaluation not counted.
         compression: what is stored now, when a method was given.
@@ -71,11 +66,12 @@ class FineTuneResult:
 def fine_tune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train: Dataset[dict[str, Any]],
-    validation: Dataset[dict[str, Any]],
+    train: Rows,
+    validation: Rows,
     training: Training,
     *,
     output_dir: Path,
+    task: str | Task | None = None,
     method: Method | None = None,
     teacher: nn.Module | None = None,
     targets: tuple[str, ...] | None = None,
@@ -95,6 +91,7 @@ def fine_tune(
         validation: the same; evaluated once, at the end.
         training: the recipe's training part.
         output_dir: where checkpoints go when `training.save_steps` asks for them.
+        task: what the model is trained for; default: what its class and configuration say.
         method: compress before training and compact after it.
         teacher: model to imitate; needed when `training.distill_weight` or `distill_hidden` is above 0.
         targets: patterns of layers to compress.
@@ -107,8 +104,9 @@ def fine_tune(
 
     Raises:
         LosparseError: a layer cannot be compressed, the schedule does not fit, distillation has no teacher or one
-            that does not fit, adapters have nothing to stand on, or training diverged.
+            that does not fit, adapters have nothing to stand on, nothing says the task, or training diverged.
     """
+    known = _task_of(model) if task is None else find_trained(task)
     for name in ("distill_weight", "distill_hidden"):
         if getattr(training, name) > 0 and teacher is None:
             raise LosparseError(f"{name} is above 0, which needs a teacher model; pass teacher=, or set it to 0")
@@ -126,14 +124,14 @@ def fine_tune(
     if method is not None:
         batches = calibration
         if batches is None:
-            batches = calibration_batches(model, tokenizer, train, training) if needs_data(method) else ()
+            batches = calibration_batches(train, tokenizer, training, task=known) if needs_data(method) else ()
         compress_(model, method, batches, targets=targets, ignore=ignore, sequential=sequential, to_train=True)
     if training.freeze_embeddings:
         freeze_embeddings(model)
     adapted = attach_adapters(model, training) if training.lora_rank > 0 else None
     pruning = () if method is None else method.callbacks()
     use_cache = getattr(model.config, "use_cache", None)
-    trainer = _trainer(model, tokenizer, train, validation, training, output_dir, teacher, quiet)
+    trainer = _trainer(model, tokenizer, train, validation, training, output_dir, known, teacher, quiet)
     for callback in (*pruning, *callbacks):
         trainer.add_callback(callback)
     if quiet:
@@ -151,7 +149,7 @@ def fine_tune(
     if method is not None:
         compact_(model, method)
         compression = report(model)
-    metrics = _measure(trainer, task_of(model))
+    metrics = _measure(trainer, find_data(known))
     model.eval().requires_grad_(True)
     if use_cache is not None:
         model.config.use_cache = use_cache  # the Trainer turns it off, which is for training alone
@@ -171,7 +169,7 @@ def _refuse_idle(method: Method | None, given: Sequence[str]) -> None:
         raise LosparseError(f"calibration= is for methods that look at texts, {name} does not; leave it out")
 
 
-def _measure(trainer: Trainer, task: str) -> dict[str, float]:
+def _measure(trainer: Trainer, data: TaskData) -> dict[str, float]:
     """Return the metrics of the validation examples.
 
     Raises:
@@ -184,9 +182,7 @@ def _measure(trainer: Trainer, task: str) -> dict[str, float]:
                 f"the validation {name} must be finite, got {value:g}; lower learning_rate if training went astray, or "
                 "give validation examples that have labels"
             )
-    if task == "causal-lm":
-        metrics["perplexity"] = perplexity(metrics["loss"])
-    return metrics
+    return metrics | data.metrics_of_loss(metrics["loss"])
 
 
 def bf16_is_slow() -> bool:
@@ -203,62 +199,29 @@ def bf16_is_slow() -> bool:
 _LOGGED = 0.01
 """Share of training after which the mean loss is told to callbacks, where there is no bar of the Trainer's own."""
 
-CALIBRATION_EXAMPLES, CALIBRATION_TOKENS = 1024, 32_768
-"""What a one-shot method looks at where a recipe does not say: texts, or fewer blocks of a causal model's."""
-
-_IMPORTANCE_ROWS, _IMPORTANCE_BATCH = 128, 16
-"""Rows of training on which the importance of blocks is measured, and how many of them at once."""
-
-
-def needs_data(method: Method) -> bool:
-    """Tell whether a method looks at data before training begins."""
-    return isinstance(method, OneShot) and method.needs_texts
-
-
-def calibration_batches(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset[dict[str, Any]], training: Training
-) -> list[dict[str, Any]]:
-    """Return batches of examples on which a one-shot method is calibrated: spread over the data, seeded."""
-    count = training.calibration_examples or CALIBRATION_EXAMPLES
-    chosen = np.random.default_rng(training.seed).permutation(len(data))[:count]  # type: ignore[arg-type]
-    rows = [data[int(place)] for place in chosen]
-    if training.calibration_examples is None:
-        tokens = np.cumsum([len(row[TOKENS]) for row in rows])
-        rows = rows[: max(1, int((tokens <= CALIBRATION_TOKENS).sum()))]
-    rows.sort(key=lambda row: len(row[TOKENS]))
-    collate, size = collator(model, tokenizer), training.batch_size
-    return [dict(collate(rows[start : start + size])) for start in range(0, len(rows), size)]
-
-
-def importance_batches(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: Dataset[dict[str, Any]]
-) -> Iterator[Any]:
-    """Yield batches of rows, evenly taken, on which the importance of blocks is measured."""
-    collate, count = collator(model, tokenizer), len(data)  # type: ignore[arg-type]
-    chosen = [data[row] for row in range(0, count, -(-count // _IMPORTANCE_ROWS))]
-    for first in range(0, len(chosen), _IMPORTANCE_BATCH):
-        yield collate(chosen[first : first + _IMPORTANCE_BATCH])
-
 
 def _trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    train: Dataset[dict[str, Any]],
-    validation: Dataset[dict[str, Any]],
+    train: Rows,
+    validation: Rows,
     training: Training,
     output_dir: Path,
+    task: Task,
     teacher: nn.Module | None,
     quiet: bool,
 ) -> Trainer:
     """Build the Trainer of a recipe."""
     saving = training.save_steps is not None
-    # The Trainer measures in an order of its own, so the rows themselves must say which question they are windows of.
-    windows = isinstance(validation, Tokenized) and validation.windows is not None
-    task = task_of(model)
-    if task == "question-answering" and not windows:
+    data = find_data(task)
+    # The Trainer measures in an order of its own, so the rows themselves must say what the metric is to know of them.
+    noted = isinstance(validation, Tokenized) and validation.notes is not None
+    if data.notes and not noted:
         logger.warning(
-            "the validation rows do not say which of their tokens are the context's, so no accuracy is measured; "
-            "losparse.data.examples.tokenize makes rows that do"
+            "the validation rows do not say %s, so no %s is measured; losparse.data.loading.tokenize makes rows "
+            "that do",
+            data.notes,
+            task.metric,
         )
     arguments = TrainingArguments(
         output_dir=str(output_dir),
@@ -286,7 +249,7 @@ def _trainer(
         logging_steps=_LOGGED,  # for callbacks, which say it in their own way; nothing else is printed
         logging_nan_inf_filter=False,  # `diverged` looks at every loss, and once is enough
         dataloader_pin_memory=torch.cuda.is_available(),
-        label_names=["start_positions", "end_positions", WINDOW] if windows else None,
+        label_names=[*data.label_keys, NOTES] if noted else None,
     )
     options: dict[str, Any] = {
         "model": model,
@@ -294,11 +257,11 @@ def _trainer(
         "train_dataset": train,
         "eval_dataset": validation.measurable() if isinstance(validation, Tokenized) else validation,
         "processing_class": tokenizer,
-        "data_collator": collator(model, tokenizer),
-        "compute_metrics": metrics_of(task) if windows or task != "question-answering" else None,
+        "data_collator": data.collator(tokenizer),
+        "compute_metrics": data.metric() if noted or not data.notes else None,
     }
     if teacher is not None and max(training.distill_weight, training.distill_hidden) > 0:
-        return _DistillingTrainer(teacher=teacher, recipe=training, **options)
+        return _DistillingTrainer(teacher=teacher, recipe=training, task=task, **options)
     return _MeanLossTrainer(**options)
 
 
@@ -307,7 +270,7 @@ class _Careful(DivergenceMixin):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
         """Return the loss of what the model takes."""
-        return super().compute_loss(model, {k: v for k, v in inputs.items() if k != WINDOW}, *args, **options)
+        return super().compute_loss(model, {k: v for k, v in inputs.items() if k != NOTES}, *args, **options)
 
 
 class _MeanLossTrainer(_Careful, MeanLossTrainer):
@@ -318,30 +281,17 @@ class _DistillingTrainer(_Careful, DistillingTrainer):
     """A careful `DistillingTrainer`."""
 
 
-def task_of(model: nn.Module) -> str:
-    """Return the task that a model's head is for, by the names of `losparse.data.examples.TASKS`."""
-    return task_named(type(model).__name__, getattr(getattr(model, "config", None), "problem_type", None))
+def _task_of(model: nn.Module) -> Task:
+    """Return the task that a model's head is for, by its class and its configuration.
 
-
-def task_named(name: str, problem_type: str | None) -> str:
-    """Return the task of an architecture, by its class's name and its config's `problem_type`."""
-    if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-        return "causal-lm"
-    if name.endswith("ForTokenClassification"):
-        return "token-classification"
-    if name.endswith("ForQuestionAnswering"):
-        return "question-answering"
-    return "regression" if problem_type == "regression" else "text-classification"
-
-
-def collator(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Return what makes batches of a model's rows: it pads them, but for causal models, whose rows are full."""
-    task = task_of(model)
-    if task == "causal-lm":
-        return default_data_collator
-    if task == "token-classification":
-        return DataCollatorForTokenClassification(tokenizer)
-    if task == "question-answering" and tokenizer.padding_side != "right":
-        tokenizer = copy.copy(tokenizer)  # labels are places in a row, which padding in front of it would move
-        tokenizer.padding_side = "right"
-    return DataCollatorWithPadding(tokenizer)
+    Raises:
+        LosparseError: they do not say it.
+    """
+    config = getattr(model, "config", None)
+    outputs = getattr(config, "num_labels", None)
+    task = find_task(type(model).__name__, getattr(config, "problem_type", None), outputs)
+    if task is None or task.name not in TASK_DATA:
+        raise LosparseError(
+            f"what to train {type(model).__name__} for must be said: pass task=, one of {', '.join(TASK_DATA)}"
+        )
+    return task

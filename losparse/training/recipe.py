@@ -11,7 +11,7 @@ from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ..data.examples import TASKS
+from ..data.tasks.registry import DEFAULT_TASK, TASK_DATA
 from ..errors import LosparseError
 from ..methods import METHODS, LoSparse, Method, OneShot, method_from_dict, method_to_dict
 from ..models.neurons import KeepNeuronsBy
@@ -129,7 +129,7 @@ class Recipe:
     """A task, a method, a training, and which layers.
 
     Attributes:
-        task: one of `TASKS`.
+        task: of what is trained, by name (`losparse.data.tasks`).
         method: a value from `losparse.methods`; None, "none" in a file, leaves every layer dense.
         training: the fine-tuning.
         targets: patterns of layers to compress; None takes the linear layers of transformer blocks.
@@ -140,7 +140,7 @@ class Recipe:
         keep_neurons_by: how they are chosen; see `losparse.models.neurons`.
     """
 
-    task: Annotated[str, OneOf(lambda: TASKS)] = "text-classification"
+    task: Annotated[str, OneOf(lambda: TASK_DATA)] = DEFAULT_TASK
     method: Annotated[Method | None, METHOD] = field(default_factory=LoSparse)
     training: Training = field(default_factory=Training)
     targets: Patterns | None = None

@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from losparse import LoSparse
 from losparse.cli.progress import StderrProgress
 from losparse.cli.training import train_model
-from losparse.data.examples import load_examples
-from losparse.data.tokens import Tokenized, tokenize
+from losparse.data.loading import load_examples, tokenize
+from losparse.data.tokens import Tokenized
 from losparse.training.recipe import Recipe, Training
 
 from .conftest import Sources

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from losparse.data.examples import Answer, Examples, load_examples, load_texts, relabel, split_examples
+from losparse.data.examples import Examples, relabel, split_examples
+from losparse.data.loading import load_examples, load_texts
 from losparse.data.tables import read_table
+from losparse.data.tasks.question_answering import Answer
 from losparse.errors import LosparseError
 
 Write = Callable[[str, str | bytes], Path]

@@ -12,6 +12,7 @@ from losparse import LoSparse, Training, compress_, fine_tune
 from losparse.errors import LosparseError
 from losparse.training.distill import distillation_loss, hidden_loss, pair_blocks
 from losparse.training.fine_tune import _trainer
+from losparse_runtime.contract.task import TEXT_CLASSIFICATION
 
 from .conftest import build_bert, collate, toy_items
 
@@ -22,18 +23,25 @@ def test_distillation_loss_by_hand():
     student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
     p = F.softmax(teacher / 2, -1)
     expected = 4 * (p * (p / 0.5).log()).sum()  # T = 2: KL against the uniform student, times T^2
-    torch.testing.assert_close(distillation_loss(student, teacher, torch.tensor([0]), 2.0), expected)
-    assert distillation_loss(teacher, teacher, None, 2.0) == 0
+    torch.testing.assert_close(distillation_loss(student, teacher, torch.tensor([0]), 2.0, "class"), expected)
+    assert distillation_loss(teacher, teacher, None, 2.0, "class") == 0
     # token level: the row labelled -100 is left out
     rows = distillation_loss(
-        student.expand(1, 2, 2), torch.stack([teacher[0], student[0]])[None], torch.tensor([[0, -100]]), 2.0
+        student.expand(1, 2, 2), torch.stack([teacher[0], student[0]])[None], torch.tensor([[0, -100]]), 2.0, "class"
     )
     torch.testing.assert_close(rows, expected)
 
 
+def test_any_number_of_classes_is_imitated_one_by_one():
+    student, teacher = torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 1.0]])
+    p = torch.sigmoid(torch.tensor(1.0))  # of the first logit at T = 2; the second ones are equal
+    expected = 4 * (p * (p / 0.5).log() + (1 - p) * ((1 - p) / 0.5).log()) / 2
+    torch.testing.assert_close(distillation_loss(student, teacher, torch.ones(1, 2), 2.0, "classes"), expected)
+
+
 def test_a_regression_imitates_the_value():
     # softmax of one logit is 1 whatever it is, so KL would teach nothing
-    loss = distillation_loss(torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [5.0]]), None, 2.0)
+    loss = distillation_loss(torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [5.0]]), None, 2.0, "number")
     assert loss == (1 + 9) / 2
 
 
@@ -65,14 +73,16 @@ def test_the_loss_is_the_mixture(tokenizer, tmp_path: Path, compressed: bool):
         compress_(student, LoSparse(keep=0.4, low_rank=0.1))
     batch = collate(toy_items(6))
     recipe = Training(distill_weight=0.25, distill_temperature=3.0, distill_hidden=2.0)
-    trainer = _trainer(student, tokenizer, toy_items(4), toy_items(4), recipe, tmp_path, teacher, True)
+    trainer = _trainer(
+        student, tokenizer, toy_items(4), toy_items(4), recipe, tmp_path, TEXT_CLASSIFICATION, teacher, True
+    )
     loss = trainer.compute_loss(student, batch)
     with torch.no_grad():
         one, other = (model(**batch, output_hidden_states=True) for model in (student, teacher))
     real = batch["attention_mask"].bool()
     pairs = ((one.hidden_states[1], other.hidden_states[2]), (one.hidden_states[2], other.hidden_states[4]))
     hidden = sum(F.mse_loss(a[real], b[real]) for a, b in pairs) / 2
-    kl = distillation_loss(one.logits, other.logits, None, 3.0)
+    kl = distillation_loss(one.logits, other.logits, None, 3.0, "class")
     torch.testing.assert_close(loss, 0.75 * one.loss + 0.25 * kl + 2.0 * hidden)
     loss.backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())

@@ -12,15 +12,18 @@ from safetensors.torch import load_file
 from transformers import BertForQuestionAnswering, BertModel, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from losparse import LPAF, SVD, LoSparse, Training, fine_tune
-from losparse.data.metrics import spans
-from losparse.data.tokens import Tokenized, Window
+from losparse.data.tasks.question_answering import QuestionAnswering, Window, spans
+from losparse.data.tasks.registry import TASK_DATA
+from losparse.data.tokens import Tokenized
 from losparse.environment import machine
 from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
 from losparse.models.embeddings import freeze_embeddings
 from losparse.training import fine_tune as finetune
-from losparse.training.fine_tune import bf16_is_slow, calibration_batches, collator
+from losparse.training.batches import calibration_batches
+from losparse.training.fine_tune import bf16_is_slow
 from losparse.training.resume import last_checkpoint, missing_part
+from losparse_runtime.contract.task import TEXT_CLASSIFICATION
 
 from .conftest import build_bert, toy_items
 
@@ -193,11 +196,16 @@ def question_items():
 
 def test_windows_of_questions_are_measured_by_question(tokenizer, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(finetune, "metrics_of", lambda task: lambda found: seen.append(found) or spans(found))
+
+    class Watched(QuestionAnswering):
+        def metric(self):
+            return lambda found: seen.append(found) or spans(found)
+
+    monkeypatch.setitem(TASK_DATA, "question-answering", Watched())
     model = BertForQuestionAnswering(build_bert().config)
     # the Trainer measures long rows first, so these come in another order
     windows = [Window(question, 1, 2 + n, 1) for n, question in enumerate([0, 0, 1, 2, 2, 2])]
-    rows = Tokenized(question_items(), windows=windows)
+    rows = Tokenized(question_items(), notes=windows)
     training = Training(max_steps=1, batch_size=1)
     result = fine_tune(model, tokenizer, rows, rows, training, output_dir=tmp_path, quiet=True)
     first, last, facts = seen[0].label_ids
@@ -218,24 +226,23 @@ def test_rows_that_do_not_know_their_context_have_no_accuracy(tokenizer, tmp_pat
 
 def test_rows_of_questions_are_padded_behind(tokenizer):
     tokenizer.padding_side = "left"
-    model = BertForQuestionAnswering(build_bert().config)
-    batch = collator(model, tokenizer)(question_items()[:2])
+    batch = TASK_DATA["question-answering"].collator(tokenizer)(question_items()[:2])
     assert batch["input_ids"].tolist() == [[10, 10, 0], [11, 11, 11]], "labels are places in the row"
-    assert collator(build_bert(), tokenizer)(toy_items(2)) is not None and tokenizer.padding_side == "left"
+    assert tokenizer.padding_side == "left", "the caller's own pads as before"
 
 
-def test_calibration_takes_no_more_than_is_asked_for(tokenizer, monkeypatch):
-    model, items = build_bert(), toy_items(60)
+def test_calibration_takes_no_more_than_is_asked_for(tokenizer):
+    items = toy_items(60)
 
-    def rows(training):
-        return sum(len(batch["input_ids"]) for batch in calibration_batches(model, tokenizer, items, training))
+    def rows(training, **most):
+        batches = calibration_batches(items, tokenizer, training, task=TEXT_CLASSIFICATION, **most)
+        return sum(len(batch["input_ids"]) for batch in batches)
 
     assert rows(Training()) == 60 and rows(Training(calibration_examples=7)) == 7
     lengths = [len(items[int(place)]["input_ids"]) for place in np.random.default_rng(0).permutation(60)]
-    monkeypatch.setattr(finetune, "CALIBRATION_TOKENS", sum(lengths[:9]) + 1)
-    assert rows(Training()) == 9 and rows(Training(calibration_examples=50)) == 50
-    monkeypatch.setattr(finetune, "CALIBRATION_TOKENS", 1)
-    assert rows(Training()) == 1
+    most = sum(lengths[:9]) + 1
+    assert rows(Training(), most_tokens=most) == 9 and rows(Training(calibration_examples=50), most_tokens=most) == 50
+    assert rows(Training(), most_tokens=1) == 1
 
 
 def test_embeddings_are_frozen_by_name():

@@ -8,16 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from losparse.data.metrics import (
-    classification,
-    matthews,
-    metrics_of,
-    pearson,
-    perplexity,
-    regression,
-    spans,
-    spearman,
-)
+from losparse.data.metrics import classification, matthews, pearson, spearman
+from losparse.data.tasks.causal_lm import perplexity
+from losparse.data.tasks.multi_label import multi_label
+from losparse.data.tasks.question_answering import spans
+from losparse.data.tasks.registry import TASK_DATA
+from losparse.data.tasks.regression import regression
+from losparse_runtime.contract.task import TASKS
 
 
 def test_matthews_of_two_classes_by_hand():
@@ -138,5 +135,28 @@ def test_regression_takes_logits_of_one_column():
 def test_perplexity():
     assert perplexity(math.log(50)) == pytest.approx(50)
     assert math.isfinite(perplexity(1e6))
-    assert metrics_of("causal-lm") is None
-    assert metrics_of("token-classification") is classification
+    assert TASK_DATA["causal-lm"].metric() is None, "logits of a vocabulary are not kept"
+    assert TASK_DATA["causal-lm"].metrics_of_loss(0.0) == {"perplexity": 1.0}
+
+
+def test_any_number_of_classes_by_hand():
+    # Classes 0, 1, 2 are taken to apply above a logit of 0; right are 3 of 4 predicted, and 3 of 5 true.
+    logits = np.array([[2.0, -1.0, 0.5], [-1.0, 1.0, -1.0], [3.0, -2.0, -2.0], [-1.0, -1.0, -1.0]])
+    truth = np.array([[1.0, 0, 1], [0, 0, 0], [1, 0, 1], [0, 1, 0]])
+    found = multi_label(prediction(logits, truth))
+    # each class: 2 of 2 and 2; 0 of 1 and 1; 1 of 1 and 2: 2 * right / (predicted + true)
+    assert found == {
+        "f1": pytest.approx(2 * 3 / (4 + 5)),
+        "f1_macro": pytest.approx((1 + 0 + 2 / 3) / 3),
+        "accuracy": 0.25,
+    }
+    assert multi_label(prediction(-np.ones((2, 1)), np.zeros((2, 1)))) == {"f1": 0.0, "f1_macro": 0.0, "accuracy": 1.0}
+
+
+def test_every_task_that_is_trained_has_rows_and_a_metric():
+    assert set(TASK_DATA) == {task.name for task in TASKS.values() if task.trained}
+    for name in set(TASK_DATA) - {"causal-lm", "question-answering"}:
+        logits = np.ones((4, TASKS[name].outputs_needed(2)))
+        labels = logits if TASKS[name].labels == "classes" else np.ones(4)
+        found = TASK_DATA[name].metric()(prediction(logits, labels))
+        assert TASKS[name].metric in found

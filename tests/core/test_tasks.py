@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from losparse import SVD, LoSparse, Training, fine_tune
-from losparse.data.examples import Examples, load_examples, load_texts, tokenize
+from losparse.data.examples import Examples
+from losparse.data.loading import load_examples, load_texts, tokenize
 from losparse.errors import LosparseError
-from losparse.training.fine_tune import task_of
 from losparse.training.opening import fit_padding
 
 from .conftest import build_bert, toy_items
@@ -58,7 +58,6 @@ def value_items(count: int, seed: int = 0) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("method", [None, LoSparse(keep=0.5, low_rank=0.1, window=2)])
 def test_a_regression_learns(tokenizer, tmp_path: Path, method):
     model = build_bert(num_labels=1, problem_type="regression")
-    assert task_of(model) == "regression"
     result = fine_tune(
         model, tokenizer, value_items(128), value_items(64, 9), TRAINING, output_dir=tmp_path, method=method, quiet=True
     )

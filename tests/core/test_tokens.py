@@ -8,8 +8,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from losparse.data import tokens
-from losparse.data.examples import Answer, Examples, tokenize
+from losparse.data.examples import Examples
+from losparse.data.loading import tokenize
+from losparse.data.tasks.question_answering import Answer, QuestionAnswering
 from losparse.errors import LosparseError
 
 
@@ -104,23 +105,25 @@ def test_a_long_context_gives_windows_and_only_those_with_the_answer_point_at_it
     assert any(start for start, _ in spans) and (0, 0) in spans
 
 
-def test_windows_know_their_question_and_their_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "CHUNK", 2)
+def test_windows_know_their_question_and_their_context() -> None:
+    class Small(QuestionAnswering):
+        chunk = 2
+
     long, short = " ".join(["a"] * 20), "a b"
     answers = [Answer("a", 0), Answer("a", 0), Answer("", 0)]
     examples = Examples(["where"] * 3, [short, long, short], answers, ())
-    rows = tokenize(examples, word_piece(), task="question-answering", max_length=12)
-    assert rows.windows is not None and rows.truncated == 1
-    questions = [window.question for window in rows.windows]
+    rows = Small().tokenize(examples, word_piece(), max_length=12)
+    assert rows.notes is not None and rows.truncated == 1
+    questions = [window.question for window in rows.notes]
     assert [questions.count(number) for number in range(3)] == [1, len(rows) - 2, 1]
     assert questions == sorted(questions)
-    for row, window in zip(rows, rows.windows, strict=True):
+    for row, window in zip(rows, rows.notes, strict=True):
         # [CLS] question [SEP] context [SEP]
         assert (window.start, window.stop) == (3, len(row["input_ids"]) - 1)
         assert window.answerable == (window.question != 2)
-    assert "window" not in rows[0], "models are trained on rows without it"
-    assert [tuple(row["window"]) for row in rows.measurable()] == rows.windows
-    assert rows[1:].windows == rows.windows[1:]
+    assert "notes" not in rows[0], "models are trained on rows without it"
+    assert [tuple(row["notes"]) for row in rows.measurable()] == rows.notes
+    assert rows[1:].notes == rows.notes[1:]
 
 
 def test_tokenize_refuses() -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from losparse.data.examples import Answer as Label
 from losparse.data.examples import Examples
-from losparse.data.metrics import spans
-from losparse.data.tokens import tokenize
+from losparse.data.loading import tokenize
+from losparse.data.tasks.question_answering import Answer as Label
+from losparse.data.tasks.question_answering import spans
 from losparse_runtime import Answer, Session
 from losparse_runtime.tasks.scoring import Span, SpanLogits, best_span
 
@@ -90,13 +90,13 @@ def test_the_metric_counts_what_a_session_answers(make_folder: MakeFolder, seed:
         for number, (text, answer) in enumerate(zip(contexts, answers, strict=True))
     ]
     rows = tokenize(Examples(questions, contexts, labels, ()), tokenizer, task="question-answering", max_length=16)
-    assert rows.windows is not None and len(rows) == 6
+    assert rows.notes is not None and len(rows) == 6
     batch = tokenizer.pad([{"input_ids": row["input_ids"]} for row in rows], return_tensors="np")
     names = "input_ids", "attention_mask"
     outputs = session.run({name: batch[name].astype(np.int64) for name in names})
     positions = [np.array([row[name] for row in rows]) for name in ("start_positions", "end_positions")]
     found = SimpleNamespace(
-        predictions=(outputs["start_logits"], outputs["end_logits"]), label_ids=(*positions, np.array(rows.windows))
+        predictions=(outputs["start_logits"], outputs["end_logits"]), label_ids=(*positions, np.array(rows.notes))
     )
     assert spans(found) == {"accuracy": 0.5}
 

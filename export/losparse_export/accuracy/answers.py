@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from losparse.data.examples import Examples
-from losparse.data.tokens import answer_span
+from losparse.data.tasks.question_answering import answer_span
 from losparse_runtime import Session
 from losparse_runtime.contract.tensors import MASK
 from losparse_runtime.tasks.scoring import ANSWER_STRIDE, SpanLogits, best_span, no_answer_score

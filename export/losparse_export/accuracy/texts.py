@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from losparse.data.examples import Examples, load_examples, load_texts
+from losparse.data.examples import Examples
+from losparse.data.loading import load_examples, load_texts
 from losparse.errors import LosparseError
 from losparse_runtime import Session, TokenizerError
 from losparse_runtime.text.cuts import cuts_told_once

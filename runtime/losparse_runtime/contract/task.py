@@ -160,7 +160,7 @@ QUESTION_ANSWERING = Task(
 CAUSAL_LM = Task(
     "causal-lm",
     "AutoModelForCausalLM",
-    ("ForCausalLM", "LMHeadModel"),
+    ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "GenerationDecoder"),
     ("logits",),
     "none",
     per_token=True,

@@ -1,0 +1,97 @@
+"""Any number of classes a text, or a pair of texts.
+
+    text, pair    see `losparse.data.loading`
+    labels        labels, label, categories, classes: a list of labels (jsonl), or one text in which `;` stands between
+                  them (csv, tsv, jsonl); an empty list or text where no class applies
+
+    text;labels:  the film was long,"drama;history"        {"text": "the film was long", "labels": ["drama", "history"]}
+
+A label is a text or an integer class id, without the spaces around it. What counts is which labels apply, not a 0 or 1
+for each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import LosparseError
+from ..columns import Columns, find_column, texts_and_pairs, values_of
+from ..examples import Examples
+from ..labels import class_id, class_lookup, class_names, label_text
+from ..metrics import Metric, Prediction, first_output
+from ..tables import Table, show
+from .base import TaskData
+
+SEPARATOR = ";"
+COLUMNS = ("labels", "label", "categories", "classes")
+
+
+class MultiLabelClassification(TaskData):
+    """A row a text; labels = 1.0 for each class that applies, 0.0 for each other one, by class id."""
+
+    def read(self, table: Table, columns: Columns, names: Sequence[str] | None) -> Examples:
+        """Return texts, and second texts if there are any, with the class ids of each; see `TaskData.read`."""
+        texts, pairs = texts_and_pairs(table, columns)
+        column = find_column(table, columns.label, COLUMNS, "label")
+        found = [_labels(table, row, column, value) for row, value in enumerate(values_of(table, column))]
+        values = [label for each in found for label in each]
+        if not values and names is None:
+            raise LosparseError(f"{table.name}: column '{column}' names no class in any row; training needs some")
+        classes = class_names(table, column, values, names, least=1)
+        lookup = class_lookup(values, classes)
+        labels = [
+            sorted(class_id(table, row, value, lookup, classes) for value in each) for row, each in enumerate(found)
+        ]
+        return Examples(texts, pairs, labels, classes)
+
+    def targets(self, label: Any, examples: Examples) -> dict[str, Any]:
+        """Return a number for each class, as the loss of transformers takes them: floats; see `TaskData.targets`."""
+        return {"labels": [float(number in label) for number in range(len(examples.label_names))]}
+
+    def metric(self) -> Metric:
+        """Return F1 over all decisions, the mean F1 of classes, and the share of texts with exactly their classes."""
+        return multi_label
+
+
+def multi_label(prediction: Prediction) -> dict[str, float]:
+    """Return how right the classes of texts are; a class is taken to apply where its logit is above 0.
+
+    Args:
+        prediction: predictions are logits, (rows, classes); labels are 1 where a class applies, else 0, the same shape.
+
+    Returns:
+        "f1" over all decisions (micro), "f1_macro", the mean of the classes' own, and "accuracy", the share of rows
+        whose classes are exactly right; in 0..1. An F1 of nothing predicted and nothing true is 0.
+    """
+    from sklearn.metrics import f1_score
+
+    predicted = (first_output(prediction) > 0).astype(np.int64)
+    truth = np.asarray(prediction.label_ids).round().astype(np.int64)
+    # Class by class, since scikit-learn takes a table of one column for single labels.
+    each = [f1_score(truth[:, i], predicted[:, i], zero_division=0.0) for i in range(truth.shape[1])]
+    return {
+        "f1": float(f1_score(truth.reshape(-1), predicted.reshape(-1), zero_division=0.0)),
+        "f1_macro": float(np.mean(each)),
+        "accuracy": float((predicted == truth).all(-1).mean()),
+    }
+
+
+def _labels(table: Table, row: int, column: str, value: Any) -> list[str]:
+    """Return the labels of a row, each once."""
+    if isinstance(value, str):
+        parts: list[Any] = value.split(SEPARATOR) if value.strip() else []
+    elif isinstance(value, list):
+        parts = value
+    else:
+        raise LosparseError(
+            f"{table.where(row)}: '{column}' must be a list of labels, or a text with '{SEPARATOR}' between them, got "
+            f"{show(value)}"
+        )
+    labels = [label_text(table, row, column, part) for part in parts]
+    if len(set(labels)) < len(labels):
+        bits = "; name the classes that apply, in place of a 0 or 1 for each" if set(labels) <= {"0", "1"} else ""
+        raise LosparseError(f"{table.where(row)}: '{column}' must name a label once, got {show(value)}{bits}")
+    return labels
