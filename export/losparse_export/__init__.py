@@ -14,54 +14,66 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .accuracy.texts import TextFile
     from .check import check_folder, check_session
+    from .costs import Call, Costs, Counts
     from .estimate import Estimate, estimate_model
     from .export import ExportReport, export_model
     from .graph.node import LayerShape
-    from .lower import lower_model
     from .lowerings import LOWERINGS
     from .opening.task_model import TaskModel
     from .parity.gate import ParityError, ParityReport
-    from .plan import Candidate, LayerPlan, Plan, candidates, plan_layers, plan_model
+    from .planning.choose import Candidate, candidates, plan_layers, plan_model
+    from .planning.lower import lower_model
+    from .planning.plan import LayerPlan, Plan
+    from .planning.tune import tune_plan
     from .precision.apply import apply_precision
     from .precision.table import PRECISION_TABLE, PRECISIONS, Precision
+    from .target import CPU, TARGETS, Target
     from .tracing.trace import trace_model
-    from .tune import Call, tune_plan
 
 _HOMES = {
-    "Call": "tune",
+    "CPU": "target",
+    "Call": "costs",
     "Estimate": "estimate",
-    "Candidate": "plan",
+    "Candidate": "planning.choose",
+    "Costs": "costs",
+    "Counts": "costs",
     "ExportReport": "export",
     "LOWERINGS": "lowerings",
-    "LayerPlan": "plan",
+    "LayerPlan": "planning.plan",
     "LayerShape": "graph.node",
     "ParityError": "parity.gate",
     "ParityReport": "parity.gate",
     "PRECISIONS": "precision.table",
     "PRECISION_TABLE": "precision.table",
-    "Plan": "plan",
+    "Plan": "planning.plan",
     "Precision": "precision.table",
+    "TARGETS": "target",
+    "Target": "target",
     "TaskModel": "opening.task_model",
     "TextFile": "accuracy.texts",
     "apply_precision": "precision.apply",
-    "candidates": "plan",
+    "candidates": "planning.choose",
     "check_folder": "check",
     "check_session": "check",
     "estimate_model": "estimate",
     "export_model": "export",
-    "lower_model": "lower",
-    "plan_layers": "plan",
-    "plan_model": "plan",
+    "lower_model": "planning.lower",
+    "plan_layers": "planning.choose",
+    "plan_model": "planning.choose",
     "trace_model": "tracing.trace",
-    "tune_plan": "tune",
+    "tune_plan": "planning.tune",
 }
 
 __all__ = [
+    "CPU",
     "LOWERINGS",
     "PRECISIONS",
     "PRECISION_TABLE",
+    "TARGETS",
     "Call",
     "Candidate",
+    "Costs",
+    "Counts",
     "Estimate",
     "ExportReport",
     "LayerPlan",
@@ -70,6 +82,7 @@ __all__ = [
     "ParityReport",
     "Plan",
     "Precision",
+    "Target",
     "TaskModel",
     "TextFile",
     "apply_precision",

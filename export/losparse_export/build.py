@@ -9,12 +9,15 @@ import onnx_ir as ir
 
 from losparse.errors import LosparseError
 
-from .edits import Layers, check_edits, switched_off
+from .costs import Call, Calls, Traffic
 from .graph.node import LayerShape
-from .lower import lower_model
-from .passes import Fold, finish_planned, fold_model
-from .plan import LayerPlan, Plan, layer_shapes, plan_model
-from .tune import Call, Progress, tune_plan
+from .passes import Fold, fold_model
+from .planning.choose import layer_shapes, plan_model
+from .planning.edits import Layers, check_edits, switched_off
+from .planning.lower import lower_model
+from .planning.plan import LayerPlan, Plan
+from .planning.tune import Progress, tune_plan
+from .target import CPU, Target, finish_planned
 
 # What a plan decides for a precision, and which products are marked for it: those that gain, or all.
 _PLANNED = {"int8": "int8", "int8-static": "int8"}
@@ -41,8 +44,9 @@ def build_graph(
     *,
     precision: str = "fp32",
     plan: Plan | None = None,
-    call: Call | None = None,
+    calls: Calls | None = None,
     tune: bool = False,
+    target: Target = CPU,
     progress: Progress | None = None,
 ) -> Built:
     """Finish a graph.
@@ -51,29 +55,31 @@ def build_graph(
         prepared: as `prepare_model` leaves it; it is not changed.
         precision: what the graph is for; one of `PRECISIONS`.
         plan: to carry out; None to make one.
-        call: to plan for; one text of 128 tokens by default, or what the plan was made for.
+        calls: to plan for: one, or pairs of a call and its weight; one text of 128 tokens by default, or what the plan
+            was made for.
         tune: choose by timing on this machine, not by estimate.
+        target: the kind of machine to build for.
         progress: called while timing.
 
     Raises:
         LosparseError: there is a plan and something else that chooses, or the plan is for another model or precision,
             names a form that does not apply, has other folds or orders than the model, or leaves nothing to quantise.
     """
-    check_choice(plan, call, tune=tune)
+    check_choice(plan, calls, tune=tune)
     planned = _PLANNED.get(precision, "fp32")
     if plan is not None:
-        _check_planned(plan, planned)
-        lowered = _lower_planned(prepared, plan)
+        _check_planned(plan, planned, target)
+        lowered = _lower_planned(prepared, plan, target)
     else:
-        graph, call = prepared.clone(), call or Call()
+        graph = prepared.clone()
         folds = fold_model(graph)
-        plan = plan_model(graph, tokens=call.tokens, precision=planned, folds=folds)
-        plan = tune_plan(plan, call, progress=progress) if tune else plan
-        lowered = lower_model(graph, plan)
-    finished, quantise = _finish(lowered.clone(), plan, _MARKED.get(precision, "fp32"), planned)
+        plan = plan_model(graph, calls=calls, precision=planned, folds=folds, target=target)
+        plan = tune_plan(plan, calls, target=target, progress=progress) if tune else plan
+        lowered = lower_model(graph, plan, target)
+    finished, quantise = _finish(lowered.clone(), plan, _MARKED.get(precision, "fp32"), planned, target)
     if precision in _MARKED and not quantise:
         # Products this small gain nothing in int8. It was asked for, and the file at least becomes smaller.
-        finished, quantise = _finish(lowered, plan, "all", planned)
+        finished, quantise = _finish(lowered, plan, "all", planned, target)
         if not quantise and any(layer.precision == "fp32" for layer in plan.layers.values()):
             raise LosparseError(
                 f"the plan leaves nothing to quantise for precision {precision!r}: its layers are all fp32; edit the "
@@ -82,27 +88,34 @@ def build_graph(
     return Built(finished, plan, tuple(quantise))
 
 
-def check_choice(plan: Plan | None, call: Call | None, *, tune: bool) -> None:
+def check_choice(plan: Plan | None, calls: Calls | None, *, tune: bool) -> None:
     """Refuse arguments that would change nothing: whoever gives one expects it to matter.
 
     Args:
         plan: what every layer becomes; nothing is left to choose beside it.
-        call: to plan for.
-        tune: choose by timing; only then do the threads of the call matter.
+        calls: to plan for.
+        tune: choose by timing; only then do the threads of the calls matter.
 
     Raises:
         LosparseError: see above.
     """
-    if plan is not None and (tune or call is not None):
-        other = "tune=True (--tune)" if tune else "call= (--batch, --length, --threads)"
+    if plan is not None and (tune or calls is not None):
+        other = "tune=True (--tune)" if tune else "calls= (--batch, --length, --threads)"
         raise LosparseError(f"plan= (--plan) says what every layer becomes, so {other} would change nothing; give one")
-    if not tune and call is not None and call.threads != Call().threads:
-        raise LosparseError(
-            f"the threads of call= matter to tune=True (--tune) alone, got {call.threads}; add that, or leave them out"
-        )
+    for call in Traffic.of(calls).calls:
+        if not tune and call.threads != Call().threads:
+            raise LosparseError(
+                f"the threads of calls= matter to tune=True (--tune) alone, got {call.threads}; add that, or leave "
+                "them out"
+            )
+        if call.past:
+            raise LosparseError(
+                f"past of calls= is for models that keep what they computed of earlier tokens, which are not exported "
+                f"yet, got {call.past}; leave it out"
+            )
 
 
-def _lower_planned(prepared: ir.Model, plan: Plan) -> ir.Model:
+def _lower_planned(prepared: ir.Model, plan: Plan, target: Target) -> ir.Model:
     """Fold and lower a copy of a model as a given plan says, which is refused where it says what cannot be done."""
     graph, folds, shapes = _folded(prepared, ())
     known = [shapes]
@@ -110,7 +123,7 @@ def _lower_planned(prepared: ir.Model, plan: Plan) -> ir.Model:
     if skip:
         graph, _, shapes = _folded(prepared, skip)
         known.append(shapes)
-    lowered = lower_model(graph, plan)  # first: a plan for another model is best known by its layers
+    lowered = lower_model(graph, plan, target)  # first: a plan for another model is best known by its layers
     check_edits(plan, folds, known)
     return lowered
 
@@ -121,17 +134,22 @@ def _folded(prepared: ir.Model, skip: Sequence[Layers]) -> tuple[ir.Model, tuple
     return graph, folds, layer_shapes(graph)
 
 
-def _finish(lowered: ir.Model, plan: Plan, marked: str, planned: str) -> tuple[ir.Model, list[str]]:
+def _finish(lowered: ir.Model, plan: Plan, marked: str, planned: str, target: Target) -> tuple[ir.Model, list[str]]:
     """Finish a lowered model; a layer that an int8 plan wants in fp32 stays so, all else becomes what is `marked`."""
     if marked == "fp32":
-        return finish_planned(lowered, tokens=plan.tokens)
+        return finish_planned(lowered, plan.calls, target=target)
     left = {name for name, layer in plan.layers.items() if planned == "int8" and layer.precision == "fp32"}
     layers = {name: "fp32" if name in left else marked for name in plan.layers}
-    return finish_planned(lowered, tokens=plan.tokens, precision=marked, layers=layers)
+    return finish_planned(lowered, plan.calls, precision=marked, layers=layers, target=target)
 
 
-def _check_planned(plan: Plan, planned: str) -> None:
-    """Refuse a plan for another precision, and a layer in int8 in a plan whose graph has none."""
+def _check_planned(plan: Plan, planned: str, target: Target) -> None:
+    """Refuse a plan for another target or precision, and a layer in int8 in a plan whose graph has none."""
+    if plan.target != target.name:
+        raise LosparseError(
+            f"the plan is for target {plan.target!r}, this export is for {target.name!r}; export for that target, or "
+            "make another plan"
+        )
     if plan.precision != planned:
         raise LosparseError(
             f"the plan is for precision {plan.precision!r}, this export plans for {planned!r}; "

@@ -30,6 +30,7 @@ from losparse_runtime import NodeTime, Session, measure, profile_nodes, time_by
 from losparse_runtime.contract.task import FEATURE_EXTRACTION
 
 from .build import build_graph, dense_plan
+from .costs import Call
 from .export import evaluation, write_folder
 from .folder.write import model_sizes
 from .graph.constants import add_constant
@@ -38,10 +39,10 @@ from .graph.node import INPUTS, find_factored
 from .opening.kinds import check_reads_text, class_of, opening_class
 from .opening.load import Loaded, refuse_experts
 from .opening.task_model import TaskModel
-from .passes import prepare_model
+from .planning.tune import Progress
 from .precision.apply import apply_precision
+from .target import CPU, Target, prepare_model
 from .tracing.trace import trace_model
-from .tune import Call, Progress
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -138,6 +139,7 @@ def estimate_model(
     targets: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     seconds: float = 2.0,
+    target: Target = CPU,
     progress: Progress | None = None,
 ) -> Estimate:
     """Measure a model that does not exist yet.
@@ -151,6 +153,7 @@ def estimate_model(
         targets: patterns of layers to compress.
         ignore: patterns of layers to leave dense.
         seconds: timed seconds a variant.
+        target: the kind of machine, which must be this one.
         progress: called with a text, the steps done, and their number.
 
     Returns:
@@ -173,15 +176,15 @@ def estimate_model(
     looked_at = place_factors_(model, draw_factors(sizes, method, config), method).coverage
     loaded = Loaded(model, FEATURE_EXTRACTION, "random weights", None)
     with evaluation(model), tempfile.TemporaryDirectory(prefix="losparse.") as name:
-        prepared = prepare_model(trace_model(TaskModel(model, loaded.task)))
+        prepared = prepare_model(trace_model(TaskModel(model, loaded.task)), target)
         built = {}
         for done, variant in enumerate(variants):
             tell(f"building {variant.name}", done + 1, steps)
             folder = Path(name) / str(done)
             folder.mkdir()
-            built[variant] = _build(folder, loaded, prepared, variant, sizes, call)
+            built[variant] = _build(folder, loaded, prepared, variant, sizes, call, target)
         tell("timing", steps - 1, steps)
-        return replace(_measure(Path(name), built, sizes, call, seconds), looked_at=looked_at)
+        return replace(_measure(Path(name), built, sizes, call, seconds, target), looked_at=looked_at)
 
 
 def _variants(method: LoSparse, precisions: Sequence[str], *, grid: bool) -> list[_Variant]:
@@ -216,7 +219,13 @@ def _random_model(config: PretrainedConfig) -> Any:
 
 
 def _build(
-    folder: Path, loaded: Loaded, prepared: ir.Model, variant: _Variant, sizes: Mapping[str, LayerSpec], call: Call
+    folder: Path,
+    loaded: Loaded,
+    prepared: ir.Model,
+    variant: _Variant,
+    sizes: Mapping[str, LayerSpec],
+    call: Call,
+    target: Target,
 ) -> dict[str, Any]:
     """Write one variant's folder; returns its counts."""
     graph, layers = prepared, sum(size.out_features * size.in_features for size in sizes.values())
@@ -224,12 +233,12 @@ def _build(
         factors = draw_factors(sizes, variant.method, loaded.model.config)
         graph = replace_factors(prepared, factors)
         layers = sum(layer.parameter_count() for layer in factors.values())
-    built = build_graph(graph, precision=variant.precision, call=Call(call.batch, call.length))
+    built = build_graph(graph, precision=variant.precision, calls=Call(call.batch, call.length), target=target)
     if variant.method is None:
         merged = dense_plan(built.plan, "the dense variant", "the dense variant was asked for")
-        built = build_graph(graph, precision=variant.precision, plan=merged)
+        built = build_graph(graph, precision=variant.precision, plan=merged, target=target)
     final = apply_precision(built.graph, variant.precision, nodes=built.quantise) if built.quantise else built.graph
-    contents = write_folder(folder, loaded, final, built.plan, precision=variant.precision)
+    contents = write_folder(folder, loaded, final, built.plan, target=target, precision=variant.precision)
     return {"layers": layers, "bytes": sum(model_sizes(contents).values())}
 
 
@@ -262,11 +271,17 @@ def replace_factors(model: ir.Model, layers: Mapping[str, FactoredLinear]) -> ir
 
 
 def _measure(
-    root: Path, built: Mapping[_Variant, Mapping[str, Any]], sizes: Mapping[str, LayerSpec], call: Call, seconds: float
+    root: Path,
+    built: Mapping[_Variant, Mapping[str, Any]],
+    sizes: Mapping[str, LayerSpec],
+    call: Call,
+    seconds: float,
+    target: Target,
 ) -> Estimate:
     folders = {variant: root / str(place) for place, variant in enumerate(built)}
     sessions = {
-        variant.name: Session(folder, threads=call.threads, unchecked=True) for variant, folder in folders.items()
+        variant.name: Session(folder, providers=(target.provider,), threads=call.threads, unchecked=True)
+        for variant, folder in folders.items()
     }
     times = measure(sessions, batch=call.batch, length=call.length, min_seconds=seconds, memory=False)
     dense_layers = sum(size.out_features * size.in_features for size in sizes.values())

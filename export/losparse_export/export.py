@@ -31,6 +31,7 @@ from .accuracy.texts import (
     read_labelled,
 )
 from .build import Built, build_graph, check_choice, dense_plan
+from .costs import Calls, Traffic
 from .folder.assets import (
     check_reading,
     check_tokenizer,
@@ -48,12 +49,11 @@ from .folder.write import (
 from .opening.load import Loaded, load_model
 from .opening.task_model import TaskModel
 from .parity.gate import ParityReport, Progress, check_parity
-from .passes import prepare_model
-from .plan import Plan
+from .planning.plan import Plan
 from .precision.apply import apply_precision
 from .precision.table import INT8_BITS, check_precision, check_weight_bits
+from .target import CPU, Target, prepare_model
 from .tracing.trace import Tracer, check_opset, trace_model
-from .tune import Call
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,8 +92,9 @@ def export_model(
     opset: int = 23,
     overwrite: bool = False,
     plan: Plan | None = None,
-    call: Call | None = None,
+    calls: Calls | None = None,
     tune: bool = False,
+    target: Target = CPU,
     precision: str = "fp32",
     calibration: Calibration | None = None,
     weight_bits: int = INT8_BITS[0],
@@ -112,11 +113,12 @@ def export_model(
             "text-classification" is also any task of one row of logits a text that the configuration says.
         opset: ONNX operator set, 23 or 18.
         overwrite: replace an earlier export at `out`.
-        plan: the form of every factored layer, which leaves nothing to `call` and `tune`; None for the cheapest by
+        plan: the form of every factored layer, which leaves nothing to `calls` and `tune`; None for the cheapest by
             estimate.
-        call: the call to plan for: batch, length and, for `tune`, threads; one text of 128 tokens on one thread by
-            default.
+        calls: what to plan for: a `Call` of a batch, a length and, for `tune`, threads, or several with how often each
+            comes, as in `[(Call(1, 128), 0.7), (Call(8, 32), 0.3)]`; one text of 128 tokens on one thread by default.
         tune: choose every layer's form by timing on this machine, and the dense model where the whole is faster so.
+        target: the kind of machine to export for.
         precision: a key of `PRECISION_TABLE`, which says what each is for. Any other than fp32 is made from the fp32
             graph once that equals PyTorch, and judged by the bounds of its own.
         calibration: for int8-static: a file of texts, texts, or inputs of runs; the first 128 texts are used.
@@ -140,7 +142,7 @@ def export_model(
     check_opset(opset)
     check_precision(precision, calibrated=calibration is not None)
     check_weight_bits(weight_bits, precision)
-    check_choice(plan, call, tune=tune)
+    check_choice(plan, calls, tune=tune)
     if weight_bits > INT8_BITS[0] and int8_overflows():
         raise LosparseError(
             f"weight_bits={weight_bits} is for CPUs with VNNI, and this one has none, so the export could not be "
@@ -157,18 +159,20 @@ def export_model(
         tell(_STEPS[1], 1, len(_STEPS))
         wrapped = TaskModel(loaded.model, loaded.task, endless_limit(loaded))
         labelled = None if data is None else read_labelled(data, wrapped)
-        prepared = prepare_model(tracer(wrapped, opset=opset))
+        prepared = prepare_model(tracer(wrapped, opset=opset), target)
         tell(_STEPS[2], 2, len(_STEPS))
-        built = build_graph(prepared, precision=precision, plan=plan, call=call, tune=tune, progress=progress)
+        built = build_graph(
+            prepared, precision=precision, plan=plan, calls=calls, tune=tune, target=target, progress=progress
+        )
         tell(_STEPS[3], 3, len(_STEPS))
-        writer = _Writer(loaded, wrapped, precision, weight_bits, given, external_from, progress)
+        writer = _Writer(loaded, wrapped, precision, weight_bits, given, external_from, progress, target)
         contents, parity = writer.write(built, folder)
         if tune and built.plan.layers:
-            faster = _dense_if_faster(folder, built, prepared, call or Call(), writer)
+            faster = _dense_if_faster(folder, built, prepared, Traffic.of(calls), writer)
             if faster is not None:
                 built = faster
                 contents, parity = writer.write(built, folder)
-        accuracy = None if labelled is None else measure_accuracy(wrapped, folder, labelled)
+        accuracy = None if labelled is None else measure_accuracy(wrapped, folder, labelled, target.provider)
         contents = contents.measured(parity=parity.to_dict(), accuracy=accuracy)
         write_metadata(folder, contents)
     return ExportReport(out, contents.task, built.plan, parity, accuracy, model_sizes(contents), contents.to_json())
@@ -185,12 +189,14 @@ class _Writer:
     calibration: Any
     external_from: int
     progress: Progress | None
+    target: Target
 
     def write(self, built: Built, folder: Path) -> tuple[Folder, ParityReport]:
         """Write a folder; returns what it holds and how far it is from PyTorch."""
-        place = partial(write_folder, folder, self.loaded, external_from=self.external_from)
+        place = partial(write_folder, folder, self.loaded, target=self.target, external_from=self.external_from)
+        compare = partial(check_parity, self.wrapped, folder, provider=self.target.provider, progress=self.progress)
         contents = place(built.graph, built.plan)
-        parity = check_parity(self.wrapped, folder, progress=self.progress)
+        parity = compare()
         if self.precision == "fp32":
             return contents, parity
         feeds = None if self.calibration is None else encode_calibration(self.calibration, folder)
@@ -202,21 +208,28 @@ class _Writer:
             weight_bits=self.weight_bits,
         )
         contents = place(graph, built.plan, precision=self.precision, weight_bits=self.weight_bits)
-        return contents, check_parity(self.wrapped, folder, precision=self.precision, progress=self.progress)
+        return contents, compare(precision=self.precision)
+
+    def open(self, folder: Path, threads: int) -> Session:
+        """Open a folder as it runs on the target."""
+        return Session(folder, providers=(self.target.provider,), threads=threads, unchecked=True)
 
 
-def _dense_if_faster(folder: Path, built: Built, prepared: ir.Model, call: Call, writer: _Writer) -> Built | None:
-    """Time the whole model against its dense form, and return that where it is faster."""
+def _dense_if_faster(folder: Path, built: Built, prepared: ir.Model, calls: Traffic, writer: _Writer) -> Built | None:
+    """Time the whole model against its dense form in every call, and return that where it is faster."""
+    plan, times = dense_plan(built.plan, "", ""), {}
     with tempfile.TemporaryDirectory(prefix=".dense.", dir=folder.parent) as name:
-        dense = build_graph(prepared, precision=writer.precision, plan=dense_plan(built.plan, "", ""))
+        dense = build_graph(prepared, precision=writer.precision, plan=plan, target=writer.target)
         writer.write(dense, Path(name))
         places = {"dense": Path(name), "factored": folder}
-        sessions = {form: Session(place, threads=call.threads, unchecked=True) for form, place in places.items()}
-        times = measure(sessions, batch=call.batch, length=call.length, memory=False)
-    if times["factored"].speedup >= 1.0:
+        for call in calls.calls:
+            sessions = {form: writer.open(place, call.threads) for form, place in places.items()}
+            times[call] = measure(sessions, batch=call.batch, length=call.length, memory=False)
+    fast = calls.per_call(lambda call: times[call]["dense"].median_ms)
+    # By the speedups, which are of runs side by side.
+    if calls.per_call(lambda call: times[call]["dense"].median_ms / times[call]["factored"].speedup) <= fast:
         return None
-    slow, fast = (times[form].median_ms for form in ("factored", "dense"))
-    where = f"at {call.batch} x {call.length} tokens, threads: {call.threads}"
+    slow, where = calls.per_call(lambda call: times[call]["factored"].median_ms), f"at {calls.words}"
     refused = f"the factored model takes {slow:.2f} ms {where}, the dense one {fast:.2f} ms"
     return replace(
         dense, plan=dense_plan(built.plan, f"the whole model is faster dense: {fast:.2f} ms {where}", refused)
@@ -229,6 +242,7 @@ def write_folder(
     graph: ir.Model,
     plan: Plan,
     *,
+    target: Target = CPU,
     external_from: int = EXTERNAL_FROM,
     precision: str = "fp32",
     weight_bits: int = INT8_BITS[0],
@@ -245,6 +259,7 @@ def write_folder(
     contents = describe_model(
         loaded,
         graph,
+        target=target,
         precision=precision,
         weight_bits=weight_bits,
         sentences=sentences,

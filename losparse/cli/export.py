@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
             calibration=None if options.calibration is None else TextFile(options.calibration, *columns),
             data=None if options.data is None else TextFile(options.data, *columns, options.label_column),
             plan=plan,
-            call=call_of(options) if plan is None else None,
+            calls=call_of(options) if plan is None else None,
             tune=options.tune,
             overwrite=options.overwrite,
             progress=following(advance),

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from losparse.layers.factored import FactoredLinear
-from losparse_export import LOWERINGS, Plan, lower_model, plan_model
+from losparse_export import LOWERINGS, Call, Plan, lower_model, plan_model
 from losparse_export.graph.naming import unmarked
 from losparse_export.graph.node import DOMAIN, SCOPE, LayerShape, find_factored
-from losparse_export.plan import lowering_by_name
+from losparse_export.target import CPU
 
 from .builders import factored_node, initializer, make_layer, run_graph
 
@@ -200,7 +200,7 @@ def feeds_for(model: ir.Model, seed: int = 0) -> dict[str, np.ndarray]:
 
 def lowered_to(model: ir.Model, *choices: dict[str, str], tokens: int = 128) -> ir.Model:
     """Lower in place by the default plan, but for the layers the choices name."""
-    plan = plan_model(model, tokens=tokens)
+    plan = plan_model(model, calls=Call(length=tokens))
     for choice in choices:
         plan = plan.choose(choice)
     return lower_model(model, plan)
@@ -209,7 +209,7 @@ def lowered_to(model: ir.Model, *choices: dict[str, str], tokens: int = 128) -> 
 def prefer(plan: Plan, *preferred: str) -> Plan:
     """Return a plan with the first of some forms that applies for every layer, and the plan's own where none does."""
     able = {
-        layer: [name for name in preferred if lowering_by_name(name).check(planned.shape) is None]
+        layer: [name for name in preferred if CPU.lowering(name).check(planned.shape) is None]
         for layer, planned in plan.layers.items()
     }
     return plan.choose({layer: names[0] for layer, names in able.items() if names})
@@ -217,7 +217,7 @@ def prefer(plan: Plan, *preferred: str) -> Plan:
 
 def every_plan(model: ir.Model, tokens: int, preferred: Sequence[str] = ()) -> list[Plan]:
     """Return the default plan, one by preference, and one for each form: every layer in it that it applies to."""
-    default = plan_model(model, tokens=tokens)
+    default = plan_model(model, calls=Call(length=tokens))
     plans = [default, prefer(default, *preferred), *(prefer(default, form.NAME) for form in LOWERINGS)]
     different = {tuple(layer.lowering for layer in plan.layers.values()): plan for plan in plans}
     return list(different.values())

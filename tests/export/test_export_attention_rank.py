@@ -17,8 +17,9 @@ from transformers import BertConfig, BertModel
 from losparse import LoSparse
 from losparse.random_factors import random_factors_
 from losparse_export import TaskModel, plan_model, trace_model
-from losparse_export.lower import lower_model
-from losparse_export.passes import finish_model, fold_model, prepare_model
+from losparse_export.passes import fold_model
+from losparse_export.planning.lower import lower_model
+from losparse_export.target import finish_model, prepare_model
 from losparse_runtime.contract.task import TASKS
 
 from .builders import run_graph

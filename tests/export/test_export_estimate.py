@@ -17,7 +17,7 @@ CONFIG = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, 
 
 @pytest.fixture(scope="module")
 def found() -> Estimate:
-    return estimate_model(CONFIG, LoSparse(keep=0.4, low_rank=0.1, multiple=4), call=Call(1, 8, 1), seconds=0.05)
+    return estimate_model(CONFIG, LoSparse(keep=0.4, low_rank=0.1, multiple=4), call=Call(1, 8), seconds=0.05)
 
 
 def test_rows(found):
@@ -73,7 +73,7 @@ def test_verdict_not_worth_it():
 
 def test_verdict_worth_it_and_a_better_split():
     asked, other = row("factored", "int8", 5.0, asked=True), row("factored", "int8", 4.0, low_rank=0.02)
-    worth, text = verdict([*DENSE, asked, other], Call(2, 64, 4))
+    worth, text = verdict([*DENSE, asked, other], Call(2, 64, threads=4))
     assert worth and "2.00 times the speed of the best dense variant" in text and "4 threads" in text
     assert "Faster at the same size: --low-rank 0.02 (int8, 4.0 ms)" in text
     assert "--method pruning" in verdict([*DENSE, asked, replace(other, low_rank=0.0)], Call())[1]

@@ -16,7 +16,8 @@ import torch
 
 from losparse_export import lower_model
 from losparse_export.graph.node import Order
-from losparse_export.passes import Fold, finish_model, fold_model
+from losparse_export.passes import Fold, fold_model
+from losparse_export.target import finish_model
 
 from .blocks import (
     Blocks,

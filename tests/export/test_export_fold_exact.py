@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losparse.layers.factored import FactoredLinear
-from losparse_export import LOWERINGS, lower_model
+from losparse_export import LOWERINGS, Call, lower_model
 from losparse_export.graph.node import OP_TYPE
-from losparse_export.passes import SharePass, finish_model, fold_model, prepare_model
+from losparse_export.passes import SharePass, fold_model
+from losparse_export.target import finish_model, prepare_model
 
 from .blocks import Blocks, assert_equal_outputs, dense_outputs, every_plan, feeds_for, make_dense
 from .builders import make_layer
@@ -134,7 +135,7 @@ def test_every_plan_of_a_folded_block_computes_its_layers(model, preferred, seed
     for tokens, shared in ((4, True), (4096, False)):
         for plan in every_plan(model, tokens, preferred):
             with mock.patch.object(SharePass, "_pays", lambda *_, shared=shared: shared):
-                finished = finish_model(lower_model(model.clone(), plan), tokens=tokens)
+                finished = finish_model(lower_model(model.clone(), plan), Call(length=tokens))
             assert_equal_outputs(finished, feeds, expected, ATOL)
 
 
@@ -151,7 +152,7 @@ def assert_every_plan(model: ir.Model) -> None:
     expected = dense_outputs(model, feeds)
     fold_model(prepare_model(model))
     for plan in every_plan(model, 4096):
-        finished = finish_model(lower_model(model.clone(), plan), tokens=4096)
+        finished = finish_model(lower_model(model.clone(), plan), Call(length=4096))
         assert_equal_outputs(finished, feeds, expected, ATOL)
 
 

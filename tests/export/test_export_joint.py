@@ -11,8 +11,8 @@ from losparse import ROM, compress_, inspect_folder
 from losparse.compress import report as stored_by
 from losparse.layers.joint import split
 from losparse_export import Plan, TaskModel, trace_model
-from losparse_export.passes import finish_model
-from losparse_export.plan import plan_model
+from losparse_export.planning.choose import plan_model
+from losparse_export.target import finish_model
 from losparse_runtime.contract.task import TASKS
 
 from .blocks import Blocks, assert_equal_outputs, dense_outputs, feeds_for, lowered_to

@@ -20,7 +20,8 @@ from losparse_export.folder.write import save_model
 from losparse_export.parity.gate import make_feeds
 from losparse_export.parity.lengths import Case
 from losparse_export.parity.locate import LayerDifference, first_difference
-from losparse_export.passes import ReduceAttentionPass, SharePass, finish_model, fold_model, prepare_model
+from losparse_export.passes import ReduceAttentionPass, SharePass, fold_model
+from losparse_export.target import finish_model, prepare_model
 from losparse_runtime.contract.task import TASKS
 
 from .blocks import prefer

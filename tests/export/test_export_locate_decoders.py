@@ -21,7 +21,7 @@ from losparse_export.build import Built, build_graph
 from losparse_export.folder.write import save_model
 from losparse_export.parity.gate import Case, make_feeds
 from losparse_export.parity.locate import first_difference
-from losparse_export.passes import prepare_model
+from losparse_export.target import prepare_model
 from losparse_runtime.contract.task import TASKS
 
 from .test_export_locate import TOLERANCE, change

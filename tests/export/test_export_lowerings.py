@@ -6,6 +6,7 @@ Tolerance 1e-5: weights and inputs of magnitude 1, sums of a dozen terms in two 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losparse.layers.factored import FactoredLinear
-from losparse_export import LOWERINGS, LayerShape, lower_model, plan_model
+from losparse_export import LOWERINGS, Call, Counts, LayerShape, lower_model, plan_model
 from losparse_export.graph.node import DOMAIN
-from losparse_export.lowerings import base
-from losparse_export.passes import finish_model
-from losparse_export.plan import lowering_by_name
+from losparse_export.target import CPU, finish_model
 
 from .builders import LAYER, layer_graph, make_layer, run_graph
 
@@ -37,7 +36,7 @@ def assert_same(layer: FactoredLinear, lowering: str, *leading: int, **graph_opt
     x = torch.rand(*leading, layer.in_features, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         expected = layer(x).numpy()
-    for form in (model, finish_model(model.clone(), tokens=4), finish_model(model.clone(), tokens=4096)):
+    for form in (model, finish_model(model.clone(), Call(length=4)), finish_model(model.clone(), Call(length=4096))):
         (actual,) = run_graph(form, {"x": x.numpy()})
         assert actual.shape == expected.shape
         np.testing.assert_allclose(actual, expected, rtol=0, atol=ATOL)
@@ -109,7 +108,7 @@ REFUSES = [
 
 @pytest.mark.parametrize(("lowering", "sizes", "reason"), REFUSES)
 def test_refuses(lowering, sizes, reason):
-    assert lowering_by_name(lowering).check(LayerShape(*sizes)) == reason
+    assert CPU.lowering(lowering).check(LayerShape(*sizes)) == reason
 
 
 @st.composite
@@ -162,27 +161,26 @@ def test_selector_and_gather_store_the_weights_as_they_are():
 
 
 @pytest.mark.parametrize(
-    ("lowering", "sizes", "multiply_adds", "glue_elements", "nodes"),
+    ("lowering", "sizes", "multiply_adds", "counts"),
     [
-        ("dense", (8, 6, 2, 3, "out"), 48, 0, 1),
-        ("low_rank", (8, 6, 2, 0, "out"), 28, 0, 2),
-        ("selector", (8, 6, 2, 3, "out"), 5 * 14, 0, 2),
-        ("selector", (8, 6, 2, 3, "in"), 5 * 14, 0, 2),
+        ("dense", (8, 6, 2, 3, "out"), 48, {"nodes": 1}),
+        ("low_rank", (8, 6, 2, 0, "out"), 28, {"nodes": 2}),
+        ("selector", (8, 6, 2, 3, "out"), 5 * 14, {"nodes": 2}),
+        ("selector", (8, 6, 2, 3, "in"), 5 * 14, {"nodes": 2}),
         # 28 + 18; copied: 3 padded, 8 added; moved: 3 by the first Transpose, 8 each by the Gather and the second one
-        ("gather", (8, 6, 2, 3, "out"), 46, 3 + 8 + 19 * base.MOVE / base.ELEMENT, 8),
-        ("gather", (8, 6, 0, 3, "out"), 18, 3 + 19 * base.MOVE / base.ELEMENT, 5),
+        ("gather", (8, 6, 2, 3, "out"), 46, {"nodes": 8, "elements": 3 + 8, "moved": 19}),
+        ("gather", (8, 6, 0, 3, "out"), 18, {"nodes": 5, "elements": 3, "moved": 19}),
         # 3 rows of 6, v 2 x 6, u of the 5 others x 2; copied: 8 joined; moved: 8 by each of three nodes
-        ("absorbed", (8, 6, 2, 3, "out"), 18 + 12 + 10, 8 + 24 * base.MOVE / base.ELEMENT, 7),
+        ("absorbed", (8, 6, 2, 3, "out"), 18 + 12 + 10, {"nodes": 7, "elements": 8, "moved": 24}),
         # 28 + 24; copied: 5 joined; picked: 3
-        ("columns", (8, 6, 2, 3, "in"), 52, 5 + 3 * base.GATHER / base.ELEMENT, 4),
-        ("constant", (8, 6, 0, 0, "out"), 0, 8, 3),
+        ("columns", (8, 6, 2, 3, "in"), 52, {"nodes": 4, "elements": 5, "gathered": 3}),
+        ("constant", (8, 6, 0, 0, "out"), 0, {"nodes": 3, "elements": 8}),
     ],
 )
-def test_cost(lowering, sizes, multiply_adds, glue_elements, nodes):
-    cost = lowering_by_name(lowering).cost(LayerShape(*sizes), 100)
-    assert cost.multiply_adds == multiply_adds
-    assert cost.glue == pytest.approx(nodes * base.NODE / 100 + glue_elements * base.ELEMENT)
-    assert cost.total == cost.multiply_adds + cost.glue
+def test_counts(lowering, sizes, multiply_adds, counts):
+    counted = CPU.lowering(lowering).cost(LayerShape(*sizes))
+    assert sum(inputs * outputs for inputs, outputs in counted.products) == multiply_adds
+    assert replace(counted, products=()) == Counts(**counts)
 
 
 def test_a_layer_called_twice_is_stored_once():

@@ -11,7 +11,8 @@ import torch
 import transformers
 
 from losparse_export import TaskModel, trace_model
-from losparse_export.passes import NameSqueezedAxesPass, WidenMasksPass, prepare_model
+from losparse_export.passes import NameSqueezedAxesPass, WidenMasksPass
+from losparse_export.target import prepare_model
 from losparse_runtime.contract.task import TASKS
 
 from .builders import run_graph

@@ -22,7 +22,8 @@ import losparse
 from losparse.errors import LosparseError
 from losparse.saving.quantizer import mark_compressed
 from losparse_export import LOWERINGS, Plan, export_model, plan_model
-from losparse_export.passes import fold_model, prepare_model
+from losparse_export.passes import fold_model
+from losparse_export.target import prepare_model
 from losparse_runtime import Session, verify_files
 
 from .blocks import prefer

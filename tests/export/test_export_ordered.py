@@ -7,6 +7,7 @@ in another's place is off by 0.1 and more.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,10 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from losparse_export import LayerShape
+from losparse_export import Call, Counts, LayerShape
 from losparse_export.graph.node import Order
-from losparse_export.lowerings import base
-from losparse_export.passes import finish_model, fold_model
-from losparse_export.plan import lowering_by_name
+from losparse_export.passes import fold_model
+from losparse_export.target import CPU, finish_model
 
 from .blocks import (
     Blocks,
@@ -47,7 +47,7 @@ def assert_same(model: ir.Model, name: str, lowering: str) -> ir.Model:
     lowered = lowered_to(model, {**layers, name: lowering})
     assert_equal_outputs(lowered, feeds, expected, ATOL)
     for tokens in (4, 4096):
-        assert_equal_outputs(finish_model(lowered.clone(), tokens=tokens), feeds, expected, ATOL)
+        assert_equal_outputs(finish_model(lowered.clone(), Call(length=tokens)), feeds, expected, ATOL)
     return lowered
 
 
@@ -219,7 +219,7 @@ REFUSES = [
 
 @pytest.mark.parametrize(("lowering", "sizes", "order", "reason"), REFUSES)
 def test_refuses(lowering, sizes, order, reason):
-    assert lowering_by_name(lowering).check(LayerShape(*sizes, order=order)) == reason
+    assert CPU.lowering(lowering).check(LayerShape(*sizes, order=order)) == reason
 
 
 WHOLE = Order("out", 1, 0, True, False)
@@ -244,10 +244,10 @@ WHOLE = Order("out", 1, 0, True, False)
         ("pivots_in", (8, 6, 2, 0, "in"), IN, 8 + 16, 6 + 2, 5),
     ],
 )
-def test_cost(lowering, sizes, order, multiply_adds, elements, nodes):
-    cost = lowering_by_name(lowering).cost(LayerShape(*sizes, order=order), 100)
-    assert cost.multiply_adds == multiply_adds
-    assert cost.glue == pytest.approx(nodes * base.NODE / 100 + elements * base.ELEMENT)
+def test_counts(lowering, sizes, order, multiply_adds, elements, nodes):
+    counted = CPU.lowering(lowering).cost(LayerShape(*sizes, order=order))
+    assert sum(inputs * outputs for inputs, outputs in counted.products) == multiply_adds
+    assert replace(counted, products=()) == Counts(nodes=nodes, elements=elements)
 
 
 def hand_layer(u: list[list[float]], v: list[list[float]], bias: list[float] | None) -> Any:

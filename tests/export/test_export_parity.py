@@ -18,7 +18,7 @@ from losparse_export.folder.write import save_model
 from losparse_export.parity.gate import check_parity, make_feeds
 from losparse_export.parity.lengths import Case
 from losparse_export.parity.locate import allowed_difference, first_difference, record_outputs
-from losparse_export.passes import finish_model
+from losparse_export.target import finish_model
 from losparse_runtime.contract.task import TASKS
 
 from .builders import build_model

@@ -8,7 +8,8 @@ import pytest
 
 from losparse_export.graph.naming import module_of_path, scope_path
 from losparse_export.graph.node import SCOPE
-from losparse_export.passes import NamePass, ShareWeightsPass, finish_model
+from losparse_export.passes import NamePass, ShareWeightsPass
+from losparse_export.target import finish_model
 
 from .builders import run_graph
 

@@ -21,8 +21,9 @@ from losparse.random_factors import random_factors_
 from losparse_export import Plan, TaskModel, lower_model, trace_model
 from losparse_export.estimate import replace_factors
 from losparse_export.graph.node import find_factored
-from losparse_export.passes import finish_model, fold_model, prepare_model
-from losparse_export.plan import plan_model
+from losparse_export.passes import fold_model
+from losparse_export.planning.choose import plan_model
+from losparse_export.target import finish_model, prepare_model
 from losparse_runtime.contract.task import TASKS
 
 from ..pivoting import store_pivots_

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losparse.errors import LosparseError
-from losparse_export import LOWERINGS, LayerShape, Plan, candidates, plan_layers
+from losparse_export import LOWERINGS, Call, LayerShape, Plan, candidates, plan_layers
 from losparse_export.graph.node import Order
 from losparse_export.passes import Fold
 
@@ -70,7 +70,7 @@ def test_default_choice(shape, chosen):
 @settings(max_examples=200, deadline=None)
 def test_dense_from_break_even_on(out, in_, rank, kept, axis, tokens):
     shape = LayerShape(out, in_, min(rank, out, in_), min(kept, out if axis == "out" else in_), axis)
-    chosen = plan_layers({"a": shape}, tokens=tokens).layers["a"].lowering
+    chosen = plan_layers({"a": shape}, calls=Call(length=tokens)).layers["a"].lowering
     if shape.low_rank_parameters + shape.sparse_parameters >= shape.dense_parameters:
         assert chosen == "dense"
 
@@ -92,19 +92,82 @@ def test_candidates_have_a_cost_or_a_reason():
 def test_few_tokens_favour_few_nodes():
     shape = LayerShape(768, 768, 19, 115, "out")
     # 15k a node at 4 tokens: 8 of them are more than the 145k multiply-adds they save
-    assert plan_layers({"a": shape}, tokens=4096).layers["a"].lowering == "gather"
-    assert plan_layers({"a": shape}, tokens=4).layers["a"].lowering == "selector"
+    assert plan_layers({"a": shape}, calls=Call(length=4096)).layers["a"].lowering == "gather"
+    assert plan_layers({"a": shape}, calls=Call(length=4)).layers["a"].lowering == "selector"
 
 
-def test_tokens_below_one():
-    with pytest.raises(LosparseError, match="tokens must be at least 1, got 0"):
-        plan_layers({}, tokens=0)
+MIXED = LayerShape(128, 768, 32, 64, "out")
+SHORT, LONG = Call(1, 4), Call(8, 512)
+
+
+def test_two_calls_favour_a_form_that_neither_does_alone():
+    """A start counts by the mean of the tokens: 31 calls of 4 and one of 4,096 are as 32 calls of 132."""
+    alone = {call: plan_layers({"a": MIXED}, calls=call).layers["a"].lowering for call in (SHORT, LONG)}
+    assert alone == {SHORT: "dense", LONG: "absorbed"}
+    mixed = plan_layers({"a": MIXED}, calls=[(SHORT, 31), (LONG, 1)]).layers["a"]
+    assert mixed.lowering == "selector" and mixed.reason.endswith("in calls of 4 and 4096 tokens")
+    (as_one,) = (c.cost for c in candidates(MIXED, calls=Call(length=132)) if c.lowering == "selector")
+    (selector,) = (c.cost for c in candidates(MIXED, calls=[(SHORT, 31), (LONG, 1)]) if c.lowering == "selector")
+    # 31 * 4 + 4096 = 4,220 tokens in 32 calls are 131.875 each: a start costs a thousandth more than at 132
+    assert selector == pytest.approx(as_one, rel=1e-3) and selector > as_one
+
+
+def test_weights_are_shares_in_any_unit():
+    plans = [plan_layers({"a": MIXED}, calls=[(SHORT, w), (LONG, w / 31)]).layers["a"].reason for w in (0.31, 31, 310)]
+    assert plans[0] == plans[1] == plans[2]
+    assert plan_layers({"a": MIXED}, calls=[(SHORT, 1), (LONG, 31)]).layers["a"].lowering == "absorbed"
+
+
+@pytest.mark.parametrize(
+    ("calls", "message"),
+    [
+        ([], "calls must be a Call, or at least one pair"),
+        ([SHORT, LONG], "calls must be a Call, or pairs of a Call and its weight"),
+        ([(SHORT, 1), (SHORT, 2)], "got 1 x 4 tokens, threads: 1 twice; add their weights up"),
+        ([(SHORT, 0)], "the weight of a call must be a number above 0, got 0"),
+        ([(SHORT, float("nan"))], "the weight of a call must be a number above 0, got nan"),
+        ([(4, 1.0)], "calls must be a Call, or at least one pair"),
+    ],
+)
+def test_calls_are_refused(calls, message):
+    with pytest.raises(LosparseError, match=message):
+        plan_layers({}, calls=calls)
+
+
+def test_a_plan_for_several_calls_says_them(tmp_path):
+    plan = plan_layers({"a": MIXED}, calls=[(SHORT, 0.7), (LONG, 0.3)])
+    data = json.loads(json.dumps(plan.to_dict()))
+    assert (data["format"], data["target"]) == (3, "cpu") and "tokens" not in data
+    assert data["calls"][1] == {"batch": 8, "length": 512, "past": 0, "threads": 1, "weight": 0.3}
+    assert Plan.from_dict(data) == plan
+    assert plan_layers({"a": MIXED}, calls=LONG).to_dict()["format"] == 3  # "tokens" would not say 8 texts
+    assert plan_layers({"a": MIXED}, calls=SHORT).to_dict()["format"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": 1}, "^plan: target must be a text that is not empty, got 1$"),
+        ({"calls": []}, "^plan: calls must be a Call, or at least one"),
+        ({"calls": [{"batch": 1}]}, r"^plan: calls\[0\].length is missing; it must be a whole number of 1 or more"),
+        (
+            {"calls": [{**asdict(SHORT), "weight": 1, "length": 0}]},
+            r"^plan: calls\[0\].length must be a whole number of 1 or more, got 0",
+        ),
+    ],
+)
+def test_read_refuses_calls(change, message):
+    data = plan_layers({"a": MIXED}, calls=LONG).to_dict()
+    with pytest.raises(LosparseError, match=message):
+        Plan.from_dict({**data, **change})
 
 
 @pytest.fixture
 def plan() -> Plan:
     folds = [Fold(("layer.8", "layer.9"), (), 12, None), Fold(("layer.9",), ("layer.10",), 1, "it is read by Softmax")]
-    return plan_layers({f"layer.{i}": shape for i, (shape, _) in enumerate(CHOICES)}, tokens=512, folds=folds)
+    return plan_layers(
+        {f"layer.{i}": shape for i, (shape, _) in enumerate(CHOICES)}, calls=Call(length=512), folds=folds
+    )
 
 
 def test_json_round_trip(plan, tmp_path):
@@ -133,9 +196,10 @@ def test_reads_plans_from_before_pivots(plan):
 
 
 def test_json_schema_says_what_a_file_may_hold():
-    schema = Plan.json_schema()
+    schema, older = Plan.json_schema(), Plan.json_schema(of_tokens=True)
     layer = schema["$defs"]["LayerEntry"]
-    assert list(schema["properties"]) == schema["required"] == ["format", "tokens", "precision", "folds", "layers"]
+    assert schema["required"] == ["format", "target", "calls", "precision", "folds", "layers"]
+    assert list(older["properties"]) == older["required"] == ["format", "tokens", "precision", "folds", "layers"]
     assert layer["properties"]["lowering"]["enum"] == [lowering.NAME for lowering in LOWERINGS]
     assert layer["properties"]["rank"] == {
         "type": "integer",
@@ -156,7 +220,7 @@ def test_choose(plan):
     assert chosen.layers["layer.0"].refused["selector"] == "gather was asked for"
     assert "gather" not in chosen.layers["layer.0"].refused
     assert chosen.layers["layer.1"] == plan.layers["layer.1"]
-    assert (chosen.folds, chosen.tokens) == (plan.folds, plan.tokens)
+    assert (chosen.folds, chosen.calls) == (plan.folds, plan.calls)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +240,7 @@ def test_choose_refuses(plan, choice, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 1}, "plan format is 1, this losparse reads 2"),
+        ({"format": 1}, "plan format is 1, this losparse reads 2 and 3"),
         ({"extra": 1}, "^plan: unknown key 'extra'; allowed: format, tokens, precision, folds, layers$"),
         ({"tokens": 0}, "^plan: tokens must be a whole number of 1 or more, got 0$"),
         ({"tokens": True}, "tokens must be a whole number of 1 or more, got True"),

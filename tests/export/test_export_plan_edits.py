@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
@@ -17,7 +18,8 @@ import torch
 from losparse.errors import LosparseError
 from losparse_export import Call, LayerShape, Plan, export_model, lower_model, plan_layers, plan_model
 from losparse_export.build import build_graph
-from losparse_export.passes import fold_model, prepare_model
+from losparse_export.passes import fold_model
+from losparse_export.target import prepare_model
 
 from .blocks import Blocks, assert_equal_outputs, dense_outputs, feeds_for, prefer, shapes_of
 from .builders import LAYER, layer_graph, make_layer
@@ -206,14 +208,31 @@ def test_the_model_is_not_changed(model, plan):
     ("options", "message"),
     [
         ({"tune": True}, r"^plan= \(--plan\) says what every layer becomes, so tune=True \(--tune\) would"),
-        ({"call": Call()}, r"so call= \(--batch, --length, --threads\) would change nothing; give one$"),
-        ({"plan": None, "call": Call(threads=3)}, r"^the threads of call= matter to tune=True \(--tune\) alone, got 3"),
+        ({"calls": Call()}, r"so calls= \(--batch, --length, --threads\) would change nothing; give one$"),
+        (
+            {"plan": None, "calls": Call(threads=3)},
+            r"^the threads of calls= matter to tune=True \(--tune\) alone, got 3",
+        ),
+        (
+            {"plan": None, "calls": Call(past=3)},
+            r"^past of calls= is for models that keep .*, got 3; leave it out$",
+        ),
+        ({"plan": None, "calls": 128}, r"^calls must be a Call, or pairs of a Call and its weight, .*, got 128$"),
     ],
 )
 def test_nothing_that_is_asked_for_is_left_out_in_silence(plan, tmp_path, options, message):
     """Refused before the model is opened: the plan was kept, or replaced by the dense one, and tuning skipped."""
     with pytest.raises(LosparseError, match=message):
         export_model(tmp_path / "no model", tmp_path / "out", **{"plan": plan, **options})
+
+
+def test_a_plan_for_another_target(model):
+    plan = replace(build_graph(model).plan, target="phone")
+    with pytest.raises(
+        LosparseError, match=r"^the plan is for target 'phone', this export is for 'cpu'; export for that"
+    ):
+        build_graph(model, plan=plan)
+    assert Plan.from_dict(plan.to_dict()) == plan  # which can be read all the same
 
 
 def test_a_plan_for_another_precision(model):

@@ -19,7 +19,7 @@ import torch
 from losparse.errors import LosparseError
 from losparse_export import apply_precision
 from losparse_export.build import Built, build_graph
-from losparse_export.passes import prepare_model
+from losparse_export.target import prepare_model
 
 from .blocks import Blocks, assert_equal_outputs, dense_outputs, feeds_for
 from .builders import make_layer, run_graph

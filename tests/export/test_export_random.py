@@ -15,11 +15,12 @@ import torch
 from losparse.layers.factored import FactoredLinear
 from losparse.methods import LoSparse
 from losparse.random_factors import random_factors_
-from losparse_export import TaskModel, trace_model
+from losparse_export import Call, TaskModel, trace_model
 from losparse_export.estimate import replace_factors
 from losparse_export.opening.load import load_model
-from losparse_export.passes import fold_model, prepare_model
-from losparse_export.plan import plan_model
+from losparse_export.passes import fold_model
+from losparse_export.planning.choose import plan_model
+from losparse_export.target import prepare_model
 
 from .blocks import prefer
 from .builders import MODELS, ROTARY, build_model
@@ -63,7 +64,7 @@ def test_architecture(traced, structure, export_traced, tmp_path):
     folds = fold_model(graph)
     assert sum(fold.refused is None for fold in folds) == FOLDS[family]
     for place, forms in enumerate((IN_ORDER, OTHER)):
-        plan = prefer(plan_model(graph, tokens=4, folds=folds), *forms)
+        plan = prefer(plan_model(graph, calls=Call(length=4), folds=folds), *forms)
         report = export_traced(trace, model, tmp_path / str(place), plan=plan)
         assert report.parity.max_abs <= report.parity.tolerance
         assert_forms(Counter(layer.lowering for layer in report.plan.layers.values()), family, structure, place)

@@ -13,7 +13,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from losparse_export.passes import SplitSegmentsPass, finish_model, fold_model
+from losparse_export import Call
+from losparse_export.passes import SplitSegmentsPass, fold_model
+from losparse_export.target import finish_model
 
 from .blocks import Blocks, assert_equal_outputs, dense_outputs, feed_forward, feeds_for, lowered_to
 from .builders import run_graph
@@ -199,7 +201,7 @@ def test_layers_that_keep_the_same_neurons(opset: int, between: list[str]):
     expected: Any = dense_outputs(model, feeds)
     fold_model(model)
     lowered = lowered_to(model, {"up": "folded", "down": "split"})
-    finish_model(lowered, tokens=4096)
+    finish_model(lowered, Call(length=4096))
     moving = {"Concat", "Slice", "Gather", "Transpose", "Pad"}
     found = [node.op_type for node in lowered.graph if node.op_type not in ("MatMul", "Gemm", "Split")]
     assert not moving & set(found) and sorted(found) == sorted(between * 2)

@@ -12,8 +12,10 @@ import pytest
 import torch
 from onnx_ir.passes import common
 
-from losparse_export.lowerings.base import ELEMENT, NODE
-from losparse_export.passes import SharePass, WantPrecisionPass, finish_model, fold_model, prepare_model
+from losparse_export import Call
+from losparse_export.costs import Traffic
+from losparse_export.passes import SharePass, WantPrecisionPass, fold_model
+from losparse_export.target import CPU, finish_model, prepare_model
 
 from .blocks import Blocks, assert_equal_outputs, dense_outputs, feeds_for, lowered_to, make_dense
 from .builders import make_layer, run_graph
@@ -36,14 +38,14 @@ def shared(model: ir.Model, tokens: int) -> bool:
     """Run the pass, compare before and after, and say whether products were stacked."""
     feeds = feeds_for(model)
     before = run_graph(model, feeds)
-    result = SharePass(tokens)(model)
+    result = SharePass(CPU.costs, Traffic.of(Call(length=tokens)))(model)
     common.RemoveUnusedNodesPass()(model)
     assert_equal_outputs(model, feeds, before, ATOL)
     return result.modified
 
 
 # Three products of 64 save two starts and cost one, and 3 * 64 copied floats a token.
-WORTH = NODE / (ELEMENT * 3 * 64)
+WORTH = CPU.costs.node / (CPU.costs.element * 3 * 64)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_query_key_and_value_of_a_factored_layer(width, kept):
     feeds = feeds_for(model)
     expected = dense_outputs(model, feeds)
     fold_model(prepare_model(model))
-    finished = finish_model(lowered_to(model, dict.fromkeys(("query", "key", "value"), "folded")), tokens=4096)
+    finished = finish_model(lowered_to(model, dict.fromkeys(("query", "key", "value"), "folded")), Call(length=4096))
     splits = [node for node in finished.graph if node.op_type == "Split"]
     assert len(splits[0].outputs) == 6
     assert all(list(output.uses()) for split in splits for output in split.outputs)

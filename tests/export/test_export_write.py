@@ -17,7 +17,7 @@ from losparse_export.folder.write import (
     save_model,
     weight_bytes,
 )
-from losparse_export.passes import finish_model
+from losparse_export.target import finish_model
 from losparse_runtime.contract.files import METADATA_FILE, record_files
 from losparse_runtime.contract.folder import FileRecord
 

@@ -18,6 +18,7 @@ from losparse_runtime.text.cuts import cuts_told_once
 
 from ..opening.load import class_names
 from ..opening.task_model import TaskModel
+from ..target import CPU
 from .answers import right_answers
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -141,13 +142,16 @@ def _said(model: TaskModel) -> str:
     return "regression"
 
 
-def measure_accuracy(model: TaskModel, folder: Path, labelled: tuple[str, Examples]) -> dict[str, Any]:
+def measure_accuracy(
+    model: TaskModel, folder: Path, labelled: tuple[str, Examples], provider: str = CPU.provider
+) -> dict[str, Any]:
     """Count right answers of a PyTorch model and of the folder exported from it, on the same tokens.
 
     Args:
         model: the PyTorch model.
         folder: the exported folder.
         labelled: as `read_labelled` returns it.
+        provider: onnxruntime's name of what runs the folder.
 
     Returns:
         "file", "texts" (their number), "pytorch" and "onnx" (shares of right answers, in 0..1).
@@ -156,7 +160,7 @@ def measure_accuracy(model: TaskModel, folder: Path, labelled: tuple[str, Exampl
         LosparseError: the folder has no tokenizer.
     """
     name, examples = labelled
-    session = Session(folder, threads=torch.get_num_threads(), unchecked=True)
+    session = Session(folder, providers=(provider,), threads=torch.get_num_threads(), unchecked=True)
     if model.task.name == "question-answering":
         right = (sum(each) / len(each) for each in right_answers(model, session, examples))
         return {"file": name, "texts": len(examples), **dict(zip(("pytorch", "onnx"), right, strict=True))}

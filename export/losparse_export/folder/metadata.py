@@ -22,12 +22,8 @@ from losparse_runtime.contract.variant import MODEL_FILE, ModelFile, Variant
 from ..opening.load import Loaded, class_names, parameter_counts
 from ..opening.sentence import Sentences
 from ..precision.table import INT8_PRODUCTS
+from ..target import Target
 from .write import fingerprint
-
-# Fusions of onnxruntime 1.31 that cost time on the CPU provider: as one node, normalisation and sum take several times
-# as long. Without them a plain 12 x 768 export is 4-5 % faster in fp32 and 7-8 % in int8 (1 x 16 and 1 x 128, one
-# thread, AVX2); our own graphs leave them little to fuse.
-SLOW_ON_CPU = ("SkipLayerNormFusion", "BiasSkipLayerNormFusion", "BiasGeluFusion")
 
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
 
@@ -36,6 +32,7 @@ def describe_model(
     loaded: Loaded,
     model: ir.Model,
     *,
+    target: Target,
     precision: str,
     weight_bits: int,
     sentences: Sentences | None,
@@ -47,6 +44,7 @@ def describe_model(
     Args:
         loaded: the PyTorch model.
         model: the finished graph.
+        target: the kind of machine it is for.
         precision: that it is in.
         weight_bits: of a weight in an int8 product, where the precision has such.
         sentences: for feature extraction.
@@ -59,7 +57,7 @@ def describe_model(
         opset=model.graph.opset_imports[""],
         ir_version=model.ir_version,
         models={MODEL_GRAPH: ModelFile(MODEL_FILE, fingerprint(model))},
-        disabled_optimizers=SLOW_ON_CPU,
+        disabled_optimizers=target.disabled_optimizers,
     )
     return Folder(
         task=loaded.task.name,

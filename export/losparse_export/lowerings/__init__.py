@@ -14,7 +14,7 @@ from . import (
     sliced,
     split,
 )
-from .base import Cost, LayerTape, Lowering
+from .base import LayerTape, Lowering
 
 # In order of preference: of two forms of equal cost the earlier one is taken.
 LOWERINGS: tuple[Lowering, ...] = (
@@ -32,4 +32,4 @@ LOWERINGS: tuple[Lowering, ...] = (
     columns,
 )
 
-__all__ = ["LOWERINGS", "Cost", "LayerTape", "Lowering"]
+__all__ = ["LOWERINGS", "LayerTape", "Lowering"]

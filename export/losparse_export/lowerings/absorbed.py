@@ -13,8 +13,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ..costs import Counts
 from ..graph.node import FactoredNode, LayerShape
-from .base import ELEMENT, MOVE, Cost, LayerTape, gather_last, low_rank_products, make_cost, present, sparse_product
+from .base import LayerTape, gather_last, low_rank_products, present, sparse_product
 
 NAME = "absorbed"
 
@@ -28,12 +29,11 @@ def check(layer: LayerShape) -> str | None:
     return None if layer.rank else "the layer has no low-rank part (rank 0) to absorb rows from"
 
 
-def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
+def cost(layer: LayerShape) -> Counts:
     """The products, and placing every output."""
     others = layer.out_features - layer.kept
     products = [sparse_product(layer), *low_rank_products(layer, outputs=others)]
-    copied = layer.out_features * (1 + 3 * MOVE / ELEMENT)
-    return make_cost(products, nodes=7, tokens=tokens, precision=precision, elements=copied)
+    return Counts(products, nodes=7, elements=layer.out_features, moved=3 * layer.out_features)
 
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:

@@ -3,97 +3,22 @@
 A lowering is a module with a `NAME` and
 
     check(layer) -> str | None                why it cannot be used for these sizes, or None
-    cost(layer, tokens, precision) -> Cost    what it would cost per token
+    cost(layer) -> Counts                     what it would do per token, for a target to price
     emit(layer, tape) -> ir.Value             its nodes, written on the tape; the layer's output
 
-`check` and `cost` see sizes only, so a plan needs no model and no weights.
-
-The unit of cost is one multiply-add of a matrix product. Everything else is converted into it by the constants below,
-measured with onnxruntime 1.31.1, CPU provider, one thread, Zen 3 (AVX2), at 16 to 1,024 tokens: a multiply-add takes
-about 0.026 ns there. They are rough, and made to order forms that differ by much more than their error.
+`check` and `cost` see sizes only, so a plan needs no model and no weights. No form knows a machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
 
+from ..costs import Counts, Product
 from ..graph.node import REORDERED, SCOPE, Array, FactoredNode, LayerShape
-
-# Starting one more node, per call of the model: 1.5 us.
-NODE = 60_000.0
-# Reading and writing one float in an elementwise node or a copy (Add, Concat, Pad): 0.1 ns in cache, 0.4 ns outside.
-ELEMENT = 16.0
-# Gather on the last axis copies one float at a time: 7-8 ns each.
-GATHER = 300.0
-# Moving one float through a Transpose of two axes, or a Gather on the first one (whole rows: a memcpy): 0.5 ns.
-MOVE = 21.0
-# A multiply-add in int8, without VNNI. With it, it takes half of that, and yet plans made with this number are faster
-# there too: with 0.2 thin products are quantised as well, and whole models run 0.82 to 0.93 times as fast.
-INT8 = 0.47
-# Quantising one input feature, and scaling one output back, per token: 0.44 and 0.22 ns.
-QUANTISE = 17.0
-SCALE = 9.0
-
-Product = tuple[int, int]
-"""Input and output features of a product with a constant."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one form of a layer costs per token, in multiply-adds.
-
-    Attributes:
-        multiply_adds: of its matrix products; those in int8 count as what they take.
-        glue: time of its other nodes and of starting all of them, converted.
-    """
-
-    multiply_adds: float
-    glue: float
-
-    @property
-    def total(self) -> float:
-        """The number forms are compared by."""
-        return self.multiply_adds + self.glue
-
-
-def product_cost(product: Product, precision: str) -> float:
-    """Return what a product takes per token; in int8 only where that is faster (see `int8_pays`)."""
-    inputs, outputs = product
-    full = float(inputs * outputs)
-    return min(full, INT8 * full + QUANTISE * inputs + SCALE * outputs) if precision == "int8" else full
-
-
-def int8_pays(product: Product) -> bool:
-    """Tell whether a product is faster quantised dynamically, its input's quantisation included."""
-    return product_cost(product, "int8") < product_cost(product, "fp32")
-
-
-def make_cost(
-    products: Sequence[Product],
-    *,
-    nodes: int,
-    tokens: int,
-    precision: str = "fp32",
-    elements: float = 0,
-    gathered: float = 0,
-) -> Cost:
-    """Convert counts into a cost; the bias, which every form adds alike, is left out.
-
-    Args:
-        products: the matrix products.
-        nodes: how many nodes run, per call.
-        tokens: batch x sequence of a call.
-        precision: "fp32" or "int8".
-        elements: floats an elementwise node or a copy writes, per token.
-        gathered: floats picked one at a time, per token.
-    """
-    taken = sum(product_cost(product, precision) for product in products)
-    return Cost(taken, NODE * nodes / tokens + ELEMENT * elements + GATHER * gathered)
 
 
 class Lowering(Protocol):
@@ -104,8 +29,8 @@ class Lowering(Protocol):
     def check(self, layer: LayerShape) -> str | None:
         """Say why this form cannot be used for the layer, or None."""
 
-    def cost(self, layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
-        """Estimate the cost per token in calls of `tokens` tokens."""
+    def cost(self, layer: LayerShape) -> Counts:
+        """Count what the form does."""
 
     def emit(self, layer: FactoredNode, tape: LayerTape) -> ir.Value:
         """Write the nodes and return the layer's output; (..., out)."""

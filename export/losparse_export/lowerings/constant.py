@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from ..costs import Counts
 from ..graph.node import FactoredNode, LayerShape
-from .base import Cost, LayerTape, make_cost
+from .base import LayerTape
 
 NAME = "constant"
 
@@ -22,9 +23,9 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
+def cost(layer: LayerShape) -> Counts:
     """Three nodes that write the output once."""
-    return make_cost([], nodes=3, tokens=tokens, elements=layer.out_features)
+    return Counts(nodes=3, elements=layer.out_features)
 
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from ..costs import Counts
 from ..graph.node import FactoredNode, LayerShape
-from .base import Cost, LayerTape, make_cost
+from .base import LayerTape
 
 NAME = "dense"
 
@@ -20,9 +21,9 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
+def cost(layer: LayerShape) -> Counts:
     """One product of full size."""
-    return make_cost([(layer.in_features, layer.out_features)], nodes=1, tokens=tokens, precision=precision)
+    return Counts([(layer.in_features, layer.out_features)], nodes=1)
 
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ..costs import Counts
 from ..graph.node import FactoredNode, LayerShape
-from .base import Cost, LayerTape, low_rank_products, make_cost, present, sparse_product
+from .base import LayerTape, low_rank_products, present, sparse_product
 
 NAME = "folded"
 
@@ -32,16 +33,14 @@ def check(layer: LayerShape) -> str | None:
     return None if layer.order.first == 0 else "a partner's kept neurons come before its own"
 
 
-def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
+def cost(layer: LayerShape) -> Counts:
     """The products, and the Concat where it stays."""
     others = layer.out_features - layer.kept
     products = [sparse_product(layer), *low_rank_products(layer, outputs=others)]
     stays = layer.order is None or not layer.order.split
-    return make_cost(
+    return Counts(
         products,
         nodes=4 if stays else 3,
-        tokens=tokens,
-        precision=precision,
         elements=layer.out_features if stays else 0,
     )
 

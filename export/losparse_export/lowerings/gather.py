@@ -14,8 +14,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ..costs import Counts
 from ..graph.node import FactoredNode, LayerShape
-from .base import ELEMENT, MOVE, Cost, LayerTape, gather_last, low_rank_products, make_cost, present, sparse_product
+from .base import LayerTape, gather_last, low_rank_products, present, sparse_product
 
 NAME = "gather"
 
@@ -29,17 +30,14 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
+def cost(layer: LayerShape) -> Counts:
     """The products, placing every output, and adding the two parts."""
     parts = 2 if layer.rank else 1
-    nodes = 5 + 3 * (parts - 1)
-    copied = layer.kept + (parts - 1) * layer.out_features + (layer.kept + 2 * layer.out_features) * MOVE / ELEMENT
-    return make_cost(
+    return Counts(
         [sparse_product(layer), *low_rank_products(layer)],
-        nodes=nodes,
-        tokens=tokens,
-        precision=precision,
-        elements=copied,
+        nodes=5 + 3 * (parts - 1),
+        elements=layer.kept + (parts - 1) * layer.out_features,
+        moved=layer.kept + 2 * layer.out_features,
     )
 
 

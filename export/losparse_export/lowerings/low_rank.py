@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from ..costs import Counts
 from ..graph.node import FactoredNode, LayerShape
-from .base import Cost, LayerTape, low_rank_products, make_cost, present
+from .base import LayerTape, low_rank_products, present
 
 NAME = "low_rank"
 
@@ -24,9 +25,9 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
+def cost(layer: LayerShape) -> Counts:
     """Two products."""
-    return make_cost(low_rank_products(layer), nodes=2, tokens=tokens, precision=precision)
+    return Counts(low_rank_products(layer), nodes=2)
 
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:

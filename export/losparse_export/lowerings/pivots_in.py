@@ -12,8 +12,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ..costs import Counts
 from ..graph.node import FactoredNode, LayerShape
-from .base import Cost, LayerTape, make_cost, present
+from .base import LayerTape, present
 
 NAME = "pivots_in"
 
@@ -31,12 +32,12 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
+def cost(layer: LayerShape) -> Counts:
     """The products, three Slices, the Add and the Concat."""
     first = layer.kept + layer.rank
     products = [(layer.in_features - first, layer.rank), (first, layer.out_features)]
     copied = layer.in_features + layer.rank + (first if layer.kept else 0)
-    return make_cost(products, nodes=7 if layer.kept else 5, tokens=tokens, precision=precision, elements=copied)
+    return Counts(products, nodes=7 if layer.kept else 5, elements=copied)
 
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:

@@ -16,8 +16,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ..costs import Counts
 from ..graph.node import FactoredNode, LayerShape
-from .base import Cost, LayerTape, make_cost, present
+from .base import LayerTape, present
 
 NAME = "pivots_out"
 
@@ -35,11 +36,11 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
+def cost(layer: LayerShape) -> Counts:
     """The products, the Slice and the Concat."""
     first = layer.kept + layer.rank
     products = [(layer.in_features, first), (layer.rank, layer.out_features - first)]
-    return make_cost(products, nodes=4, tokens=tokens, precision=precision, elements=layer.rank + layer.out_features)
+    return Counts(products, nodes=4, elements=layer.rank + layer.out_features)
 
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:

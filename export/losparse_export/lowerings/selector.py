@@ -12,8 +12,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ..costs import Counts
 from ..graph.node import Array, FactoredNode, LayerShape
-from .base import Cost, LayerTape, make_cost, present, selector_matrix
+from .base import LayerTape, present, selector_matrix
 
 NAME = "selector"
 
@@ -23,12 +24,10 @@ def check(layer: LayerShape) -> str | None:
     return None if layer.kept else "the layer has no sparse part (kept 0)"
 
 
-def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
+def cost(layer: LayerShape) -> Counts:
     """Two products of inner width rank + kept, whatever the axis."""
     width = layer.rank + layer.kept
-    return make_cost(
-        [(layer.in_features, width), (width, layer.out_features)], nodes=2, tokens=tokens, precision=precision
-    )
+    return Counts([(layer.in_features, width), (width, layer.out_features)], nodes=2)
 
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from ..costs import Counts
 from ..graph.node import FactoredNode, LayerShape
-from .base import Cost, LayerTape, low_rank_products, make_cost, present
+from .base import LayerTape, low_rank_products, present
 
 NAME = "sliced"
 
@@ -31,11 +32,11 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
+def cost(layer: LayerShape) -> Counts:
     """The products, and two copies."""
     copied = layer.kept + (layer.rank + layer.kept if layer.rank else 0)
     products = [(layer.rank + layer.kept, layer.out_features), *low_rank_products(layer)[:1]]
-    return make_cost(products, nodes=4 if layer.rank else 2, tokens=tokens, precision=precision, elements=copied)
+    return Counts(products, nodes=4 if layer.rank else 2, elements=copied)
 
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:

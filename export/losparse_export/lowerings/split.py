@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from ..costs import Counts
 from ..graph.node import FactoredNode, LayerShape
-from .base import Cost, LayerTape, low_rank_products, make_cost, present, sparse_product
+from .base import LayerTape, low_rank_products, present, sparse_product
 
 NAME = "split"
 
@@ -29,11 +30,11 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape, tokens: int, precision: str = "fp32") -> Cost:
+def cost(layer: LayerShape) -> Counts:
     """The products alone."""
     others = layer.in_features - layer.kept
     products = [sparse_product(layer), *low_rank_products(layer, inputs=others)]
-    return make_cost(products, nodes=3, tokens=tokens, precision=precision)
+    return Counts(products, nodes=3)
 
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:

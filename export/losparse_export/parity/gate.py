@@ -28,6 +28,7 @@ from losparse_runtime.contract.tensors import Arrays
 
 from ..opening.task_model import TaskModel
 from ..precision.table import PRECISION_TABLE, allowed_difference
+from ..target import CPU
 from .lengths import Case, choose_cases, telling_lengths
 from .locate import LayerDifference, first_difference
 from .mates import BatchMates, compare_with_mates
@@ -109,7 +110,13 @@ def make_feeds(model: TaskModel, case: Case, seed: int = 0) -> Arrays:
 
 
 def check_parity(
-    model: TaskModel, folder: Path, *, precision: str = "fp32", seed: int = 0, progress: Progress | None = None
+    model: TaskModel,
+    folder: Path,
+    *,
+    precision: str = "fp32",
+    provider: str = CPU.provider,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> ParityReport:
     """Compare an exported folder with the PyTorch model it came from.
 
@@ -117,6 +124,7 @@ def check_parity(
         model: the reference.
         folder: what was exported, complete but for the report this returns.
         precision: of the folder, a key of `PRECISION_TABLE`.
+        provider: onnxruntime's name of what runs it.
         seed: of the tokens.
         progress: called with a text, the number of cases done, and their number.
 
@@ -127,7 +135,7 @@ def check_parity(
         ParityError: the outputs are further apart than the precision explains, or a number is NaN or infinite.
         LosparseError: PyTorch itself returns NaN or infinities.
     """
-    session = Session(folder, threads=torch.get_num_threads(), unchecked=True)
+    session = Session(folder, providers=(provider,), threads=torch.get_num_threads(), unchecked=True)
     cases = _cases(model, min(model.longest, session.max_length), precision)
     overall, scale = Comparison(), 0.0
     vectors = VectorComparison(session.metadata.pooling or "mean") if model.task.embeds else None
@@ -155,7 +163,7 @@ def check_parity(
     failure = judge.failure(parity, tolerance, classifies=model.task.names_classes)
     if failure is not None:
         worst = cases[parity.worst_batch]
-        difference = first_difference(model, folder, make_feeds(model, worst, seed), judge.difference)
+        difference = first_difference(model, folder, make_feeds(model, worst, seed), judge.difference, provider)
         raise _failure(parity, failure, worst, difference)
     # JSON has no infinity, which a reference of zeros alone would give.
     largest = min(parity.max_rel, sys.float_info.max)

@@ -29,6 +29,7 @@ from ..graph.naming import module_of_path, unmarked
 from ..graph.node import REORDERED, SHARED, SHIFTED
 from ..opening.task_model import TaskModel
 from ..precision.table import allowed_difference
+from ..target import CPU
 
 Array = NDArray[Any]
 
@@ -47,7 +48,7 @@ class LayerDifference:
 
 
 def first_difference(
-    model: TaskModel, folder: Path, feeds: Mapping[str, Array], tolerance: float
+    model: TaskModel, folder: Path, feeds: Mapping[str, Array], tolerance: float, provider: str = CPU.provider
 ) -> LayerDifference | None:
     """Compare layer by layer.
 
@@ -56,6 +57,7 @@ def first_difference(
         folder: with `model.onnx`; a second graph is written beside it for the time of the call.
         feeds: the inputs of one run.
         tolerance: allowed difference of outputs of magnitude 1; scaled with the largest output of the layer.
+        provider: onnxruntime's name of what runs the graph.
 
     Returns:
         The first layer above the tolerance in graph order, or None.
@@ -63,7 +65,7 @@ def first_difference(
     with record_outputs(model) as expected:
         model.reference({name: torch.from_numpy(array) for name, array in feeds.items()})
     mask = model.signature.mask_of(feeds).astype(bool)
-    results = _run_with_probes(folder, feeds, {name: len(calls) for name, calls in expected.items()})
+    results = _run_with_probes(folder, feeds, {name: len(calls) for name, calls in expected.items()}, provider)
     for probe, call, values, stream in results:
         reference = expected[probe.layer][call]
         actual = _side_by_side(values, reference.shape)
@@ -134,7 +136,9 @@ class _Probe:
 _Result = tuple[_Probe, int, list[Array], Array | None]
 
 
-def _run_with_probes(folder: Path, feeds: Mapping[str, Array], calls: Mapping[str, int]) -> Iterator[_Result]:
+def _run_with_probes(
+    folder: Path, feeds: Mapping[str, Array], calls: Mapping[str, int], provider: str
+) -> Iterator[_Result]:
     """Run the graph; yield probe, call, values and stream, in graph order, of layers called as often on both sides."""
     model = ir.load(folder / "model.onnx")
     found = _joined(model.graph, _layer_outputs(model.graph), calls)
@@ -152,7 +156,7 @@ def _run_with_probes(folder: Path, feeds: Mapping[str, Array], calls: Mapping[st
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
         names = [value.name for value in values]
         results = dict(zip(values, session.run(names, dict(feeds)) if names else [], strict=True))
     finally:

@@ -1,12 +1,17 @@
-"""What is done to every graph before and after its layers are lowered, in an order that matters."""
+"""What is done to every graph before and after its layers are lowered, in an order that matters.
+
+A pass of one's own is one file and one line in `PREPARE` or `FINISH`, or in those of a target.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from ..costs import Costs, Traffic
 from ..graph.naming import NamePass
 from .attention import AttentionLayoutPass
 from .attention_rank import ReduceAttentionPass
@@ -21,13 +26,74 @@ from .share import SharePass
 from .squeeze import NameSqueezedAxesPass
 from .sums import SumsPass
 
+
+@dataclass(frozen=True)
+class Finishing:
+    """What passes may ask about the graph they work on.
+
+    Attributes:
+        costs: of the machine it is for.
+        calls: it is for.
+        precision: which products outside the layers to quantise: "fp32" for none, "int8" for those that are faster for
+            it, "all".
+        layers: the same by qualified name of a layer.
+    """
+
+    costs: Costs
+    calls: Traffic
+    precision: str = "fp32"
+    layers: Mapping[str, str] = field(default_factory=dict)
+
+
+PassMaker = Callable[[Finishing], ir.passes.PassBase]
+
+# In front of the lowering.
+PREPARE: tuple[PassMaker, ...] = (
+    lambda _: NameSqueezedAxesPass(),
+    lambda _: RotaryPass(),
+    lambda _: WidenMasksPass(),
+    lambda _: AttentionLayoutPass(),
+    lambda _: FlattenTokensPass(),
+    lambda _: common.RemoveUnusedNodesPass(),
+)
+
+# Behind it.
+FINISH: tuple[PassMaker, ...] = (
+    lambda _: common.RemoveUnusedNodesPass(),
+    # First of all: the passes behind it join products only where the same is wanted of them.
+    lambda asked: WantPrecisionPass(asked.precision, asked.layers),
+    lambda _: ReduceAttentionPass(),
+    lambda _: SplitSegmentsPass(),
+    # Before the sums: a stacked product takes the biases of its parts along.
+    lambda asked: SharePass(asked.costs, asked.calls),
+    lambda _: common.RemoveUnusedNodesPass(),
+    lambda asked: MarkPrecisionPass(asked.costs),
+    lambda _: SumsPass(),
+    lambda _: common.RemoveUnusedNodesPass(),
+    lambda _: ShareWeightsPass(),
+    lambda _: common.TopologicalSortPass(),
+    # Names come from the scopes that the trace left in the metadata, so they go before it.
+    lambda _: NamePass(),
+)
+
+# When the marks of the passes have been read.
+LAST: tuple[PassMaker, ...] = (
+    lambda _: common.ClearMetadataAndDocStringPass(),
+    lambda _: common.RemoveUnusedOpsetsPass(),
+)
+
 __all__ = [
+    "FINISH",
+    "LAST",
+    "PREPARE",
     "AttentionLayoutPass",
+    "Finishing",
     "FlattenTokensPass",
     "Fold",
     "MarkPrecisionPass",
     "NamePass",
     "NameSqueezedAxesPass",
+    "PassMaker",
     "ReduceAttentionPass",
     "RotaryPass",
     "SharePass",
@@ -36,67 +102,6 @@ __all__ = [
     "SumsPass",
     "WantPrecisionPass",
     "WidenMasksPass",
-    "finish_model",
-    "finish_planned",
     "fold_model",
-    "prepare_model",
+    "quantised_nodes",
 ]
-
-
-def prepare_model(model: ir.Model) -> ir.Model:
-    """Make the graph around the layers cheap, dense layers included; in place, before anything is lowered.
-
-    Returns:
-        The same model, whose token-wise nodes and factored layers work on (batch * sequence, features).
-    """
-    ir.passes.Sequential(
-        NameSqueezedAxesPass(),
-        RotaryPass(),
-        WidenMasksPass(),
-        AttentionLayoutPass(),
-        FlattenTokensPass(),
-        common.RemoveUnusedNodesPass(),
-    )(model)
-    return model
-
-
-def finish_model(model: ir.Model, *, tokens: int = 128) -> ir.Model:
-    """Finish a model of which nothing is quantised; see `finish_planned`."""
-    return finish_planned(model, tokens=tokens)[0]
-
-
-def finish_planned(
-    model: ir.Model, *, tokens: int, precision: str = "fp32", layers: Mapping[str, str] | None = None
-) -> tuple[ir.Model, list[str]]:
-    """Take out what only moves or adds, store equal weights once, name everything, drop the trace's metadata; in place.
-
-    Args:
-        model: a lowered model.
-        tokens: batch x sequence of the calls to finish for.
-        precision: which products outside the layers to quantise: "fp32" for none, "int8" for those that are faster for
-            it, "all".
-        layers: the same by qualified name of a layer.
-
-    Returns:
-        The same model - equal input models give equal bytes - and the names of the products to quantise.
-    """
-    ir.passes.Sequential(
-        common.RemoveUnusedNodesPass(),
-        # First of all: the passes behind it join products only where the same is wanted of them.
-        WantPrecisionPass(precision, layers or {}),
-        ReduceAttentionPass(),
-        SplitSegmentsPass(),
-        # Before the sums: a stacked product takes the biases of its parts along.
-        SharePass(tokens),
-        common.RemoveUnusedNodesPass(),
-        MarkPrecisionPass(),
-        SumsPass(),
-        common.RemoveUnusedNodesPass(),
-        ShareWeightsPass(),
-        common.TopologicalSortPass(),
-        # Names come from the scopes that the trace left in the metadata, so they go before it.
-        NamePass(),
-    )(model)
-    marked = quantised_nodes(model)
-    ir.passes.Sequential(common.ClearMetadataAndDocStringPass(), common.RemoveUnusedOpsetsPass())(model)
-    return model, marked

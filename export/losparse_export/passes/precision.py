@@ -13,10 +13,10 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from ..costs import Costs
 from ..graph.constants import constant_matrix
 from ..graph.naming import unmarked
 from ..graph.node import SCOPE, WANTED, Array
-from ..lowerings.base import int8_pays
 from .sums import PRECISION
 
 
@@ -43,7 +43,15 @@ class WantPrecisionPass(ir.passes.InPlacePass):
 
 
 class MarkPrecisionPass(ir.passes.InPlacePass):
-    """Marks the products that become what is wanted for them."""
+    """Marks the products that become what is wanted for them.
+
+    Args:
+        costs: of the machine: they say which products gain.
+    """
+
+    def __init__(self, costs: Costs) -> None:
+        super().__init__()
+        self._costs = costs
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on the main graph."""
@@ -52,7 +60,7 @@ class MarkPrecisionPass(ir.passes.InPlacePass):
             weight, wanted = _weight(node), node.metadata_props.get(WANTED)
             if weight is None or wanted is None:
                 continue
-            if wanted == "all" or (wanted == "int8" and int8_pays((weight.shape[0], weight.shape[1]))):
+            if wanted == "all" or (wanted == "int8" and self._costs.gains((weight.shape[0], weight.shape[1]))):
                 node.metadata_props[PRECISION] = wanted
                 changed = True
         return ir.passes.PassResult(model, changed)

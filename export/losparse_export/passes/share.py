@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ..costs import Costs, Counts, Traffic
 from ..graph.constants import (
     add_constant,
     constant_matrix,
@@ -28,10 +29,6 @@ from ..graph.constants import (
 )
 from ..graph.naming import unmarked
 from ..graph.node import SCOPE, SHARED, WANTED, Array
-from ..lowerings.base import ELEMENT, NODE, QUANTISE
-
-# A product narrower than this takes as long as one of this width: the kernels work on panels of 16 columns.
-_PANEL = 32
 
 
 @dataclass
@@ -52,12 +49,13 @@ class SharePass(ir.passes.InPlacePass):
     """Stacks products of the same input and precision.
 
     Args:
-        tokens: batch x sequence of a call, by which the costs are weighed.
+        costs: of the machine.
+        calls: that the graph is for.
     """
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, costs: Costs, calls: Traffic) -> None:
         super().__init__()
-        self._tokens = tokens
+        self._costs, self._calls = costs, calls
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on the main graph."""
@@ -80,12 +78,15 @@ class SharePass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, changed)
 
     def _pays(self, products: list[_Product]) -> bool:
-        features = int(products[0].weight.shape[0])
-        saved = (len(products) - 1) * NODE / self._tokens
-        saved += sum(max(0, _PANEL - product.width) * features for product in products)
-        if _wanted(products[0].node) != "fp32":  # each would quantise its own input
-            saved += (len(products) - 1) * features * QUANTISE
-        return saved > NODE / self._tokens + ELEMENT * sum(product.width for product in products)
+        features, others = int(products[0].weight.shape[0]), len(products) - 1
+        # A product narrower than a panel takes as long as one of its width.
+        idle = sum(max(0, self._costs.panel - product.width) * features for product in products)
+        quantised = _wanted(products[0].node) != "fp32"  # each would quantise its own input
+        saved = Counts(nodes=others, multiply_adds=idle, quantised=others * features if quantised else 0)
+        return self._price(saved) > self._price(Counts(nodes=1, elements=sum(product.width for product in products)))
+
+    def _price(self, counts: Counts) -> float:
+        return self._calls.per_token(lambda call: self._costs.price(counts, call))
 
 
 def _is_product(node: ir.Node) -> bool:

@@ -21,15 +21,16 @@ import numpy as np
 import onnx_ir as ir
 
 from losparse.environment import cache_folder, machine
-from losparse.errors import LosparseError
 from losparse_runtime.dependencies import import_onnxruntime
 
-from .graph.constants import add_constant
-from .graph.node import DOMAIN, OP_TYPE, SCOPE, LayerShape, write_order
+from ..costs import Call, Calls, Traffic
+from ..graph.constants import add_constant
+from ..graph.node import DOMAIN, OP_TYPE, SCOPE, LayerShape, write_order
+from ..precision.apply import apply_precision
+from ..target import CPU, Target, finish_planned
+from .choose import candidates
 from .lower import lower_model
-from .passes import finish_planned
-from .plan import LayerPlan, Plan, candidates
-from .precision.apply import apply_precision
+from .plan import LayerPlan, Plan
 
 logger = logging.getLogger(__name__)
 
@@ -40,31 +41,8 @@ _NAME = "layer"
 
 Progress = Callable[[str, int, int], None]
 
-
-@dataclass(frozen=True)
-class Call:
-    """The call a plan is made for.
-
-    Attributes:
-        batch: texts in a run.
-        length: tokens in a text.
-        threads: of onnxruntime, inside one operator.
-    """
-
-    batch: int = 1
-    length: int = 128
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        for name, value in asdict(self).items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise LosparseError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-    @property
-    def tokens(self) -> int:
-        """Tokens in a run."""
-        return self.batch * self.length
+Timer = Callable[[Mapping[str, ir.Model], LayerShape, Call, str], Mapping[str, float]]
+"""What times graphs of one layer in a call on a provider, as `time_models` does."""
 
 
 def cache_file() -> Path:
@@ -72,36 +50,47 @@ def cache_file() -> Path:
     return cache_folder() / "times.json"
 
 
-def tune_plan(plan: Plan, call: Call, *, cache: Path | None = None, progress: Progress | None = None) -> Plan:
+def tune_plan(
+    plan: Plan,
+    calls: Calls | Traffic | None = None,
+    *,
+    target: Target = CPU,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    timer: Timer | None = None,
+) -> Plan:
     """Choose for every layer the form that is fastest here.
 
     Args:
         plan: as `plan_model` made it.
-        call: what to time.
+        calls: what to time: one call, or pairs of a call and its weight; the fastest on the average is taken.
+        target: whose forms, and whose provider.
         cache: file of times that are known; None for `cache_file()`.
         progress: called with a text, the number of sizes done, and their number.
+        timer: takes the times; `time_models` by default.
 
     Returns:
         The plan with other choices, and times for reasons.
     """
-    file = cache_file() if cache is None else cache
+    traffic, file = Traffic.of(calls), cache_file() if cache is None else cache
     known = _read_times(file)
+    timing = _Timing(traffic, target, known, timer or time_models)
     shapes = list(dict.fromkeys((layer.shape, layer.precision) for layer in plan.layers.values()))
     times = {}
     for done, (shape, precision) in enumerate(shapes):
         if progress is not None:
             progress("timing forms", done, len(shapes))
-        times[shape, precision] = _times(shape, precision, call, known)
+        times[shape, precision] = timing.times(shape, precision)
         _write_times(file, known)
     if progress is not None:
         progress("timing forms", len(shapes), len(shapes))
-    layers = {name: _fastest(layer, times[layer.shape, layer.precision], call) for name, layer in plan.layers.items()}
-    return replace(plan, layers=layers, tokens=call.tokens)
+    layers = {n: _fastest(layer, times[layer.shape, layer.precision], traffic) for n, layer in plan.layers.items()}
+    return replace(plan, layers=layers, calls=traffic)
 
 
-def _fastest(layer: LayerPlan, times: Mapping[str, float], call: Call) -> LayerPlan:
+def _fastest(layer: LayerPlan, times: Mapping[str, float], calls: Traffic) -> LayerPlan:
     best = min(times, key=lambda name: times[name])
-    where = f"at {call.batch} x {call.length} tokens, threads: {call.threads}"
+    where = f"at {calls.words}"
     refused = {name: why for name, why in {layer.lowering: "estimated", **layer.refused}.items() if name != best}
     for name in refused:
         if name in times:
@@ -112,25 +101,39 @@ def _fastest(layer: LayerPlan, times: Mapping[str, float], call: Call) -> LayerP
     return replace(layer, lowering=best, reason=reason, refused=refused)
 
 
-def _times(shape: LayerShape, precision: str, call: Call, known: dict[str, float]) -> dict[str, float]:
-    """Return milliseconds by form; what is not known is timed and noted."""
-    listed = candidates(shape, tokens=call.tokens, precision=precision)
-    costs = {c.lowering: c.cost for c in listed if c.cost is not None}
-    names = [name for name, cost in costs.items() if cost <= _HOPELESS * min(costs.values())]
-    keys = {name: _key(shape, name, precision, call) for name in names}
-    if not all(key in known for key in keys.values()):
-        measured = time_models({name: layer_model(shape, name, precision, call.tokens) for name in names}, shape, call)
-        known.update({keys[name]: ms for name, ms in measured.items()})
-    return {name: known[key] for name, key in keys.items()}
+@dataclass(frozen=True)
+class _Timing:
+    """Times forms in every call; `known` holds milliseconds by key, of earlier exports too."""
+
+    calls: Traffic
+    target: Target
+    known: dict[str, float]
+    timer: Timer
+
+    def times(self, shape: LayerShape, precision: str) -> dict[str, float]:
+        """Return milliseconds by form, on the average over all calls; what is not known is timed and noted."""
+        listed = candidates(shape, calls=self.calls, precision=precision, target=self.target)
+        costs = {c.lowering: c.cost for c in listed if c.cost is not None}
+        names = [name for name, cost in costs.items() if cost <= _HOPELESS * min(costs.values())]
+        measured = {call: self._in_call(shape, precision, names, call) for call in self.calls.calls}
+        return {name: self.calls.per_call(lambda call: measured[call][name]) for name in names}  # noqa: B023
+
+    def _in_call(self, shape: LayerShape, precision: str, names: Sequence[str], call: Call) -> dict[str, float]:
+        keys = {name: _key(shape, name, precision, call, self.target) for name in names}
+        if not all(key in self.known for key in keys.values()):
+            models = {name: layer_model(shape, name, precision, self.calls, self.target) for name in names}
+            measured = self.timer(models, shape, call, self.target.provider)
+            self.known.update({keys[name]: ms for name, ms in measured.items()})
+        return {name: self.known[key] for name, key in keys.items()}
 
 
-def time_models(models: Mapping[str, ir.Model], shape: LayerShape, call: Call) -> dict[str, float]:
+def time_models(models: Mapping[str, ir.Model], shape: LayerShape, call: Call, provider: str) -> dict[str, float]:
     """Time graphs of one layer in turns.
 
     Returns:
         Fastest run of each, in milliseconds: the one that was least disturbed.
     """
-    sessions = {name: _open(model, call.threads) for name, model in models.items()}
+    sessions = {name: _open(model, call.threads, provider) for name, model in models.items()}
     random = np.random.default_rng(0)
     whole = random.normal(size=(call.tokens, shape.in_features)).astype(np.float32)
     feeds = {"x": whole, "x_kept": whole[:, : shape.kept], "x_others": whole[:, shape.kept :]}
@@ -146,22 +149,24 @@ def time_models(models: Mapping[str, ir.Model], shape: LayerShape, call: Call) -
     return {name: 1e3 * seconds for name, seconds in best.items()}
 
 
-def _open(model: ir.Model, threads: int) -> Any:
+def _open(model: ir.Model, threads: int, provider: str) -> Any:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     data = ir.to_proto(model).SerializeToString()
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(data, options, providers=[provider])
 
 
-def layer_model(shape: LayerShape, lowering: str, precision: str, tokens: int) -> ir.Model:
+def layer_model(
+    shape: LayerShape, lowering: str, precision: str, calls: Calls | Traffic | None = None, target: Target = CPU
+) -> ir.Model:
     """Return the graph of one layer with random weights, in one form: x (tokens, in) -> y (tokens, out)."""
     split = shape.order is not None and shape.order.split
     # A reader that needs its features side by side pays for the Concat, whoever writes it.
     model = _traced(shape, apart=split and (shape.axis == "in" or lowering == "folded"))
-    layers = {_NAME: LayerPlan(shape, lowering, "", {}, precision)}
-    lowered = lower_model(model, Plan(layers, (), tokens, precision))
-    finished, marked = finish_planned(lowered, tokens=tokens, precision=precision, layers={_NAME: precision})
+    plan = Plan({_NAME: LayerPlan(shape, lowering, "", {}, precision)}, (), Traffic.of(calls), precision, target.name)
+    lowered = lower_model(model, plan, target)
+    finished, marked = finish_planned(lowered, calls, precision=precision, layers={_NAME: precision}, target=target)
     return apply_precision(finished, precision, nodes=marked) if marked else finished
 
 
@@ -239,8 +244,10 @@ def _random_weights(shape: LayerShape) -> list[ir.Value | None]:
     return [stored(name, array) for name, array in (arrays | {"bias": normal(out)}).items()]
 
 
-def _key(shape: LayerShape, lowering: str, precision: str, call: Call) -> str:
+def _key(shape: LayerShape, lowering: str, precision: str, call: Call, target: Target) -> str:
     where = f"{machine()['cpu']}, onnxruntime {import_onnxruntime().__version__}, threads {call.threads}"
+    if target != CPU:
+        where += f", target {target.name} on {target.provider}"
     order = "" if shape.order is None else ", order " + json.dumps(asdict(shape.order), sort_keys=True)
     return f"{where}; {call.tokens} tokens, {precision}; {shape.sizes}{order}; {lowering}"
 

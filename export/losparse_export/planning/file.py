@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from losparse.validation import Flag, Numeric, OneOf, Says, checked
+from losparse.errors import LosparseError
+from losparse.validation import Flag, NotEmpty, Numeric, OneOf, Says, checked
 
-from .graph.node import LayerShape, Order
-from .lowerings import LOWERINGS
-from .passes.fold import Fold
+from ..costs import Call, Traffic
+from ..graph.node import LayerShape, Order
+from ..passes.fold import Fold
+from ..target import TARGETS
 
-FORMAT = 2
+FORMAT = 3
+# Of plans for one text at a time on one thread of the CPU: "tokens" says all of them, and older versions read it.
+FORMAT_OF_TOKENS = 2
 
 # Numbers of a plan are written by `Plan.to_dict`, or edited by people who see them: a text is none of them.
 _Size = Annotated[int, Numeric(least=0, texts=False)]
+_Count = Annotated[int, Numeric(least=1, texts=False)]
 _Names = Annotated[tuple[str, ...], Says("a list of layer names")]
-_Precision = Literal["fp32", "int8"]
+# What any target has: which of them a plan is for, and whether that has the form, is seen when it is carried out.
+_Form = Annotated[str, OneOf(lambda: list(dict.fromkeys(form.NAME for t in TARGETS.values() for form in t.lowerings)))]
+_Precision = Annotated[str, OneOf(lambda: list(dict.fromkeys(name for t in TARGETS.values() for name in t.plans)))]
 _Side = Literal["out", "in"]
 
 
@@ -60,7 +67,7 @@ class LayerEntry:
         shared: whether the model stores the right factor with another layer.
     """
 
-    lowering: Annotated[str, OneOf(lambda: [lowering.NAME for lowering in LOWERINGS])]
+    lowering: _Form
     precision: _Precision
     reason: str
     refused: Annotated[dict[str, str], Says("a table of reasons, by form")]
@@ -100,19 +107,74 @@ class FoldEntry:
 
 
 @checked
+class CallEntry:
+    """One call that the plan is made for; see `costs.Call`.
+
+    Attributes:
+        batch: texts in a run.
+        length: tokens in a text.
+        past: tokens a text has had before.
+        threads: of onnxruntime, inside one operator.
+        weight: how often the call comes, in any unit.
+    """
+
+    batch: _Count
+    length: _Count
+    past: _Size
+    threads: _Count
+    weight: Annotated[float, Numeric(above=0, texts=False)]
+
+    def to_call(self) -> Call:
+        """Return the call."""
+        return Call(self.batch, self.length, self.past, self.threads)
+
+
+@checked
 class PlanFile:
     """The chosen form of every factored layer.
 
     Attributes:
         format: of the file.
-        tokens: batch x sequence of the calls the plan is made for.
+        target: name of the machine the plan is made for.
+        calls: the plan is made for.
+        precision: of the products outside the layers.
+        folds: features put in another order, and those that were not, with the reason.
+        layers: by qualified name.
+    """
+
+    format: Literal[3]
+    target: Annotated[str, NotEmpty()]
+    calls: tuple[CallEntry, ...]
+    precision: _Precision
+    folds: tuple[FoldEntry, ...]
+    layers: dict[str, LayerEntry]
+
+    def to_traffic(self, source: str) -> Traffic:
+        """Return the calls.
+
+        Raises:
+            LosparseError: there is none, or one comes twice; `source` is what the message calls the plan.
+        """
+        try:
+            return Traffic(tuple(call.to_call() for call in self.calls), tuple(call.weight for call in self.calls))
+        except LosparseError as error:
+            raise LosparseError(f"{source}: {error}") from None
+
+
+@checked
+class PlanOfTokens:
+    """A plan for one text at a time on one thread of the CPU.
+
+    Attributes:
+        format: of the file.
+        tokens: of the text.
         precision: of the products outside the layers.
         folds: features put in another order, and those that were not, with the reason.
         layers: by qualified name.
     """
 
     format: Literal[2]
-    tokens: Annotated[int, Numeric(least=1, texts=False)]
+    tokens: _Count
     precision: _Precision
     folds: tuple[FoldEntry, ...]
     layers: dict[str, LayerEntry]

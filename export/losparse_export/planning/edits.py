@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from losparse.errors import LosparseError
 
-from .graph.node import LayerShape
-from .passes.fold import Fold
+from ..graph.node import LayerShape
+from ..passes.fold import Fold
 from .plan import Plan
 
 Layers = tuple[tuple[str, ...], tuple[str, ...]]

@@ -7,17 +7,19 @@ from onnx_ir.passes import common
 
 from losparse.errors import LosparseError
 
-from .graph.node import DOMAIN, FactoredNode, find_factored
-from .lowerings import LayerTape
-from .plan import LayerPlan, Plan, lowering_by_name
+from ..graph.node import DOMAIN, FactoredNode, find_factored
+from ..lowerings import LayerTape
+from ..target import CPU, Target
+from .plan import LayerPlan, Plan
 
 
-def lower_model(model: ir.Model, plan: Plan) -> ir.Model:
+def lower_model(model: ir.Model, plan: Plan, target: Target = CPU) -> ir.Model:
     """Write every factored layer in the form the plan names; changes the model in place.
 
     Args:
         model: as `trace_model` returns it.
         plan: a form for each of its layers.
+        target: whose forms.
 
     Returns:
         The same model, without nodes of the `losparse` domain.
@@ -28,7 +30,7 @@ def lower_model(model: ir.Model, plan: Plan) -> ir.Model:
     layers = tuple(find_factored(model))
     _check_cover(plan, layers)
     for layer in layers:
-        _lower_layer(model.graph, layer, plan.layers[layer.name])
+        _lower_layer(model.graph, layer, plan.layers[layer.name], target)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     assert DOMAIN not in model.graph.opset_imports, "every factored layer was lowered"
@@ -47,8 +49,8 @@ def _check_cover(plan: Plan, layers: tuple[FactoredNode, ...]) -> None:
             raise LosparseError(f"the plan is for another {layer.name!r}: it has {planned}, the model {mine}")
 
 
-def _lower_layer(graph: ir.Graph, layer: FactoredNode, planned: LayerPlan) -> None:
-    lowering = lowering_by_name(planned.lowering)
+def _lower_layer(graph: ir.Graph, layer: FactoredNode, planned: LayerPlan, target: Target) -> None:
+    lowering = target.lowering(planned.lowering)
     refused = lowering.check(layer.shape)
     if refused is not None:
         raise LosparseError(f"lowering {planned.lowering!r} cannot be used for {layer.name!r}: {refused}")

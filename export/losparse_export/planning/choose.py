@@ -1,0 +1,103 @@
+"""Which form every factored layer takes: the cheapest that applies, and why each other one was not taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from ..costs import Calls, Traffic
+from ..graph.node import LayerShape, find_factored
+from ..passes.fold import Fold
+from ..target import CPU, Target
+from .plan import LayerPlan, Plan
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One form of one layer.
+
+    Attributes:
+        lowering: its name.
+        refused: why it does not apply, or None.
+        cost: multiply-adds per token, glue included; None where it does not apply.
+    """
+
+    lowering: str
+    refused: str | None
+    cost: float | None
+
+
+def plan_model(
+    model: ir.Model,
+    *,
+    calls: Calls | Traffic | None = None,
+    precision: str = "fp32",
+    folds: Sequence[Fold] = (),
+    target: Target = CPU,
+) -> Plan:
+    """Choose a form for every factored layer of a traced model.
+
+    Args:
+        model: as `trace_model` or `fold_model` leaves it.
+        calls: to plan for: one, or pairs of a call and its weight; one text of 128 tokens by default.
+        precision: "int8" to plan for products that are quantised where that is faster.
+        folds: what `fold_model` returned, to be recorded.
+        target: to plan for.
+
+    Returns:
+        The plan, in graph order.
+
+    Raises:
+        LosparseError: a call or its weight is out of range.
+    """
+    return plan_layers(layer_shapes(model), calls=calls, precision=precision, folds=folds, target=target)
+
+
+def layer_shapes(model: ir.Model) -> dict[str, LayerShape]:
+    """Return the sizes of a traced model's factored layers by qualified name, in graph order."""
+    shapes: dict[str, LayerShape] = {}
+    for layer in find_factored(model):
+        # A layer that is called twice has one form; what only one call could be put in order for does not count.
+        same = shapes.get(layer.name, layer.shape) == layer.shape
+        shapes[layer.name] = layer.shape if same else replace(layer.shape, order=None)
+    return shapes
+
+
+def plan_layers(
+    shapes: Mapping[str, LayerShape],
+    *,
+    calls: Calls | Traffic | None = None,
+    precision: str = "fp32",
+    folds: Sequence[Fold] = (),
+    target: Target = CPU,
+) -> Plan:
+    """Choose a form for layers of the given sizes; see `plan_model`."""
+    traffic = Traffic.of(calls)
+    layers = {name: _plan_layer(shape, traffic, precision, target) for name, shape in shapes.items()}
+    return Plan(layers, tuple(folds), traffic, precision, target.name)
+
+
+def candidates(
+    shape: LayerShape, *, calls: Calls | Traffic | None = None, precision: str = "fp32", target: Target = CPU
+) -> tuple[Candidate, ...]:
+    """List every form of a target for a layer with its cost or the reason it does not apply, in its order."""
+    listed, traffic = [], Traffic.of(calls)
+    for lowering in target.lowerings:
+        refused = lowering.check(shape)
+        cost = None if refused is not None else target.price(lowering.cost(shape), traffic, precision)
+        listed.append(Candidate(lowering.NAME, refused, cost))
+    return tuple(listed)
+
+
+def _plan_layer(shape: LayerShape, calls: Traffic, precision: str, target: Target) -> LayerPlan:
+    listed = candidates(shape, calls=calls, precision=precision, target=target)
+    costs = {c.lowering: c.cost for c in listed if c.cost is not None}
+    refused = {c.lowering: c.refused for c in listed if c.refused is not None}
+    best = min(costs, key=lambda name: costs[name])
+    for name, cost in costs.items():
+        if name != best:
+            refused[name] = f"costs {cost:,.0f} multiply-adds per token, {best} costs {costs[best]:,.0f}"
+    reason = f"cheapest of {len(costs)} that apply: {costs[best]:,.0f} multiply-adds per token, glue included, "
+    return LayerPlan(shape, best, f"{reason}in calls of {calls.tokens} tokens", refused, precision)

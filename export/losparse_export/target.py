@@ -1,0 +1,144 @@
+"""A machine to export for: what things cost there, which forms and passes it takes, and how onnxruntime runs on it.
+
+A new target is one more value of this kind in `TARGETS`; nothing else names a provider, a cost or an order of passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from losparse.errors import LosparseError
+
+from .costs import Calls, Costs, Counts, Traffic
+from .lowerings import LOWERINGS, Lowering
+from .passes import FINISH, LAST, PREPARE, Finishing, PassMaker, quantised_nodes
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of machine.
+
+    Attributes:
+        name: as in "cpu"; plans say it.
+        provider: onnxruntime's full name of the execution provider.
+        costs: what things take there.
+        disabled_optimizers: onnxruntime's graph optimizers that cost time there.
+        plans: precisions that a plan decides layer by layer; others are made of a finished fp32 graph.
+        lowerings: forms of a layer, in order of preference: of two of equal cost the earlier one is taken.
+        prepare: passes in front of the lowering, in their order.
+        finish: passes behind it.
+    """
+
+    name: str
+    provider: str
+    costs: Costs
+    disabled_optimizers: tuple[str, ...] = ()
+    plans: tuple[str, ...] = ("fp32", "int8")
+    lowerings: tuple[Lowering, ...] = LOWERINGS
+    prepare: tuple[PassMaker, ...] = PREPARE
+    finish: tuple[PassMaker, ...] = FINISH
+
+    def price(self, counts: Counts, calls: Calls | Traffic, precision: str = "fp32") -> float:
+        """Return what is counted takes per token, on the average over all tokens of the calls; see `Costs.price`."""
+        return Traffic.of(calls).per_token(lambda call: self.costs.price(counts, call, precision))
+
+    def lowering(self, name: str, source: str = "plan") -> Lowering:
+        """Find a form by its name.
+
+        Raises:
+            LosparseError: there is none of that name.
+        """
+        for lowering in self.lowerings:
+            if name == lowering.NAME:
+                return lowering
+        names = ", ".join(lowering.NAME for lowering in self.lowerings)
+        raise LosparseError(f"{source}: lowering must be one of {names}, got {name!r}")
+
+
+# Measured with onnxruntime 1.31.1, CPU provider, one thread, Zen 3 (AVX2), at 16 to 1,024 tokens: a multiply-add takes
+# about 0.026 ns there. The numbers are rough, and made to order forms that differ by much more than their error.
+_ZEN3 = Costs(
+    # 1.5 us.
+    node=60_000.0,
+    # 0.1 ns in cache, 0.4 ns outside.
+    element=16.0,
+    # Copied one float at a time: 7-8 ns each.
+    gather=300.0,
+    # Whole rows, a memcpy: 0.5 ns.
+    move=21.0,
+    # Without VNNI. With it, it takes half of that, and yet plans made with this number are faster there too: with 0.2
+    # thin products are quantised as well, and whole models run 0.82 to 0.93 times as fast.
+    int8=0.47,
+    # 0.44 and 0.22 ns.
+    quantise=17.0,
+    scale=9.0,
+    # The kernels work on panels of 16 columns.
+    panel=32,
+)
+
+# Fusions of onnxruntime 1.31 that cost time on the CPU provider: as one node, normalisation and sum take several times
+# as long. Without them a plain 12 x 768 export is 4-5 % faster in fp32 and 7-8 % in int8 (1 x 16 and 1 x 128, one
+# thread, AVX2); our own graphs leave them little to fuse.
+_SLOW_ON_CPU = ("SkipLayerNormFusion", "BiasSkipLayerNormFusion", "BiasGeluFusion")
+
+CPU = Target("cpu", "CPUExecutionProvider", _ZEN3, _SLOW_ON_CPU)
+
+TARGETS = {target.name: target for target in (CPU,)}
+
+
+def target_by_name(name: str) -> Target:
+    """Find a target.
+
+    Raises:
+        LosparseError: there is none of that name.
+    """
+    if name not in TARGETS:
+        raise LosparseError(f"target must be one of {', '.join(TARGETS)}, got {name!r}")
+    return TARGETS[name]
+
+
+def prepare_model(model: ir.Model, target: Target = CPU) -> ir.Model:
+    """Make the graph around the layers cheap, dense layers included; in place, before anything is lowered.
+
+    Returns:
+        The same model, whose token-wise nodes and factored layers work on (batch * sequence, features).
+    """
+    context = Finishing(target.costs, Traffic())
+    ir.passes.Sequential(*(make(context) for make in target.prepare))(model)
+    return model
+
+
+def finish_model(model: ir.Model, calls: Calls | Traffic | None = None, target: Target = CPU) -> ir.Model:
+    """Finish a model of which nothing is quantised; see `finish_planned`."""
+    return finish_planned(model, calls, target=target)[0]
+
+
+def finish_planned(
+    model: ir.Model,
+    calls: Calls | Traffic | None = None,
+    *,
+    precision: str = "fp32",
+    layers: Mapping[str, str] | None = None,
+    target: Target = CPU,
+) -> tuple[ir.Model, list[str]]:
+    """Take out what only moves or adds, store equal weights once, name everything, drop the trace's metadata; in place.
+
+    Args:
+        model: a lowered model.
+        calls: to finish for; one text of 128 tokens by default.
+        precision: which products outside the layers to quantise: "fp32" for none, "int8" for those that are faster for
+            it, "all".
+        layers: the same by qualified name of a layer.
+        target: whose passes and costs.
+
+    Returns:
+        The same model - equal input models give equal bytes - and the names of the products to quantise.
+    """
+    context = Finishing(target.costs, Traffic.of(calls), precision, layers or {})
+    ir.passes.Sequential(*(make(context) for make in target.finish))(model)
+    marked = quantised_nodes(model)
+    ir.passes.Sequential(*(make(context) for make in LAST))(model)
+    return model, marked
