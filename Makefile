@@ -32,7 +32,7 @@ types: $(BIN)/.installed
 	$(BIN)/mypy
 
 tests: $(BIN)/.installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
 
 test: lint types tests
 
