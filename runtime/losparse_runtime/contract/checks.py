@@ -18,55 +18,87 @@ _Sizes = dict[str, tuple[int, str]]
 """Of named axes: the size, and who set it."""
 
 
-def check_feeds(
-    given: Mapping[str, NDArray[Any]],
-    inputs: Collection[TensorSpec],
-    vocabulary: Vocabulary,
-    *,
-    states: Collection[str] = (),
-    longest: int | None = None,
-) -> Arrays:
-    """Check the inputs of one run and add those that have a default; see `Signature.check`.
+class FeedCheck:
+    """The check of what one graph is fed; it is made once and used on the path of every run.
 
     Args:
-        given: arrays by input name.
         inputs: of the model.
         vocabulary: the ids that they may hold.
         states: names of the inputs that are states.
         longest: positions the model has.
-
-    Raises:
-        InputError: something is wrong; the message says what.
     """
-    if not isinstance(given, Mapping):
-        raise InputError(
-            f"inputs must be a dict of arrays by name, got {type(given).__name__}; encode(texts) makes one"
-        )
-    specs = {spec.name: spec for spec in inputs}
-    unknown = [str(name) for name in given if name not in specs]
-    if unknown:
-        raise InputError(f"the model has no input {', '.join(unknown)}; its inputs are {', '.join(specs)}")
-    missing = _missing(given, specs, states)
-    if missing:
-        raise InputError(f"input {', '.join(missing)} is missing; the model's inputs are {', '.join(specs)}")
-    sizes: _Sizes = {}
-    for name, array in given.items():
-        _check_array(specs[name], array, sizes)
-    if PAST not in sizes and any(PAST in specs[name].shape for name in states if name not in given):
-        sizes[PAST] = (0, "an empty state")
-    _check_total(sizes)
-    _check_length(given, specs, sizes, longest)
-    limits: Mapping[Role, int | None] = {
-        "tokens": vocabulary.size,
-        "types": vocabulary.types,
-        "positions": longest,
-        "mask": 2,
-        "memory mask": 2,
-    }
-    for spec in specs.values():
-        if spec.name in given:
-            _check_values(spec, given[spec.name], limits)
-    return {name: given[name] if name in given else _default(spec, sizes) for name, spec in specs.items()}
+
+    def __init__(
+        self,
+        inputs: Collection[TensorSpec],
+        vocabulary: Vocabulary,
+        *,
+        states: Collection[str] = (),
+        longest: int | None = None,
+    ) -> None:
+        self._specs = {spec.name: spec for spec in inputs}
+        self._states = frozenset(states)
+        self._longest = longest
+        self._tokens = next((spec.name for spec in inputs if spec.role == "tokens"), None)
+        self._defaults = frozenset(spec.name for spec in inputs if spec.role in _DEFAULTS)
+        bounds: Mapping[Role, int | None] = {
+            "tokens": vocabulary.size,
+            "types": vocabulary.types,
+            "positions": longest,
+            "mask": 2,
+            "memory mask": 2,
+        }
+        limits = {spec.name: bounds.get(spec.role) for spec in inputs}
+        self._limits = {name: limit for name, limit in limits.items() if limit is not None}
+
+    def __call__(self, given: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Check the inputs of one run and add those that have a default; see `Signature.check`.
+
+        Raises:
+            InputError: something is wrong; the message says what.
+        """
+        if not isinstance(given, Mapping):
+            raise InputError(
+                f"inputs must be a dict of arrays by name, got {type(given).__name__}; encode(texts) makes one"
+            )
+        specs = self._specs
+        unknown = [str(name) for name in given if name not in specs]
+        if unknown:
+            raise InputError(f"the model has no input {', '.join(unknown)}; its inputs are {', '.join(specs)}")
+        absent = [name for name in specs if name not in given]
+        self._require(given, absent)
+        sizes: _Sizes = {}
+        for name, array in given.items():
+            _check_array(specs[name], array, sizes)
+        if PAST not in sizes and any(PAST in specs[name].shape for name in absent if name in self._states):
+            sizes[PAST] = (0, "an empty state")
+        _check_total(sizes)
+        self._check_length(given, sizes)
+        for name, limit in self._limits.items():
+            if name in given:
+                _check_values(name, given[name], limit)
+        return {name: given[name] if name in given else _default(spec, sizes) for name, spec in specs.items()}
+
+    def _require(self, given: Mapping[str, object], absent: Collection[str]) -> None:
+        """Refuse to go without an input: states are left out together, others with a default beside the tokens."""
+        if not absent:
+            return
+        some = any(name in given for name in self._states)
+        spared = self._defaults if self._tokens in given else frozenset()
+        missing = [name for name in absent if (some if name in self._states else name not in spared)]
+        if missing:
+            raise InputError(f"input {', '.join(missing)} is missing; the model's inputs are {', '.join(self._specs)}")
+
+    def _check_length(self, given: Mapping[str, NDArray[Any]], sizes: _Sizes) -> None:
+        if self._longest is None or self._tokens is None or self._tokens not in given:
+            return
+        own, past = given[self._tokens].shape[1], sizes[PAST][0] if PAST in sizes else 0
+        if own + past > self._longest:
+            beside = f" after {past} of the past" if past else ""
+            raise InputError(
+                f"{self._tokens} has {own} tokens a row{beside}, the model has {self._longest} positions; "
+                f"cut the texts with encode(texts, max_length={self._longest - past})"
+            )
 
 
 def require_arrays(array: NDArray[Any] | None, name: str | None) -> NDArray[Any]:
@@ -78,14 +110,6 @@ def require_arrays(array: NDArray[Any] | None, name: str | None) -> NDArray[Any]
     if array is None:
         raise InputError("the model takes no tokens" if name is None else f"input {name} is missing")
     return array
-
-
-def _missing(given: Mapping[str, object], specs: Mapping[str, TensorSpec], states: Collection[str]) -> list[str]:
-    """List the inputs that are left out and must not be: states are left out together, others beside the tokens."""
-    tokens = any(specs[name].role == "tokens" for name in given)
-    some = any(name in given for name in states)
-    left = (spec for name, spec in specs.items() if name not in given)
-    return [spec.name for spec in left if (some if spec.name in states else not (tokens and spec.role in _DEFAULTS))]
 
 
 def _check_array(spec: TensorSpec, array: object, sizes: _Sizes) -> None:
@@ -120,32 +144,16 @@ def _check_total(sizes: _Sizes) -> None:
         )
 
 
-def _check_length(
-    given: Mapping[str, NDArray[Any]], specs: Mapping[str, TensorSpec], sizes: _Sizes, longest: int | None
-) -> None:
-    tokens = next((name for name in given if specs[name].role == "tokens"), None)
-    if tokens is None or longest is None:
-        return
-    own, past = given[tokens].shape[1], sizes[PAST][0] if PAST in sizes else 0
-    if own + past > longest:
-        beside = f" after {past} of the past" if past else ""
-        raise InputError(
-            f"{tokens} has {own} tokens a row{beside}, the model has {longest} positions; "
-            f"cut the texts with encode(texts, max_length={longest - past})"
-        )
-
-
-def _check_values(spec: TensorSpec, array: NDArray[Any], limits: Mapping[Role, int | None]) -> None:
+def _check_values(name: str, array: NDArray[Any], limit: int) -> None:
     """Check ids against the tables they index; a negative id would silently count from the end of the table."""
-    limit = limits.get(spec.role)
-    if limit is None or array.dtype.kind != "i":
+    if array.dtype.kind != "i":
         return
     # One pass over the ids, on the path of every run: read as unsigned, a negative id is a very large one.
     if array.view(f"u{array.dtype.itemsize}").max() >= limit:
         wrong = (array < 0) | (array >= limit)
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise InputError(
-            f"input {spec.name!r} must be in 0..{limit - 1}, got {array[place]} at {place}; "
+            f"input {name!r} must be in 0..{limit - 1}, got {array[place]} at {place}; "
             "use the tokenizer of this folder (encode)"
         )
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import feeds as made_up
-from .checks import check_feeds, require_arrays
+from .checks import FeedCheck, require_arrays
 from .feeds import Draw
 from .fields import Fields
 from .tensors import BATCH, PAST, SEQUENCE, TOTAL, Arrays, Role, State, TensorSpec, Vocabulary, parse_tensor
@@ -97,8 +98,12 @@ class Signature:
         Raises:
             InputError: a name, type, dtype, rank, size, length or value is wrong; the message says which.
         """
-        names = frozenset(spec.name for spec in self.pasts)
-        return check_feeds(given, self.inputs, self.vocabulary, states=names, longest=self.longest)
+        return self._check(given)
+
+    @cached_property
+    def _check(self) -> FeedCheck:
+        states = [state.past for state in self.states]
+        return FeedCheck(self.inputs, self.vocabulary, states=states, longest=self.longest)
 
     def random_feeds(self, draw: Draw) -> Arrays:
         """Draw the inputs of one run; see `feeds.random_feeds`."""

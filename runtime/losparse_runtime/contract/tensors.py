@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,17 +63,10 @@ ORT_DTYPES = {
 }
 DTYPES = tuple(ORT_DTYPES.values())
 
-_Value = TypeVar("_Value")
-
 
 def role_of(name: str) -> Role:
     """Return what the input of a name is for by custom; "other" for a name that has none."""
     return _ROLES.get(name, "other")
-
-
-def of_role(values: Mapping[str, _Value], role: Role) -> _Value | None:
-    """Return the value whose name has a role by custom; None where there is none."""
-    return next((value for name, value in values.items() if role_of(name) == role), None)
 
 
 @dataclass(frozen=True)
