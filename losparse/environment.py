@@ -6,6 +6,7 @@ import ctypes
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 from . import __version__
@@ -46,15 +47,21 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-def machine() -> dict[str, str | int]:
+def machine(cpuinfo: Path = _CPUINFO) -> dict[str, str | int]:
     """Return the processor, the CPUs this process may use, and the system.
 
     Virtual machines hide a processor's model ("AMD EPYC"), so its vector instructions are told too: how fast a form is,
     and what int8 gains, depends on them.
+
+    Args:
+        cpuinfo: where Linux describes its processors.
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    instructions = _instructions()
-    cpu = _cpu_name() + (f" ({', '.join(instructions)})" if instructions else "")
+    told = _first_processor(cpuinfo)
+    instructions = _instructions(told)
+    cpu = (told.get("model name") or platform.processor() or platform.machine()) + (
+        f" ({', '.join(instructions)})" if instructions else ""
+    )
     return {"cpu": cpu, "cpus": usable, "system": f"{platform.system()} {platform.machine()}"}
 
 
@@ -77,18 +84,16 @@ def release_memory() -> None:
     trim(0)
 
 
-def _cpu_name() -> str:
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _instructions() -> tuple[str, ...]:
+def _instructions(told: Mapping[str, str]) -> tuple[str, ...]:
     """Return the vector instructions that count, each once; none where the system does not say."""
-    flags = set((_cpuinfo("flags") or _cpuinfo("Features")).split())
+    flags = set((told.get("flags") or told.get("Features", "")).split())
     return tuple(dict.fromkeys(name for flag, name in _INSTRUCTIONS.items() if flag in flags))
 
 
-def _cpuinfo(key: str) -> str:
-    """Return what Linux says of the first processor; empty elsewhere, or where it says nothing."""
-    lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines() if _CPUINFO.is_file() else []
-    pairs = (line.partition(":") for line in lines)
-    return next((value.strip() for name, _, value in pairs if name.strip() == key), "")
+def _first_processor(cpuinfo: Path) -> dict[str, str]:
+    """Return what Linux says of the first processor, by its words for it; nothing elsewhere."""
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
+    told: dict[str, str] = {}
+    for name, _, value in (line.partition(":") for line in lines):
+        told.setdefault(name.strip(), value.strip())
+    return told

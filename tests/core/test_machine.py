@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 
 import pytest
 
-from losparse import environment as module
 from losparse.environment import machine, release_memory
 
 
@@ -47,7 +47,6 @@ def test_other_c_libraries_are_left_alone(monkeypatch, without):
 def test_processors_that_hide_their_model_are_told_apart(monkeypatch, tmp_path, lines, expected):
     """Cached times are found by this name: an AVX2 machine's must not be taken for those of one with VNNI."""
     (tmp_path / "cpuinfo").write_text(lines)
-    monkeypatch.setattr(module, "_CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(module.platform, "processor", lambda: "")
-    monkeypatch.setattr(module.platform, "machine", lambda: "arm64")
-    assert machine()["cpu"] == expected
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    assert machine(tmp_path / "cpuinfo")["cpu"] == expected
