@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from losparse_runtime.contract.progress import SILENT, Phases, Progress
+
 from .calibration.running import Batch
-from .calibration.visit import Progress, quiet
 from .calibration.walk import block_numbers
 from .errors import LosparseError
 from .layers.casting import finite
@@ -128,7 +129,7 @@ def compress_(
     ignore: Sequence[str] = (),
     sequential: bool | None = None,
     to_train: bool = False,
-    progress: Progress = quiet,
+    progress: Progress = SILENT,
 ) -> CompressionReport:
     """Replace the model's linear layers by factored ones, in place.
 
@@ -146,7 +147,7 @@ def compress_(
             model's blocks form one stack and can be run one by one.
         to_train: the model will be trained on, and `compact_` called afterwards: low-rank parts are left as two
             plain factors, which train better than pivots, and take their final form then.
-        progress: told a stage's title and how many batches of it are done since the last call.
+        progress: shows a stage.
 
     Returns:
         The report; for a method that trains it counts the layers before anything is dropped.
@@ -168,15 +169,16 @@ def compress_(
     _refuse_idle(method, batches, sequential)
     with computed_as_quantised(model):
         if isinstance(method, OneShot):
-            sequential = factorise_(
-                model,
-                method,
-                chosen,
-                list(batches),
-                sequential=sequential,
-                store_pivots=method.pivots and not to_train,
-                progress=progress,
-            )
+            with progress.stage("compressing") as advance:
+                sequential = factorise_(
+                    model,
+                    method,
+                    chosen,
+                    list(batches),
+                    sequential=sequential,
+                    store_pivots=method.pivots and not to_train,
+                    phases=Phases(advance),
+                )
         else:
             sequential = None
             _start_training_(model, method, chosen)

@@ -7,11 +7,13 @@ any other they see those of the dense model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import nn
+
+from losparse_runtime.contract.progress import Phases
 
 from ..errors import LosparseError
 from .layout import Layout, layout_of
@@ -20,12 +22,8 @@ from .running import Advance, Batch
 from .statistics import LayerStatistics, Statistic
 from .walk import BlocksError, BlockWalk, layers_by_block, stack_of
 
-Progress = Callable[[str, int], None]
-"""Told a stage's title and how many batches of it are done since the last call."""
-
-
-def quiet(title: str, done: int) -> None:
-    """Report to nobody."""
+RUNNING = "running the model"
+"""The phase in which batches go through a model, or up to its blocks."""
 
 
 class Visit(Protocol):
@@ -47,7 +45,7 @@ def visitor(
     statistics: Collection[Statistic],
     *,
     sequential: bool | None,
-    progress: Progress = quiet,
+    phases: Phases | None = None,
 ) -> tuple[Visit, bool]:
     """Choose how a model is visited: block by block where it can be, since that holds the least.
 
@@ -57,7 +55,7 @@ def visitor(
         batches: of calibration data.
         statistics: to collect.
         sequential: what is asked for; None where the model allows it.
-        progress: told a stage's title and how many batches of it are done since the last call.
+        phases: told how many batches are done, by what is done with them.
 
     Returns:
         The visit, and whether it can be sequential and shall be.
@@ -76,7 +74,7 @@ def visitor(
         )
     if not batches:
         raise no_batch()
-    look = _Look("gram" in statistics, layout_of(model, layers, batches[0]), progress)
+    look = _Look("gram" in statistics, layout_of(model, layers, batches[0]), phases or Phases())
     if blocks:
         try:
             return _ByBlock(model, layers, batches, blocks, look), sequential is not False
@@ -92,7 +90,7 @@ class _Look:
 
     gram: bool
     layout: Layout
-    progress: Progress
+    phases: Phases
 
 
 class _Blind:
@@ -118,15 +116,15 @@ class _AtOnce:
         look: _Look,
     ) -> None:
         self.model, self.layers, self.batches, self.see = model, layers, batches, look
-        self.advance: Advance = lambda done: look.progress("running the model", done)
 
     def __call__(
         self, *, sequential: bool, chosen: Sequence[int] | None = None, last: bool = False
     ) -> Iterator[dict[str, LayerStatistics]]:
         if self.layers:
             batches = self.batches if chosen is None else [self.batches[number] for number in chosen]
+            advance: Advance = lambda done: self.see.phases.more(RUNNING, done, len(batches))  # noqa: E731
             yield whole_pass(
-                self.model, self.layers, batches, gram=self.see.gram, layout=self.see.layout, advance=self.advance
+                self.model, self.layers, batches, gram=self.see.gram, layout=self.see.layout, advance=advance
             )
 
 
@@ -142,7 +140,7 @@ class _ByBlock:
         look: _Look,
     ) -> None:
         self.see = look
-        tell: Advance = lambda done: look.progress("running the model", done)  # noqa: E731
+        tell: Advance = lambda done: look.phases.more(RUNNING, done, len(batches))  # noqa: E731
         self.walk = BlockWalk(model, blocks, batches, tell, layout=look.layout)
         self.groups = layers_by_block(model, layers, blocks)
         inside = {name for group in self.groups for name in group}
@@ -154,8 +152,9 @@ class _ByBlock:
     ) -> Iterator[dict[str, LayerStatistics]]:
         self.walk.restart(chosen, last=last)
         title = "compressing block by block" if sequential else "measuring block by block"
+        total = len(self.walk.states) * len(self.groups)
         for place, layers in enumerate(self.groups):
-            tell: Advance = lambda done: self.see.progress(title, done)  # noqa: E731
+            tell: Advance = lambda done: self.see.phases.more(title, done, total)  # noqa: E731
             if layers and not sequential:
                 mask = Mask(self.see.layout)
                 with observe(layers, mask, gram=self.see.gram) as moments:

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from losparse_runtime.contract.progress import Progress
+from losparse_runtime.contract.progress import Phases, Progress
 
 from ..environment import machine, versions
 from ..saving.contents import inspect_folder
@@ -130,14 +130,12 @@ def measure_both(data: DocstringData, folder: Path, progress: Progress) -> dict[
     from losparse_export.check import check_session, open_reference
     from losparse_runtime import Session, benchmark
 
-    from .export import following
-
     sessions: dict[str, Session] = {}
     rows = {}
     for name in NAMES:
         target = folder / f"{name}-onnx"
         with progress.stage(f"exporting ({name})") as advance:
-            export_model(folder / name, target, progress=following(advance))
+            export_model(folder / name, target, progress=Phases(advance, "exporting").at)
         sessions[name] = Session(target)
         reference = open_reference(sessions[name], folder / name)
         contents = inspect_folder(folder / name)

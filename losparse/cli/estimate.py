@@ -7,10 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from losparse_runtime.contract.progress import Phases
+
 from ..environment import machine, versions
 from ..errors import LosparseError
 from .bench import notes, shown_speedup
-from .export import call_of, following
+from .export import call_of
 from .output import check_json_target, human_bytes, print_table, write_json
 from .parser import positive_int
 from .progress import StderrProgress
@@ -62,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
             grid=not options.no_grid,
             targets=options.targets,
             ignore=options.ignore,
-            progress=following(advance, "estimating"),
+            progress=Phases(advance, "estimating").at,
         )
     _print(found)
     if options.json is not None:

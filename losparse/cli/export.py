@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from losparse_runtime.contract.progress import Advance
+from losparse_runtime.contract.progress import Phases
 
 from ..errors import LosparseError
 from ..saving.staging import EXPORT, check_out
@@ -114,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
             calls=call_of(options) if plan is None else None,
             tune=options.tune,
             overwrite=options.overwrite,
-            progress=following(advance),
+            progress=Phases(advance, "exporting").at,
         )
     _print(options, report)
     return 0
@@ -161,15 +160,3 @@ def call_of(options: argparse.Namespace) -> Call:
 
     given = {name: getattr(options, name) for name in ("batch", "length", "threads")}
     return Call(**{name: value for name, value in given.items() if value is not None})
-
-
-def following(advance: Advance, title: str = "exporting") -> Callable[[str, int, int], None]:
-    """Return what the exporter calls: with a text, how many steps of a phase are done, and of how many."""
-    reached = 0
-
-    def tell(text: str, done: int, steps: int) -> None:
-        nonlocal reached
-        advance(done - reached, total=steps, title=f"{title}: {text}")
-        reached = done
-
-    return tell

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from losparse_runtime.contract.progress import Advance, Progress
+from losparse_runtime.contract.progress import Progress
 from losparse_runtime.contract.task import find_task
 from losparse_runtime.contract.tensors import TOKENS
 
@@ -146,35 +145,19 @@ def _compress(job: _Job, progress: Progress) -> CompressionReport:
     if recipe.method is None:  # narrower or shallower, and that is all
         report = dense_report(job.model)
     else:
-        with progress.stage("compressing") as advance:
-            report = compress_(
-                job.model,
-                recipe.method,
-                job.batches,
-                targets=recipe.targets,
-                ignore=recipe.ignore,
-                sequential=job.sequential,
-                progress=_following(advance, len(job.batches), len(_blocks(job.model, recipe))),
-            )
+        report = compress_(
+            job.model,
+            recipe.method,
+            job.batches,
+            targets=recipe.targets,
+            ignore=recipe.ignore,
+            sequential=job.sequential,
+            progress=progress,
+        )
     stored = job.checkpoint.config.get("dtype", job.checkpoint.config.get("torch_dtype"))
     if stored in ("float16", "bfloat16"):  # fp32 was for the arithmetic; the file should not grow
         cast_(job.model, getattr(torch, stored))
     return report
-
-
-def _following(advance: Advance, batches: int, blocks: int) -> Callable[[str, int], None]:
-    """Return what `compress_` calls: with a stage's title, and how many batches of it are done since the last call."""
-    current, reached = "", 0
-
-    def tell(title: str, done: int) -> None:
-        nonlocal current, reached
-        if title != current:
-            advance(-reached, total=batches * max(blocks, 1) if "block by block" in title else batches, title=title)
-            current, reached = title, 0
-        advance(done)
-        reached += done
-
-    return tell
 
 
 def _save(options: argparse.Namespace, job: _Job, compression: CompressionReport, seconds: float) -> dict[str, Any]:

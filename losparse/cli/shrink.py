@@ -47,8 +47,9 @@ def shrink_on_texts(
             drop_layers(model, recipe.keep_layers, by="importance", batches=few())
         _check(model, recipe)
     if recipe.keep_neurons is not None:
-        with progress.stage("dropping neurons"):
-            drop_neurons(model, recipe.keep_neurons, batches(), by=recipe.keep_neurons_by, sequential=sequential)
+        drop_neurons(
+            model, recipe.keep_neurons, batches(), by=recipe.keep_neurons_by, sequential=sequential, progress=progress
+        )
         _check(model, recipe)
 
 

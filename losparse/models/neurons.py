@@ -22,9 +22,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from losparse_runtime.contract.progress import SILENT, Phases, Progress
+
 from ..calibration.running import Batch
 from ..calibration.statistics import InputMoments
-from ..calibration.visit import Progress, quiet, visitor
+from ..calibration.visit import visitor
 from ..errors import LosparseError
 from ..layers.budget import check_share
 from ..layers.casting import finite
@@ -56,7 +58,7 @@ def drop_neurons(
     by: KeepNeuronsBy = "error",
     multiple: int = 8,
     sequential: bool | None = None,
-    progress: Progress = quiet,
+    progress: Progress = SILENT,
 ) -> int:
     """Keep a share of the feed-forward neurons of every block, in place, and drop the others.
 
@@ -70,7 +72,7 @@ def drop_neurons(
             no weight.
         multiple: the number kept is rounded to a multiple of this, upwards, but not above what there is.
         sequential: let later blocks see the outputs of narrower ones; None does so where the model allows it.
-        progress: told a stage's title and how many batches of it are done since the last call.
+        progress: shows a stage.
 
     Returns:
         The neurons kept in every block.
@@ -102,15 +104,17 @@ def drop_neurons(
     before = [(layer, layer.weight, layer.bias) for layer in touched]
     moments: dict[int, InputMoments] = {}
     try:
-        visit, in_order = visitor(model, looked_at, batches, {"gram"}, sequential=sequential, progress=progress)
-        for group in visit(sequential=in_order, last=True):
-            for name, statistics in group.items():
-                layer = looked_at[name]
-                assert statistics.inputs is not None, "it was asked for"
-                moments[id(layer)] = statistics.inputs
-                if id(layer) in readers:
-                    _narrow(readers[id(layer)], layer, kept, moments, by)
-                    moments.clear()
+        with progress.stage("dropping neurons") as advance:
+            phases = Phases(advance, "dropping neurons")
+            visit, in_order = visitor(model, looked_at, batches, {"gram"}, sequential=sequential, phases=phases)
+            for group in visit(sequential=in_order, last=True):
+                for name, statistics in group.items():
+                    layer = looked_at[name]
+                    assert statistics.inputs is not None, "it was asked for"
+                    moments[id(layer)] = statistics.inputs
+                    if id(layer) in readers:
+                        _narrow(readers[id(layer)], layer, kept, moments, by)
+                        moments.clear()
         for name, layer in layers.items():
             finite(name, layer)
     except BaseException:

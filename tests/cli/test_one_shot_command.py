@@ -261,17 +261,6 @@ def test_texts_for_a_method_that_is_fine_tuned(
     assert seen == [(96, False), (50, None)]
 
 
-def test_the_progress_bar_begins_anew_with_every_stage() -> None:
-    seen: list[tuple[int, int | None, str | None]] = []
-    tell = one_shot._following(lambda done, total=None, title=None: seen.append((done, total, title)), 2, 3)
-    for title in ("running the model", "running the model", "compressing block by block"):
-        tell(title, 1)
-    assert seen == [
-        (0, 2, "running the model"), (1, None, None), (1, None, None),
-        (-2, 6, "compressing block by block"), (1, None, None),
-    ]  # fmt: skip
-
-
 def test_verbose_says_the_stages_on_stderr(squeeze: Any, texts: Path) -> None:
     done = squeeze("--method", "rom", *KEEP, "--calibration", texts, "--verbose")
     stages = [line.split(": ")[1] for line in done.err.splitlines()]

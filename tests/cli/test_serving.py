@@ -14,7 +14,6 @@ from onnx import numpy_helper
 
 from losparse.cli.bench import notes, shown_speedup
 from losparse.cli.check import print_parts
-from losparse.cli.export import following
 from losparse_export.accuracy.texts import encode_calibration
 from losparse_export.check import check_session, open_reference
 from losparse_export.precision.table import PRECISION_TABLE
@@ -61,19 +60,6 @@ def test_options_that_would_change_nothing(
     own = [source, tmp_path / "out"] if command == "export" else [whole_pass.onnx]
     losparse(command, *own, *flags).refused(f"{flags[0]} does nothing without {needed}")
     assert not (tmp_path / "out").exists()
-
-
-def test_progress_of_an_export_follows_its_phases() -> None:
-    seen: list[tuple[int, int, str]] = []
-
-    def advance(done: int, total: int, title: str) -> None:
-        seen.append((done, total, title))
-
-    tell = following(advance)
-    for text, done, steps in (("a", 0, 4), ("a", 3, 4), ("b", 0, 9), ("b", 9, 9)):
-        tell(text, done, steps)
-    assert [done for done, _, _ in seen] == [0, 3, -3, 9]
-    assert seen[-1] == (9, 9, "exporting: b")
 
 
 # check

@@ -16,6 +16,7 @@ from losparse.layers.linear import find_targets
 from losparse.methods import METHODS, ROM, SVD, LoSparse, OneShot, OneShotLoSparse
 from losparse.methods.one_shot.base import dense_size
 from losparse.methods.one_shot.search import OutputError
+from losparse_runtime.contract.progress import Phases
 
 from .conftest import build_bert, collate, toy_items
 from .test_calibrate import batches, build_llama
@@ -271,7 +272,7 @@ def test_a_search_measures_what_comes_out():
     mute, loud = (f"bert.encoder.layer.1.{name}.dense" for name in ("attention.output", "output"))
     with torch.no_grad():
         model.get_submodule(mute).weight.mul_(1e-4)
-    measure = OutputError(model, batches(), lambda title, done: None)
+    measure = OutputError(model, batches(), Phases())
     method = SVD(keep=0.4, allocation="search")
     found = {
         name: measure.candidates(method, name, model.get_submodule(name), LayerStatistics()) for name in (mute, loud)

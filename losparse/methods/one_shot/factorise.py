@@ -12,11 +12,13 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from losparse_runtime.contract.progress import Phases
+
 from ...calibration.gradients import output_sensitivity, squared_gradients
 from ...calibration.observe import real_tokens, spread
 from ...calibration.running import Batch
 from ...calibration.statistics import LayerStatistics
-from ...calibration.visit import Progress, quiet, visitor
+from ...calibration.visit import visitor
 from ...calibration.walk import block_numbers
 from ...environment import release_memory
 from ...errors import LosparseError
@@ -40,7 +42,7 @@ def factorise_(
     *,
     sequential: bool | None = None,
     store_pivots: bool = False,
-    progress: Progress = quiet,
+    phases: Phases | None = None,
 ) -> bool | None:
     """Replace dense layers by the factored ones of a one-shot method, in place.
 
@@ -55,7 +57,7 @@ def factorise_(
             None does so where the model allows it.
         store_pivots: store low-rank parts by pivots as soon as they are there, which also makes the passes that follow
             cheaper: at high ranks two plain factors cost more than the dense weight.
-        progress: told a stage's title and how many batches of it are done since the last call.
+        phases: told how many batches are done, by what is done with them.
 
     Returns:
         Whether later layers saw the outputs of compressed ones; None where the method looks at no inputs.
@@ -73,9 +75,10 @@ def factorise_(
         raise LosparseError("joint=True runs the model to see which layers read the same input; pass a batch of texts")
     # What is freed of a batch then has room for the next one; in another order memory fills with holes.
     batches = sorted(batches, key=real_tokens, reverse=True)
-    known = _gradients(model, method, layers, batches, progress)
+    phases = phases or Phases()
+    known = _gradients(model, method, layers, batches, phases)
     release_memory()
-    visit, in_order = visitor(model, layers, batches, method.statistics, sequential=sequential, progress=progress)
+    visit, in_order = visitor(model, layers, batches, method.statistics, sequential=sequential, phases=phases)
     units = joint_units(model, layers, batches[0]) if method.joint else single_units(layers)
 
     def visited(
@@ -89,7 +92,7 @@ def factorise_(
             del group, found  # or they are held while the next group is looked at; so with whoever takes them
 
     if method.measured:
-        measure = OutputError(model, batches, progress) if method.allocation == "search" else None
+        measure = OutputError(model, batches, phases) if method.allocation == "search" else None
         sizes = _measured_sizes(
             method, layers, units, visited(sequential=False, chosen=spread(batches, ALLOCATION_TOKENS)), measure
         )
@@ -168,7 +171,7 @@ def _weight(layer: nn.Module) -> Tensor:
 
 
 def _gradients(
-    model: nn.Module, method: OneShot, layers: Mapping[str, nn.Module], batches: Sequence[Batch], progress: Progress
+    model: nn.Module, method: OneShot, layers: Mapping[str, nn.Module], batches: Sequence[Batch], phases: Phases
 ) -> dict[str, LayerStatistics]:
     """Collect what a method wants to know of gradients; of the dense model, whatever comes later."""
     if "fisher" in method.statistics:
@@ -177,10 +180,12 @@ def _gradients(
             layers,
             batches,
             getattr(method, "fisher", "exact"),
-            lambda done: progress("squaring gradients", done),
+            lambda done: phases.more("squaring gradients", done, len(batches)),
         )
     if "sensitivity" in method.statistics:
-        return output_sensitivity(model, layers, batches, lambda done: progress("weighing outputs", done))
+        return output_sensitivity(
+            model, layers, batches, lambda done: phases.more("weighing outputs", done, len(batches))
+        )
     return {}
 
 

@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from losparse_runtime.contract.progress import Phases
+
 from ...calibration.observe import Mask, mean_states, spread
 from ...calibration.running import Batch, inference, inputs_of
 from ...calibration.statistics import LayerStatistics
-from ...calibration.visit import Progress
 from ...errors import LosparseError
 from ...layers.linear import bias_of, replace_module, weight_of
 from .allocate import Candidates
@@ -37,15 +38,20 @@ _ROWS = 64
 class OutputError:
     """The error of a model's outputs against those of the dense model."""
 
-    def __init__(self, model: nn.Module, batches: Sequence[Batch], progress: Progress) -> None:
+    def __init__(self, model: nn.Module, batches: Sequence[Batch], phases: Phases) -> None:
         """Run the dense model.
+
+        Args:
+            model: all of whose layers are dense.
+            batches: of texts; some of them are run.
+            phases: told how many batches are done.
 
         Raises:
             LosparseError: no batch.
         """
         if not batches:
             raise LosparseError("allocation='search' runs the model on texts, got none; pass batches")
-        self.model, self.progress = model, progress
+        self.model, self.phases = model, phases
         self.batches = [batches[number] for number in spread(batches, SEARCH_TOKENS)]
         self.distribution = False
         self.dense = [self._run(batch) for batch in self.batches]
@@ -63,7 +69,7 @@ class OutputError:
                 errors.append(self._error())
             finally:
                 replace_module(self.model, small, layer)
-            self.progress("trying sizes", len(self.batches))
+            self.phases.more(f"trying sizes of {name}", len(self.batches), len(sizes) * len(self.batches))
         tried = [method.cost(size, out_features, in_features) for size in sizes]
         # Between two sizes that were tried the error is taken to fall evenly, so that a budget can be used up.
         between = [size for size in method.trials(name, out_features, in_features, fine=True) if size >= sizes[0]]

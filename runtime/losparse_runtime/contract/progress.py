@@ -43,6 +43,37 @@ def unheard(done: int, /, *, total: int | None = None, title: str | None = None,
     """Report to nobody: an `Advance`."""
 
 
+class Phases:
+    """Reports phases of one stage, each of which has its own title and begins at nothing.
+
+    Args:
+        advance: of the stage.
+        title: put in front of the titles of phases.
+    """
+
+    def __init__(self, advance: Advance = unheard, title: str = "") -> None:
+        self._advance, self._before = advance, f"{title}: " if title else ""
+        self._phase, self._reached = "", 0
+
+    def more(self, phase: str, done: int, total: int) -> None:
+        """Report how much more of a phase is done; another phase than before begins anew.
+
+        Args:
+            phase: what is being done.
+            done: how much was done since the last report of it.
+            total: how much there is to do.
+        """
+        self.at(phase, done if phase != self._phase else self._reached + done, total)
+
+    def at(self, phase: str, done: int, total: int) -> None:
+        """Report how much of a phase is done in all; see `more`."""
+        if phase != self._phase:  # first, so that what is done counts for the new phase's pace
+            self._advance(-self._reached, total=total, title=f"{self._before}{phase}")
+            self._phase, self._reached = phase, 0
+        self._advance(done - self._reached)
+        self._reached = done
+
+
 class _Silent:
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
