@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from losparse.errors import LosparseError
 from losparse_export import TaskModel, trace_model
+from losparse_export.opening.copies import private_copy
 from losparse_export.parity.lengths import choose_cases, telling_lengths
-from losparse_export.tracing.capture import capture_program, private_copy
+from losparse_export.tracing.capture import capture_program
 from losparse_runtime.contract.signature import Signature
 from losparse_runtime.contract.task import TASKS
 from losparse_runtime.contract.tensors import TensorSpec

@@ -15,7 +15,7 @@ from losparse_runtime.contract.signature import Signature
 from losparse_runtime.contract.task import TASKS, Task, find_task, meant_task
 from losparse_runtime.contract.tensors import MASK, TOKENS, TYPES
 
-from ..tracing.capture import private_copy
+from .copies import private_copy
 
 
 def choose_task(

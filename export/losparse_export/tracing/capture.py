@@ -11,11 +11,10 @@ what is run is a copy: the weights are shared, everything else is its own.
 
 from __future__ import annotations
 
-import copy
 import re
 import traceback
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import sympy  # type: ignore[import-untyped]
 import torch
@@ -26,33 +25,13 @@ from torch.onnx._internal.exporter._flags import set_onnx_exporting_flag
 
 from losparse.errors import LosparseError
 from losparse_runtime.contract.signature import Signature
-from losparse_runtime.contract.tensors import BATCH, SEQUENCE
+from losparse_runtime.contract.tensors import BATCH, PAST, SEQUENCE, TOTAL
 
-_Module = TypeVar("_Module", bound=nn.Module)
+from ..opening.copies import private_copy
 
 # How torch proposes a narrower axis: "sequence = 7", "sequence = Dim('sequence', min=2, max=36)", "sequence = 4*_s".
 _PROPOSAL = re.compile(rf"^\s*({BATCH}|{SEQUENCE}) = (.+)$", re.MULTILINE)
 _BOUND = re.compile(r"(min|max)=(\d+)")
-
-
-def private_copy(module: _Module) -> _Module:
-    """Copy a module with everything it may change while it runs - attributes, buffers, configuration - but its weights.
-
-    Raises:
-        LosparseError: something in it cannot be copied.
-    """
-    memo: dict[int, Any] = {id(weight): weight for weight in module.parameters()}
-    for part in module.modules():
-        for tensor in vars(part).values():
-            if isinstance(tensor, Tensor) and not tensor.is_leaf:  # kept from a training step; torch copies only leaves
-                memo[id(tensor)] = tensor.detach().clone()
-    try:
-        return copy.deepcopy(module, memo)
-    except (TypeError, RuntimeError, NotImplementedError) as error:  # locks, open files, handles of other libraries
-        raise LosparseError(
-            f"{type(module).__name__}: holds something that cannot be copied ({error}); save the model and give its "
-            "folder"
-        ) from error
 
 
 def axes_of(signature: Signature, shortest: int, longest: int) -> dict[str, dict[int, Any]]:
@@ -64,9 +43,12 @@ def axes_of(signature: Signature, shortest: int, longest: int) -> dict[str, dict
         longest: tokens it has at most.
     """
     axes = signature.free_axes()
-    bounds = {SEQUENCE: {"min": shortest, "max": longest}}
-    free = dict.fromkeys(name for named in axes.values() for name in named.values())
-    sizes = {name: torch.export.Dim(name, **bounds.get(name, {"min": 1})) for name in free}
+    bounds = {SEQUENCE: {"min": shortest, "max": longest}, PAST: {"min": 0, "max": longest}}
+    # torch has no sum of two axes; it finds by itself that this one follows from the others.
+    sizes: dict[str, Any] = {TOTAL: torch.export.Dim.DYNAMIC}
+    for axis in (axis for named in axes.values() for axis in named.values()):
+        if axis not in sizes:
+            sizes[axis] = torch.export.Dim(axis, **bounds.get(axis, {"min": 1}))
     return {name: {place: sizes[axis] for place, axis in named.items()} for name, named in axes.items()}
 
 
