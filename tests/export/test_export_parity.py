@@ -49,8 +49,8 @@ def test_tolerance_follows_the_magnitude():
 def perturb(monkeypatch: pytest.MonkeyPatch, weight: str, change: float, *, where: Any = (0, 0)) -> None:
     """Make the exporter change a number, or more, of a weight after lowering."""
 
-    def wrong(graph: ir.Model, plan: object) -> ir.Model:
-        graph = lower_model(graph, plan)  # type: ignore[arg-type]
+    def wrong(graph: ir.Model, *rest: Any) -> ir.Model:
+        graph = lower_model(graph, *rest)
         value = graph.graph.initializers[weight]
         array = value.const_value.numpy().copy()
         array[where] += change
