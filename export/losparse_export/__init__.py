@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from .planning.plan import LayerPlan, Plan
     from .planning.tune import tune_plan
     from .precision.apply import apply_precision
-    from .precision.table import PRECISION_TABLE, PRECISIONS, Precision
+    from .precision.base import Precision
+    from .precision.table import PRECISION_TABLE, PRECISIONS
     from .target import CPU, TARGETS, Target
     from .tracing.trace import trace_model
 
@@ -46,7 +47,7 @@ _HOMES = {
     "PRECISIONS": "precision.table",
     "PRECISION_TABLE": "precision.table",
     "Plan": "planning.plan",
-    "Precision": "precision.table",
+    "Precision": "precision.base",
     "TARGETS": "target",
     "Target": "target",
     "TaskModel": "opening.task_model",

@@ -17,11 +17,8 @@ from .planning.edits import Layers, check_edits, switched_off
 from .planning.lower import lower_model
 from .planning.plan import LayerPlan, Plan
 from .planning.tune import Progress, tune_plan
+from .precision.table import PRECISION_TABLE
 from .target import CPU, Target, finish_planned
-
-# What a plan decides for a precision, and which products are marked for it: those that gain, or all.
-_PLANNED = {"int8": "int8", "int8-static": "int8"}
-_MARKED = {**_PLANNED, "int8-weights": "all", "int4-weights": "all"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,8 @@ def build_graph(
             names a form that does not apply, has other folds or orders than the model, or leaves nothing to quantise.
     """
     check_choice(plan, calls, tune=tune)
-    planned = _PLANNED.get(precision, "fp32")
+    wanted = PRECISION_TABLE[precision]
+    planned = wanted.planned if wanted.planned in target.plans else "fp32"
     if plan is not None:
         _check_planned(plan, planned, target)
         lowered = _lower_planned(prepared, plan, target)
@@ -76,8 +74,8 @@ def build_graph(
         plan = plan_model(graph, calls=calls, precision=planned, folds=folds, target=target)
         plan = tune_plan(plan, calls, target=target, progress=progress) if tune else plan
         lowered = lower_model(graph, plan, target)
-    finished, quantise = _finish(lowered.clone(), plan, _MARKED.get(precision, "fp32"), planned, target)
-    if precision in _MARKED and not quantise:
+    finished, quantise = _finish(lowered.clone(), plan, wanted.marked, planned, target)
+    if wanted.marked != "fp32" and not quantise:
         # Products this small gain nothing in int8. It was asked for, and the file at least becomes smaller.
         finished, quantise = _finish(lowered, plan, "all", planned, target)
         if not quantise and any(layer.precision == "fp32" for layer in plan.layers.values()):

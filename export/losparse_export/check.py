@@ -35,7 +35,8 @@ from losparse_runtime.contract.tensors import Arrays
 from losparse_runtime.same_model import require_same_model
 from losparse_runtime.text.cuts import cuts_told_once
 
-from .precision.table import Precision, allowed_difference, coarser_precision, relative_tolerance
+from .precision.base import Precision, allowed_difference, relative_tolerance
+from .precision.table import coarser_precision
 
 Texts = tuple[list[str], list[str] | None]
 """Texts, and the second text of each where there are pairs."""

@@ -51,7 +51,8 @@ from .opening.task_model import TaskModel
 from .parity.gate import ParityReport, Progress, check_parity
 from .planning.plan import Plan
 from .precision.apply import apply_precision
-from .precision.table import INT8_BITS, check_precision, check_weight_bits
+from .precision.base import INT8_BITS
+from .precision.table import PRECISION_TABLE, check_precision, check_weight_bits
 from .target import CPU, Target, prepare_model
 from .tracing.trace import Tracer, check_opset, trace_model
 
@@ -197,7 +198,7 @@ class _Writer:
         compare = partial(check_parity, self.wrapped, folder, provider=self.target.provider, progress=self.progress)
         contents = place(built.graph, built.plan)
         parity = compare()
-        if self.precision == "fp32":
+        if PRECISION_TABLE[self.precision].convert is None:
             return contents, parity
         feeds = None if self.calibration is None else encode_calibration(self.calibration, folder)
         graph = apply_precision(

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    from losparse_export.precision.table import INT8_BITS, PRECISION_TABLE  # loads neither torch nor onnx
+    from losparse_export.precision.base import INT8_BITS  # neither loads torch or onnx
+    from losparse_export.precision.table import PRECISION_TABLE
     from losparse_runtime.contract.task import TASKS
 
     parser.add_argument("model", metavar="DIR", help="checkpoint, compressed or dense: a folder, or a hub id")
@@ -133,13 +134,13 @@ def _print(options: argparse.Namespace, report: ExportReport) -> None:
         print(f"cosine with PyTorch: {parity.cosine:.6f} (allowed {least} or more)")
         if parity.vectors is None:
             print(f"same largest entry as PyTorch: {parity.top1_agreement:.2%} of rows")
-    _print_agreement(parity, options.precision)
+    _print_agreement(parity, mixes_texts=PRECISION_TABLE[options.precision].mixes_texts)
     if report.accuracy is not None:
         shares = f"PyTorch {report.accuracy['pytorch']:.4f}, ONNX {report.accuracy['onnx']:.4f}"
         print(f"accuracy on {report.accuracy['texts']:,} texts: {shares}")
 
 
-def _print_agreement(parity: ParityReport, precision: str) -> None:
+def _print_agreement(parity: ParityReport, *, mixes_texts: bool) -> None:
     """Print how alike vectors are, and how far answers move with the batch, where that is more than rounding."""
     vectors, mates = parity.vectors, parity.batch_mates
     if vectors is not None:
@@ -147,7 +148,7 @@ def _print_agreement(parity: ParityReport, precision: str) -> None:
             f"vectors of {vectors.texts} texts: cosine with PyTorch's {vectors.mean_cosine:.6f} in the mean and "
             f"{vectors.worst_cosine:.6f} at worst, agreement of which texts are nearest {vectors.rank_agreement:.4f}"
         )
-    if precision == "int8":
+    if mixes_texts:
         print(
             f"a text beside a long one: answers move by up to {mates.max_abs:.1e} (cosine {mates.cosine:.4f}); with "
             "Session(batch_invariant=True) they do not, and in precision int8-static not by a shared scale"

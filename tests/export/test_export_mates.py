@@ -103,12 +103,12 @@ REPORT = ParityReport(0.1, 0.1, 1.0, 0.99, 0.5, (), BatchMates(0.31, 0.967, 1.0,
 
 
 def test_what_is_printed(capsys):
-    _print_agreement(REPORT, "int8")
+    _print_agreement(REPORT, mixes_texts=True)
     assert capsys.readouterr().out == (
         "a text beside a long one: answers move by up to 3.1e-01 (cosine 0.9670); with Session(batch_invariant=True) "
         "they do not, and in precision int8-static not by a shared scale\n"
     )
-    _print_agreement(replace(REPORT, vectors=VectorAgreement(0.999, 0.98, 0.9876, 26)), "int8-static")
+    _print_agreement(replace(REPORT, vectors=VectorAgreement(0.999, 0.98, 0.9876, 26)), mixes_texts=False)
     assert capsys.readouterr().out == (
         "vectors of 26 texts: cosine with PyTorch's 0.999000 in the mean and 0.980000 at worst, agreement of which "
         "texts are nearest 0.9876\n"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from losparse.errors import LosparseError
 from losparse_export import PRECISION_TABLE, PRECISIONS, apply_precision
 from losparse_export.folder.write import fingerprint
-from losparse_export.precision import quantisable_nodes
+from losparse_export.precision.apply import quantisable_nodes
 
 from .builders import run_graph
 from .toy import BOUNDS, QUANTISED, WIDE, as_run, convert, feeds, toy_graph, types, value, weights

@@ -24,7 +24,7 @@ from losparse.errors import LosparseError
 from losparse.layers.training import training_layers
 from losparse.methods.losparse.algorithm import update_masks
 from losparse_export import PRECISION_TABLE, TaskModel, export_model, trace_model
-from losparse_export.precision.table import allowed_difference
+from losparse_export.precision.base import allowed_difference
 from losparse_runtime import Comparison, LosparseRuntimeError, Session
 
 from .models import Architecture, build, inputs, outputs

@@ -21,7 +21,7 @@ from losparse_runtime.contract.variant import MODEL_FILE, ModelFile, Variant
 
 from ..opening.load import Loaded, class_names, parameter_counts
 from ..opening.sentence import Sentences
-from ..precision.table import INT8_PRODUCTS
+from ..precision.table import PRECISION_TABLE
 from ..target import Target
 from .write import fingerprint
 
@@ -53,7 +53,7 @@ def describe_model(
     """
     variant = Variant(
         precision=precision,
-        weight_bits=weight_bits if precision in INT8_PRODUCTS else None,
+        weight_bits=weight_bits if PRECISION_TABLE[precision].weight_bits else None,
         opset=model.graph.opset_imports[""],
         ir_version=model.ir_version,
         models={MODEL_GRAPH: ModelFile(MODEL_FILE, fingerprint(model))},

@@ -27,7 +27,8 @@ from losparse_runtime.contract.feeds import Draw
 from losparse_runtime.contract.tensors import Arrays
 
 from ..opening.task_model import TaskModel
-from ..precision.table import PRECISION_TABLE, allowed_difference
+from ..precision.base import allowed_difference
+from ..precision.table import PRECISION_TABLE
 from ..target import CPU
 from .lengths import Case, choose_cases, telling_lengths
 from .locate import LayerDifference, first_difference

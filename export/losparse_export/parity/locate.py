@@ -28,7 +28,7 @@ from losparse_runtime.dependencies import import_onnxruntime
 from ..graph.naming import module_of_path, unmarked
 from ..graph.node import REORDERED, SHARED, SHIFTED
 from ..opening.task_model import TaskModel
-from ..precision.table import allowed_difference
+from ..precision.base import allowed_difference
 from ..target import CPU
 
 Array = NDArray[Any]

@@ -17,16 +17,11 @@ from losparse.errors import LosparseError
 from losparse_runtime.dependencies import import_onnxruntime
 
 from ..graph.naming import module_of_path
-from .half import convert_fp16
-from .quantize import Feeds, quantize_dynamic_int8, quantize_static_int8, quantize_weights
-from .table import INT8_BITS, WEIGHT_BITS, check_precision, check_weight_bits
+from .base import INT8_BITS, Conversion
+from .quantize import Feeds
+from .table import check_precision, check_weight_bits
 
 logger = logging.getLogger(__name__)
-
-_FP16_WARNING = (
-    "fp16 is for GPU providers: onnxruntime's CPU provider widens its weights and numbers back to fp32, so there it "
-    "saves neither time nor memory, only the size of the file; for CPUs take int8"
-)
 
 _ACTIVATION_NODES = ("DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear")
 
@@ -57,27 +52,19 @@ def apply_precision(
         LosparseError: the precision is unknown, calibration is missing, it or weight_bits is not for the precision, or
             a node of `nodes` is not a MatMul with a constant float matrix, or the graph has none.
     """
-    check_precision(precision, calibrated=calibration is not None)
+    wanted = check_precision(precision, calibrated=calibration is not None)
     check_weight_bits(weight_bits, precision)
     if calibration is not None and not calibration:
         raise LosparseError(
             "calibration must hold the inputs of at least one run, got none; give some, or choose 'int8'"
         )
-    if precision == "fp32":
+    if wanted.convert is None:
         return model
-    if precision == "fp16":
-        logger.warning(_FP16_WARNING)
-    chosen = () if precision == "fp16" else _choose_nodes(model, precision, nodes)
+    if wanted.warning is not None:
+        logger.warning(wanted.warning)
+    chosen = () if wanted.marked == "fp32" else _choose_nodes(model, precision, nodes)
     with tempfile.TemporaryDirectory(prefix="losparse.") as name, _contained():
-        folder = Path(name)
-        if precision == "int8":
-            result = quantize_dynamic_int8(model, folder, chosen, bits=weight_bits)
-        elif precision == "int8-static":
-            result = quantize_static_int8(model, folder, chosen, calibration or (), bits=weight_bits)
-        elif precision in WEIGHT_BITS:
-            result = quantize_weights(model, folder, chosen, bits=WEIGHT_BITS[precision])
-        else:
-            result = convert_fp16(model, folder)
+        result = wanted.convert(model, Conversion(Path(name), chosen, calibration or (), weight_bits))
         # The tensors of the result may lie in the folder, which goes.
         ir.external_data.load_to_model(result)
     _finish(result, model)
