@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ..compress import CompressionReport
 
 REPORT = "losparse_report.json"
-_METRICS = ("accuracy", "matthews", "pearson", "spearman", "mse", "perplexity", "loss")
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,8 @@ def print_report(title: str, report: dict[str, Any]) -> None:
         print(f"blocks kept: {', '.join(map(str, report['kept_layers']))}")
     if report["kept_neurons"] is not None:
         print("neurons kept: {} of {} in every block".format(*report["kept_neurons"]))
-    for name in _METRICS:
-        if name in report["metrics"]:
-            print(f"validation {name}: {report['metrics'][name]:.4f}")
+    for name, value in report["metrics"].items():
+        print(f"validation {name}: {value:.4f}")
     if any(report["truncated"].values()):
         cut = " and ".join(f"{count} of {part}" for part, count in report["truncated"].items() if count)
         print(f"longer than {report['max_length']} tokens: {cut}")

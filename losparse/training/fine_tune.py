@@ -51,7 +51,7 @@ class FineTuneResult:
     """What a fine-tuning gave.
 
     Attributes:
-        metrics: of the validation examples, by name: "loss" in nats, and those of the task (`losparse.data.tasks`).
+        metrics: of the validation examples, by name: those of the task (`losparse.data.tasks`), then "loss" in nats.
         steps: optimizer steps.
         seconds: wall time of training, evaluation not counted.
         compression: what is stored now, when a method was given.
@@ -175,14 +175,16 @@ def _measure(trainer: Trainer, data: TaskData) -> dict[str, float]:
     Raises:
         LosparseError: one is NaN or infinite, which no report can hold.
     """
-    metrics = {key.removeprefix("eval_"): float(value) for key, value in trainer.evaluate().items()}
+    found = {key.removeprefix("eval_"): float(value) for key, value in trainer.evaluate().items()}
+    metrics = {name: value for name, value in found.items() if name not in _SPEEDS}
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise LosparseError(
                 f"the validation {name} must be finite, got {value:g}; lower learning_rate if training went astray, or "
                 "give validation examples that have labels"
             )
-    return metrics | data.metrics_of_loss(metrics["loss"])
+    loss = metrics.pop("loss")
+    return {**metrics, **data.metrics_of_loss(loss), "loss": loss}
 
 
 def bf16_is_slow() -> bool:
@@ -195,6 +197,9 @@ def bf16_is_slow() -> bool:
         return False
     return not torch.ops.mkldnn._is_mkldnn_bf16_supported()  # no public call tells
 
+
+_SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
+"""What the Trainer says of an evaluation beside its metrics."""
 
 _LOGGED = 0.01
 """Share of training after which the mean loss is told to callbacks, where there is no bar of the Trainer's own."""
