@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,7 @@ def test_a_classifier_of_one_class_a_text_is_not_taken_for_several(
 def test_a_cross_encoder_learns_scores_of_pairs(compress_into: Any, tmp_path: Path) -> None:
     file = tmp_path / "pairs.csv"
     texts = make_texts(64, 0)
-    rows = (
-        f"{one},{other},{float(kind == like)}\n" for (one, kind), (other, like) in zip(texts, texts[1:], strict=False)
-    )
+    rows = (f"{one},{other},{float(kind == like)}\n" for (one, kind), (other, like) in pairwise(texts))
     file.write_text("sentence1,sentence2,score\n" + "".join(rows))
     done = compress_into("--task", "regression", *FEW, train=file, validation=None)
     assert done.code == 0, done.err

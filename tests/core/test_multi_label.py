@@ -65,7 +65,7 @@ def test_one_class_is_enough_for_it_may_apply_or_not(tmp_path: Path) -> None:
         (["war", "war "], r"'labels' must name a label once, got \['war', 'war '\]$"),
         (
             [1, 0, 1],
-            r"'labels' must name a label once, got \[1, 0, 1\]; name the classes that apply, in place of a 0 or 1 for each",
+            r"'labels' must name a label once, got \[1, 0, 1\]; name the classes that apply, in place of a 0 or 1",
         ),
         (["\ud800"], "'labels' must be whole characters"),
     ],

@@ -1,0 +1,90 @@
+"""A task is trained once it has an entry in `TASKS` and one in `TASK_DATA`: no other file changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from losparse import LosparseError, Recipe, Training, fine_tune
+from losparse.data.columns import Columns, texts_and_pairs
+from losparse.data.examples import Examples
+from losparse.data.loading import load_examples, tokenize
+from losparse.data.metrics import Metric, Prediction
+from losparse.data.tables import Table
+from losparse.data.tasks.base import TaskData
+from losparse.data.tasks.registry import TASK_DATA
+from losparse_runtime.contract.task import TASKS, Task
+
+from ..cli.conftest import FEW, Command, losparse, make_model, make_texts, make_tokenizer
+
+__all__ = ["losparse"]  # a fixture of the command line's tests
+
+# Whether a text is long: its label is in the text itself, so a .txt will do.
+LENGTH = Task("length", "AutoModelForSequenceClassification", ("ForLength",), ("logits",), "class", metric="guessed")
+
+
+def guessed(prediction: Prediction) -> dict[str, float]:
+    return {"guessed": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+
+class Lengths(TaskData):
+    plain = True
+
+    def read(self, table: Table, columns: Columns, names: Sequence[str] | None) -> Examples:
+        texts, _ = texts_and_pairs(table, columns)
+        return Examples(texts, None, [int(len(text.split()) > 7) for text in texts], ("short", "long"))
+
+    def metric(self) -> Metric:
+        return guessed
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two lines that a new task adds to registries."""
+    monkeypatch.setitem(TASKS, LENGTH.name, LENGTH)
+    monkeypatch.setitem(TASK_DATA, LENGTH.name, Lengths())
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join(text for text, _ in make_texts(64, 0)))
+    return file
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_toy_task_is_compressed_by_the_command_line(losparse: Command, tmp_path: Path, texts: Path) -> None:
+    make_model().save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    task = ("--task", "length", "--train", texts)
+    done = losparse("compress", tmp_path / "model", tmp_path / "out", *task, *FEW, "--max-steps", 2)
+    assert done.code == 0, done.err
+    report = json.loads((tmp_path / "out" / "losparse_report.json").read_text())
+    assert (report["steps"], list(report["metrics"])) == (2, ["guessed", "loss"])
+    assert report["recipe"]["task"] == "length" and "validation guessed: " in done.out
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.id2label == {0: "short", 1: "long"}
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_toy_task_learns_in_python(tmp_path: Path, texts: Path) -> None:
+    assert Recipe.from_dict({"task": "length"}).task == "length"
+    rows = tokenize(load_examples(texts, task="length"), make_tokenizer(), task=LENGTH, max_length=16)
+    model = make_model()
+    before = model.classifier.weight.detach().clone()
+    training = Training(max_steps=2, learning_rate=1e-2, batch_size=16)
+    result = fine_tune(model, make_tokenizer(), rows, rows, training, output_dir=tmp_path, task="length", quiet=True)
+    assert list(result.metrics) == ["guessed", "loss"]
+    assert not torch.equal(model.classifier.weight, before)
+
+
+def test_without_its_entries_there_is_no_such_task(losparse: Command, tmp_path: Path, texts: Path) -> None:
+    with pytest.raises(LosparseError, match=r"task must be one of text-classification, .*, got 'length'"):
+        load_examples(texts, task="length")
+    done = losparse("compress", tmp_path, tmp_path / "out", "--task", "length", "--train", texts)
+    assert done.code == 2 and "length" in done.err
