@@ -13,7 +13,7 @@ from ._register import register_when_imported
 from .errors import LosparseError
 
 if TYPE_CHECKING:
-    from .compress import CompressionReport, LayerReport, compact_, compress_
+    from .compress import compact_, compress_
     from .layers.factored import FactoredLinear
     from .layers.linear import find_targets
     from .methods import ASVD, FWSVD, LPAF, METHODS, ROM, SVD, LoSparse, OneShotLoSparse, StructuredPruning
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .methods.lpaf.callback import LPAFCallback
     from .models.depth import drop_layers
     from .models.neurons import drop_neurons
+    from .models.report import CompressionReport, LayerReport
     from .saving.contents import FolderContents, StoredLayer, inspect_folder
     from .training.fine_tune import FineTuneResult, fine_tune
     from .training.recipe import Recipe, Training
@@ -30,7 +31,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ASVD": "methods",
-    "CompressionReport": "compress",
+    "CompressionReport": "models.report",
     "FWSVD": "methods",
     "FactoredLinear": "layers.factored",
     "FactoredLinearTraining": "methods.losparse.layer",
@@ -38,7 +39,7 @@ _HOMES = {
     "FolderContents": "saving.contents",
     "LPAF": "methods",
     "LPAFCallback": "methods.lpaf.callback",
-    "LayerReport": "compress",
+    "LayerReport": "models.report",
     "LoSparse": "methods",
     "LoSparseCallback": "methods.losparse.callback",
     "METHODS": "methods",

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .compress import CompressionReport, report
 from .layers.factored import FactoredLinear
 from .layers.linear import find_targets, replace_module, weight_of
 from .layers.spec import LayerSpec
@@ -21,6 +20,7 @@ from .methods import LoSparse, method_to_dict
 from .methods.losparse.coupling import choose_groups
 from .methods.losparse.layer import FactoredLinearTraining
 from .models.quantised import computed_as_quantised
+from .models.report import CompressionReport, report
 from .saving.quantizer import mark_compressed
 
 

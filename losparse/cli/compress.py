@@ -340,7 +340,7 @@ def _open_teacher(
 
 def _save(options: argparse.Namespace, job: _Job, result: FineTuneResult) -> dict[str, Any]:
     """Write checkpoint and report; returns the report."""
-    from ..compress import dense_report
+    from ..models.report import dense_report
     from .training import save_model
 
     compression = result.compression or dense_report(job.model)

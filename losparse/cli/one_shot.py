@@ -17,12 +17,13 @@ from losparse_runtime.contract.task import find_task
 from losparse_runtime.contract.tensors import TOKENS
 
 from ..calibration.walk import stack_of
-from ..compress import CompressionReport, compress_, dense_report
+from ..compress import compress_
 from ..data.tasks.registry import find_texts
 from ..environment import peak_memory_bytes
 from ..errors import LosparseError
 from ..layers.casting import cast_
 from ..layers.linear import find_targets
+from ..models.report import CompressionReport, dense_report
 from ..saving.staging import check_out, staged_folder
 from ..training.batches import calibration_batches
 from ..training.opening import (

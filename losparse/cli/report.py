@@ -15,7 +15,7 @@ from .output import human_bytes, print_table
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..compress import CompressionReport
+    from ..models.report import CompressionReport
 
 REPORT = "losparse_report.json"
 

@@ -29,13 +29,14 @@ from transformers import (
 from losparse_runtime.contract.task import Task, find_task
 
 from ..calibration.running import Batch
-from ..compress import CompressionReport, compact_, compress_, report
+from ..compress import compact_, compress_
 from ..data.tasks.base import TaskData
 from ..data.tasks.registry import TASK_DATA, find_data, find_trained
 from ..data.tokens import NOTES, Rows, Tokenized
 from ..errors import LosparseError
 from ..methods import Method
 from ..models.embeddings import freeze_embeddings
+from ..models.report import CompressionReport, report
 from .adapters import attach_adapters, merge_adapters, require_lora
 from .batches import calibration_batches, needs_data
 from .distill import DistillingTrainer, MeanLossTrainer

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from losparse import SVD, compress_
-from losparse.compress import report
+from losparse.models.report import report
 from losparse.saving.folder import read_header
 from losparse.saving.quantizer import mark_compressed
 

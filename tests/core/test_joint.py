@@ -12,13 +12,13 @@ from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from losparse import ROM, SVD, OneShotLoSparse, compact_, compress_, inspect_folder
-from losparse.compress import report
 from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
 from losparse.layers.joint import SharedFactorLinear, group_with_pivots, groups_of, split
 from losparse.layers.linear import find_targets, weight_of
 from losparse.methods import FWSVD
 from losparse.methods.one_shot.units import joint_units
+from losparse.models.report import report
 
 from ..pivoting import store_pivots_
 from .conftest import build_bert

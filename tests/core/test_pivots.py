@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from losparse import SVD, LoSparse, compress_
-from losparse.compress import report
 from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
 from losparse.layers.pivots import to_pivots
 from losparse.layers.spanning_rows import MAX_COEFFICIENT, _exchange, _pivoted_qr, spanning_rows
 from losparse.methods.losparse.layer import FactoredLinearTraining
+from losparse.models.report import report
 from losparse.models.roles import pivot_side_of
 from losparse.random_factors import random_factors_
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from losparse import ROM, compress_, inspect_folder
-from losparse.compress import report as stored_by
 from losparse.layers.joint import split
+from losparse.models.report import report as stored_by
 from losparse_export import Plan, TaskModel, trace_model
 from losparse_export.planning.choose import plan_model
 from losparse_export.target import finish_model

@@ -19,10 +19,10 @@ import transformers
 from torch import Tensor
 
 from losparse import ROM, SVD, LoSparse, OneShotLoSparse, compact_, compress_
-from losparse.compress import CompressionReport
 from losparse.errors import LosparseError
 from losparse.layers.training import training_layers
 from losparse.methods.losparse.algorithm import update_masks
+from losparse.models.report import CompressionReport
 from losparse_export import PRECISION_TABLE, TaskModel, export_model, trace_model
 from losparse_export.precision.base import allowed_difference
 from losparse_runtime import Comparison, LosparseRuntimeError, Session
