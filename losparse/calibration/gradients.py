@@ -8,7 +8,7 @@ Neither needs an optimizer, and no gradient of a weight is held longer than it t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -57,23 +57,13 @@ def squared_gradients(
     # Over output neurons, (in,), and over input features, (out,).
     sums = {name: tuple(map(_zeros, reversed(weight_of(layer).shape))) for name, layer in layers.items()}
 
-    def square(name: str, layer: nn.Module) -> Any:
-        def take(weight: Tensor) -> None:
-            assert weight.grad is not None
-            squared = weight.grad.double().square().cpu()
-            squared = squared.T if isinstance(layer, Conv1D) else squared  # (out, in), as `weight_of` has it
-            for side, total in enumerate(sums[name]):
-                total += squared.sum(side)
-            weight.grad = None
-
-        return take
-
     weights: dict[str, Any] = {name: layer.weight for name, layer in layers.items()}
     steps = 0
     with (
         gradients(model, weights.values()),
         hooked(
-            weight.register_post_accumulate_grad_hook(square(name, layers[name])) for name, weight in weights.items()
+            weight.register_post_accumulate_grad_hook(_square_into(sums[name], layers[name]))
+            for name, weight in weights.items()
         ),
     ):
         for batch in batches:
@@ -90,6 +80,20 @@ def squared_gradients(
         name: LayerStatistics(examples=steps, fisher_in=inputs, fisher_out=outputs)
         for name, (inputs, outputs) in sums.items()
     }
+
+
+def _square_into(totals: Sequence[Tensor], layer: nn.Module) -> Callable[[Tensor], None]:
+    """Return a hook that adds a weight's squared gradient to the sums of its layer, and lets the gradient go."""
+
+    def take(weight: Tensor) -> None:
+        assert weight.grad is not None
+        squared = weight.grad.double().square().cpu()
+        squared = squared.T if isinstance(layer, Conv1D) else squared  # (out, in), as `weight_of` has it
+        for side, total in enumerate(totals):
+            total += squared.sum(side)
+        weight.grad = None
+
+    return take
 
 
 def _zeros(size: int) -> Tensor:
@@ -139,21 +143,7 @@ def output_sensitivity(
     mask = Mask(layout_of(model, layers, batches[0]))
     found = {name: LayerStatistics() for name in layers}
 
-    def observe(name: str) -> Any:
-        def keep(module: nn.Module, arguments: Any, output: Tensor) -> Tensor | None:
-            if not torch.is_grad_enabled():
-                return None
-            # Nothing before a first layer, or one that reads a table, needs a gradient. A copy, since the model may
-            # change in place what a layer gives: of a leaf autograd forbids it, and of a view the hook is forgotten.
-            own = (output if output.requires_grad else output.detach().requires_grad_(True)).clone()
-            own.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: _add_sensitivity(found[name], mask.tokens(gradient, name))
-            )
-            return own
-
-        return keep
-
-    hooks = (layer.register_forward_hook(observe(name)) for name, layer in layers.items())
+    hooks = (layer.register_forward_hook(_watch(name, found[name], mask)) for name, layer in layers.items())
     with hooked(hooks), gradients(model, []):
         for batch in batches:
             for rows in few_rows_of(inputs_of(batch), length):
@@ -166,13 +156,39 @@ def output_sensitivity(
                     )
                 likelihood.backward()  # type: ignore[no-untyped-call]
             advance(1)
+    _check_sensitivity(found)
+    return found
+
+
+def _watch(name: str, statistics: LayerStatistics, mask: Mask) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
+    """Return a hook that adds the squared gradients of a layer's outputs to its statistics, token by token."""
+
+    def keep(module: nn.Module, arguments: Any, output: Tensor) -> Tensor | None:
+        if not torch.is_grad_enabled():
+            return None
+        # Nothing before a first layer, or one that reads a table, needs a gradient. A copy, since the model may
+        # change in place what a layer gives: of a leaf autograd forbids it, and of a view the hook is forgotten.
+        own = (output if output.requires_grad else output.detach().requires_grad_(True)).clone()
+        own.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: _add_sensitivity(statistics, mask.tokens(gradient, name))
+        )
+        return own
+
+    return keep
+
+
+def _check_sensitivity(found: Mapping[str, LayerStatistics]) -> None:
+    """Refuse what says nothing of a layer.
+
+    Raises:
+        LosparseError: it got no gradient, or one that is not finite.
+    """
     for name, statistics in found.items():
         if statistics.sensitivity is None or not torch.isfinite(statistics.sensitivity).all():
             raise LosparseError(
                 f"layer {name!r} has no finite gradient on the calibration data; give texts, or leave the layer out "
                 "with ignore="
             )
-    return found
 
 
 def _drawn_likelihood(output: Any, mask: Mask, generator: torch.Generator) -> Tensor:

@@ -16,8 +16,9 @@ Neurons go in rounds, those first that cost least when the rest is re-fitted: |w
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from losparse_runtime.contract.progress import SILENT, Phases, Progress
 
 from ..calibration.running import Batch
-from ..calibration.statistics import InputMoments
+from ..calibration.statistics import InputMoments, LayerStatistics
 from ..calibration.visit import visitor
 from ..errors import LosparseError
 from ..layers.budget import check_share
@@ -90,45 +91,68 @@ def drop_neurons(
         raise LosparseError(f"neurons are kept by 'error' or 'norm', got {by!r}")
     layers = find_targets(model)
     named = feed_forward_parts(layers)
-    parts = [([layers[up] for up in ups], layers[down]) for ups, down in named]
-    width = _width(model, parts)
+    parts = {down: _Part([layers[up] for up in ups], layers[down]) for ups, down in named}
+    width = _width(model, parts.values())
     kept = min(width, -(-round(keep * width) // multiple) * multiple)
     if kept == width:
         return width
     entry = _width_entry(model, width)
     _check_config(model, named, entry, kept)  # refused before anything is touched
-    readers = {id(down): ups for ups, down in parts}
     names = {name for ups, down in named for name in (*(ups if by == "norm" else ()), down)}
     looked_at = {name: layer for name, layer in layers.items() if name in names}
-    touched: list[Layer] = [layer for ups, down in parts for layer in (*ups, down)]
-    before = [(layer, layer.weight, layer.bias) for layer in touched]
-    moments: dict[int, InputMoments] = {}
-    try:
+    with _restored_on_failure([layer for part in parts.values() for layer in (*part.ups, part.down)]):
         with progress.stage("dropping neurons") as advance:
             phases = Phases(advance, "dropping neurons")
             visit, in_order = visitor(model, looked_at, batches, {"gram"}, sequential=sequential, phases=phases)
-            for group in visit(sequential=in_order, last=True):
-                for name, statistics in group.items():
-                    layer = looked_at[name]
-                    assert statistics.inputs is not None, "it was asked for"
-                    moments[id(layer)] = statistics.inputs
-                    if id(layer) in readers:
-                        _narrow(readers[id(layer)], layer, kept, moments, by)
-                        moments.clear()
+            _narrow_parts(visit(sequential=in_order, last=True), layers, parts, kept, by)
         for name, layer in layers.items():
             finite(name, layer)
-    except BaseException:
-        for old, weight, bias in before:
-            _set(old, weight, bias)
-        raise
     config: Any = model.config
     setattr(config, entry, kept)
     config.losparse_kept_neurons = [kept, (getattr(config, "losparse_kept_neurons", None) or [width, width])[1]]
     return kept
 
 
-def _narrow(ups: Sequence[Layer], down: Layer, kept: int, moments: Mapping[int, InputMoments], by: str) -> None:
+class _Part(NamedTuple):
+    """A feed-forward part: the layers whose outputs are its neurons, and the one that reads them."""
+
+    ups: Sequence[Layer]
+    down: Layer
+
+
+@contextmanager
+def _restored_on_failure(layers: Sequence[Layer]) -> Iterator[None]:
+    """Give layers their weights and biases back if what is done in here fails."""
+    before = [(layer, layer.weight, layer.bias) for layer in layers]
+    try:
+        yield
+    except BaseException:
+        for layer, weight, bias in before:
+            _set(layer, weight, bias)
+        raise
+
+
+def _narrow_parts(
+    visited: Iterable[Mapping[str, LayerStatistics]],
+    layers: Mapping[str, Layer],
+    parts: Mapping[str, _Part],
+    kept: int,
+    by: KeepNeuronsBy,
+) -> None:
+    """Make every part narrower when the layer that reads its neurons is visited; `parts` are by that layer's name."""
+    moments: dict[int, InputMoments] = {}
+    for group in visited:
+        for name, statistics in group.items():
+            assert statistics.inputs is not None, "it was asked for"
+            moments[id(layers[name])] = statistics.inputs
+            if name in parts:
+                _narrow(parts[name], kept, moments, by)
+                moments.clear()
+
+
+def _narrow(part: _Part, kept: int, moments: Mapping[int, InputMoments], by: KeepNeuronsBy) -> None:
     """Choose the neurons of one part, and cut both sides."""
+    ups, down = part
     weight, inputs, bias = weight_of(down).double().cpu(), moments[id(down)], down.bias
     if by == "norm":
         score = (weight * inputs.second_moment(centred=False).diagonal().sqrt()).norm(dim=0)
@@ -195,13 +219,13 @@ def _set(layer: Layer, weight: Tensor, bias: Tensor | None) -> None:
         setattr(layer, name, size)
 
 
-def _width(model: nn.Module, parts: Sequence[tuple[Sequence[nn.Module], nn.Module]]) -> int:
+def _width(model: nn.Module, parts: Iterable[_Part]) -> int:
     """Return how many neurons every block has.
 
     Raises:
         LosparseError: there are no feed-forward parts, or of different widths.
     """
-    widths = {len(weight_of(up)) for ups, _ in parts for up in ups} | {weight_of(down).shape[1] for _, down in parts}
+    widths = {width for ups, down in parts for width in (*(len(weight_of(up)) for up in ups), weight_of(down).shape[1])}
     if len(widths) != 1:
         found = f"of {', '.join(map(str, sorted(widths)))}" if widths else "none"
         raise LosparseError(

@@ -8,7 +8,7 @@ layers       replaced as they are visited, so that later ones see what the compr
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from ...calibration.gradients import output_sensitivity, squared_gradients
 from ...calibration.observe import real_tokens, spread
 from ...calibration.running import Batch
 from ...calibration.statistics import LayerStatistics
-from ...calibration.visit import visitor
+from ...calibration.visit import Visit, visitor
 from ...calibration.walk import block_numbers
 from ...environment import release_memory
 from ...errors import LosparseError
@@ -66,39 +66,15 @@ def factorise_(
         LosparseError: no calibration data where the method needs some, data that does not do, a budget that a layer
             cannot meet, or factors beyond the range of its dtype.
     """
-    if method.statistics and not batches:
-        raise LosparseError(
-            f"method {type(method).__name__} needs calibration data, got none; pass batches of texts"
-            + (" with labels" if "fisher" in method.statistics else "")
-        )
-    if method.joint and not batches:
-        raise LosparseError("joint=True runs the model to see which layers read the same input; pass a batch of texts")
+    _check_batches(method, batches)
     # What is freed of a batch then has room for the next one; in another order memory fills with holes.
     batches = sorted(batches, key=real_tokens, reverse=True)
     phases = phases or Phases()
     known = _gradients(model, method, layers, batches, phases)
     release_memory()
     visit, in_order = visitor(model, layers, batches, method.statistics, sequential=sequential, phases=phases)
-    units = joint_units(model, layers, batches[0]) if method.joint else single_units(layers)
-
-    def visited(
-        *, sequential: bool, chosen: Sequence[int] | None = None, last: bool = False
-    ) -> Iterator[tuple[Unit, LayerStatistics]]:
-        for group in visit(sequential=sequential, chosen=chosen, last=last):
-            found = {name: _merge(statistics, known.get(name)) for name, statistics in group.items()}
-            release_memory()
-            # Layers that read the same tensor are visited together.
-            yield from ((unit, unit.statistics(found)) for unit in units if unit.name in found)
-            del group, found  # or they are held while the next group is looked at; so with whoever takes them
-
-    if method.measured:
-        measure = OutputError(model, batches, phases) if method.allocation == "search" else None
-        sizes = _measured_sizes(
-            method, layers, units, visited(sequential=False, chosen=spread(batches, ALLOCATION_TOKENS)), measure
-        )
-    else:
-        shapes = {unit.name: (sum(unit.outputs), _weight(layers[unit.name]).shape[1]) for unit in units}
-        sizes = method.sizes(shapes, block_numbers(model, shapes))
+    visited = _UnitVisit(visit, joint_units(model, layers, batches[0]) if method.joint else single_units(layers), known)
+    sizes = _sizes(model, method, layers, batches, visited, phases)
     placed: dict[str, FactoredLinear] = {}
     try:
         for unit, statistics in visited(sequential=in_order, last=True):
@@ -112,6 +88,63 @@ def factorise_(
             replace_module(model, layer, layers[name])
         raise
     return in_order if method.statistics & {"gram", "square"} else None
+
+
+def _check_batches(method: OneShot, batches: Sequence[Batch]) -> None:
+    """Refuse to begin without the texts that a method looks at.
+
+    Raises:
+        LosparseError: it looks at some, and there are none.
+    """
+    if method.statistics and not batches:
+        raise LosparseError(
+            f"method {type(method).__name__} needs calibration data, got none; pass batches of texts"
+            + (" with labels" if "fisher" in method.statistics else "")
+        )
+    if method.joint and not batches:
+        raise LosparseError("joint=True runs the model to see which layers read the same input; pass a batch of texts")
+
+
+@dataclass(frozen=True)
+class _UnitVisit:
+    """Visits every unit once, with all that is known of it.
+
+    Attributes:
+        visit: visits the layers.
+        units: in which every layer is once.
+        gradients: what is known of the layers' gradients already, by name.
+    """
+
+    visit: Visit
+    units: Sequence[Unit]
+    gradients: Mapping[str, LayerStatistics]
+
+    def __call__(
+        self, *, sequential: bool, chosen: Sequence[int] | None = None, last: bool = False
+    ) -> Iterator[tuple[Unit, LayerStatistics]]:
+        for group in self.visit(sequential=sequential, chosen=chosen, last=last):
+            found = {name: _merge(statistics, self.gradients.get(name)) for name, statistics in group.items()}
+            release_memory()
+            # Layers that read the same tensor are visited together.
+            yield from ((unit, unit.statistics(found)) for unit in self.units if unit.name in found)
+            del group, found  # or they are held while the next group is looked at; so with whoever takes them
+
+
+def _sizes(
+    model: nn.Module,
+    method: OneShot,
+    layers: Mapping[str, nn.Module],
+    batches: Sequence[Batch],
+    visited: _UnitVisit,
+    phases: Phases,
+) -> dict[str, Size]:
+    """Choose what every unit keeps, by its name."""
+    if method.measured:
+        measure = OutputError(model, batches, phases) if method.allocation == "search" else None
+        looks = visited(sequential=False, chosen=spread(batches, ALLOCATION_TOKENS))
+        return _measured_sizes(method, layers, visited.units, looks, measure)
+    shapes = {unit.name: (sum(unit.outputs), _weight(layers[unit.name]).shape[1]) for unit in visited.units}
+    return method.sizes(shapes, block_numbers(model, shapes))
 
 
 def _factor_unit(
