@@ -16,8 +16,8 @@ from ..data.loading import load_texts, tokenize_texts
 from ..data.tasks.registry import find_texts
 from ..data.tokens import Tokenized
 from ..errors import LosparseError
-from ..methods import METHODS, OneShot
-from ..training.recipe import NO_METHOD, Recipe, Training
+from ..methods import METHODS, NO_METHOD, OneShot
+from ..training.recipe import Recipe, Training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,10 +7,6 @@ nor indices counted. All counts are parameters; shares have no unit.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
 
 from ..errors import LosparseError
 
@@ -77,30 +73,3 @@ def pivot_rank(share: float, out_features: int, in_features: int) -> int:
     while rank > 1 and rank * (total - rank) > allowed:  # the root is rounded, the count is not
         rank -= 1
     return max(1, min(rank, in_features, out_features))
-
-
-def select_groups(scores: Sequence[Tensor], group_sizes: Sequence[int | Tensor], budget: int) -> list[Tensor]:
-    """Choose the groups with the highest scores over all layers whose parameters fit into the budget.
-
-    The order is by score, then by layer, then by index, so equal scores (all zero, say) are decided the same way
-    everywhere; groups are taken until the first that no longer fits. The budget is never exceeded.
-
-    Args:
-        scores: one score per group of each layer; (groups,) each.
-        group_sizes: parameters that one group of each layer costs, or that each of its groups costs; (groups,).
-        budget: parameters to spend, in all.
-
-    Returns:
-        One bool mask per layer; (groups,) each.
-
-    References:
-        LoSparse, arXiv:2306.11222, Algorithm 1: one global threshold over all neurons, weighted by element count.
-    """
-    flat = torch.cat([score.detach().float().cpu() for score in scores])
-    sizes = torch.cat([torch.as_tensor(size).expand(len(s)) for s, size in zip(scores, group_sizes, strict=True)])
-    order = torch.argsort(flat, descending=True, stable=True)
-    fits = torch.cumsum(sizes[order], 0) <= budget
-    chosen = torch.zeros(len(flat), dtype=torch.bool)
-    chosen[order[fits]] = True
-    parts = torch.split(chosen, [len(score) for score in scores])
-    return [part.to(score.device) for part, score in zip(parts, scores, strict=True)]

@@ -8,10 +8,8 @@ never taken unless a pattern names them.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -19,20 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from ..errors import LosparseError
 from .budget import break_even_rank
 from .factored import FactoredLinear
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Tell whether a qualified name matches a glob, or a `re:` regular expression as a whole.
-
-    Raises:
-        LosparseError: the regular expression is malformed.
-    """
-    if not pattern.startswith("re:"):
-        return fnmatchcase(name, pattern)
-    try:
-        return re.fullmatch(pattern[3:], name) is not None
-    except re.error as error:
-        raise LosparseError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+from .patterns import matches
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 base        what every method says of itself
 registry    all of them by name, and as plain data
+forms       the layers of those that train, by name
 trainer     what the callbacks of trained methods need of a Trainer
 losparse    low rank plus structured sparse, trained together
 lpaf        a matrix that is pruned first, then factored
@@ -18,13 +19,15 @@ from .one_shot.fwsvd import FWSVD
 from .one_shot.losparse import OneShotLoSparse
 from .one_shot.rom import ROM
 from .one_shot.svd import SVD
-from .registry import METHODS, Method, method_from_dict, method_to_dict
+from .registry import METHOD, METHODS, NO_METHOD, Method, method_from_dict, method_to_dict
 
 __all__ = [
     "ASVD",
     "FWSVD",
     "LPAF",
+    "METHOD",
     "METHODS",
+    "NO_METHOD",
     "ROM",
     "SVD",
     "Description",

@@ -1,6 +1,6 @@
 """The methods, by name. A new method is one file, or one folder, here and one line in `METHODS`.
 
-One that trains layers of a form of its own has a line in `TRAINING_FORMS` too.
+One that trains layers of a form of its own has a line in `forms` too. Neither this module nor the classes load torch.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from ..errors import LosparseError
-from ..layers.training import TrainingForm
-from ..training.typed import typed_values
+from ..validation import ByName
 from .base import TrainedMethod
-from .losparse.layer import FactoredLinearTraining
 from .losparse.method import LoSparse
 from .losparse.pruning import StructuredPruning
-from .lpaf.layer import MixedRankLinear
 from .lpaf.method import LPAF
 from .one_shot.asvd import ASVD
 from .one_shot.base import OneShot
@@ -39,11 +36,18 @@ METHODS: dict[str, type[Any]] = {
     "losparse-one-shot": OneShotLoSparse,
 }
 
+NO_METHOD = "none"
+"""Name that a recipe gives to no method: no layer is compressed."""
 
-TRAINING_FORMS: dict[str, type[TrainingForm]] = {
-    kind.trainer: kind for kind in (FactoredLinearTraining, MixedRankLinear)
-}
-"""Layers as they are while a method trains them, by the name that a checkpoint gives them."""
+
+def is_method(value: Any) -> bool:
+    """Tell whether a value is a method, of `METHODS` or of a user's own; a class is none."""
+    works = isinstance(value, OneShot) or callable(getattr(value, "start", None))
+    return works and not isinstance(value, type)
+
+
+METHOD = ByName(METHODS, NO_METHOD, is_method, "SVD(keep=0.3)")
+"""Mark of a field that holds a method."""
 
 
 def method_to_dict(method: Method) -> dict[str, Any]:
@@ -53,7 +57,7 @@ def method_to_dict(method: Method) -> dict[str, Any]:
         LosparseError: it is no method, but its class say, or one of its values is not of JSON.
     """
     kind = type(method)
-    if not is_dataclass(method) or not (isinstance(method, OneShot) or callable(getattr(method, "start", None))):
+    if not is_dataclass(method) or not is_method(method):
         raise LosparseError(f"method must be a value such as SVD(keep=0.3), got {method!r}")
     name = next((name for name, known in METHODS.items() if known is kind), f"{kind.__module__}.{kind.__qualname__}")
     settable = {field.name for field in fields(method) if field.init}
@@ -67,24 +71,11 @@ def method_to_dict(method: Method) -> dict[str, Any]:
     return data
 
 
-def method_from_dict(data: Mapping[str, Any]) -> Method:
-    """Build a method from plain data.
+def method_from_dict(data: Mapping[str, Any]) -> Method | None:
+    """Build a method from plain data, with its name; None of that which says `none`.
 
     Raises:
         LosparseError: unknown method or key, or a value out of range or of another type.
     """
-    name = data.get("name")
-    if not isinstance(name, str) or name not in METHODS:
-        raise LosparseError(f"method must be one of {', '.join(sorted(METHODS))}, got {name!r}")
-    kind = METHODS[name]
-    values = {key: value for key, value in data.items() if key != "name"}
-    allowed = [field.name for field in fields(kind) if field.init]
-    for key in values:
-        if key not in allowed:
-            raise LosparseError(f"unknown key {key!r} for method {name!r}; allowed: {', '.join(allowed)}")
-    values = typed_values(kind, values)
-    try:
-        method: Method = kind(**values)
-    except TypeError as error:
-        raise LosparseError(f"method {name!r} does not accept these values: {error}") from error
-    return method
+    found: Method | None = METHOD.read(data)
+    return found

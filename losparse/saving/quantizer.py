@@ -44,8 +44,8 @@ from ..layers.joint import empty_layer, layer_specs
 from ..layers.linear import is_linear, replace_module, weight_of
 from ..layers.spec import LayerSpec
 from ..layers.training import TrainingForm
+from ..methods.forms import TRAINING_FORMS
 from ..methods.losparse.layer import FactoredLinearTraining
-from ..methods.registry import TRAINING_FORMS
 from .folder import stored_layers, with_headers
 from .names import local_name
 from .outputs import KEY as RECORD_KEY

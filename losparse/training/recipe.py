@@ -13,10 +13,9 @@ from typing import Annotated, Any, Literal
 
 from ..data.tasks.registry import DEFAULT_TASK, TASK_DATA
 from ..errors import LosparseError
-from ..methods import METHODS, LoSparse, Method, OneShot, method_from_dict, method_to_dict
+from ..methods import METHOD, NO_METHOD, LoSparse, Method, method_to_dict
 from ..models.neurons import KeepNeuronsBy
 from ..validation import (
-    ByName,
     Flag,
     NotEmpty,
     NotNegative,
@@ -35,22 +34,6 @@ from ..validation import (
 
 LoraAlso = Literal["nothing", "head", "small"]
 KeepLayersBy = Literal["even", "importance"]
-
-NO_METHOD = "none"
-"""Name of the method of a recipe that compresses no layer."""
-
-
-def _is_method(value: Any) -> bool:
-    return isinstance(value, OneShot) or (callable(getattr(value, "start", None)) and not isinstance(value, type))
-
-
-class _ByName(ByName):
-    def _made(self, name: str, settings: dict[str, Any]) -> Any:
-        return method_from_dict({"name": name, **settings})
-
-
-METHOD = _ByName(METHODS, NO_METHOD, _is_method, "SVD(keep=0.3)")
-"""Mark of a field that holds a method."""
 
 Patterns = Annotated[tuple[str, ...], Says("a list of name patterns")]
 """Names of layers, or patterns of them."""

@@ -37,7 +37,7 @@ class ByName:
         """Return the check, which reads a table as the class that it names."""
         from pydantic_core import core_schema
 
-        return core_schema.no_info_plain_validator_function(self._read)
+        return core_schema.no_info_plain_validator_function(self.read)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         """Return a schema for each class, with its name as a constant."""
@@ -45,7 +45,12 @@ class ByName:
         choices += [_named(name, json_schema(kind)) for name, kind in self.kinds.items()]
         return {"anyOf": choices}
 
-    def _read(self, value: Any) -> Any:
+    def read(self, value: Any) -> Any:
+        """Return a table as the class that it names, or None; other values as they are.
+
+        Raises:
+            WrongValueError: no such name, or a key or value that its class does not take.
+        """
         if value is None or self.is_value(value):
             return value
         if not isinstance(value, Mapping):
@@ -63,10 +68,12 @@ class ByName:
             question = near(name, allowed) if isinstance(name, str) else ""
             hint = f"; {question}" if question.startswith("did") else ""
             raise WrongValueError("name", f"must be one of {', '.join(allowed)}, got {shown(name)}{hint}")
-        return self._made(name, settings)
-
-    def _made(self, name: str, settings: dict[str, Any]) -> Any:
-        return read_as(self.kinds[name], settings)
+        try:
+            return read_as(self.kinds[name], settings)
+        except WrongValueError as error:
+            if not error.unknown:
+                raise
+            raise WrongValueError(error.path, f" of {name!r}{error.said}", unknown=True) from None
 
 
 def _named(name: str, schema: dict[str, Any]) -> dict[str, Any]:

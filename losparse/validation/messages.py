@@ -27,7 +27,8 @@ class WrongValueError(LosparseError):
 
     Attributes:
         path: of the field, from the outermost value that was read; may be empty.
-        said: what is wrong, to be read behind the path; with a colon in front where it is a sentence of its own.
+        said: what is wrong, to be read behind the path; with a colon in front where it is a sentence of its own, and a
+            semicolon behind an unknown key.
         unknown: whether there is no such field.
     """
 
@@ -42,7 +43,7 @@ class WrongValueError(LosparseError):
             way_out: what to do about it.
         """
         self.path, self.said, self.unknown = path, said, unknown
-        text = f"unknown key {path!r}; {said}" if unknown else f"{path}{said}" if said[0] == ":" else f"{path} {said}"
+        text = f"unknown key {path!r}{said}" if unknown else f"{path}{said}" if said[0] == ":" else f"{path} {said}"
         text = f"{source}: {text.lstrip(': ')}" if source else text.lstrip(": ")
         super().__init__(" ".join((f"{text}; {way_out}" if way_out and not unknown else text).split()))
 
@@ -82,7 +83,7 @@ def _said(found: ErrorDetails, place: _Place) -> tuple[str, bool]:
     """Return what is wrong, to be read behind the path, and whether there is no such key."""
     kind = found["type"]
     if kind in _UNKNOWN:
-        return near(found["loc"][-1], field_of_key(place.owner)), True
+        return f"; {near(found['loc'][-1], field_of_key(place.owner))}", True
     if kind in ("missing", "missing_argument"):
         return f"is missing; it must be {wanted(place.hint)}", False
     if kind in ("unexpected_positional_argument", "multiple_argument_values"):

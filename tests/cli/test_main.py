@@ -57,7 +57,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["inspect", "a", "--colour"], ["--colour"]),
         (
             ["compress", "a", "b", "--train", "c", "--keep", "much"],
-            ["--keep", "argument --keep: must be a number, got 'much'"],
+            ["--keep", "argument --keep: must be a number in (0, 1], got 'much'"],
         ),
         (["compress", "a", "b", "--train", "c", "--method", "magic"], ["magic", "losparse"]),
         (["compress", "a", "b", "--train", "c", "--epoch", "3"], ["--epoch"]),
@@ -247,8 +247,8 @@ def test_help_of_compress_says_which_methods_have_a_flag(capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         main(["compress", "--help"])
     shown = " ".join(capsys.readouterr().out.replace("losparse-one-\n", "losparse-one-").split())
-    assert "kept share of the parameters of the compressed layers; (0, 1]. (default 0.2)" in shown  # everybody's
-    assert "--low-rank FLOAT share of the rank part" in shown and "[losparse] (default 0.05)" in shown
+    assert "kept share of the parameters of the compressed layers. (in (0, 1]; default 0.2)" in shown  # everybody's
+    assert "--low-rank FLOAT share of the rank part" in shown and "[losparse] (in (0, 1]; default 0.05)" in shown
     assert "--mean, --no-mean" in shown and "[rom] (default True)" in shown
     assert "--allocation {uniform,uniform-rank,last-k,by-type,global,search}" in shown
     keys = "task, method, training, targets, ignore, keep_layers, keep_layers_by, keep_neurons, keep_neurons_by"

@@ -58,7 +58,7 @@ def test_a_method_that_is_not_registered_works_and_is_recorded(kind, tmp_path):
     assert model.config.quantization_config.method["name"] == name
     model.save_pretrained(tmp_path)
     assert torch.equal(type(model).from_pretrained(tmp_path)(IDS).logits, model(IDS).logits)
-    with pytest.raises(LosparseError, match="method must be one of"):
+    with pytest.raises(LosparseError, match="name must be one of"):
         method_from_dict(method_to_dict(kind(keep=0.4)))
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from losparse.errors import LosparseError
-from losparse.layers.budget import pivot_rank, rank_for, select_groups
+from losparse.layers.budget import pivot_rank, rank_for
+from losparse.methods.losparse.coupling import select_groups
 
 
 @pytest.mark.parametrize(

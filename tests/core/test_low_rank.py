@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losparse.errors import LosparseError
-from losparse.methods.one_shot.low_rank import Metric, balance, project
+from losparse.methods.one_shot.low_rank import balance, project
+from losparse.methods.one_shot.metric import Metric
 
 
 def gram(features: int, tokens: int, seed: int) -> torch.Tensor:

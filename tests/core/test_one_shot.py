@@ -14,7 +14,7 @@ from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
 from losparse.layers.linear import find_targets
 from losparse.methods import METHODS, ROM, SVD, LoSparse, OneShot, OneShotLoSparse
-from losparse.methods.one_shot.base import dense_size
+from losparse.methods.one_shot.allocate import dense_size
 from losparse.methods.one_shot.search import OutputError
 from losparse_runtime.contract.progress import Phases
 
@@ -324,13 +324,13 @@ def test_kept_rows_are_those_that_lose_most():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"allocation": "fair"}, "allocation must be one of 'uniform', .* got 'fair'"),
+        ({"allocation": "fair"}, "allocation must be one of uniform, .* got 'fair'"),
         ({"allocation": "by-type"}, "weights are for allocation='by-type', which needs them"),
         ({"weights": "*.q=1"}, "weights are for allocation='by-type'"),
         ({"allocation": "by-type", "weights": "*.q"}, r"weights must be PATTERN=NUMBER .* got '\*\.q'"),
         ({"allocation": "by-type", "weights": "*.q=-1"}, "numbers above 0"),
         ({"last": 2}, "last is for allocation='last-k'"),
-        ({"multiple": 0}, "multiple must be 1 or more"),
+        ({"multiple": 0}, "multiple must be a whole number of 1 or more, got 0"),
     ],
 )
 def test_refuses_options(options, message):

@@ -53,7 +53,10 @@ def test_reads_files(tmp_path, suffix):
     [
         ({"colour": 1}, "^unknown key 'colour'; allowed: task, method"),
         ({"training": {"lr": 1}}, "^unknown key 'training.lr'; allowed: epochs"),
-        ({"method": {"name": "losparse", "rank": 3}}, "unknown key 'rank' for method 'losparse'"),
+        (
+            {"method": {"name": "losparse", "rank": 3}},
+            "'method.rank' of 'losparse'; did you mean 'low_rank'",
+        ),
         ({"task": "poetry"}, "task must be one of text-classification"),
         ({"training": []}, "training must be a table"),
         ({"targets": "query"}, "targets must be a list of name patterns"),
@@ -89,9 +92,9 @@ def test_reads_files(tmp_path, suffix):
         ({"training": {"learning_rate": "1e999"}}, "learning_rate must be a finite number above 0, got '1e999'"),
         ({"training": {"learning_rate": 10**400}}, "learning_rate must be a finite number above 0, got 1000"),
         ({"keep_neurons": [0.5]}, r"keep_neurons must be a number in \(0, 1\], or null, got \[0.5\]"),
-        ({"method": {"name": "losparse", "window": 2.5}}, "window must be a whole number, got 2.5"),
+        ({"method": {"name": "losparse", "window": 2.5}}, "method.window must be a whole number of 1 or more, got 2.5"),
         ({"method": {"name": "svd", "pivots": "yes"}}, "pivots must be true or false, got 'yes'"),
-        ({"method": {"name": "svd", "weights": 3}}, "weights must be a text or null, got 3"),
+        ({"method": {"name": "svd", "weights": 3}}, "method.weights must be a text, or null, got 3"),
         ({"method": {"name": ["svd"]}}, r"method.name must be one of asvd, .*, none, got \['svd'\]"),
         ({"method": {"name": "none", 1: 2}}, "method 'none' has no settings, got 1"),
         ({"targets": 3}, "targets must be a list of name patterns, or null, got 3"),

@@ -24,7 +24,8 @@ from transformers import (
 
 from losparse import LPAF, SVD, LoSparse, compress_
 from losparse.errors import LosparseError
-from losparse.layers.linear import find_targets, matches, thin_targets
+from losparse.layers.linear import find_targets, thin_targets
+from losparse.layers.patterns import matches
 from losparse.layers.training import training_layers
 from losparse.models.roles import writes_residual
 

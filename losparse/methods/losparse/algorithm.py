@@ -24,8 +24,45 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...layers.spec import Axis
 from .coupling import Family, choose_groups
 from .layer import FactoredLinearTraining
+
+
+@torch.no_grad()
+def split(weight: Tensor, bias: Tensor | None, *, rank: int, axis: Axis, elementwise: bool) -> FactoredLinearTraining:
+    """Split a dense weight into `u v + sparse`, exactly.
+
+    Args:
+        weight: dense weight; (out, in).
+        bias: (out,) or None.
+        rank: of the low-rank part; 0 leaves the whole weight to the sparse one.
+        axis: side of the weight that is kept in groups.
+        elementwise: keep statistics of every element, not of groups.
+
+    Returns:
+        The layer in its training form, equal to the dense one.
+
+    References:
+        LoSparse, arXiv:2306.11222, section 3.1, Algorithm 1 line 2.
+    """
+    out_features, in_features = weight.shape
+    layer = FactoredLinearTraining(
+        in_features,
+        out_features,
+        rank=rank,
+        axis=axis,
+        bias=bias is not None,
+        elementwise=elementwise,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
+    if rank == 0:
+        layer.copy_(sparse=weight, bias=bias)
+        return layer
+    u, v = balanced_svd(weight, rank)
+    layer.copy_(u=u, v=v, sparse=weight - u @ v, bias=bias)
+    return layer
 
 
 def balanced_svd(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:

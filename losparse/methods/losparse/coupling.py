@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...layers.budget import select_groups
 from ...models.roles import Partners
 from ...models.roles import partners as partners_of
 from .layer import FactoredLinearTraining
@@ -137,3 +136,30 @@ class _Steps:
         chosen = torch.zeros_like(self.order, dtype=torch.bool)
         chosen.scatter_(1, self.order[:, : steps * self.width], True)
         return chosen.flatten()
+
+
+def select_groups(scores: Sequence[Tensor], group_sizes: Sequence[int | Tensor], budget: int) -> list[Tensor]:
+    """Choose the groups with the highest scores over all layers whose parameters fit into the budget.
+
+    The order is by score, then by layer, then by index, so equal scores (all zero, say) are decided the same way
+    everywhere; groups are taken until the first that no longer fits. The budget is never exceeded.
+
+    Args:
+        scores: one score per group of each layer; (groups,) each.
+        group_sizes: parameters that one group of each layer costs, or that each of its groups costs; (groups,).
+        budget: parameters to spend, in all.
+
+    Returns:
+        One bool mask per layer; (groups,) each.
+
+    References:
+        LoSparse, arXiv:2306.11222, Algorithm 1: one global threshold over all neurons, weighted by element count.
+    """
+    flat = torch.cat([score.detach().float().cpu() for score in scores])
+    sizes = torch.cat([torch.as_tensor(size).expand(len(s)) for s, size in zip(scores, group_sizes, strict=True)])
+    order = torch.argsort(flat, descending=True, stable=True)
+    fits = torch.cumsum(sizes[order], 0) <= budget
+    chosen = torch.zeros(len(flat), dtype=torch.bool)
+    chosen[order[fits]] = True
+    parts = torch.split(chosen, [len(score) for score in scores])
+    return [part.to(score.device) for part, score in zip(parts, scores, strict=True)]

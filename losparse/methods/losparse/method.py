@@ -1,41 +1,42 @@
-"""LoSparse as a value: its budget, structure and schedule; what is computed with them stands in `algorithm`."""
+"""LoSparse as a value: its budget, structure and schedule; what is computed with them stands in `algorithm`.
+
+Values are read, checked and described without torch, so what computes is imported where it is called.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor
-
 from ...errors import LosparseError
-from ...layers.budget import check_share, rank_for
-from ...layers.factored import FactoredLinear
-from ...layers.spec import Axis
+from ...layers.budget import rank_for
 from ...models.roles import writes_residual
+from ...validation import OneOrMore, Share, ShareBelow1, ZeroOrMore, checked
 from ..base import Description
-from .algorithm import CubicSchedule, balanced_svd
-from .coupling import Family, couple, separate
-from .layer import FactoredLinearTraining
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import TrainerCallback
 
+    from ...layers.spec import Axis
+    from .algorithm import CubicSchedule
+    from .coupling import Family
+    from .layer import FactoredLinearTraining
 
-@dataclass(frozen=True)
+
+@checked
 class LoSparse:
     """LoSparse with its budget, structure and schedule.
 
     Attributes:
-        keep: kept share of the parameters of the compressed layers; (0, 1].
+        keep: kept share of the parameters of the compressed layers.
         low_rank: share of the rank part in the same unit; it is a part of `keep`, which holds the sparse part too.
         structure: "rows" keeps output neurons everywhere, each layer for itself, as the paper does; "columns" keeps
             input features in the layers that write to the residual stream; "foldable" does so too and lets layers
             decide together (see `coupling`), so that an exported graph needs neither scatter nor gather.
         multiple: kept counts of coupled layers are a multiple of this; for "foldable" only.
-        beta: memory of the sensitivity average, per window; [0, 1).
+        beta: memory of the sensitivity average, per window.
         uncertainty_beta: memory of PLATON's uncertainty average, per window, or None to leave the term out. It needs
             statistics of every element: three more tensors of the weight's size per layer.
         window: optimizer steps over which sensitivity is averaged, and between two masking steps of the ramp.
@@ -45,17 +46,17 @@ class LoSparse:
         final_steps: the same as steps; overrides the share.
     """
 
-    keep: float = 0.2
-    low_rank: float = 0.05
+    keep: Share = 0.2
+    low_rank: Share = 0.05
     structure: Literal["rows", "columns", "foldable"] = "foldable"
-    multiple: int = 8
-    beta: float = 0.85
-    uncertainty_beta: float | None = None
-    window: int = 10
-    initial_share: float = 0.05
-    final_share: float = 0.4
-    initial_steps: int | None = None
-    final_steps: int | None = None
+    multiple: OneOrMore = 8
+    beta: ShareBelow1 = 0.85
+    uncertainty_beta: ShareBelow1 | None = None
+    window: OneOrMore = 10
+    initial_share: ShareBelow1 = 0.05
+    final_share: ShareBelow1 = 0.4
+    initial_steps: ZeroOrMore | None = None
+    final_steps: ZeroOrMore | None = None
 
     trains: ClassVar[bool] = True
     description: ClassVar[Description] = Description(
@@ -66,22 +67,8 @@ class LoSparse:
     )
 
     def __post_init__(self) -> None:
-        """Check every field."""
-        check_share("keep", self.keep)
+        """Check what several fields say together."""
         self._check_low_rank()
-        if self.structure not in ("rows", "columns", "foldable"):
-            raise LosparseError(f"structure must be 'rows', 'columns' or 'foldable', got {self.structure!r}")
-        for name in ("beta", "uncertainty_beta", "initial_share", "final_share"):
-            value = getattr(self, name)
-            if value is not None and not 0.0 <= value < 1.0:
-                raise LosparseError(f"{name} must be in [0, 1), got {value!r}")
-        for name, unit in (("window", "optimizer step"), ("multiple", "group")):
-            if getattr(self, name) < 1:
-                raise LosparseError(f"{name} must be at least 1 {unit}, got {getattr(self, name)}")
-        for name in ("initial_steps", "final_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise LosparseError(f"{name} must be 0 or more optimizer steps, got {value}")
         if self.initial_share + self.final_share >= 1.0:
             raise LosparseError(
                 f"initial_share + final_share must be below 1 to leave steps for pruning, "
@@ -89,7 +76,6 @@ class LoSparse:
             )
 
     def _check_low_rank(self) -> None:
-        check_share("low_rank", self.low_rank)
         if self.low_rank > self.keep:
             raise LosparseError(f"low_rank must not exceed keep={self.keep:g}, got {self.low_rank:g}")
 
@@ -99,6 +85,8 @@ class LoSparse:
 
     def families(self, layers: Mapping[str, FactoredLinearTraining], config: Any = None) -> list[Family]:
         """Return which layers decide together what they keep; `config` is the model's, for its number of heads."""
+        from .coupling import couple, separate
+
         return couple(layers, config, multiple=self.multiple) if self.structure == "foldable" else separate(layers)
 
     def rank_of(self, name: str, out_features: int, in_features: int) -> int:
@@ -109,8 +97,7 @@ class LoSparse:
         """
         return rank_for(self.low_rank, out_features, in_features, name=name, round_up=True)
 
-    @torch.no_grad()
-    def start(self, name: str, weight: Tensor, bias: Tensor | None) -> FactoredLinear:
+    def start(self, name: str, weight: Tensor, bias: Tensor | None) -> FactoredLinearTraining:
         """Split a dense weight into `u v + sparse`, exactly.
 
         Args:
@@ -124,24 +111,15 @@ class LoSparse:
         References:
             LoSparse, arXiv:2306.11222, section 3.1, Algorithm 1 line 2.
         """
-        out_features, in_features = weight.shape
-        rank = self.rank_of(name, out_features, in_features)
-        layer = FactoredLinearTraining(
-            in_features,
-            out_features,
-            rank=rank,
+        from .algorithm import split
+
+        return split(
+            weight,
+            bias,
+            rank=self.rank_of(name, *weight.shape),
             axis=self.axis_of(name),
-            bias=bias is not None,
             elementwise=self.uncertainty_beta is not None,
-            device=weight.device,
-            dtype=weight.dtype,
         )
-        if rank == 0:
-            layer.copy_(sparse=weight, bias=bias)
-            return layer
-        u, v = balanced_svd(weight, rank)
-        layer.copy_(u=u, v=v, sparse=weight - u @ v, bias=bias)
-        return layer
 
     def schedule(self, total_steps: int) -> CubicSchedule:
         """Return the schedule of a training of `total_steps` optimizer steps.
@@ -156,11 +134,13 @@ class LoSparse:
                 f"the pruning schedule needs more than {initial} initial + {final} final steps, "
                 f"training has {total_steps}; train longer, or lower initial_steps/final_steps"
             )
+        from .algorithm import CubicSchedule
+
         return CubicSchedule(initial=initial, final=final, total=total_steps)
 
     def callbacks(self) -> tuple[TrainerCallback, ...]:
         """Return the callback that scores and prunes."""
-        from .callback import LoSparseCallback  # here: the Trainer takes seconds to import, and few methods need it
+        from .callback import LoSparseCallback
 
         return (LoSparseCallback(self),)
 

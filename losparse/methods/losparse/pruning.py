@@ -6,14 +6,15 @@ the ablation that tells what the low-rank part is worth.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
+from ...validation import checked
 from ..base import Description
 from .method import LoSparse
 
 
-@dataclass(frozen=True)
+@checked
 class StructuredPruning(LoSparse):
     """LoSparse at rank 0: `keep` is spent on kept rows (or columns) of the dense weight."""
 

@@ -35,7 +35,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -43,10 +43,29 @@ from torch import Tensor
 from ..losparse.algorithm import CubicSchedule, balanced_svd
 from .layer import MixedRankLinear
 
-Score = Literal["movement", "sensitivity"]
+if TYPE_CHECKING:
+    from .method import Score
+
 
 _FLOOR = 0.01
 """Smallest row weight d_i^2, as a share of the mean one; without it a dead row would be divided by 0."""
+
+
+@torch.no_grad()
+def unpruned(weight: Tensor, bias: Tensor | None, rank: int) -> MixedRankLinear:
+    """Return a layer in its training form, equal to the dense one: nothing is pruned yet.
+
+    Args:
+        weight: dense weight; (out, in).
+        bias: (out,) or None.
+        rank: of the factors that will take its place.
+    """
+    out_features, in_features = weight.shape
+    layer = MixedRankLinear(
+        in_features, out_features, rank=rank, bias=bias is not None, device=weight.device, dtype=weight.dtype
+    )
+    layer.copy_(sparse=weight, bias=bias)
+    return layer
 
 
 @dataclass(frozen=True)

@@ -1,55 +1,58 @@
-"""LPAF as a value: its budget and its stages; what is computed with them stands in `algorithm`."""
+"""LPAF as a value: its budget and its stages; what is computed with them stands in `algorithm`.
+
+Values are read, checked and described without torch, so what computes is imported where it is called.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ...errors import LosparseError
-from ...layers.budget import break_even_rank, check_share, pivot_rank, rank_for
+from ...layers.budget import break_even_rank, pivot_rank, rank_for
+from ...validation import Flag, OneOrMore, Share, ShareBelow1, ShareBetween, ShareFrom0, checked
 from ..base import Description
-from ..losparse.algorithm import CubicSchedule
-from .algorithm import Score, Stages
-from .layer import MixedRankLinear
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import TrainerCallback
 
+    from .algorithm import Stages
+    from .layer import MixedRankLinear
 
-@dataclass(frozen=True)
+Score = Literal["movement", "sensitivity"]
+
+
+@checked
 class LPAF:
     """LPAF with its budget and its stages, which are shares of the optimizer steps in this order.
 
     Attributes:
-        keep: kept share of the parameters of the compressed layers; (0, 1].
+        keep: kept share of the parameters of the compressed layers.
         uniform_rank: one rank for every layer, as the paper has it, in place of the one that `keep` gives; the share
             it leads to is in the report.
-        density: share of every layer's weights that survive pruning; (0, 1]. None takes `keep`.
+        density: share of every layer's weights that survive pruning; None takes `keep`.
         score: what is added up over the steps: "sensitivity" abs(W * dL/dW), high where a weight matters; "movement"
             -W * dL/dW, high where it grows away from zero, for long trainings from a model that is only pre-trained.
         window: optimizer steps between two masking steps of the ramp.
-        initial_share: share of training before the first weight is dropped; [0, 1).
-        prune_share: share of training in which weights are dropped; (0, 1).
-        settle_share: share of training with the pruned weights alone, before they are factored; [0, 1).
-        mixed_share: share of training with both ranks mixed; (0, 1). What is left trains the factors alone.
-        mixed_start: probability of the pruned matrix where mixing begins; [0, 1]. 0 does not mix.
+        initial_share: share of training before the first weight is dropped.
+        prune_share: share of training in which weights are dropped.
+        settle_share: share of training with the pruned weights alone, before they are factored.
+        mixed_share: share of training with both ranks mixed. What is left trains the factors alone.
+        mixed_start: probability of the pruned matrix where mixing begins; 0 does not mix.
         pivots: store the trained factors by pivots: rank^2 parameters fewer, exactly, which the budget counts.
     """
 
-    keep: float = 0.2
-    uniform_rank: int | None = None
-    density: float | None = None
+    keep: Share = 0.2
+    uniform_rank: OneOrMore | None = None
+    density: Share | None = None
     score: Score = "sensitivity"
-    window: int = 10
-    initial_share: float = 0.05
-    prune_share: float = 0.35
-    settle_share: float = 0.1
-    mixed_share: float = 0.3
-    mixed_start: float = 0.5
-    pivots: bool = True
+    window: OneOrMore = 10
+    initial_share: ShareBelow1 = 0.05
+    prune_share: ShareBetween = 0.35
+    settle_share: ShareBelow1 = 0.1
+    mixed_share: ShareBetween = 0.3
+    mixed_start: ShareFrom0 = 0.5
+    pivots: Flag = True
 
     trains: ClassVar[bool] = True
     description: ClassVar[Description] = Description(
@@ -60,24 +63,7 @@ class LPAF:
     )
 
     def __post_init__(self) -> None:
-        """Check every field."""
-        check_share("keep", self.keep)
-        if self.density is not None:
-            check_share("density", self.density)
-        if self.uniform_rank is not None and self.uniform_rank < 1:
-            raise LosparseError(f"uniform_rank must be at least 1, got {self.uniform_rank}; None follows keep=")
-        if self.score not in ("movement", "sensitivity"):
-            raise LosparseError(f"score must be 'movement' or 'sensitivity', got {self.score!r}")
-        if self.window < 1:
-            raise LosparseError(f"window must be at least 1 optimizer step, got {self.window}")
-        for name in ("initial_share", "settle_share"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise LosparseError(f"{name} must be in [0, 1), got {getattr(self, name)!r}")
-        for name in ("prune_share", "mixed_share"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise LosparseError(f"{name} must be in (0, 1), got {getattr(self, name)!r}")
-        if not 0.0 <= self.mixed_start <= 1.0:
-            raise LosparseError(f"mixed_start must be in [0, 1], got {self.mixed_start!r}")
+        """Check what several fields say together."""
         shares = (self.initial_share, self.prune_share, self.settle_share, self.mixed_share)
         if sum(shares) >= 1.0:
             raise LosparseError(
@@ -103,7 +89,6 @@ class LPAF:
             )
         return self.uniform_rank
 
-    @torch.no_grad()
     def start(self, name: str, weight: Tensor, bias: Tensor | None) -> MixedRankLinear:
         """Return the layer in its training form, equal to the dense one: nothing is pruned yet.
 
@@ -115,17 +100,9 @@ class LPAF:
         Raises:
             LosparseError: the rank is at break-even.
         """
-        out_features, in_features = weight.shape
-        layer = MixedRankLinear(
-            in_features,
-            out_features,
-            rank=self.rank_of(name, out_features, in_features),
-            bias=bias is not None,
-            device=weight.device,
-            dtype=weight.dtype,
-        )
-        layer.copy_(sparse=weight, bias=bias)
-        return layer
+        from .algorithm import unpruned
+
+        return unpruned(weight, bias, self.rank_of(name, *weight.shape))
 
     def schedule(self, total_steps: int) -> Stages:
         """Return the stages of a training of `total_steps` optimizer steps.
@@ -144,6 +121,9 @@ class LPAF:
                     f"LPAF needs at least 1 step to {stage}, training has {total_steps} in all; train longer, or "
                     "change prune_share, settle_share or mixed_share"
                 )
+        from ..losparse.algorithm import CubicSchedule
+        from .algorithm import Stages
+
         pruning = CubicSchedule(initial=initial, final=boundary - pruned, total=boundary)
         return Stages(pruning=pruning, mixed=mixed, total=total_steps, mixed_start=self.mixed_start)
 
@@ -154,6 +134,6 @@ class LPAF:
 
     def callbacks(self) -> tuple[TrainerCallback, ...]:
         """Return the callback that prunes, factors and mixes."""
-        from .callback import LPAFCallback  # here: the Trainer takes seconds to import, and few methods need it
+        from .callback import LPAFCallback
 
         return (LPAFCallback(self),)

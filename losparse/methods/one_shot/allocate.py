@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import LosparseError
-from ...layers.linear import matches
+from ...layers.patterns import matches
 
 Array = NDArray[np.float64]
 
@@ -30,6 +30,11 @@ class Size(NamedTuple):
 
     rank: int
     kept: int = 0
+
+
+def dense_size(out_features: int) -> Size:
+    """Return the size of a layer that stays as it is: every row is kept."""
+    return Size(0, out_features)
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,18 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ...calibration.statistics import LayerStatistics, Statistic
-from ...errors import LosparseError
+from ...validation import ShareFrom0, checked
 from ..base import Description
 from .base import OneShot
-from .low_rank import Metric
+from .metric import Metric
+
+if TYPE_CHECKING:
+    from ...calibration.statistics import LayerStatistics, Statistic
 
 
-@dataclass(frozen=True)
+@checked
 class ASVD(OneShot):
     """Low rank, inputs weighted by their size; needs texts, no labels and no gradients.
 
@@ -30,7 +31,7 @@ class ASVD(OneShot):
     """
 
     scale: Literal["absolute", "square"] = "absolute"
-    alpha: float = 0.5
+    alpha: ShareFrom0 = 0.5
 
     looks_at: ClassVar[frozenset[Statistic]] = frozenset({"square"})
     description: ClassVar[Description] = Description(
@@ -39,14 +40,6 @@ class ASVD(OneShot):
         cost="one pass over some texts",
         reference="ASVD, arXiv:2312.05821; AWSVD, arXiv:2404.09695",
     )
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        super().__post_init__()
-        if self.scale not in ("absolute", "square"):
-            raise LosparseError(f"scale must be 'absolute' or 'square', got {self.scale!r}")
-        if not 0.0 <= self.alpha <= 1.0:
-            raise LosparseError(f"alpha must be in [0, 1], got {self.alpha!r}")
 
     def metric(self, statistics: LayerStatistics) -> Metric:
         """Return the squared weights of the input features; (in,)."""

@@ -1,30 +1,31 @@
 """What all one-shot methods share: a metric per layer, a budget, and how it is spent.
 
 A one-shot method needs no training: it replaces every layer by the low-rank part that is best in its metric (see
-`weighted`), after one pass over calibration data at most. It is a frozen dataclass that says which statistics it
+`low_rank`), after one pass over calibration data at most. It is a frozen dataclass that says which statistics it
 needs and which metric it makes of them; everything else is here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ...calibration.statistics import LayerStatistics, Statistic
 from ...errors import LosparseError
-from ...layers.budget import check_share, pivot_rank, rank_for
-from ...layers.factored import FactoredLinear
+from ...layers.budget import pivot_rank, rank_for
+from ...validation import Flag, OneOrMore, Share, checked
 from ..base import Description
-from .allocate import Candidates, Size, last_blocks, parse_weights, proportional_shares, uniform_rank
-from .low_rank import Metric, Projection, project
+from .allocate import Candidates, Size, dense_size, last_blocks, parse_weights, proportional_shares, uniform_rank
+from .metric import Metric
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import TrainerCallback
+
+    from ...calibration.statistics import LayerStatistics, Statistic
+    from ...layers.factored import FactoredLinear
+    from .low_rank import Projection
 
 Allocation = Literal["uniform", "uniform-rank", "last-k", "by-type", "global", "search"]
 
@@ -35,12 +36,12 @@ _TRIED = (0.1, 0.25, 0.4, 0.6, 0.8)
 """Shares that a search tries for every layer."""
 
 
-@dataclass(frozen=True)
+@checked
 class OneShot:
     """A method without training; its subclasses say `metric`.
 
     Attributes:
-        keep: kept share of the parameters of the compressed layers; (0, 1].
+        keep: kept share of the parameters of the compressed layers.
         allocation: how `keep` is spent: "uniform" gives every layer the same share; "uniform-rank" the same rank;
             "last-k" compresses only the last blocks, to the same share; "by-type" shares in the proportions of
             `weights`; "global" takes what removes most error per stored parameter, and leaves a layer dense where
@@ -56,24 +57,20 @@ class OneShot:
             right factor; by the name of the first of them, where names count. Takes one batch of texts to see them.
     """
 
-    keep: float = 0.2
+    keep: Share = 0.2
     allocation: Allocation = "uniform"
     weights: str | None = None
-    last: int | None = None
-    multiple: int = 1
-    pivots: bool = True
-    joint: bool = False
+    last: OneOrMore | None = None
+    multiple: OneOrMore = 1
+    pivots: Flag = True
+    joint: Flag = False
 
     trains: ClassVar[bool] = False
     looks_at: ClassVar[frozenset[Statistic]] = frozenset()
     description: ClassVar[Description]
 
     def __post_init__(self) -> None:
-        """Check every field."""
-        check_share("keep", self.keep)
-        if self.allocation not in get_args(Allocation):
-            allowed = ", ".join(map(repr, get_args(Allocation)))
-            raise LosparseError(f"allocation must be one of {allowed}, got {self.allocation!r}")
+        """Check what several fields say together."""
         if (self.weights is not None) != (self.allocation == "by-type"):
             raise LosparseError(
                 f"weights are for allocation='by-type', which needs them; got allocation={self.allocation!r} and "
@@ -83,10 +80,6 @@ class OneShot:
             parse_weights(self.weights)
         if self.joint and self.allocation == "search":
             raise LosparseError("joint is for every allocation but 'search', which tries layers one by one")
-        for name in ("multiple", "last"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise LosparseError(f"{name} must be 1 or more, got {value}")
         if self.last is not None and self.allocation != "last-k":
             raise LosparseError(f"last is for allocation='last-k', got allocation={self.allocation!r}")
 
@@ -176,6 +169,8 @@ class OneShot:
 
     def project(self, name: str, weight: Tensor, statistics: LayerStatistics) -> Projection:
         """Return the principal outputs of a layer in the method's metric."""
+        from .low_rank import project
+
         return project(weight, self.metric(statistics), name)
 
     def candidates(self, name: str, weight: Tensor, statistics: LayerStatistics) -> Candidates:
@@ -201,7 +196,6 @@ class OneShot:
             errors=np.array([*(lost[size.rank] for size in sizes), 0.0]) * unit,
         )
 
-    @torch.no_grad()
     def factor(
         self, name: str, weight: Tensor, bias: Tensor | None, statistics: LayerStatistics, size: Size
     ) -> FactoredLinear:
@@ -214,45 +208,9 @@ class OneShot:
             statistics: what was collected of the layer.
             size: rank and kept rows.
         """
+        from .layer import dense_layer, low_rank_layer
+
         if size == dense_size(len(weight)):
             return dense_layer(weight, bias)
-        u, v = self.project(name, weight, statistics).factors(weight, size.rank)
-        if self.compensates:
-            bias = compensated(weight, u @ v, bias, statistics)
-        layer = empty_like(weight, bias, size)
-        return layer.copy_(u=u, v=v, bias=bias)
-
-
-def dense_size(out_features: int) -> Size:
-    """Return the size of a layer that stays as it is: every row is kept."""
-    return Size(0, out_features)
-
-
-def dense_layer(weight: Tensor, bias: Tensor | None) -> FactoredLinear:
-    """Return the layer that keeps everything."""
-    return empty_like(weight, bias, dense_size(len(weight))).copy_(sparse=weight, bias=bias)
-
-
-def empty_like(weight: Tensor, bias: Tensor | None, size: Size) -> FactoredLinear:
-    """Return an empty layer of a size, with the dtype and device of a dense weight (out, in)."""
-    out_features, in_features = weight.shape
-    return FactoredLinear(
-        in_features,
-        out_features,
-        rank=size.rank,
-        kept=size.kept,
-        bias=bias is not None,
-        device=weight.device,
-        dtype=weight.dtype,
-    )
-
-
-def compensated(weight: Tensor, small: Tensor, bias: Tensor | None, statistics: LayerStatistics) -> Tensor:
-    """Return the bias that takes over the mean output of what was dropped: b + (W - W') E[x]; fp64 (out,).
-
-    References:
-        Bolaco, arXiv:2405.10616, eq. 2 (for LLM-ROM's projection).
-    """
-    assert statistics.inputs is not None, "the driver collects what a method asks for"
-    lost = (weight.double() - small) @ statistics.inputs.mean.to(weight.device)
-    return lost if bias is None else bias.double() + lost
+        found = self.project(name, weight, statistics)
+        return low_rank_layer(weight, bias, found, size, statistics if self.compensates else None)

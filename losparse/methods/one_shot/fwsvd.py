@@ -14,30 +14,31 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from ...calibration.statistics import LayerStatistics, Statistic
-from ...errors import LosparseError
+from ...validation import Flag, Share, checked
 from ..base import Description
 from .base import OneShot
-from .low_rank import Metric
+from .metric import Metric
+
+if TYPE_CHECKING:
+    from ...calibration.statistics import LayerStatistics, Statistic
 
 
-@dataclass(frozen=True)
+@checked
 class FWSVD(OneShot):
     """Low rank, input features weighted by Fisher information; needs labels and gradients.
 
     Attributes:
         fisher: "exact" squares the gradient of every example; "fast" that of every batch, which costs as little as
             an epoch of training and keeps the order of features mostly.
-        floor: smallest importance, as a share of the mean one; (0, 1].
+        floor: smallest importance, as a share of the mean one.
         two_sided: also weigh output neurons by their Fisher information (not in the paper).
     """
 
     fisher: Literal["exact", "fast"] = "exact"
-    floor: float = 1e-3
-    two_sided: bool = False
+    floor: Share = 1e-3
+    two_sided: Flag = False
 
     looks_at: ClassVar[frozenset[Statistic]] = frozenset({"fisher"})
     description: ClassVar[Description] = Description(
@@ -46,14 +47,6 @@ class FWSVD(OneShot):
         cost="a backward pass a text, then a fine-tuning",
         reference="FWSVD, arXiv:2207.00112",
     )
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        super().__post_init__()
-        if self.fisher not in ("exact", "fast"):
-            raise LosparseError(f"fisher must be 'exact' or 'fast', got {self.fisher!r}")
-        if not 0.0 < self.floor <= 1.0:
-            raise LosparseError(f"floor must be in (0, 1], got {self.floor!r}")
 
     def metric(self, statistics: LayerStatistics) -> Metric:
         """Return the importance of every input feature, (in,), and of every output neuron if asked for, (out,)."""

@@ -20,38 +20,39 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ...calibration.statistics import LayerStatistics, Statistic
-from ...errors import LosparseError
-from ...layers.factored import FactoredLinear
+from ...validation import ShareBelow1, ZeroOrMore, checked
 from ..base import Description
-from .allocate import Candidates, Size
-from .base import Allocation, OneShot, compensated, dense_size, empty_like
-from .low_rank import Metric, project
+from .allocate import Candidates, Size, dense_size
+from .base import Allocation, OneShot
+from .metric import Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...calibration.statistics import LayerStatistics, Statistic
+    from ...layers.factored import FactoredLinear
 
 _RANKS = 48
 _ROWS = 24
 
 
-@dataclass(frozen=True)
+@checked
 class OneShotLoSparse(OneShot):
     """Low rank plus kept rows, chosen by the error they remove; needs texts, and a backward pass over them.
 
     Attributes:
-        row_share: share of a layer's budget that goes to kept rows: [0, 1), 0 is low rank alone. None lets "global"
+        row_share: share of a layer's budget that goes to kept rows; 0 is low rank alone. None lets "global"
             choose, layer by layer, and is 0 for other allocations. With "uniform" it is hybrid matrix factorisation.
         alternations: how often the low-rank part and the kept rows are fitted to each other.
     """
 
     allocation: Allocation = "global"
-    row_share: float | None = None
-    alternations: int = 3
+    row_share: ShareBelow1 | None = None
+    alternations: ZeroOrMore = 3
 
     looks_at: ClassVar[frozenset[Statistic]] = frozenset({"gram", "sensitivity"})
     description: ClassVar[Description] = Description(
@@ -60,14 +61,6 @@ class OneShotLoSparse(OneShot):
         cost="minutes on a CPU: a few passes over texts",
         reference="losparse; form of LoSparse, arXiv:2306.11222",
     )
-
-    def __post_init__(self) -> None:
-        """Check every field."""
-        super().__post_init__()
-        if self.row_share is not None and not 0.0 <= self.row_share < 1.0:
-            raise LosparseError(f"row_share must be in [0, 1), got {self.row_share!r}")
-        if self.alternations < 0:
-            raise LosparseError(f"alternations must be 0 or more, got {self.alternations}")
 
     @property
     def compensates(self) -> bool:
@@ -91,13 +84,13 @@ class OneShotLoSparse(OneShot):
 
     def candidates(self, name: str, weight: Tensor, statistics: LayerStatistics) -> Candidates:
         """Return the sizes a layer could have, and dense."""
+        from .rows import left_by_rows
+
         out_features, in_features = weight.shape
         errors = self.project(name, weight, statistics).row_errors()  # (out, n + 1)
         sizes = self._grid(out_features, in_features, errors.shape[1] - 1)
         ranks = sorted({size.rank for size in sizes})
-        by_row = errors[:, ranks].sort(dim=0, descending=True).values
-        removed = torch.cat([by_row.new_zeros(1, len(ranks)), by_row.cumsum(0)])  # by the k rows with most error
-        left = (removed[-1] - removed).clamp(min=0).numpy()  # (out + 1, ranks)
+        left = left_by_rows(errors[:, ranks]).numpy()  # (out + 1, ranks)
         column = {rank: place for place, rank in enumerate(ranks)}
         return Candidates(
             [*sizes, dense_size(out_features)],
@@ -116,68 +109,13 @@ class OneShotLoSparse(OneShot):
             found = {Size(self.round(rank) if rank else 0, kept) for rank in ranks for kept in rows}
         return sorted(size for size in found if self.cost(size, out_features, in_features) < out_features * in_features)
 
-    @torch.no_grad()
     def factor(
         self, name: str, weight: Tensor, bias: Tensor | None, statistics: LayerStatistics, size: Size
     ) -> FactoredLinear:
         """Return the small layer of a given size: rows and low-rank part fitted to each other."""
         if not size.kept or size == dense_size(len(weight)):
             return super().factor(name, weight, bias, statistics, size)
-        wide, metric = weight.double(), self.metric(statistics)
-        errors = project(wide, metric, name).row_errors()
-        # Two starts, because rows unlike all others may fill the low-rank part and hide there: the rows that low rank
-        # leaves most of, and the rows that weigh most.
-        starts = {tuple(_largest(errors[:, rank], size.kept).tolist()) for rank in (size.rank, 0)}
-        fits = [self._alternate(name, wide, metric, torch.tensor(rows), size.rank) for rows in sorted(starts)]
-        kept, u, v, _ = min(fits, key=lambda fit: fit[3])
-        small = u @ v
-        small[kept] = wide[kept]
-        bias = compensated(weight, small, bias, statistics)
-        return empty_like(weight, bias, size).copy_(u=u, v=v, sparse=wide[kept], kept=kept, bias=bias)
+        from .rows import layer_with_rows
 
-    def _alternate(
-        self, name: str, wide: Tensor, metric: Metric, kept: Tensor, rank: int
-    ) -> tuple[Tensor, Tensor, Tensor, float]:
-        """Fit low-rank part and kept rows to each other; returns rows, u, v and the error that is left."""
-        u, v = _fit_others(name, wide, metric, kept, rank)
-        errors = _row_errors(wide, v, metric)
-        for _ in range(self.alternations):
-            again = _largest(errors, len(kept))
-            if torch.equal(again, kept):
-                break
-            kept = again
-            u, v = _fit_others(name, wide, metric, kept, rank)
-            errors = _row_errors(wide, v, metric)
-        others = torch.ones(len(wide), dtype=torch.bool)
-        others[kept] = False
-        return kept, u, v, float(errors[others].sum())
-
-
-def _fit_others(name: str, wide: Tensor, metric: Metric, kept: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return the best low-rank part of the rows that are not kept; those are stored whole."""
-    others = torch.ones(len(wide), dtype=torch.bool)
-    others[kept] = False
-    own = Metric(inputs=metric.inputs, outputs=None if metric.outputs is None else metric.outputs[others])
-    rank_left = min(rank, int(others.sum()))
-    part, v = project(wide[others], own, name).factors(wide[others], rank_left)
-    u = wide.new_zeros((len(wide), rank))
-    u[others, :rank_left] = part
-    return u, torch.cat([v, v.new_zeros((rank - rank_left, v.shape[1]))])
-
-
-def _largest(errors: Tensor, count: int) -> Tensor:
-    """Return the rows with the largest errors, sorted; equal ones in their order."""
-    order = torch.argsort(errors, descending=True, stable=True)
-    rows: Tensor = torch.sort(order[:count]).values
-    return rows
-
-
-def _row_errors(weight: Tensor, v: Tensor, metric: Metric) -> Tensor:
-    """Return what of each row's output no combination of v's outputs gives, weighed by what it costs; (out,)."""
-    moment, outputs = metric.inputs, metric.outputs
-    assert moment is not None and outputs is not None, "the metric of this method has both"
-    cross = weight @ moment @ v.T
-    inner = torch.linalg.pinv(v @ moment @ v.T, hermitian=True)
-    whole = ((weight @ moment) * weight).sum(1)
-    errors: Tensor = (whole - ((cross @ inner) * cross).sum(1)).clamp(min=0) * outputs
-    return errors
+        metric = self.metric(statistics)
+        return layer_with_rows(name, weight, bias, metric, size, statistics, alternations=self.alternations)

@@ -22,19 +22,7 @@ import torch
 from torch import Tensor
 
 from ...errors import LosparseError
-
-
-@dataclass(frozen=True)
-class Metric:
-    """Which outputs matter, and which inputs occur.
-
-    Attributes:
-        inputs: R R^T: a vector for a diagonal (in,), a symmetric positive semidefinite matrix (in, in), None for 1.
-        outputs: L^2, what an error of each output costs: a vector (out,), or None for 1.
-    """
-
-    inputs: Tensor | None = None
-    outputs: Tensor | None = None
+from .metric import Metric
 
 
 @dataclass(frozen=True)

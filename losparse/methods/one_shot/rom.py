@@ -16,16 +16,18 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from ...calibration.statistics import LayerStatistics, Statistic
+from ...validation import Flag, checked
 from ..base import Description
 from .base import OneShot
-from .low_rank import Metric
+from .metric import Metric
+
+if TYPE_CHECKING:
+    from ...calibration.statistics import LayerStatistics, Statistic
 
 
-@dataclass(frozen=True)
+@checked
 class ROM(OneShot):
     """Principal outputs; needs texts, no labels and no gradients.
 
@@ -33,7 +35,7 @@ class ROM(OneShot):
         mean: let the bias take over the mean of what is dropped; a layer without bias gets one.
     """
 
-    mean: bool = True
+    mean: Flag = True
 
     looks_at: ClassVar[frozenset[Statistic]] = frozenset({"gram"})
     description: ClassVar[Description] = Description(

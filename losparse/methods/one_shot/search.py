@@ -25,8 +25,8 @@ from ...calibration.running import Batch, inference, inputs_of
 from ...calibration.statistics import LayerStatistics
 from ...errors import LosparseError
 from ...layers.linear import bias_of, replace_module, weight_of
-from .allocate import Candidates
-from .base import OneShot, dense_size
+from .allocate import Candidates, dense_size
+from .base import OneShot
 
 SEARCH_TOKENS = 2048
 """About how many tokens of the texts on which every size of every layer is tried."""

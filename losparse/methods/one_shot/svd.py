@@ -6,14 +6,14 @@ tells what the sparse part of LoSparse is worth, and the plainest method there i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from ...validation import checked
 from ..base import Description
 from .base import OneShot
 
 
-@dataclass(frozen=True)
+@checked
 class SVD(OneShot):
     """Truncated SVD; see `OneShot` for the budget, and for what it stores."""
 
