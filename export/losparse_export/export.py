@@ -22,14 +22,8 @@ from losparse_runtime.contract.files import PLAN_FILE, record_files, write_json,
 from losparse_runtime.contract.folder import MODEL_GRAPH, Folder
 from losparse_runtime.engine.cpus import int8_overflows
 
-from .accuracy.texts import (
-    Calibration,
-    TextFile,
-    encode_calibration,
-    measure_accuracy,
-    read_calibration,
-    read_labelled,
-)
+from .accuracy.measure import measure_accuracy, read_labelled
+from .accuracy.texts import Calibration, TextFile, encode_calibration, read_calibration
 from .build import Built, build_graph, check_choice, dense_plan
 from .costs import Calls, Traffic
 from .folder.assets import (
@@ -71,7 +65,8 @@ class ExportReport:
         task: what the model does.
         plan: the form of every factored layer.
         parity: the comparison with PyTorch.
-        accuracy: right answers on the data that was given, as `measure_accuracy` returns them; None without data.
+        accuracy: how right both models are on the data that was given, as `measure_accuracy` returns it; None without
+            data.
         bytes: size of each model file.
         metadata: the contents of `losparse.json`.
     """
@@ -125,8 +120,8 @@ def export_model(
         calibration: for int8-static: a file of texts, texts, or inputs of runs; the first 128 texts are used.
         weight_bits: of int8 and int8-static: 7, or 8, which is more exact, for CPUs with VNNI (and Arm's): on others
             such a folder is refused, because their kernels would overflow.
-        data: labelled texts to measure the accuracy of both models on; for text classification
-            with one class a text, and question answering; refused for other tasks.
+        data: labelled texts to measure both models on, by the metric of the task and as `losparse.data` reads them;
+            refused for tasks without labels.
         external_from: weights of more bytes in all are written beside the graph, not into it.
         progress: called with a text, the number of steps done, and their number.
         tracer: makes the graph. Tracing takes most of an export: who writes one model in several precisions gives one

@@ -68,8 +68,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--data",
         metavar="F",
-        help="labelled texts (text-classification with one class a text) or answered questions (question-answering) "
-        "to report the accuracy of both models on; not for other tasks",
+        help="labelled texts, words or answered questions, as `losparse compress --train` takes them, to report how "
+        "right both models are; not for tasks without labels",
     )
     data.add_argument("--text-column", metavar="NAME", help="column of texts, words or questions")
     data.add_argument("--pair-column", metavar="NAME", help="column of second texts or contexts")
@@ -136,8 +136,8 @@ def _print(options: argparse.Namespace, report: ExportReport) -> None:
             print(f"same largest entry as PyTorch: {parity.top1_agreement:.2%} of rows")
     _print_agreement(parity, mixes_texts=PRECISION_TABLE[options.precision].mixes_texts)
     if report.accuracy is not None:
-        shares = f"PyTorch {report.accuracy['pytorch']:.4f}, ONNX {report.accuracy['onnx']:.4f}"
-        print(f"accuracy on {report.accuracy['texts']:,} texts: {shares}")
+        values = f"PyTorch {report.accuracy['pytorch']:.4f}, ONNX {report.accuracy['onnx']:.4f}"
+        print(f"{report.accuracy['metric']} on {report.accuracy['texts']:,} texts: {values}")
 
 
 def _print_agreement(parity: ParityReport, *, mixes_texts: bool) -> None:

@@ -10,7 +10,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from losparse_export.accuracy.texts import TextFile, measure_accuracy, read_labelled
+from losparse_export.accuracy.measure import measure_accuracy, read_labelled
+from losparse_export.accuracy.texts import TextFile
 from losparse_export.opening.task_model import TaskModel
 from losparse_runtime import Answer, Session
 from losparse_runtime.contract.task import TASKS
@@ -65,8 +66,10 @@ def test_accuracy_is_that_of_the_answers_given(make_folder: MakeFolder, tmp_path
     assert measure_accuracy(model, folder, labelled) == {
         "file": "dev.jsonl",
         "texts": 4,
+        "metric": "accuracy",
         "pytorch": pytest.approx(0.75),
         "onnx": pytest.approx(0.75),
+        "metrics": {"accuracy": {"pytorch": pytest.approx(0.75), "onnx": pytest.approx(0.75)}},
     }
 
 

@@ -23,6 +23,7 @@ from losparse_export.folder.write import fingerprint
 from losparse_export.parity.gate import check_parity
 from losparse_export.precision.table import coarser_precision
 from losparse_runtime import Parity, Session, read_metadata, verify_files
+from losparse_runtime.contract.task import TASKS
 from losparse_runtime.engine.cpus import int8_overflows
 
 from .builders import build_model
@@ -294,22 +295,20 @@ def test_texts_need_a_tokenizer(export_bert, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_accuracy_is_for_classifiers(tmp_path):
+def test_accuracy_is_for_tasks_with_labels(tmp_path):
     def not_traced(*_: Any, **__: Any) -> None:
         raise AssertionError("refused before the trace")
 
     data = write(tmp_path / "data.csv", "text,label\nfine,good\n")
-    message = (
-        "accuracy is measured for question-answering, and text-classification with one class a text; "
-        "this model does {}; leave data="
-    )
-    many = build_model("bert", problem_type="multi_label_classification")
-    for model, what in (
-        (build_model("roberta"), "token-classification"),
-        (build_model("bert", num_labels=1), "regression"),
-        (many, "text-classification with several classes a text"),
+    measured = ", ".join(each.name for each in TASKS.values() if each.exported and each.labels != "none")
+    for model, message in (
+        (build_model("mpnet"), f"accuracy is measured for {measured}; this model does feature-extraction; leave data="),
+        (
+            build_model("bert", num_labels=3, problem_type="regression"),
+            "accuracy of regression is measured for models of one number, this one gives 3; leave data=",
+        ),
     ):
-        with pytest.raises(LosparseError, match=re.escape(message.format(what))):
+        with pytest.raises(LosparseError, match=re.escape(message)):
             pipeline.export_model(model, tmp_path / "out", data=data, tracer=not_traced)
     with pytest.raises(LosparseError, match="label 'good' was not seen in training; its labels are LABEL_0, LABEL_1"):
         pipeline.export_model(build_model("bert"), tmp_path / "out", data=data)

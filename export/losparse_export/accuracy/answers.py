@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _WINDOWS_IN_A_RUN = 8
 
 
-def right_answers(model: TaskModel, session: Session, examples: Examples) -> tuple[list[bool], list[bool]]:
+def answer_metrics(model: TaskModel, session: Session, examples: Examples) -> tuple[dict[str, float], dict[str, float]]:
     """Answer questions as `Session.answer` does, by its windows and its `best_span`.
 
     An answer is right if its first and last token are those of the labelled one. Where some questions have none, there
@@ -35,7 +35,7 @@ def right_answers(model: TaskModel, session: Session, examples: Examples) -> tup
         examples: questions, contexts and answers.
 
     Returns:
-        Of every question whether PyTorch's answer is right, and whether the folder's is.
+        "accuracy", the share of right answers, of PyTorch and of the folder.
     """
     assert examples.pairs is not None, "load_examples gives every question its context"
     may_be_none = not all(answer.text for answer in examples.labels)
@@ -52,7 +52,7 @@ def right_answers(model: TaskModel, session: Session, examples: Examples) -> tup
             encoding, inside = encodings[span.window], windows[span.window].inside.tolist()
             wanted = answer_span(encoding.offsets, inside, answer)
             right.append(bool(answer.text) and (span.first, span.last) == wanted)
-    return pytorch, onnx
+    return {"accuracy": sum(pytorch) / len(pytorch)}, {"accuracy": sum(onnx) / len(onnx)}
 
 
 def _span_logits(

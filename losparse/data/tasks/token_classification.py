@@ -70,9 +70,7 @@ class TokenClassification(TaskData):
         encoded = tokenizer(joined, truncation=True, max_length=max_length, return_offsets_mapping=True)
         rows: list[dict[str, Any]] = []
         for row, inputs in enumerate(model_inputs(encoded, len(examples))):
-            ends = list(accumulate(len(word) + 1 for word in examples.texts[row]))  # one past the space after each word
-            word_of = [word for word, end in enumerate(ends) for _ in range(end - (ends[word - 1] if word else 0))]
-            labels = _first_token_labels(encoded["offset_mapping"][row], word_of, examples.labels[row])
+            labels = word_labels(examples.texts[row], encoded["offset_mapping"][row], examples.labels[row])
             rows.append({**inputs, "labels": labels})
         return Tokenized(rows, count_truncated(encoded))
 
@@ -88,8 +86,19 @@ class TokenClassification(TaskData):
         return classification
 
 
-def _first_token_labels(offsets: Sequence[tuple[int, int]], word_of: Sequence[int], labels: Sequence[int]) -> list[int]:
-    """Return the label of a word at its first token, `IGNORED` at the rest of it and at special tokens."""
+def word_labels(words: Sequence[str], offsets: Sequence[tuple[int, int]], labels: Sequence[int]) -> list[int]:
+    """Return a label for every token of words that are joined by spaces.
+
+    Args:
+        words: of one text.
+        offsets: of its tokens: first character, and one past the last.
+        labels: of the words.
+
+    Returns:
+        The label of a word at its first token, `IGNORED` at the rest of it and at special tokens.
+    """
+    ends = list(accumulate(len(word) + 1 for word in words))  # one past the space after each word
+    word_of = [word for word, end in enumerate(ends) for _ in range(end - (ends[word - 1] if word else 0))]
     aligned = []
     last = -1
     for start, end in offsets:
