@@ -23,9 +23,9 @@ from ..data.loading import load_examples
 from ..data.tasks.registry import DEFAULT_TASK, TASK_DATA, find_data
 from ..errors import LosparseError
 from ..methods import METHODS, NO_METHOD
-from ..models.neurons import KeepNeuronsBy
+from ..models.choices import KeepLayersBy, KeepNeuronsBy
 from ..saving.staging import check_out, staged_folder
-from ..training.recipe import KeepLayersBy, Recipe, Training
+from ..training.recipe import Recipe, Training
 from .calibration import check_calibration, read_texts, tokenize_calibration
 from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .output import check_json_target, write_json

@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from losparse_runtime.contract.tensors import MASK, TEXT_INPUTS, TOKENS
 
 from ..calibration.running import hooked, inference
 from ..errors import LosparseError
+from .choices import KeepLayersBy
 
 _NUMBERS = ("layer_idx", "layer_id")
 """Attributes by which modules know the number of their block, to find their part of a cache."""
@@ -39,7 +40,7 @@ def drop_layers(
     model: nn.Module,
     keep: int | Sequence[int],
     *,
-    by: Literal["even", "importance"] = "even",
+    by: KeepLayersBy = "even",
     batches: Iterable[Mapping[str, Tensor]] | None = None,
 ) -> tuple[int, ...]:
     """Keep some transformer blocks of a model, in place, and drop the others.

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +32,8 @@ from ..errors import LosparseError
 from ..layers.budget import check_share
 from ..layers.casting import finite
 from ..layers.linear import find_targets, is_transposed, weight_of
+from .choices import KeepNeuronsBy
 from .roles import feed_forward_parts
-
-KeepNeuronsBy = Literal["error", "norm"]
-"""What neurons are kept by; see `drop_neurons`."""
 
 Layer = Any
 """A linear layer, `nn.Linear` or `Conv1D`, whose values and sizes are changed."""

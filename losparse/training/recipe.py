@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from ..data.tasks.registry import DEFAULT_TASK, TASK_DATA
 from ..errors import LosparseError
 from ..methods import METHOD, NO_METHOD, LoSparse, Method, method_to_dict
-from ..models.neurons import KeepNeuronsBy
+from ..models.choices import KeepLayersBy, KeepNeuronsBy
 from ..validation import (
     Flag,
     NotEmpty,
@@ -33,7 +33,6 @@ from ..validation import (
 )
 
 LoraAlso = Literal["nothing", "head", "small"]
-KeepLayersBy = Literal["even", "importance"]
 
 Patterns = Annotated[tuple[str, ...], Says("a list of name patterns")]
 """Names of layers, or patterns of them."""
