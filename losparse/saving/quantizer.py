@@ -15,8 +15,8 @@ every factored layer, and safetensors with only their compact tensors. After `im
 
 `pivots` is "out" or "in" for a low-rank part stored by pivot outputs or inputs (`layers.factored`), null or absent
 for plain factors; see `layers.spec`.
-The header of the weights holds a record of the model's outputs (`saved_outputs`); tensors have the model's own names.
-An entry of a layer that shares the factor `v` of another one names it as `v_of`, and stores no `v` (`joint`).
+The header of the weights holds a record of the model's outputs (`outputs`); tensors have the model's own names.
+An entry of a layer that shares the factor `v` of another one names it as `v_of`, and stores no `v` (`layers.joint`).
 In form "training" an entry also names its `trainer`, one of `TRAINING_FORMS`, and that form's settings.
 """
 

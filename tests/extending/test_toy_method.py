@@ -1,0 +1,107 @@
+"""A method of one file is there once it has its line in `METHODS`: no other file changes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from losparse import METHODS, LosparseError, compress_
+from losparse.calibration.statistics import LayerStatistics
+from losparse.layers.factored import FactoredLinear
+from losparse.layers.linear import find_targets, weight_of
+from losparse.layers.spec import LayerSpec
+from losparse.methods import Description, OneShot, method_from_dict
+from losparse.methods.one_shot.allocate import Size
+from losparse.models.report import report
+from losparse.validation import OneOrMore, checked
+
+from ..cli.conftest import Command, losparse, make_model, make_tokenizer
+
+__all__ = ["losparse"]  # a fixture of the command line's tests
+
+
+@checked
+class LongestRows(OneShot):
+    """Keep the longest rows of every weight, and nothing of the others.
+
+    Attributes:
+        norm: by which rows are long.
+    """
+
+    norm: OneOrMore = 2
+
+    description: ClassVar[Description] = Description(
+        summary="the longest rows of every weight", needs=(), cost="seconds", reference="a test"
+    )
+
+    def at_share(self, name: str, share: float, out_features: int, in_features: int) -> Size:
+        """Return how many rows hold a share of the weight."""
+        return Size(rank=0, kept=int(share * out_features))
+
+    def factor(
+        self, name: str, weight: Tensor, bias: Tensor | None, statistics: LayerStatistics, size: Size
+    ) -> FactoredLinear:
+        """Return the layer of the longest rows."""
+        kept = torch.sort(torch.topk(weight.norm(p=float(self.norm), dim=1), size.kept).indices).values
+        spec = LayerSpec(*weight.shape, rank=0, kept=size.kept, bias=bias is not None)
+        layer = FactoredLinear.from_spec(spec, device=weight.device, dtype=weight.dtype)
+        return layer.copy_(sparse=weight[kept], kept=kept, bias=bias)
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one line that a new method adds to the registry."""
+    monkeypatch.setitem(METHODS, "longest-rows", LongestRows)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_toy_method_compresses_from_the_command_line(losparse: Command, tmp_path: Path) -> None:
+    dense = make_model().eval()
+    dense.save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    settings = ("--method", "longest-rows", "--keep", 0.5, "--norm", 1)  # its own field is a flag
+    done = losparse("compress", tmp_path / "model", tmp_path / "out", *settings)
+    assert done.code == 0, done.err
+    written = json.loads((tmp_path / "out" / "losparse_report.json").read_text())
+    method = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["method"]
+    assert written["compression"]["share"] == 0.5 and (method["name"], method["norm"]) == ("longest-rows", 1)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    for name, layer in find_targets(dense).items():
+        weight, found = weight_of(layer), model.get_submodule(name)
+        longest = weight.abs().sum(1).topk(len(weight) // 2).indices
+        expected = torch.zeros_like(weight)
+        expected[longest] = weight[longest]
+        assert torch.equal(found.dense_weight(), expected)
+    assert {layer.spec.words for layer in report(model).layers} == {
+        "32x32, rank 0, kept 16, axis 'out'",
+        "64x32, rank 0, kept 32, axis 'out'",
+        "32x64, rank 0, kept 16, axis 'out'",
+    }
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_toy_method_is_listed_and_checked_like_any_other(losparse: Command) -> None:
+    assert "longest-rows" in (listed := losparse("methods").out) and "the longest rows of every weight" in listed
+    with pytest.raises(LosparseError, match=r"norm must be .* got 0"):
+        LongestRows(norm=0)
+    with pytest.raises(LosparseError, match="nrom"):
+        method_from_dict({"name": "longest-rows", "nrom": 1})
+
+
+def test_without_its_line_there_is_no_such_method(losparse: Command, tmp_path: Path) -> None:
+    make_model().save_pretrained(tmp_path / "model")
+    done = losparse("compress", tmp_path / "model", tmp_path / "out", "--method", "longest-rows")
+    assert done.code == 2 and "longest-rows" in done.err and not (tmp_path / "out").exists()
+
+
+def test_a_method_of_ones_own_needs_no_line_in_python(tmp_path: Path) -> None:
+    model = make_model()
+    assert compress_(model, LongestRows(keep=0.25)).share == 0.25
+    model.save_pretrained(tmp_path)
+    assert report(AutoModelForSequenceClassification.from_pretrained(tmp_path)).share == 0.25
