@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import LosparseError
-from .checkpoint import find_model
+from ..saving.source import find_model
 from .output import check_json_target, print_table, write_json
 from .parser import refuse_idle
 from .progress import StderrProgress

@@ -24,10 +24,11 @@ from ..data.tasks.registry import DEFAULT_TASK, TASK_DATA, find_data
 from ..errors import LosparseError
 from ..methods import METHODS, NO_METHOD
 from ..models.choices import KeepLayersBy, KeepNeuronsBy
+from ..saving.folder import Checkpoint, read_checkpoint, refuse_compressed
+from ..saving.source import find_model
 from ..saving.staging import check_out, staged_folder
 from ..training.recipe import Recipe, Training
 from .calibration import check_calibration, read_texts, tokenize_calibration
-from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .output import check_json_target, write_json
 from .parser import PrintSchema, add_dataclass_flags, given, positive_int
 from .progress import StderrProgress

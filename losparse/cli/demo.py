@@ -20,9 +20,9 @@ from losparse_runtime.contract.progress import Phases, Progress
 
 from ..environment import machine, versions
 from ..saving.contents import inspect_folder
+from ..saving.folder import read_checkpoint
 from ..saving.staging import DEMO_REPORT, check_out, staged_folder
 from .bench import shown_speedup
-from .checkpoint import read_checkpoint
 from .output import check_json_target, human_bytes, print_table, write_json
 from .parser import positive_int
 from .progress import StderrProgress

@@ -24,6 +24,8 @@ from ..errors import LosparseError
 from ..layers.casting import cast_
 from ..layers.linear import find_targets
 from ..models.report import CompressionReport, dense_report
+from ..saving.folder import Checkpoint, read_checkpoint, refuse_compressed
+from ..saving.source import find_model
 from ..saving.staging import check_out, staged_folder
 from ..training.batches import calibration_batches
 from ..training.opening import (
@@ -36,7 +38,6 @@ from ..training.opening import (
 )
 from ..training.recipe import Recipe
 from .calibration import read_texts, tokenize_calibration
-from .checkpoint import Checkpoint, find_model, read_checkpoint, refuse_compressed
 from .compress import settings_of
 from .output import check_json_target, write_json
 from .parser import given, refuse_idle

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..environment import versions
 from ..models.coverage import coverage_line
 from ..models.unfactored import other_linear
-from .checkpoint import Checkpoint, read_checkpoint
+from ..saving.folder import Checkpoint, read_checkpoint
 from .output import human_bytes, print_table
 
 if TYPE_CHECKING:

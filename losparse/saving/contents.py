@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from losparse_runtime import read_metadata
+from losparse_runtime.contract.files import METADATA_FILE, PLAN_FILE, read_metadata
 
 from ..errors import LosparseError
 from ..layers.spec import LayerSpec
@@ -113,7 +113,7 @@ def inspect_folder(folder: Path | str) -> FolderContents:
         LosparseError: it is neither a checkpoint nor an ONNX folder, or it contradicts itself.
     """
     folder = Path(folder)
-    if (folder / "losparse.json").is_file():
+    if (folder / METADATA_FILE).is_file():
         return _onnx_contents(folder)
     checkpoint = read_checkpoint(folder)
     layers = _compressed_layers(checkpoint) if checkpoint.compressed else _dense_layers(checkpoint)
@@ -165,7 +165,7 @@ def _natural(name: str) -> list[Any]:
 
 def _onnx_contents(folder: Path) -> FolderContents:
     metadata = read_metadata(folder)
-    plan = read_object(folder / "plan.json") if (folder / "plan.json").is_file() else {}
+    plan = read_object(folder / PLAN_FILE) if (folder / PLAN_FILE).is_file() else {}
     try:
         layers = tuple(
             _planned_layer(name, plan["layers"][name]) for name in sorted(plan.get("layers", {}), key=_natural)

@@ -6,25 +6,22 @@ missing or cut short before anything is loaded. Pickled weights (`.bin`) are nev
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import struct
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import LosparseError
 from ..layers.spec import PARTS, LayerSpec
+from .headers import read_header
 from .names import local_name
 from .schema import check_config, parse_layers, read_object
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_HEADER_LIMIT = 100_000_000
-_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _INDEX = "I64"
 _TEXT_FILES = (".json", ".txt", ".model", ".jinja")
@@ -81,6 +78,24 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     config = read_object(folder / "config.json")
     check_config(config, folder / "config.json")
     return with_headers(folder, config, weight_files(folder))
+
+
+def refuse_compressed(checkpoint: Checkpoint) -> None:
+    """Refuse a model that is not dense.
+
+    Raises:
+        LosparseError: the model was compressed or quantised before.
+    """
+    entry = checkpoint.quantization
+    if checkpoint.compressed:
+        raise LosparseError(
+            f"model '{checkpoint.folder}' is already compressed by losparse; start from its dense model"
+        )
+    if entry is not None:
+        method = entry.get("quant_method", "unknown")
+        raise LosparseError(
+            f"model '{checkpoint.folder}' is already quantised (method '{method}'); start from its dense model"
+        )
 
 
 def with_headers(folder: Path, config: dict[str, Any], files: Sequence[Path]) -> Checkpoint:
@@ -147,6 +162,12 @@ def weight_files(folder: Path) -> list[Path]:
             f"model folder '{folder}' has {pickles[0]} but no {WEIGHTS}; pickled weights are not read, save the model "
             "again with save_pretrained"
         )
+    variants = sorted(path.name for path in folder.glob("model.*.safetensors"))
+    if variants:
+        raise LosparseError(
+            f"model folder '{folder}' has {variants[0]} but no {WEIGHTS}; weights that save_pretrained wrote with "
+            "variant= are not read, save the model again without it"
+        )
     raise LosparseError(f"model folder '{folder}' has no weights; it needs {WEIGHTS}")
 
 
@@ -204,55 +225,3 @@ def _check_tensors(checkpoint: Checkpoint, name: str, spec: LayerSpec, tensors: 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "none" if shape is None else "x".join(map(str, shape)) or "a single number"
-
-
-def read_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
-    """Read shape and element type of every tensor in a safetensors file; all the bytes it announces must be there.
-
-    Raises:
-        LosparseError: the file is damaged or cut short.
-
-    References:
-        The safetensors format: 8 bytes little-endian header length, JSON header, data.
-    """
-    with path.open("rb") as source:
-        header, start = _header(path, source)
-    size = path.stat().st_size
-    tensors = {}
-    end = 0
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        try:
-            shape = tuple(int(count) for count in entry["shape"])
-            first, last = (int(place) for place in entry["data_offsets"])
-            expected = math.prod(shape) * _BYTES.get(entry["dtype"], 1)
-        except (TypeError, KeyError, ValueError, OverflowError) as error:
-            raise _damaged(path, f"the entry of '{name}' is malformed") from error
-        if last - first != expected and entry["dtype"] in _BYTES:
-            raise _damaged(path, f"'{name}' needs {expected} bytes, its entry has {last - first}")
-        tensors[name] = shape, str(entry["dtype"])
-        end = max(end, last)
-    if start + end != size:
-        raise _damaged(path, f"it should have {start + end} bytes, it has {size}")
-    return tensors
-
-
-def _header(path: Path, source: BinaryIO) -> tuple[dict[str, Any], int]:
-    """Return the header and where the data begins."""
-    prefix = source.read(8)
-    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else _HEADER_LIMIT + 1
-    content = source.read(length) if length <= _HEADER_LIMIT else b""
-    if length > _HEADER_LIMIT or len(content) < length:
-        raise _damaged(path, "its header is cut short")
-    try:
-        header = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, "its header is not JSON") from error
-    if not isinstance(header, dict):
-        raise _damaged(path, "its header is not a table")
-    return header, 8 + length
-
-
-def _damaged(path: Path, what: str) -> LosparseError:
-    return LosparseError(f"'{path}' is damaged or cut short: {what}; copy it again")

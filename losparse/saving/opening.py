@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from losparse_runtime.text.panics import panics_caught
 
 from ..errors import LosparseError
 from .folder import Checkpoint, stored_layers
@@ -38,22 +42,25 @@ def open_whole(kind: Any, checkpoint: Checkpoint, purpose: str, **options: Any) 
     """
     from transformers import AutoConfig
 
+    from . import quantizer  # noqa: F401 (registers the loader of compressed folders)
+
     folder = str(checkpoint.folder)
     if checkpoint.compressed:
         stored_layers(checkpoint, renamed=True)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
         _check_room(kind, config, checkpoint)
-        model, info = kind.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # judged by name and shape; otherwise the error does not say which
-            output_loading_info=True,
-            **options,
-        )
+        with _quiet_loading():
+            model, info = kind.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # judged by name and shape; otherwise the error does not say which
+                output_loading_info=True,
+                **options,
+            )
     except LosparseError:
         raise
     except Exception as error:  # transformers raises what its code runs into: unrelated types, for unfit folders
@@ -66,6 +73,57 @@ def open_whole(kind: Any, checkpoint: Checkpoint, purpose: str, **options: Any) 
                 "model again with save_pretrained"
             )
     return model, info
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Keep the loading report and its bar off the terminal: what matters of it is checked."""
+    from transformers.utils import logging as hf_logging
+
+    level, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bar:
+            hf_logging.enable_progress_bar()
+
+
+def check_finite(model: nn.Module, name: str, *, buffers: bool = False) -> None:
+    """Refuse a model with a weight that is NaN or infinite.
+
+    Args:
+        model: to be looked at.
+        name: what to call it.
+        buffers: look at its buffers too; models of some families keep infinities in masks there.
+
+    Raises:
+        LosparseError: see above.
+    """
+    for key, tensor in (*model.named_parameters(), *(model.named_buffers() if buffers else ())):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise LosparseError(
+                f"model '{name}' has NaN or infinity in '{key}'; use a sound copy of the model, or train it again"
+            )
+
+
+def open_tokenizer(folder: Path) -> Any:
+    """Open the tokenizer of a folder with transformers.
+
+    Raises:
+        LosparseError: it does not open.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with panics_caught():
+            return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # transformers raises unrelated types for what it cannot read
+        raise LosparseError(
+            f"the tokenizer of '{folder}' cannot be opened: {first_line(error)}; save it again, with tokenizer.json"
+        ) from error
 
 
 def _check_room(kind: Any, config: Any, checkpoint: Checkpoint) -> None:

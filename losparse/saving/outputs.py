@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from losparse_runtime.contract.feeds import recorded_ids, stable_raw
@@ -35,7 +34,9 @@ from ..calibration.modes import evaluating
 from ..errors import LosparseError
 from ..layers.factored import FactoredLinear
 from ..layers.training import TrainingForm
+from ..models.positions import count_positions
 from .folder import weight_files
+from .headers import read_notes
 
 KEY = "losparse_outputs"
 """Of the record in the header of a safetensors file."""
@@ -88,14 +89,10 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """Return the record of a saved model; None if it was saved without.
 
     Raises:
-        LosparseError: the record is damaged.
+        LosparseError: the record is damaged, or the file that holds it.
     """
     file = weight_files(folder)[0]  # every shard has it
-    try:
-        with safe_open(file, framework="numpy") as weights:
-            text = (weights.metadata() or {}).get(KEY)
-    except (SafetensorError, OSError) as error:
-        raise LosparseError(f"{file}: is damaged or cut short ({error}); copy it again") from error
+    text = read_notes(file).get(KEY)
     if text is None:
         return None
     try:
@@ -171,11 +168,11 @@ def _made_up(model: Any) -> dict[str, Any]:
     main = str(model.main_input_name)
     inputs: dict[str, Any] = {}
     if main == TOKENS:
-        inputs[main] = [_token_ids(config.get_text_config(), _length(config.get_text_config()))]
+        inputs[main] = [_token_ids(config.get_text_config(), _length(model))]
     if DECODER_TOKENS in takes and getattr(config, "is_encoder_decoder", False):
         # As many as the encoder has: classifiers look for the end of the text at the same place of both.
         text = config.get_text_config(decoder=True)
-        inputs[DECODER_TOKENS] = inputs.get(TOKENS) or [_token_ids(text, _length(text))]
+        inputs[DECODER_TOKENS] = inputs.get(TOKENS) or [_token_ids(text, _length(model))]
     vision = getattr(config, "vision_config", config)
     if "pixel_values" in takes and hasattr(vision, "image_size"):
         size = vision.image_size
@@ -190,11 +187,10 @@ def _made_up(model: Any) -> dict[str, Any]:
     return inputs
 
 
-def _length(config: Any) -> int:
-    """Return how many tokens are surely within a model's positions, some of which may be set aside."""
-    counts = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
-    known = [count for count in counts if isinstance(count, int) and count > 0]
-    return min(_TOKENS, *(max(count // 2, 1) for count in known)) if known else _TOKENS
+def _length(model: nn.Module) -> int:
+    """Return how many tokens the made-up text has: no more than half of what the model has positions for."""
+    positions = count_positions(model)
+    return _TOKENS if positions is None else min(_TOKENS, max(positions // 2, 1))
 
 
 def _token_ids(config: Any, length: int) -> list[int]:

@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
@@ -47,6 +46,7 @@ from ..layers.training import TrainingForm
 from ..methods.forms import TRAINING_FORMS
 from ..methods.losparse.layer import FactoredLinearTraining
 from .folder import stored_layers, with_headers
+from .headers import read_notes
 from .names import local_name
 from .outputs import KEY as RECORD_KEY
 from .outputs import record_outputs
@@ -183,8 +183,7 @@ def _has_own_names(files: Sequence[str]) -> bool:
     """Tell whether a folder's tensors have the names that the model gives them; every file of it says so."""
     if not files or not str(files[0]).endswith(".safetensors"):
         return False
-    with safe_open(files[0], framework="numpy") as weights:
-        return _OWN_NAMES.items() <= (weights.metadata() or {}).items()
+    return _OWN_NAMES.items() <= read_notes(Path(files[0])).items()
 
 
 def _left_out(model: nn.Module, name: str) -> bool:

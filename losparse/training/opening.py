@@ -13,17 +13,16 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from losparse_runtime.contract.task import Task
 from losparse_runtime.contract.tensors import TOKENS
-from losparse_runtime.text.panics import panics_caught
 
 from ..errors import LosparseError
 from ..models.positions import NO_LIMIT, as_limit, count_positions
 from ..models.signature import padding_token
 from ..saving.folder import Checkpoint
-from ..saving.opening import embedding_rows, first_line, mismatches, open_whole
+from ..saving.opening import check_finite, embedding_rows, mismatches, open_tokenizer, open_whole
 
 
 def quiet_transformers() -> None:
@@ -61,7 +60,8 @@ def load_model(
     model = _open(getattr(transformers, task.auto_class), checkpoint, task.name, options, head=head)
     if task.causal:
         _check_causal(checkpoint.folder, model, task)
-    return check_finite(checkpoint.folder, model)
+    check_finite(model, str(checkpoint.folder))
+    return model
 
 
 def load_as_is(checkpoint: Checkpoint, seed: int) -> PreTrainedModel:
@@ -73,7 +73,8 @@ def load_as_is(checkpoint: Checkpoint, seed: int) -> PreTrainedModel:
     kind = architecture_of(checkpoint)
     set_seed(seed)
     model = _open(kind, checkpoint, kind.__name__, {}, head=True)
-    return check_finite(checkpoint.folder, model)
+    check_finite(model, str(checkpoint.folder))
+    return model
 
 
 def architecture_of(checkpoint: Checkpoint) -> type[PreTrainedModel]:
@@ -135,18 +136,6 @@ def _check_causal(folder: Path, model: PreTrainedModel, task: Task) -> None:
         )
 
 
-def check_finite(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
-    """Return the model if all its weights are finite.
-
-    Raises:
-        LosparseError: a weight holds NaN or infinity.
-    """
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise LosparseError(f"model '{folder}' has NaN or infinity in '{name}'; use a sound copy of the model")
-    return model
-
-
 def load_tokenizer(folder: Path, *, pads: bool = True) -> PreTrainedTokenizerBase:
     """Open a folder's tokenizer.
 
@@ -157,13 +146,7 @@ def load_tokenizer(folder: Path, *, pads: bool = True) -> PreTrainedTokenizerBas
     Raises:
         LosparseError: there is none, or it has no fast form or no padding token where one is needed.
     """
-    try:
-        with panics_caught():
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except Exception as error:  # transformers raises unrelated types for what it cannot read
-        raise LosparseError(
-            f"the tokenizer of '{folder}' cannot be opened: {first_line(error)}; it needs tokenizer.json"
-        ) from error
+    tokenizer: PreTrainedTokenizerBase = open_tokenizer(folder)
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):  # transformers makes an empty one where there is none
         raise LosparseError(f"the tokenizer of '{folder}' has no words; it needs tokenizer.json, or vocabulary files")
     if not tokenizer.is_fast:

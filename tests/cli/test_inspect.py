@@ -6,13 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from losparse import SVD, compress_
 from losparse.models.report import report
-from losparse.saving.folder import read_header
 from losparse.saving.quantizer import mark_compressed
 
 from ..pivoting import store_pivots_
@@ -115,14 +113,6 @@ def test_inspect_knows_layers_by_the_names_that_the_loader_knows(losparse: Comma
     next(iter(edit["layers"].values()))["rank"] = 3
     edit_json(tmp_path / "bare" / "config.json", quantization_config=edit)
     losparse("inspect", tmp_path / "bare").refused("different models")
-
-
-def test_headers_are_read_as_safetensors_reads_them(sources: Sources) -> None:
-    file = sources.model / "model.safetensors"
-    with safe_open(file, framework="numpy") as opened:
-        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-        expected = {name: (tuple(each.get_shape()), each.get_dtype()) for name, each in slices.items()}
-    assert read_header(file) == expected
 
 
 def test_sharded_checkpoints(losparse: Command, model_copy: Path) -> None:

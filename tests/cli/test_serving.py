@@ -33,7 +33,7 @@ def test_the_exported_folder_says_where_it_came_from(whole_pass: Pass) -> None:
 
 def test_export_refusals(losparse: Command, whole_pass: Pass, sources: Sources, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    losparse("export", tmp_path / "none", out).refused("none", "no such folder")
+    losparse("export", tmp_path / "none", out).refused("none", "does not exist")
     losparse("export", whole_pass.compressed, out, "--opset", 3).refused("opset", "3")
     losparse("export", whole_pass.compressed, whole_pass.compressed).refused("another folder")
     losparse("export", whole_pass.compressed, whole_pass.onnx).refused("exists", "--overwrite")

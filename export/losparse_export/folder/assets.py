@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from losparse.errors import LosparseError
 from losparse.models.positions import as_limit, count_positions, text_limit
-from losparse.saving.opening import embedding_rows
+from losparse.saving.opening import embedding_rows, open_tokenizer
 from losparse_runtime import TokenizerError
 from losparse_runtime.contract.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_FILES
 from losparse_runtime.contract.tensors import TOKENS, TYPES
@@ -63,12 +63,11 @@ def copy_tokenizer(source: Path, folder: Path, *, lower_case: bool = False) -> b
 
 
 def _convert_tokenizer(source: Path, folder: Path) -> bool:
-    from transformers import AutoTokenizer
-
     try:
-        AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(folder)
-    except (OSError, ValueError, ImportError) as error:
-        logger.warning("the tokenizer of %s cannot be opened (%s); the folder takes token ids only", source, error)
+        tokenizer = open_tokenizer(source)
+        tokenizer.save_pretrained(folder)
+    except (LosparseError, OSError, ValueError) as error:
+        logger.warning("%s; the folder takes token ids only", error)
         return False
     return (folder / TOKENIZER_FILE).is_file()
 
@@ -78,8 +77,8 @@ def has_tokenizer(source: Path) -> bool:
     return any((source / name).is_file() for name in TOKENIZER_FILES)
 
 
-def open_tokenizer(source: Path, *, lower_case: bool = False) -> Any:
-    """Open the tokenizer of a checkpoint with transformers.
+def matching_tokenizer(source: Path, *, lower_case: bool = False) -> Any:
+    """Open the tokenizer of a checkpoint with transformers, as a folder of it reads texts.
 
     Args:
         source: the folder of the checkpoint.
@@ -88,13 +87,7 @@ def open_tokenizer(source: Path, *, lower_case: bool = False) -> Any:
     Raises:
         LosparseError: it does not open.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # transformers raises unrelated types for what it cannot read
-        reason = " ".join(str(error).split())[:200]
-        raise LosparseError(f"{source}: transformers cannot open its tokenizer ({reason}); save it again") from error
+    tokenizer = open_tokenizer(source)
     if lower_case and tokenizer.is_fast:
         lower_case_(tokenizer.backend_tokenizer)
     return tokenizer
@@ -168,7 +161,7 @@ def match_tokenizers(source: Path, folder: Path, *, lower_case: bool = False) ->
         Whether transformers tells the texts of a pair by token types; some tokenizers leave them out.
     """
     try:
-        tokenizer = open_tokenizer(source, lower_case=lower_case)
+        tokenizer = matching_tokenizer(source, lower_case=lower_case)
     except LosparseError as error:
         logger.warning("%s; it is not compared with the runtime's", error)
         return True

@@ -9,6 +9,7 @@ from typing import Any
 
 from losparse.errors import LosparseError
 from losparse.models.signature import padding_token
+from losparse.saving.opening import open_tokenizer
 from losparse_runtime.contract.task import FEATURE_EXTRACTION, Task
 from losparse_runtime.contract.tensors import TOKENS
 
@@ -101,12 +102,10 @@ def fit_padding(model: Any, folder: Path) -> None:
     model.config.pad_token_id = None  # and not -1, which a head would look for, and take padding for text
     if not (folder / "tokenizer.json").is_file():
         return
-    from transformers import AutoTokenizer
-
     try:
-        padding = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True).pad_token_id
-    except Exception as error:  # transformers raises unrelated types; what the folder gets is judged where it is copied
-        logger.info("%s: its tokenizer does not open, so it cannot say which token pads: %s", folder, error)
+        padding = open_tokenizer(folder).pad_token_id
+    except LosparseError as error:  # what the folder gets is judged where it is copied
+        logger.info("%s, so it cannot say which token pads", error)
         return
     if padding is not None and 0 <= padding < (getattr(model.config, "vocab_size", None) or 0):
         model.config.pad_token_id = padding

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +17,9 @@ from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
 from losparse.layers.training import TrainingForm
 from losparse.saving.folder import Checkpoint, read_checkpoint
-from losparse.saving.opening import mismatches, open_whole
+from losparse.saving.opening import check_finite, mismatches, open_whole
 from losparse.saving.outputs import check_outputs, read_record
+from losparse.saving.source import Download, find_model
 from losparse_runtime.contract.task import Task
 
 from .families import TESTED
@@ -29,9 +28,6 @@ from .sentence import Sentences, read_sentences
 from .task_model import choose_task
 
 logger = logging.getLogger(__name__)
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 
 
 @dataclass(frozen=True)
@@ -64,12 +60,13 @@ class Loaded:
         return read_sentences(self.folder, causal=causal and getattr(config, "is_causal", True))
 
 
-def load_model(source: Any, task: str | None = None) -> Loaded:
+def load_model(source: Any, task: str | None = None, *, download: Download | None = None) -> Loaded:
     """Open a folder or hub model, or check a model in memory.
 
     Args:
         source: folder, hub id ("name/name") or a transformers model.
         task: a key of `TASKS`; None to read it off the architecture.
+        download: see `find_model`.
 
     Returns:
         The model with its task.
@@ -81,7 +78,7 @@ def load_model(source: Any, task: str | None = None) -> Loaded:
     if isinstance(source, nn.Module):
         loaded = _from_memory(source, task)
     else:
-        folder = _find_folder(source)
+        folder = find_model(source, download=download)
         name = folder.resolve().name if Path(source).exists() else str(source)
         loaded = _from_folder(folder, name, task)
     _check_model(loaded)
@@ -107,31 +104,7 @@ def _from_memory(model: Any, task: str | None) -> Loaded:
     return Loaded(model, choose_task(task, architecture, architecture, problem, outputs), name, None)
 
 
-def _find_folder(source: str | Path) -> Path:
-    folder = Path(source)
-    if not folder.exists() and isinstance(source, str) and _HUB_ID.fullmatch(source):
-        return _fetch(source)
-    if not folder.exists():
-        raise LosparseError(f"{folder}: no such folder; give a folder with a config.json, or a hub id like name/name")
-    if not folder.is_dir():
-        raise LosparseError(f"{folder}: is a file, must be a model's folder with a config.json")
-    return folder
-
-
-def _fetch(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(_HUB_FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise LosparseError(f"{hub_id}: no such folder here, and the hub does not give it ({first})") from error
-
-
 def _from_folder(folder: Path, name: str, task: str | None) -> Loaded:
-    if not (folder / "config.json").is_file():
-        raise LosparseError(f"{folder}: has no config.json; give a transformers model's folder")
     checkpoint = read_checkpoint(folder)
     _check_config(checkpoint.config, folder)
     architecture = next(iter(checkpoint.config.get("architectures") or ()), None)
@@ -171,11 +144,7 @@ def _refuse_quantised(method: Any, name: str) -> None:
 
 
 def _open(checkpoint: Checkpoint, task: Task, architecture: str | None) -> Any:
-    # Registers the loader of compressed folders.
-    import losparse.saving.quantizer  # noqa: F401
-
-    with _quiet_transformers():
-        model, info = open_whole(opening_class(task, architecture, checkpoint.config), checkpoint, task.name)
+    model, info = open_whole(opening_class(task, architecture, checkpoint.config), checkpoint, task.name)
     _check_loading(info, checkpoint.folder, task)
     return model
 
@@ -227,9 +196,7 @@ def _check_model(loaded: Loaded) -> None:
     for name, module in loaded.model.named_modules():
         if isinstance(module, TrainingForm):
             raise LosparseError(f"layer {name!r} is still in its training form; call losparse.compact_(model) first")
-    for name, tensor in (*loaded.model.named_parameters(), *loaded.model.named_buffers()):
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise LosparseError(f"{loaded.name}: weight {name!r} has NaN or infinities; train the model again")
+    check_finite(loaded.model, loaded.name, buffers=True)
 
 
 def class_names(config: Any) -> list[str]:
@@ -245,19 +212,3 @@ def parameter_counts(model: nn.Module) -> dict[str, int]:
         "layers": sum(layer.parameter_count() for layer in layers),
         "layers_dense": sum(layer.in_features * layer.out_features for layer in layers),
     }
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keep the loading report and its bar off the terminal: what matters of it is checked."""
-    from transformers.utils import logging as hf_logging
-
-    level, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        if bar:
-            hf_logging.enable_progress_bar()

@@ -20,7 +20,7 @@ from losparse_runtime.contract.fields import Fields
 from losparse_runtime.contract.tensors import TOKENS, TYPES
 from losparse_runtime.text.panics import panics_caught
 
-from ..folder.assets import has_tokenizer, longest_text, lower_case_, open_tokenizer
+from ..folder.assets import has_tokenizer, longest_text, lower_case_, matching_tokenizer
 from ..folder.metadata import model_config
 from ..opening.load import Loaded, class_names, load_model
 from ..opening.task_model import TaskModel
@@ -76,7 +76,7 @@ def checkpoint_preprocessing(loaded: Loaded) -> Preprocessing:
     if not has_tokenizer(loaded.folder):
         return Preprocessing(settings, {}, None, lambda texts, pairs: [])
     lower_case = sentences is not None and sentences.lower_case
-    tokenizer = open_tokenizer(loaded.folder, lower_case=lower_case)
+    tokenizer = matching_tokenizer(loaded.folder, lower_case=lower_case)
     pad_id = tokenizer.pad_token_id
     text_settings = {
         "max_length": longest_text(loaded, sentences),

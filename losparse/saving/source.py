@@ -1,0 +1,47 @@
+"""Where a model is: in a folder of this machine, or on the hub, whose files are then fetched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import LosparseError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # no pickles, no code
+
+Download = Callable[[str, list[str]], str]
+"""Fetches the files of a hub id whose names match one of the patterns; returns the folder they are in."""
+
+
+def find_model(name: str | Path, *, download: Download | None = None) -> Path:
+    """Return the folder of a model.
+
+    Args:
+        name: path of a folder, or a hub id ("owner/name"), whose files are fetched into the hub's cache.
+        download: fetches them; by default huggingface_hub.
+
+    Raises:
+        LosparseError: there is no such folder, and no such model on the hub; or the path is of a file.
+    """
+    path = Path(name)
+    if path.exists():
+        if not path.is_dir():
+            raise LosparseError(f"model folder '{path}' is a file; give the folder with config.json that it is in")
+        return path
+    if not (isinstance(name, str) and _HUB_ID.fullmatch(name)):
+        raise LosparseError(
+            f"model folder '{name}' does not exist; give a folder with config.json, or a hub id as owner/name"
+        )
+    try:
+        return Path((download or _download)(name, list(_FILES)))
+    except Exception as error:  # the hub client raises many unrelated types: network, no such name, no rights
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise LosparseError(f"no model folder '{name}', and it could not be fetched from the hub: {reason}") from error
+
+
+def _download(name: str, patterns: list[str]) -> str:
+    from huggingface_hub import snapshot_download
+
+    return str(snapshot_download(name, allow_patterns=patterns))
