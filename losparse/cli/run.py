@@ -72,12 +72,12 @@ def add_options(parser: CommandParser) -> None:
     parser.add_argument("--query", metavar="TEXT", help="sort the texts by how well they go with this (cross-encoders)")
     parser.add_argument("--prompt", metavar="TEXT", help="put in front of each text (embeddings)")
     parser.add_argument("--prompt-name", metavar="NAME", help="the same, by the name the folder has for it")
-    parser.add_argument("--question", metavar="TEXT", help="question that each text is to answer (question-answering)")
+    parser.add_argument("--question", metavar="TEXT", help="question that each text is to answer")
     parser.add_argument(
         "--batch-size",
         type=positive_int,
         metavar="N",
-        help=f"texts in one run (default {_BATCH_SIZE}); not of question-answering",
+        help=f"texts in one run (default {_BATCH_SIZE}); not where every text is read by itself",
     )
     parser.add_argument(
         "--batch-invariant",

@@ -1,4 +1,4 @@
-"""Settings of sentence-transformers folders: each case is the files that differ from a plain folder, and the calls.
+"""Settings of sentence-transformers folders: what differs from a plain folder, and the calls. Of cross-encoders too.
 
 Both environments read this: one writes the folders and our vectors, the other opens them with sentence-transformers.
 """
@@ -156,3 +156,20 @@ CASES = (
     Case("plain", "bert", dict.fromkeys(PLAIN)),
     Case("plain-causal", "causal", dict.fromkeys(PLAIN)),
 )
+
+QUERY = "a film of WORDS"
+
+# What config.json of a cross-encoder says of the score, by the name of its folder.
+CROSS_ENCODERS: dict[str, dict[str, Any]] = {
+    "nothing-said": {},
+    "no-function": {"sentence_transformers": {"version": "5.0.0"}},
+    **{
+        f"says-{name.rpartition('.')[2]}": {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{name}"}}
+        for name in ("activation.Sigmoid", "activation.Tanh", "linear.Identity")
+    },
+    "says-identity-of-old": {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"},
+    "says-both": {
+        "sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"},
+        "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity",
+    },
+}

@@ -1,4 +1,4 @@
-"""Write sentence-transformers folders, and the vectors that our exports of them give, for the other environment.
+"""Write sentence-transformers folders, and what our exports of them give, for the other environment.
 
     python tests/sentence_transformers/write_folders.py OUT
 
@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import CASES, PLAIN, SIZE, TEXTS
+from cases import CASES, CROSS_ENCODERS, PLAIN, QUERY, SIZE, TEXTS
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
+    BertForSequenceClassification,
     BertModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -59,7 +60,8 @@ def make_tokenizer(*, words: bool, lower: bool = False, ends: str = "[CLS] $A [S
         )
     inner.train_from_iterator(TEXTS, trainer)
     ids = [(token, inner.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    inner.post_processor = processors.TemplateProcessing(single=ends, pair="$A $B", special_tokens=ids)
+    pair = f"{ends} $B:1 [SEP]:1"
+    inner.post_processor = processors.TemplateProcessing(single=ends, pair=pair, special_tokens=ids)
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
     return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=64, **names)
 
@@ -81,6 +83,29 @@ def write_bases(out: Path) -> None:
         tokenizer.padding_side = "left" if name in ("left", "causal") else "right"
         tokenizer.model_max_length = 12 if name == "limited" else 64
         tokenizer.save_pretrained(out / name)
+
+
+def write_rankings(out: Path) -> None:
+    """Write cross-encoders, whose weights are the same, their exports, and how those rank the texts."""
+    torch.manual_seed(0)
+    base, tokenizer = BertForSequenceClassification(BertConfig(**COMMON, num_labels=1)), make_tokenizer(words=True)
+    traces: list[Any] = []
+
+    def tracer(model: Any, *, opset: int) -> Any:
+        if not traces:
+            traces.append(trace_model(model, opset=opset))
+        return traces[0].clone()
+
+    for name, said in CROSS_ENCODERS.items():
+        folder = out / "folders" / name
+        base.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **said}))
+        export_model(folder, out / "onnx" / name, tracer=tracer)
+        ranked = Session(out / "onnx" / name, threads=1).rank(QUERY, TEXTS, batch_size=4)
+        np.savez(out / f"{name}.npz", [each.index for each in ranked], [each.score for each in ranked])
+        print(f"{name}: {ranked[0].score:.3f} to {ranked[-1].score:.3f}", flush=True)
 
 
 def main() -> None:
@@ -106,6 +131,7 @@ def main() -> None:
         vectors = [session.embed(TEXTS, batch_size=4, **call) for call in case.calls]
         np.savez(out / f"{case.name}.npz", *vectors)
         print(f"{case.name}: {vectors[0].shape}", flush=True)
+    write_rankings(out)
 
 
 if __name__ == "__main__":
