@@ -6,10 +6,12 @@ Needs numpy, onnxruntime and tokenizers; no torch.
 from .checking.numbers import Reference
 from .checking.report import CheckReport
 from .compare import Comparison, Parity, compare, compare_sessions
+from .contract.feeds import Draw
 from .contract.files import changed_files, read_folder, read_metadata, verify_files
 from .contract.folder import Folder
 from .contract.metadata import Metadata
 from .contract.progress import Advance, Progress
+from .contract.signature import Signature
 from .contract.tensors import TensorSpec
 from .contract.variant import Variant
 from .engine.opening import Options
@@ -39,6 +41,7 @@ __all__ = [
     "Classification",
     "Comparison",
     "DependencyError",
+    "Draw",
     "Folder",
     "FolderError",
     "InputError",
@@ -54,6 +57,7 @@ __all__ = [
     "Reference",
     "RunError",
     "Session",
+    "Signature",
     "Tag",
     "TensorSpec",
     "Timing",

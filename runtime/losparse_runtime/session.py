@@ -48,6 +48,9 @@ class Session:
         graph: which graph to open, as in "decoder", where the model has several; the first by default.
         unchecked: open a folder whose model was not compared with PyTorch yet; for the exporter, which compares it.
 
+    Attributes:
+        signature: what the model takes and returns; it checks inputs as `run` does, and makes some up.
+
     Raises:
         FolderError: the folder is missing, damaged, or its metadata does not describe its model.
         ProviderError: a provider is unknown, not installed, or was dropped by onnxruntime.
