@@ -79,11 +79,12 @@ class Session:
             spinning,
             variant,
             graph,
+            unchecked,
         )
         self.metadata: Metadata = read_metadata(self.folder, variant, graph)
         self.config = read_model_config(self.folder)
         self.signature: Signature = self.metadata.signature.within(self.config.vocabulary, self.metadata.max_length)
-        self._session: Any = open_model(self.folder, self.metadata, self.options, unchecked=unchecked)
+        self._session: Any = open_model(self.folder, self.metadata, self.options)
         self._process = remember(self._session)
         self.encoder = TextEncoder(
             self.folder, self.max_length, self.config.pad_token_id, self.metadata.type_ids, self.config.vocab_size

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from losparse_runtime import FolderError, InputError, NodeTime, Options, profile_nodes, time_by
+from losparse_runtime import FolderError, InputError, NodeTime, Options, Session, profile_nodes, time_by
 
 CPU = Options(("CPUExecutionProvider",), 1)
 
@@ -17,6 +17,14 @@ def test_nodes_of_a_folder(make_folder: Callable[..., Any]) -> None:
     assert nodes and all(node.ms >= 0 and node.operator and node.name for node in nodes)
     assert len({node.name for node in nodes}) == len(nodes)
     assert sum(time_by(nodes, lambda node: node.operator).values()) == pytest.approx(sum(node.ms for node in nodes))
+
+
+def test_what_its_exporter_opens_unchecked_is_profiled_too(make_folder: Callable[..., Any]) -> None:
+    """`losparse estimate` profiles graphs of random weights, which nothing was compared with."""
+    folder = make_folder().edit(lambda data: data.update(parity=None))
+    with pytest.raises(FolderError, match="has no comparison with PyTorch"):
+        profile_nodes(folder.path, CPU, length=3, runs=1)
+    assert profile_nodes(folder.path, Session(folder.path, threads=1, unchecked=True).options, length=3, runs=1)
 
 
 def test_no_file_is_left(make_folder: Callable[..., Any]) -> None:

@@ -37,6 +37,7 @@ class Options:
         spinning: idle threads wait busily: lowest latency for one model alone on its cores.
         variant: which form of the model, where a folder holds several; None for the first.
         graph: which graph, where a model has several; None for the first.
+        unchecked: open a model that was not compared with PyTorch yet; for the exporter, which compares it.
     """
 
     providers: tuple[str, ...]
@@ -45,6 +46,7 @@ class Options:
     spinning: bool = True
     variant: str | None = None
     graph: str | None = None
+    unchecked: bool = False
 
     def __post_init__(self) -> None:
         """Check the thread count."""
@@ -76,7 +78,6 @@ def open_model(
     options: Options,
     *,
     profile: Path | None = None,
-    unchecked: bool = False,
     overflows: Callable[[], bool] = int8_overflows,
 ) -> Any:
     """Open the folder's model.
@@ -84,9 +85,8 @@ def open_model(
     Args:
         folder: an exported ONNX folder.
         metadata: what it says of the graph and the variant that are opened.
-        options: providers and threads.
+        options: providers, threads, and whether it must have been compared with PyTorch.
         profile: where onnxruntime writes its profile, as the beginning of a file name; None for no profile.
-        unchecked: open a model that was not compared with PyTorch; for the exporter, which compares it.
         overflows: tells whether int8 products with weights of 8 bits overflow on this CPU.
 
     Returns:
@@ -99,7 +99,7 @@ def open_model(
             or is not for this CPU.
     """
     ort = import_onnxruntime()
-    if metadata.parity is None and not unchecked:
+    if metadata.parity is None and not options.unchecked:
         raise FolderError(
             f"{folder}: losparse.json has no comparison with PyTorch ('parity' is null), so its export did not finish; "
             "export it again with `losparse export`"
