@@ -21,6 +21,7 @@ from losparse_runtime.contract.tensors import MASK
 
 from ..errors import LosparseError
 from ..layers.linear import weight_of
+from .heads import decides_each_class, yes_or_no
 from .layout import layout_of
 from .observe import Mask, mean_states, no_batch
 from .running import Advance, Batch, hooked, inference, inputs_of, silent
@@ -142,13 +143,13 @@ def output_sensitivity(
     generator = torch.Generator().manual_seed(seed)
     mask = Mask(layout_of(model, layers, batches[0]))
     found = {name: LayerStatistics() for name in layers}
-
+    each_class = decides_each_class(model)
     hooks = (layer.register_forward_hook(_watch(name, found[name], mask)) for name, layer in layers.items())
     with hooked(hooks), gradients(model, []):
         for batch in batches:
             for rows in few_rows_of(inputs_of(batch), length):
                 mask.set(rows)
-                likelihood = _drawn_likelihood(model(**rows), mask, generator)
+                likelihood = _drawn_likelihood(model(**rows), mask, generator, each_class=each_class)
                 if not likelihood.requires_grad:
                     raise LosparseError(
                         f"{type(model).__name__} lets no gradient through to its layers in evaluation mode; take a "
@@ -191,13 +192,21 @@ def _check_sensitivity(found: Mapping[str, LayerStatistics]) -> None:
             )
 
 
-def _drawn_likelihood(output: Any, mask: Mask, generator: torch.Generator) -> Tensor:
-    """Return the log-likelihood of labels drawn from the model's own distribution, summed over tokens."""
+def _drawn_likelihood(output: Any, mask: Mask, generator: torch.Generator, *, each_class: bool) -> Tensor:
+    """Return the log-likelihood of labels drawn from the model's own distribution, summed over tokens.
+
+    Args:
+        output: of the model.
+        mask: which tokens are no padding.
+        generator: of what is drawn.
+        each_class: whether each logit is a decision of its own, yes or no, and not one class of several.
+    """
     total: Tensor | None = None
     for name in ("logits", "start_logits", "end_logits"):
         logits = getattr(output, name, None)
-        if isinstance(logits, Tensor) and logits.shape[-1] > 1:
-            scores = F.log_softmax(_real(logits, mask).float(), dim=-1)
+        if isinstance(logits, Tensor) and (each_class or logits.shape[-1] > 1):
+            real = _real(logits, mask).float()
+            scores = F.log_softmax(yes_or_no(real).flatten(0, -2) if each_class else real, dim=-1)
             drawn = torch.multinomial(scores.detach().exp().cpu(), 1, generator=generator).to(scores.device)
             term = scores.gather(-1, drawn).sum()
             total = term if total is None else total + term

@@ -20,6 +20,7 @@ from transformers import Trainer
 from losparse_runtime.contract.task import Labels, Task
 from losparse_runtime.contract.tensors import MASK
 
+from ..calibration.heads import yes_or_no
 from ..data.tokens import IGNORED
 from ..errors import LosparseError
 from ..models.depth import even_layers, find_blocks, recorded
@@ -115,7 +116,7 @@ def distillation_loss(
     if kind == "number":
         return F.mse_loss(student.float(), teacher.float())
     if kind == "classes":
-        student, teacher = (torch.stack([logits, torch.zeros_like(logits)], -1) for logits in (student, teacher))
+        student, teacher = yes_or_no(student), yes_or_no(teacher)
     rows = F.kl_div(
         F.log_softmax(student.float() / temperature, dim=-1),
         F.log_softmax(teacher.float() / temperature, dim=-1),

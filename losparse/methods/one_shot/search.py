@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from losparse_runtime.contract.progress import Phases
 
+from ...calibration.heads import decides_each_class, yes_or_no
 from ...calibration.observe import Mask, mean_states, spread
 from ...calibration.running import Batch, inference, inputs_of
 from ...calibration.statistics import LayerStatistics
@@ -102,11 +103,14 @@ class OutputError:
         logits = getattr(output, "logits", None)
         if logits is None and getattr(output, "start_logits", None) is not None:
             logits = torch.stack([output.start_logits, output.end_logits], dim=1)
-        self.distribution = logits is not None and logits.shape[-1] > 1
+        each_class = decides_each_class(self.model)
+        self.distribution = logits is not None and (each_class or logits.shape[-1] > 1)
         mask = Mask()
         mask.set(batch)
         if logits is None:
             return mean_states(output[0], mask.real)
         values: Tensor = logits
         real = mask.real
-        return values[real] if real is not None and values.dim() == 3 and values.shape[:2] == real.shape else values
+        if real is not None and values.dim() == 3 and values.shape[:2] == real.shape:
+            return values[real]
+        return yes_or_no(values) if each_class else values
