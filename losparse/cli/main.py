@@ -40,6 +40,8 @@ _EXTRAS = {
     "accelerate": "train",
     "pydantic": "train",
     "safetensors": "train",
+    "scipy": "train",
+    "sklearn": "train",
     "torch": "train",
     "transformers": "train",
     "onnx": "export",

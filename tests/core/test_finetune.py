@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertForQuestionAnswering, BertModel, GPT2Config, GPT2LMHeadModel, TrainerCallback
+from transformers import (
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    TrainerCallback,
+)
 
 from losparse import LPAF, SVD, LoSparse, Training, fine_tune
 from losparse.data.tasks.question_answering import QuestionAnswering, Window, spans
@@ -192,6 +199,25 @@ def question_items():
         {"input_ids": [10 + n] * (2 + n), "attention_mask": [1] * (2 + n), "start_positions": n, "end_positions": n}
         for n in range(6)
     ]
+
+
+@pytest.mark.parametrize("kind", [BertModel, BertForMaskedLM])
+def test_what_a_model_does_not_say_itself_must_be_said(tokenizer, tmp_path, kind):
+    model, items = kind(build_bert().config), toy_items(4)
+    with pytest.raises(LosparseError, match=rf"train {kind.__name__} for must be said: pass task=, one of text-class"):
+        fine_tune(model, tokenizer, items, items, Training(max_steps=1), output_dir=tmp_path, quiet=True)
+    with pytest.raises(LosparseError, match=r"task must be one of text-classification, .*, got 'feature-extraction'"):
+        fine_tune(
+            model, tokenizer, items, items, Training(), output_dir=tmp_path, task="feature-extraction", quiet=True
+        )
+
+
+def test_one_output_is_a_number_where_nothing_else_is_said(tokenizer, tmp_path):
+    items = [{**item, "labels": float(item["labels"])} for item in toy_items(8)]
+    training = Training(max_steps=1, batch_size=4)
+    model = build_bert(num_labels=1)
+    result = fine_tune(model, tokenizer, items, items, training, output_dir=tmp_path, quiet=True)
+    assert list(result.metrics) == ["pearson", "spearman", "mse", "loss"]
 
 
 def test_windows_of_questions_are_measured_by_question(tokenizer, tmp_path, monkeypatch):

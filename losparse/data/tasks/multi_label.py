@@ -4,10 +4,11 @@
     labels        labels, label, categories, classes: a list of labels (jsonl), or one text in which `;` stands between
                   them (csv, tsv, jsonl); an empty list or text where no class applies
 
-    text;labels:  the film was long,"drama;history"        {"text": "the film was long", "labels": ["drama", "history"]}
+        text,labels                              in a csv, and the same in a jsonl:
+    the film was long,drama;history          {"text": "the film was long", "labels": ["drama", "history"]}
 
-A label is a text or an integer class id, without the spaces around it. What counts is which labels apply, not a 0 or 1
-for each of them.
+A label is a text or an integer class id; spaces around it do not count. Labels that apply are named, and no 0 or 1 is
+written for each class.
 """
 
 from __future__ import annotations
