@@ -52,7 +52,7 @@ def test_time_by_kind_of_layer(found):
 
 def test_to_dict_is_json_values(found):
     data = found.to_dict()
-    assert data["call"] == {"batch": 1, "length": 8, "threads": 1} and data["verdict"] == found.verdict
+    assert data["call"] == {"batch": 1, "length": 8, "past": 0, "threads": 1} and data["verdict"] == found.verdict
 
 
 def row(form: str, precision: str, ms: float, *, asked: bool = False, low_rank: float = 0.05) -> Row:
