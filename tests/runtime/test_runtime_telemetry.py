@@ -78,7 +78,7 @@ def test_onnxruntime_is_imported_in_one_place() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("module", ["losparse_runtime", "losparse_export.export", "losparse_export.precision"])
+@pytest.mark.parametrize("module", ["losparse_runtime", "losparse_export.export", "losparse_export.precision.apply"])
 def test_the_switch_is_set_before_anything_loads_onnxruntime(home: Path, module: str) -> None:
     program = f"import {module}, os, sys; print(os.environ[{TELEMETRY_SWITCH!r}], 'onnxruntime' in sys.modules)"
     assert run(program, home) == "1 False"
