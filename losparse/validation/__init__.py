@@ -12,6 +12,7 @@ nothing to define, and commands that make none do without it.
 from .by_name import ByName
 from .checked import checked, json_schema, read_as
 from .marks import (
+    AnyText,
     Flag,
     Key,
     NotEmpty,
@@ -33,6 +34,7 @@ from .messages import WrongValueError
 from .words import wanted
 
 __all__ = [
+    "AnyText",
     "ByName",
     "Flag",
     "Key",

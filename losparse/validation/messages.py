@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from pydantic_core import ErrorDetails
 
+_KEY = "[key]"
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden", "invalid_key")
 
 
@@ -61,10 +62,7 @@ def translate(error: ValidationError, kind: Any, source: str = "", way_out: str 
     """
     found = error.errors(include_url=False)
     first = next((each for each in found if each["type"] in _UNKNOWN), found[0])
-    loc = first["loc"]
-    if first["type"] == "invalid_key":  # a number, say, that is no place here
-        loc = (*loc[:-1], str(loc[-1]))
-    place = _locate(kind, loc)
+    place = _locate(kind, _places(first))
     cause = first.get("ctx", {}).get("error")
     path, said, unknown = place.path, "", False
     if isinstance(cause, WrongValueError):
@@ -88,8 +86,18 @@ def _said(found: ErrorDetails, place: _Place) -> tuple[str, bool]:
         return f"is missing; it must be {wanted(place.hint)}", False
     if kind in ("unexpected_positional_argument", "multiple_argument_values"):
         return f": {place.owner.__name__} has the fields {', '.join(field_of_key(place.owner))}, each once", False
+    if found["loc"] and found["loc"][-1] == _KEY:
+        return f"must have texts as keys, got {shown(found['input'])}", False
     finite = str(found.get("ctx", {}).get("error", "")) == NOT_FINITE
     return f"must be {wanted(place.hint, finite=finite)}, got {shown(found['input'])}", False
+
+
+def _places(found: ErrorDetails) -> tuple[int | str, ...]:
+    """Return pydantic's path without what it adds where a key is wrong."""
+    loc = found["loc"]
+    if loc and loc[-1] == _KEY:  # behind the wrong key itself
+        return loc[:-2]
+    return (*loc[:-1], str(loc[-1])) if found["type"] == "invalid_key" else loc  # a number, say, is no place here
 
 
 def near(name: Any, allowed: Iterable[str]) -> str:
@@ -124,11 +132,8 @@ def _locate(kind: Any, loc: Sequence[int | str]) -> _Place:
         if table is not None:
             keys = list(field_of_key(table))
             key = keys[part] if isinstance(part, int) and part < len(keys) else str(part)  # of values by position
-            owner, path, hint = (
-                table,
-                _joined(path, key),
-                field_types(table).get(field_of_key(table).get(key, key), Any),
-            )
+            owner, path = table, _joined(path, key)
+            hint = field_types(table).get(field_of_key(table).get(key, key), Any)
         elif holder is not None and typing.get_origin(holder) in _MAPS:
             path, hint = f"{path}[{part!r}]", typing.get_args(holder)[1]
         elif holder is not None and isinstance(part, int):

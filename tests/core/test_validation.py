@@ -143,6 +143,7 @@ def test_values_made_in_python(values, message):
             {"wheels": {"a.b": {"worn": 2}}},
             "wheels['a.b'].worn must be a number in [0, 1), or null, got 2; buy",
         ),
+        ({"wheels": {7: {}}}, "cart.json: wheels must have texts as keys, got 7; buy another"),
         ({"wheels": {"a.b": {"spok": 2}}}, "unknown key \"wheels['a.b'].spok\"; did you mean 'spokes'?"),
         (
             {"rear": {"name": "disc", "thick": -1}},
