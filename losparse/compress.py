@@ -19,8 +19,8 @@ from torch import nn
 from losparse_runtime.contract.progress import SILENT, Phases, Progress
 
 from .calibration.running import Batch
-from .calibration.walk import block_numbers
 from .errors import LosparseError
+from .layers.blocks import block_numbers
 from .layers.casting import finite
 from .layers.factored import FactoredLinear
 from .layers.linear import bias_of, find_targets, replace_module, thin_targets, weight_of

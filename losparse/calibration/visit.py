@@ -16,11 +16,12 @@ from torch import nn
 from losparse_runtime.contract.progress import Phases
 
 from ..errors import LosparseError
+from ..layers.blocks import layers_by_block, stack_of
 from .layout import Layout, layout_of
 from .observe import Mask, checked, no_batch, observe, whole_pass
 from .running import Advance, Batch
 from .statistics import LayerStatistics, Statistic
-from .walk import BlocksError, BlockWalk, layers_by_block, stack_of
+from .walk import BlocksError, BlockWalk
 
 RUNNING = "running the model"
 """The phase in which batches go through a model, or up to its blocks."""

@@ -16,11 +16,11 @@ from losparse_runtime.contract.progress import Progress
 from losparse_runtime.contract.task import find_task
 from losparse_runtime.contract.tensors import TOKENS
 
-from ..calibration.walk import stack_of
 from ..compress import compress_
 from ..data.tasks.registry import find_texts
 from ..environment import peak_memory_bytes
 from ..errors import LosparseError
+from ..layers.blocks import stack_of
 from ..layers.casting import cast_
 from ..layers.linear import find_targets
 from ..models.report import CompressionReport, dense_report

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import LosparseError
+from .blocks import block_of
 from .budget import break_even_rank
 from .factored import FactoredLinear
 from .patterns import matches
@@ -96,7 +97,7 @@ def _matching(model: nn.Module, targets: Sequence[str] | None, ignore: Sequence[
     _refuse_foreign(model)
     linear = {name: module for name, module in model.named_modules() if is_linear(module)}
     if targets is None:
-        chosen = {name: module for name, module in linear.items() if _in_block(model, name)}
+        chosen = {name: module for name, module in linear.items() if block_of(model, name) is not None}
     else:
         _refuse_idle_patterns("target", targets, linear)
         chosen = {name: m for name, m in linear.items() if any(matches(name, pattern) for pattern in targets)}
@@ -117,13 +118,6 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
         # Not named_children(): it lists a child that is registered twice only once.
         for name in [name for name, child in parent._modules.items() if child is old]:
             setattr(parent, name, new)
-
-
-def _in_block(model: nn.Module, name: str) -> bool:
-    """Tell whether a qualified name passes through a numbered entry of an `nn.ModuleList`."""
-    parts = name.split(".")
-    parents = (".".join(parts[:i]) for i, part in enumerate(parts) if part.isdigit())
-    return any(isinstance(model.get_submodule(parent), nn.ModuleList) for parent in parents)
 
 
 def _refuse_idle_patterns(kind: str, patterns: Iterable[str], linear: Iterable[str]) -> None:

@@ -15,8 +15,9 @@ from losparse.calibration import walk as walk_module
 from losparse.calibration.gradients import examples_of, few_rows_of, output_sensitivity, squared_gradients
 from losparse.calibration.observe import mean_states, real_tokens, spread, whole_pass
 from losparse.calibration.visit import _AtOnce, visitor
-from losparse.calibration.walk import BlockWalk, stack_of
+from losparse.calibration.walk import BlockWalk
 from losparse.errors import LosparseError
+from losparse.layers.blocks import stack_of
 from losparse.layers.linear import find_targets
 from losparse.methods.one_shot import factorise
 

@@ -19,9 +19,9 @@ from ...calibration.observe import real_tokens, spread
 from ...calibration.running import Batch
 from ...calibration.statistics import LayerStatistics
 from ...calibration.visit import Visit, visitor
-from ...calibration.walk import block_numbers
 from ...environment import release_memory
 from ...errors import LosparseError
+from ...layers.blocks import block_numbers
 from ...layers.casting import finite
 from ...layers.factored import FactoredLinear
 from ...layers.joint import group_with_pivots, split

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...calibration.running import Batch, backbone, hooked, inference, inputs_of
 from ...calibration.statistics import LayerStatistics
-from ...calibration.walk import block_of
+from ...layers.blocks import block_of
 from ...layers.linear import bias_of, weight_of
 
 
