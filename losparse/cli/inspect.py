@@ -67,19 +67,10 @@ def _print_reasons(contents: FolderContents) -> None:
 
 
 def _row(layer: StoredLayer) -> list[str]:
-    kept = "-" if layer.kept is None else f"{layer.kept} {'rows' if layer.axis == 'out' else 'columns'}"
-    rank = "-" if layer.rank is None else f"{layer.rank}{_PIVOTS[layer.pivots]}{' (shared v)' if layer.v_of else ''}"
+    spec = layer.spec
+    kept = f"{spec.kept} {'rows' if spec.axis == 'out' else 'columns'}" if layer.factored else "-"
+    rank = f"{spec.rank}{_PIVOTS[spec.pivot_side]}{' (shared v)' if spec.v_of else ''}" if layer.factored else "-"
     if layer.is_dense:
         rank, kept = "-", "dense"
-    return [
-        layer.name,
-        _shape((layer.out_features, layer.in_features)),
-        rank,
-        kept,
-        f"{layer.parameters:,}",
-        f"{layer.parameters / layer.dense_parameters:.1%}",
-    ]
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(str(size) for size in shape)
+    size = f"{spec.out_features}x{spec.in_features}"
+    return [layer.name, size, rank, kept, f"{spec.parameters:,}", f"{layer.share:.1%}"]

@@ -4,6 +4,7 @@ It loads no torch and no onnx, so whoever only reads a folder or plans an export
 
     in config.json     {"in": 384, "out": 768, "rank": 10, "kept": 48, "axis": "out", "bias": true, "pivots": "out"}
     on a graph's node  axis="out" rank=10 kept_count=48 in_features=384 out_features=768 pivot_side="out"
+    in a plan          {"shape": [768, 384], "rank": 10, "kept": 48, "axis": "out", "pivots": "out", "shared": false}
     in words           768x384, rank 10, kept 48, axis 'out'
 """
 
@@ -197,6 +198,39 @@ class LayerSpec:
             pivot_side=cast(PivotSide | None, attributes.get("pivot_side")),
             shares_v="shared_v" in attributes,
         )
+
+    def to_plan(self) -> dict[str, Any]:
+        """Return the layer's sizes as a plan has them; a plan does not say whether there is a bias."""
+        return {
+            "shape": [self.out_features, self.in_features],
+            "rank": self.rank,
+            "kept": self.kept,
+            "axis": self.axis,
+            "pivots": self.pivot_side,
+            "shared": self.shares_v,
+        }
+
+    @classmethod
+    def from_plan(cls, entry: Mapping[str, Any]) -> LayerSpec:
+        """Read a layer's sizes of a plan, as `to_plan` wrote them; the first writers had neither pivots nor shared.
+
+        Raises:
+            LosparseError: a size is missing, of another type or out of range; it does not say of which layer.
+        """
+        shape = entry.get("shape")
+        sizes = [*shape, entry.get("rank"), entry.get("kept")] if isinstance(shape, list) and len(shape) == 2 else []
+        if not sizes or not all(_is_whole(size, 0) for size in sizes):
+            raise LosparseError("shape must be [out, in], and it, rank and kept whole numbers >= 0")
+        if entry.get("axis") not in _SIDES:
+            raise LosparseError(f"axis must be 'out' or 'in', got {shown(entry.get('axis'))}")
+        if entry.get("pivots") not in (None, *_SIDES):
+            raise LosparseError(f"pivots must be 'out', 'in' or null, got {shown(entry['pivots'])}")
+        shared = entry.get("shared", False)
+        if not isinstance(shared, bool):
+            raise LosparseError(f"shared must be true or false, got {shown(shared)}")
+        out_features, in_features, rank, kept = sizes
+        side: PivotSide | None = entry.get("pivots")
+        return cls(out_features, in_features, rank, kept, entry["axis"], False, side, shared)
 
 
 # Keys of an entry in the order in which they are written, and the fields they are.

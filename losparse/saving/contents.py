@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,41 +25,53 @@ class StoredLayer:
 
     Attributes:
         name: of the layer.
-        out_features: output neurons.
-        in_features: inputs.
-        rank: of the low-rank part; None for a dense weight.
-        kept: rows or columns of the sparse part; None for a dense weight.
-        axis: "out" where rows are kept, "in" for columns; None for a dense weight.
-        parameters: that are stored, biases and indices not counted.
+        spec: what it is; of a weight that no method looked at, that of a layer that keeps everything.
+        factored: whether a method looked at it.
         lowering: of an ONNX folder, the form that the plan chose.
         reason: why it did.
         refused: why it chose no other one, by form.
-        pivots: the side whose pivots store the low-rank part, "out" or "in"; None for plain factors.
-        v_of: the layer that stores this one's right factor; None where it does so itself.
     """
 
     name: str
-    out_features: int
-    in_features: int
-    rank: int | None
-    kept: int | None
-    axis: str | None
-    parameters: int
+    spec: LayerSpec
+    factored: bool = True
     lowering: str | None = None
     reason: str | None = None
     refused: Mapping[str, str] | None = None
-    pivots: str | None = None
-    v_of: str | None = None
-
-    @property
-    def dense_parameters(self) -> int:
-        """Parameters of the dense weight."""
-        return self.out_features * self.in_features
 
     @property
     def is_dense(self) -> bool:
         """Whether a method left the layer as it was: all of its rows, or columns, are kept."""
-        return self.rank == 0 and self.kept == (self.out_features if self.axis == "out" else self.in_features)
+        return self.factored and self.spec.is_dense
+
+    @property
+    def parameters(self) -> int:
+        """Parameters that are stored; biases and indices not counted."""
+        return self.spec.parameters
+
+    @property
+    def share(self) -> float:
+        """What is stored of the dense weight."""
+        return self.parameters / self.spec.dense_parameters
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON; of a weight that no method looked at there is no rank."""
+        spec = self.spec
+        return {
+            "name": self.name,
+            "out_features": spec.out_features,
+            "in_features": spec.in_features,
+            "rank": spec.rank if self.factored else None,
+            "kept": spec.kept if self.factored else None,
+            "axis": spec.axis if self.factored else None,
+            "parameters": self.parameters,
+            "lowering": self.lowering,
+            "reason": self.reason,
+            "refused": self.refused,
+            "pivots": spec.pivot_side,
+            "v_of": spec.v_of,
+            "share": self.share,
+        }
 
 
 @dataclass(frozen=True)
@@ -87,8 +98,8 @@ class FolderContents:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        stored = sum(layer.parameters for layer in self.layers)
-        dense = sum(layer.dense_parameters for layer in self.layers)
+        stored = sum(layer.spec.parameters for layer in self.layers)
+        dense = sum(layer.spec.dense_parameters for layer in self.layers)
         return {
             "kind": self.kind,
             "precision": self.precision,
@@ -99,7 +110,7 @@ class FolderContents:
             "layer_dense_parameters": dense,
             "layer_share": stored / dense if dense else None,
             "looked_at": None if self.coverage is None else self.coverage.to_dict(),
-            "layers": [{**asdict(layer), "share": layer.parameters / layer.dense_parameters} for layer in self.layers],
+            "layers": [layer.to_dict() for layer in self.layers],
         }
 
 
@@ -120,7 +131,7 @@ def inspect_folder(folder: Path | str) -> FolderContents:
     kind = "compressed checkpoint" if checkpoint.compressed else "dense checkpoint"
     stored = {name.rpartition(".")[0] for name in checkpoint.shapes}
     taken = {stored_name(layer.name, stored): layer for layer in layers}
-    dense = sum(layer.dense_parameters for layer in layers)
+    dense = sum(layer.spec.dense_parameters for layer in layers)
     looked_at = coverage(dense, left_by_name(checkpoint.shapes, taken)) if layers else None
     return FolderContents(kind, layers, checkpoint.parameters, checkpoint.file_bytes, coverage=looked_at)
 
@@ -132,27 +143,13 @@ def _compressed_layers(checkpoint: Checkpoint) -> tuple[StoredLayer, ...]:
         LosparseError: the configuration and the tensors disagree.
     """
     entries = stored_layers(checkpoint)
-    return tuple(_compressed_layer(name, entries[name]) for name in sorted(entries, key=_natural))
-
-
-def _compressed_layer(name: str, spec: LayerSpec) -> StoredLayer:
-    return StoredLayer(
-        name,
-        spec.out_features,
-        spec.in_features,
-        spec.rank,
-        spec.kept,
-        spec.axis,
-        spec.parameters,
-        pivots=spec.pivot_side,
-        v_of=spec.v_of,
-    )
+    return tuple(StoredLayer(name, entries[name]) for name in sorted(entries, key=_natural))
 
 
 def _dense_layers(checkpoint: Checkpoint) -> tuple[StoredLayer, ...]:
     """Return the weights that have two axes and lie in numbered blocks."""
     return tuple(
-        StoredLayer(name.removesuffix(".weight"), shape[0], shape[1], None, None, None, math.prod(shape))
+        StoredLayer(name.removesuffix(".weight"), LayerSpec.dense(*shape), factored=False)
         for name, shape in sorted(checkpoint.shapes.items(), key=lambda item: _natural(item[0]))
         if len(shape) == 2 and _IN_BLOCK.search(name)
     )
@@ -177,25 +174,6 @@ def _onnx_contents(folder: Path) -> FolderContents:
 
 
 def _planned_layer(name: str, entry: dict[str, Any]) -> StoredLayer:
-    out, into = (int(size) for size in entry["shape"])
-    rank, kept, axis = int(entry["rank"]), int(entry["kept"]), str(entry["axis"])
-    _check_sizes(out, into)
-    pivots = _pivot_side(entry)
-    right = 0 if entry.get("shared") else into
-    parameters = rank * (out + right - (rank if pivots else 0)) + kept * (into if axis == "out" else out)
     refused = {str(form): str(why) for form, why in entry["refused"].items()}
-    reasons = str(entry["lowering"]), str(entry["reason"]), refused
-    return StoredLayer(name, out, into, rank, kept, axis, parameters, *reasons, pivots)
-
-
-def _pivot_side(entry: Mapping[str, Any]) -> str | None:
-    """Read where an entry says its pivots are; folders from before there were pivots say nothing."""
-    side = entry.get("pivots")
-    if side not in (None, "out", "in"):
-        raise ValueError(f"pivots cannot be {side!r}")
-    return side
-
-
-def _check_sizes(out: int, into: int) -> None:
-    if min(out, into) < 1:
-        raise ValueError(f"a layer cannot be {out}x{into}")
+    spec = LayerSpec.from_plan(entry)
+    return StoredLayer(name, spec, lowering=str(entry["lowering"]), reason=str(entry["reason"]), refused=refused)

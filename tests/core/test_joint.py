@@ -156,7 +156,7 @@ def test_saved_and_opened_again(method, tmp_path: Path):
     assert torch.equal(bare(**ids).last_hidden_state, model.bert(**ids).last_hidden_state)
     contents = inspect_folder(tmp_path)
     assert contents.to_dict()["layer_share"] == pytest.approx(made.share)
-    assert sum(layer.v_of is not None for layer in contents.layers) == 4
+    assert sum(layer.spec.v_of is not None for layer in contents.layers) == 4
 
 
 def test_a_damaged_owner_is_named(tmp_path: Path):

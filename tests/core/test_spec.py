@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -32,6 +33,15 @@ def test_entries_stay_as_earlier_versions_wrote_them() -> None:
 @pytest.mark.parametrize("spec", [ROWS, COLUMNS])
 def test_a_node_is_read_as_it_was_written(spec: LayerSpec) -> None:
     assert LayerSpec.from_attributes({**spec.to_attributes(), "order": "{}"}, bias=spec.bias) == spec
+
+
+@pytest.mark.parametrize("spec", [ROWS, COLUMNS, MEMBER])
+def test_a_plan_is_read_as_it_was_written(spec: LayerSpec) -> None:
+    plan = json.loads(json.dumps(spec.to_plan()))
+    assert LayerSpec.from_plan(plan) == replace(spec, bias=False, v_of=None)
+    assert list(plan) == ["shape", "rank", "kept", "axis", "pivots", "shared"]
+    first = {key: plan[key] for key in ("shape", "rank", "kept", "axis")}  # as the first writers had it
+    assert spec.shares_v or LayerSpec.from_plan(first).words == spec.words
 
 
 def test_a_node_does_not_say_whose_factor_it_shares() -> None:

@@ -147,6 +147,6 @@ def test_a_model_passes_the_gate(stored, export_traced, tmp_path, forms):
     # What the folder says is stored is what the model stores.
     contents = inspect_folder(report.folder)
     assert sum(layer.parameters for layer in contents.layers) == report.metadata["parameters"]["layers"]
-    assert {layer.name: layer.pivots for layer in contents.layers} == {
+    assert {layer.name: layer.spec.pivot_side for layer in contents.layers} == {
         layer.name: layer.shape.pivots for layer in find_factored(trace)
     }
