@@ -16,6 +16,7 @@ from ..errors import LosparseError
 from ..methods import METHOD, NO_METHOD, LoSparse, Method, method_to_dict
 from ..models.choices import KeepLayersBy, KeepNeuronsBy
 from ..validation import (
+    AnyText,
     Flag,
     NotEmpty,
     NotNegative,
@@ -26,6 +27,7 @@ from ..validation import (
     Says,
     Share,
     ShareFrom0,
+    WrongValueError,
     ZeroOrMore,
     checked,
     json_schema,
@@ -34,7 +36,7 @@ from ..validation import (
 
 LoraAlso = Literal["nothing", "head", "small"]
 
-Patterns = Annotated[tuple[str, ...], Says("a list of name patterns")]
+Patterns = Annotated[tuple[AnyText, ...], Says("a list of name patterns")]
 """Names of layers, or patterns of them."""
 
 _Number = Annotated[int, Numeric(texts=False)]
@@ -170,6 +172,8 @@ class Recipe:
         """
         if isinstance(data, Mapping) and data.get("ignore", ()) is None:
             data = {**data, "ignore": ()}
+        if isinstance(data, Mapping) and data.get("method", "") is None:  # of a key without a value in YAML
+            raise WrongValueError("method", f"must be {METHOD.wanted}, got None", source=source)
         return read_as(cls, data, source, name="recipe")
 
     @classmethod

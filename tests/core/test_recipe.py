@@ -97,6 +97,8 @@ def test_reads_files(tmp_path, suffix):
         ({"method": {"name": "svd", "weights": 3}}, "method.weights must be a text, or null, got 3"),
         ({"method": {"name": ["svd"]}}, r"method.name must be one of asvd, .*, none, got \['svd'\]"),
         ({"method": {"name": "none", 1: 2}}, "method 'none' has no settings, got 1"),
+        ({"method": None}, "method must be a table of keys and values, or a value such as SVD.* got None"),
+        ({"targets": [b"a"]}, r"targets\[0\] must be a text, got b'a'"),
         ({"targets": 3}, "targets must be a list of name patterns, or null, got 3"),
     ],
 )

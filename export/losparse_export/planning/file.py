@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from losparse.errors import LosparseError
-from losparse.validation import Flag, NotEmpty, Numeric, OneOf, Says, checked
+from losparse.validation import AnyText, Flag, NotEmpty, Numeric, OneOf, Says, checked
 
 from ..costs import Call, Traffic
 from ..graph.node import LayerShape, Order
@@ -19,7 +19,7 @@ FORMAT_OF_TOKENS = 2
 # Numbers of a plan are written by `Plan.to_dict`, or edited by people who see them: a text is none of them.
 _Size = Annotated[int, Numeric(least=0, texts=False)]
 _Count = Annotated[int, Numeric(least=1, texts=False)]
-_Names = Annotated[tuple[str, ...], Says("a list of layer names")]
+_Names = Annotated[tuple[AnyText, ...], Says("a list of layer names")]
 # What any target has: which of them a plan is for, and whether that has the form, is seen when it is carried out.
 _Form = Annotated[str, OneOf(lambda: list(dict.fromkeys(form.NAME for t in TARGETS.values() for form in t.lowerings)))]
 _Precision = Annotated[str, OneOf(lambda: list(dict.fromkeys(name for t in TARGETS.values() for name in t.plans)))]
@@ -69,8 +69,8 @@ class LayerEntry:
 
     lowering: _Form
     precision: _Precision
-    reason: str
-    refused: Annotated[dict[str, str], Says("a table of reasons, by form")]
+    reason: AnyText
+    refused: Annotated[dict[str, AnyText], Says("a table of reasons, by form")]
     shape: Annotated[tuple[_Size, _Size], Says("[out, in], two whole numbers")]
     rank: _Size
     kept: _Size
@@ -99,7 +99,7 @@ class FoldEntry:
     writers: _Names
     readers: _Names
     blocks: _Size
-    refused: str | None
+    refused: AnyText | None
 
     def to_fold(self) -> Fold:
         """Return the fold."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import LosparseError
 from ...layers.budget import pivot_rank, rank_for
-from ...validation import Flag, OneOrMore, Share, checked
+from ...validation import AnyText, Flag, OneOrMore, Share, checked
 from ..base import Description
 from .allocate import Candidates, Size, dense_size, last_blocks, parse_weights, proportional_shares, uniform_rank
 from .metric import Metric
@@ -59,7 +59,7 @@ class OneShot:
 
     keep: Share = 0.2
     allocation: Allocation = "uniform"
-    weights: str | None = None
+    weights: AnyText | None = None
     last: OneOrMore | None = None
     multiple: OneOrMore = 1
     pivots: Flag = True
