@@ -73,5 +73,6 @@ def _span_logits(
             for row, encoding in enumerate(part):
                 real = arrays[MASK][row].astype(bool)
                 inside = np.array([sequence == 1 for sequence in encoding.sequence_ids])
-                windows.append(SpanLogits(named["start_logits"][row][real], named["end_logits"][row][real], inside))
+                start, end = (named[name][row][real] for name in model.task.outputs)
+                windows.append(SpanLogits(start, end, inside))
     return found

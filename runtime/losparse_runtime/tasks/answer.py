@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..contract.task import Task
+from ..contract.task import TASKS, Task
 from ..errors import InputError
 from .base import Helper, Served, Table, batches, check_count, require
 from .scoring import (
@@ -105,7 +105,7 @@ def _span_logits(session: Served, encodings: Sequence[Encoding]) -> list[SpanLog
         for row, index in enumerate(rows):
             real = mask[row].astype(bool)
             inside = np.array([sequence == 1 for sequence in encodings[index].sequence_ids])
-            start, end = (outputs[name][row][real].astype(np.float64) for name in ("start_logits", "end_logits"))
+            start, end = (outputs[name][row][real].astype(np.float64) for name in TASKS[session.task].outputs)
             found[index] = SpanLogits(start, end, inside)
     return [found[index] for index in range(len(encodings))]
 

@@ -63,11 +63,11 @@ def classify(
     """
     task = TASKS[session.task]
     require(session, HELPER.name, does=scores_texts(task))
-    labels = class_names(session)
+    labels, (output,) = class_names(session), task.outputs
     encodings = session.encoder.encodings(texts, pairs)
     results: dict[int, Classification] = {}
     for rows, outputs, _ in batches(session, encodings, batch_size):
-        scores = class_scores(outputs["logits"], task.labels)
+        scores = class_scores(outputs[output], task.labels)
         for index, row in zip(rows, scores, strict=True):
             best = int(row.argmax())
             by_label = {label: float(value) for label, value in zip(labels, row, strict=True)}

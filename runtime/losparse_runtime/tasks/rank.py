@@ -38,7 +38,7 @@ def rank(session: Served, query: str, texts: str | Iterable[str], batch_size: in
     (`sentence_transformers.activation_fn`, or `sbert_ce_default_activation_function` of older models), and after a
     sigmoid where it names none. Where config.json says that the model is a regression (`problem_type`, as after
     `losparse compress --train --task regression`) and names no activation, the score is the output itself, in the unit
-    of the labels it was trained on. `classify` gives the raw output always; the order is the same.
+    of the labels it was trained on. `classify` gives the output itself for either; the order is the same.
 
     Args:
         session: of a folder with one output a pair: regression, a cross-encoder.
@@ -54,7 +54,7 @@ def rank(session: Served, query: str, texts: str | Iterable[str], batch_size: in
         RunError: the model failed, or its outputs are not finite.
 
     References:
-        `CrossEncoder.get_default_activation_fn` of sentence-transformers 5.
+        `CrossEncoder.get_default_activation_fn` of sentence-transformers 6.2.
     """
     return _best_first(_score(session, texts, batch_size, query))
 
@@ -73,6 +73,7 @@ def _score(session: Served, texts: str | Iterable[str], batch_size: int, query: 
     outputs = len(class_names(session))
     if outputs != 1:
         raise InputError(f"rank needs a model of one output, {session.folder} has {outputs}; use classify with pairs=")
+    (name,) = TASKS[session.task].outputs
     activation = ACTIVATIONS[_activation(session)]
     if not isinstance(query, str):
         raise InputError(f"query must be a string, got {type(query).__name__}")
@@ -80,7 +81,7 @@ def _score(session: Served, texts: str | Iterable[str], batch_size: int, query: 
     encodings = session.encoder.encodings([query] * len(listed), listed)
     found: dict[int, _Scored] = {}
     for rows, arrays, _ in batches(session, encodings, batch_size):
-        raw = arrays["logits"][:, 0].astype(np.float64)
+        raw = arrays[name][:, 0].astype(np.float64)
         for index, output, score in zip(rows, raw.tolist(), activation(raw).tolist(), strict=True):
             found[index] = _Scored(output, Ranked(index, listed[index], score))
     return [found[index] for index in range(len(listed))]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..contract.task import Task
+from ..contract.task import TASKS, Task
 from ..text.encoder import text_list
 from .base import Helper, Served, Table, batches, class_names, require
 from .scoring import softmax, trimmed
@@ -55,12 +55,12 @@ def tag(session: Served, texts: str | Iterable[str], batch_size: int = 32, *, wo
         RunError: the model failed, or its logits are not finite.
     """
     require(session, HELPER.name)
-    labels = class_names(session)
+    labels, (output,) = class_names(session), TASKS[session.task].outputs
     listed = text_list("texts", texts)
     encodings = session.encoder.encodings(listed)
     results: dict[int, list[Tag]] = {}
     for rows, outputs, mask in batches(session, encodings, batch_size):
-        for index, logits, real in zip(rows, outputs["logits"], mask.astype(bool), strict=True):
+        for index, logits, real in zip(rows, outputs[output], mask.astype(bool), strict=True):
             scores, text = softmax(logits[real]), listed[index]
             tags = results[index] = []
             for token, start, end in _spans(text, encodings[index], words):
