@@ -228,8 +228,8 @@ def test_what_traces_are_made_with_ends_in_padding():
 
 
 def test_rows_are_padded_on_either_side():
-    signature = Signature(SUMMER.inputs[:1], vocabulary=Vocabulary(size=9, padding=8))
-    feeds = {"input_ids": np.array([[1, 2]])}
+    signature = Signature(SUMMER.inputs, vocabulary=Vocabulary(size=9, padding=8))
+    feeds = {"input_ids": np.array([[1, 2]])}  # what is left out stays out
     assert signature.pad(feeds, 4, "right")["input_ids"].tolist() == [[1, 2, 8, 8]]
     assert signature.pad(feeds, 4, "left")["input_ids"].tolist() == [[8, 8, 1, 2]]
 
