@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .models.depth import drop_layers
     from .models.neurons import drop_neurons
     from .models.report import CompressionReport, LayerReport
+    from .pipeline.report import CompressedFolder
+    from .pipeline.run import compress_folder
     from .saving.contents import FolderContents, StoredLayer, inspect_folder
     from .training.fine_tune import FineTuneResult, fine_tune
     from .training.recipe import Recipe, Training
@@ -31,6 +33,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ASVD": "methods",
+    "CompressedFolder": "pipeline.report",
     "CompressionReport": "models.report",
     "FWSVD": "methods",
     "FactoredLinear": "layers.factored",
@@ -52,6 +55,7 @@ _HOMES = {
     "Training": "training.recipe",
     "compact_": "compress",
     "compress_": "compress",
+    "compress_folder": "pipeline.run",
     "drop_layers": "models.depth",
     "drop_neurons": "models.neurons",
     "find_targets": "layers.linear",
@@ -66,6 +70,7 @@ __all__ = [
     "METHODS",
     "ROM",
     "SVD",
+    "CompressedFolder",
     "CompressionReport",
     "FactoredLinear",
     "FactoredLinearTraining",
@@ -83,6 +88,7 @@ __all__ = [
     "Training",
     "compact_",
     "compress_",
+    "compress_folder",
     "drop_layers",
     "drop_neurons",
     "find_targets",

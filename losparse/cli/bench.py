@@ -9,7 +9,8 @@ from typing import Any
 
 from ..environment import machine, versions
 from ..errors import LosparseError
-from .output import check_json_target, human_bytes, print_table, write_json
+from ..saving.staging import write_json
+from .output import check_json_target, human_bytes, print_table
 from .parser import positive_int
 from .progress import StderrProgress
 from .run import add_session_options

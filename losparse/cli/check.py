@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import LosparseError
 from ..saving.source import find_model
-from .output import check_json_target, print_table, write_json
+from ..saving.staging import write_json
+from .output import check_json_target, print_table
 from .parser import refuse_idle
 from .progress import StderrProgress
 from .run import add_session_options

@@ -11,9 +11,10 @@ from losparse_runtime.contract.progress import Phases
 
 from ..environment import machine, versions
 from ..errors import LosparseError
+from ..saving.staging import write_json
 from .bench import notes, shown_speedup
 from .export import call_of
-from .output import check_json_target, human_bytes, print_table, write_json
+from .output import check_json_target, human_bytes, print_table
 from .parser import positive_int
 from .progress import StderrProgress
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..errors import LosparseError
 from ..saving.contents import FolderContents, StoredLayer, inspect_folder
-from .output import check_json_target, human_bytes, print_table, write_json
+from ..saving.staging import write_json
+from .output import check_json_target, human_bytes, print_table
 
 _PIVOTS = {None: "", "out": " (pivot outputs)", "in": " (pivot inputs)"}
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..methods import METHODS
-from .output import check_json_target, print_table, write_json
+from ..saving.staging import write_json
+from .output import check_json_target, print_table
 
 # Two tables of less than 120 columns, for one of more than 200.
 _TABLES = (

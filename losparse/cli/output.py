@@ -6,13 +6,10 @@ On a terminal `rich` draws tables; anywhere else they are aligned text. What is 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import LosparseError
 
@@ -54,20 +51,6 @@ def _print_rich(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file, whole or not at all; NaN and infinity are refused, since JSON has neither."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as sink:
-            json.dump(data, sink, indent=2, ensure_ascii=False, allow_nan=False)
-            sink.write("\n")
-        Path(temporary).chmod(0o644)  # mkstemp makes it private
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def check_json_target(path: Path | None) -> None:

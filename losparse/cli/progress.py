@@ -16,11 +16,7 @@ from .periodic import EVERY_S, Clock, PeriodicLine, beating
 
 
 class StderrProgress:
-    """The progress of one command, told on stderr.
-
-    Attributes:
-        seconds: wall time of the stages that have ended, by title.
-    """
+    """The progress of one command, told on stderr."""
 
     def __init__(
         self, *, verbose: bool, draws: bool | None = None, every_s: float | None = EVERY_S, clock: Clock = time.time
@@ -35,7 +31,6 @@ class StderrProgress:
         """
         self.verbose, self.every_s, self.clock = verbose, every_s, clock
         self.draws = sys.stderr.isatty() if draws is None else draws
-        self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
@@ -56,7 +51,6 @@ class StderrProgress:
             with beating(line):
                 yield line.advance
         seconds = time.perf_counter() - started
-        self.seconds[title] = self.seconds.get(title, 0.0) + seconds
         if self.verbose and not self.draws:
             print(f"losparse: {title}: {seconds:.1f} s", file=sys.stderr, flush=True)
 

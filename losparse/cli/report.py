@@ -1,68 +1,15 @@
-"""The report of `losparse compress`: its file, and what of it is printed."""
+"""What of the report of `losparse compress` is printed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from ..environment import versions
 from ..models.coverage import coverage_line
-from ..models.unfactored import other_linear
-from ..saving.folder import Checkpoint, read_checkpoint
 from .output import human_bytes, print_table
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
-    from ..models.report import CompressionReport
-
-REPORT = "losparse_report.json"
-
-
-@dataclass(frozen=True)
-class Original:
-    """Counts of the model before anything was dropped.
-
-    Attributes:
-        parameters: all of them.
-        linear: those of linear weights, as `losparse.models.coverage` counts them.
-    """
-
-    parameters: int
-    linear: int
-
-
-def count_original(model: PreTrainedModel) -> Original:
-    """Count a dense model, before `--keep-layers` and `--keep-neurons` drop any of it."""
-    return Original(sum(parameter.numel() for parameter in model.parameters()), sum(other_linear(model).values()))
-
-
-def outcome_of(
-    model: PreTrainedModel, folder: Path, source: Checkpoint, original: Original, compression: CompressionReport
-) -> dict[str, Any]:
-    """Return what every report says of a checkpoint that was just written, beside the one it came from.
-
-    Args:
-        model: as it was saved.
-        folder: that was written.
-        source: what it was made of.
-        original: counts of the model before anything was dropped.
-        compression: what its layers store.
-    """
-    return {
-        "compression": compression.to_dict(),
-        "source_parameters": original.parameters,
-        "source_linear_parameters": original.linear,
-        "kept_layers": getattr(model.config, "losparse_kept_layers", None),
-        "kept_neurons": getattr(model.config, "losparse_kept_neurons", None),
-        "file_bytes": read_checkpoint(folder).file_bytes,
-        "dense_file_bytes": source.file_bytes,
-        "versions": versions("torch", "transformers"),
-    }
-
-
-def print_report(title: str, report: dict[str, Any]) -> None:
+def print_report(title: str, report: Mapping[str, Any]) -> None:
     """Print what a compression gave: sizes, then metrics."""
     counts = report["compression"]
     rows = [
@@ -88,12 +35,12 @@ def print_report(title: str, report: dict[str, Any]) -> None:
         print(f"longer than {report['max_length']} tokens: {cut}")
 
 
-def _dropped_linear(report: dict[str, Any]) -> int:
+def _dropped_linear(report: Mapping[str, Any]) -> int:
     """Return the linear weights that --keep-layers and --keep-neurons dropped: the original model had them too."""
     looked = report["compression"]["looked_at"]
     shrunk = any(report["recipe"][key] is not None for key in ("keep_layers", "keep_neurons"))
     return max(report["source_linear_parameters"] - looked["linear"], 0) if shrunk and looked is not None else 0
 
 
-def _row(name: str, dense: int, stored: int, show: Any) -> list[str]:
+def _row(name: str, dense: int, stored: int, show: Callable[[int], str]) -> list[str]:
     return [name, show(dense), show(stored), f"{stored / dense:.1%}"]

@@ -9,10 +9,12 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import LosparseError
 
@@ -139,3 +141,17 @@ def _share(folder: Path) -> None:
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():  # what a link points at is not ours
             path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file, whole or not at all; NaN and infinity are refused, since JSON has neither."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as sink:
+            json.dump(data, sink, indent=2, ensure_ascii=False, allow_nan=False)
+            sink.write("\n")
+        Path(temporary).chmod(0o644)  # mkstemp makes it private
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -12,9 +12,11 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,8 +28,10 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    TrainerCallback,
 )
 
+from losparse.cli import compress
 from losparse.cli.main import Load, load_command, main
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -192,6 +196,17 @@ def whole_pass(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return Pass(folder / "small", folder / "small-onnx")
 
 
+class StopAt(TrainerCallback):  # type: ignore[misc]
+    """Interrupts a training, as Ctrl-C does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
 FEW = ("--max-steps", 4, "--no-freeze-embeddings", "--keep", 0.4, "--low-rank", 0.1)
 """A few steps, for tests that do not look at what was learned."""
 
@@ -200,10 +215,11 @@ FEW = ("--max-steps", 4, "--no-freeze-embeddings", "--keep", 0.4, "--low-rank", 
 def compress_into(losparse: Command, sources: Sources, tmp_path: Path) -> Any:
     """Run `compress` into tmp_path/out; keywords replace the model and the files."""
 
-    def run(*flags: object, **changes: object) -> Outcome:
+    def run(*flags: object, callbacks: Sequence[TrainerCallback] = (), **changes: object) -> Outcome:
         files = {"model": sources.model, "train": sources.train, "validation": sources.validation, **changes}
         rest = [x for name in ("train", "validation") if files[name] is not None for x in (f"--{name}", files[name])]
-        return losparse("compress", files["model"], tmp_path / "out", *rest, *flags)
+        command = SimpleNamespace(add_options=partial(compress.add_options, callbacks=callbacks))
+        return losparse("compress", files["model"], tmp_path / "out", *rest, *flags, load=lambda name: command)
 
     return run
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, TrainerCallback
 
-from losparse.cli import training
+from losparse.pipeline import trainer
 
-from .conftest import FEW, Command, Pass, Sources, edit_json, name_classes, nothing_written
+from .conftest import FEW, Command, Pass, Sources, StopAt, edit_json, name_classes, nothing_written
 
 # What it leaves
 
@@ -70,7 +70,7 @@ def test_verbose_says_the_stages_on_stderr(compress_into: Any) -> None:
 
 def test_the_progress_bar_counts_steps_then_batches() -> None:
     seen: list[tuple[int, int | None]] = []
-    callback = training._StepCallback(lambda done, total=None, title=None: seen.append((done, total)))
+    callback = trainer._StepCallback(lambda done, /, total=None, title=None: seen.append((done, total)))
     state: Any = SimpleNamespace(global_step=3, max_steps=5)
     nothing: Any = None
     callback.on_train_begin(nothing, state, nothing)
@@ -177,21 +177,11 @@ def test_a_json_file_that_cannot_be_written_is_refused_first(compress_into: Any,
 # Interruption and resuming
 
 
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    def stop(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == step:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(training._StepCallback, "on_step_end", stop)
-
-
 def test_a_resumed_training_gives_the_same_weights(
-    compress_into: Any, losparse: Command, monkeypatch: pytest.MonkeyPatch, sources: Sources, tmp_path: Path
+    compress_into: Any, losparse: Command, sources: Sources, tmp_path: Path
 ) -> None:
     flags = ("--max-steps", 12, *FEW[2:], "--save-steps", 5)
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 8)
-        done = compress_into(*flags)
+    done = compress_into(*flags, callbacks=[StopAt(8)])
     assert (done.code, done.out, done.err.count("\n")) == (130, "", 1)
     assert done.err.startswith("losparse: interrupted; add --resume") and "out.partial" in done.err
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
@@ -207,12 +197,10 @@ def test_a_resumed_training_gives_the_same_weights(
 
 
 def test_a_checkpoint_that_was_cut_off_does_not_stop_a_resumed_training(
-    compress_into: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    compress_into: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     flags = ("--max-steps", 8, *FEW[2:], "--save-steps", 3)
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 5)
-        assert compress_into(*flags).code == 130
+    assert compress_into(*flags, callbacks=[StopAt(5)]).code == 130
     work = tmp_path / "out.partial"
     shutil.copytree(work / "checkpoint-3", work / "checkpoint-6")
     (work / "checkpoint-6" / "trainer_state.json").unlink()
@@ -233,23 +221,24 @@ def test_resuming_where_there_is_nothing_to_go_on_with_says_so(
     assert "nothing to go on with" not in caplog.text
 
 
-def test_a_training_that_stops_before_its_first_checkpoint_leaves_nothing(
-    compress_into: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    interrupt_at(monkeypatch, 1)
-    assert compress_into(*FEW, "--save-steps", 3).code == 130
+def test_a_training_that_stops_before_its_first_checkpoint_leaves_nothing(compress_into: Any, tmp_path: Path) -> None:
+    assert compress_into(*FEW, "--save-steps", 3, callbacks=[StopAt(1)]).code == 130
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_while_saving_leaves_the_checkpoints_and_no_out(
     compress_into: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_model", fail)
-        compress_into(*FEW).refused("No space left")
+
+        class FullDisk(TrainerCallback):  # type: ignore[misc]
+            def on_train_end(self, *arguments: object, **options: object) -> None:
+                patch.setattr(PreTrainedModel, "save_pretrained", fail)
+
+        compress_into(*FEW, callbacks=[FullDisk()]).refused("No space left")
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
     assert compress_into(*FEW, "--overwrite").code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

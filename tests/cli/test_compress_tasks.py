@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from losparse.cli import training
+from losparse.pipeline.work import work_path
 
-from .conftest import FEW, Command, Sources, make_model, make_texts, make_tokenizer, nothing_written
-from .test_compress import interrupt_at
+from .conftest import FEW, Command, Sources, StopAt, make_model, make_texts, make_tokenizer, nothing_written
 
 STEPS = ("--max-steps", 4, "--no-freeze-embeddings")
 
@@ -192,12 +191,10 @@ def test_a_shallow_student_imitates_the_hidden_states(compress_into: Any, tmp_pa
 
 
 def test_a_resumed_training_of_adapters_gives_the_same_weights(
-    compress_into: Any, losparse: Command, monkeypatch: pytest.MonkeyPatch, sources: Sources, tmp_path: Path
+    compress_into: Any, losparse: Command, sources: Sources, tmp_path: Path
 ) -> None:
     flags = ("--method", "svd", "--keep", 0.5, "--lora-rank", 2, "--max-steps", 12, "--save-steps", 5)
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 8)
-        assert compress_into(*flags).code == 130
+    assert compress_into(*flags, callbacks=[StopAt(8)]).code == 130
     done = compress_into(*flags, "--resume")
     assert done.code == 0, done.err
     files = ("--train", sources.train, "--validation", sources.validation)
@@ -206,4 +203,4 @@ def test_a_resumed_training_of_adapters_gives_the_same_weights(
     assert not any("lora" in name or "base_layer" in name for name in straight)
     assert resumed.keys() == straight.keys()
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
-    assert training.work_path(tmp_path / "out").exists() is False
+    assert work_path(tmp_path / "out").exists() is False

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-import losparse.demo
-import losparse_export
 from losparse.cli import demo
+from losparse.cli.main import Load
 from losparse.data.examples import Examples
 from losparse.demo import DocstringData
+from losparse.demo.run import DENSE_STEPS, DemoSetup, accuracy, make_recipes
 from losparse.errors import LosparseError
 
 from .conftest import Command, Sources, make_texts
@@ -27,17 +29,23 @@ def tiny_data() -> DocstringData:
     return DocstringData(part(64, 0), part(16, 1), part(32, 2))
 
 
+def demo_of(setup: DemoSetup) -> Load:
+    """A loader of commands whose demo is made of something else."""
+
+    def load(name: str) -> Any:
+        return SimpleNamespace(add_options=partial(demo.add_options, setup=setup)) if name == "demo" else None
+
+    return load
+
+
 @pytest.fixture
-def tiny_demo(monkeypatch: pytest.MonkeyPatch, sources: Sources) -> None:
-    monkeypatch.setattr(losparse.demo, "find_minilm", lambda: sources.model)
-    monkeypatch.setattr(losparse.demo, "load_docstrings", tiny_data)
-    monkeypatch.setattr(demo, "SHAPES", [(1, 4)])
-    monkeypatch.setattr(demo, "MAX_LENGTH", 32)
+def tiny(sources: Sources) -> DemoSetup:
+    return DemoSetup(lambda: sources.model, tiny_data, max_length=32, shapes=[(1, 4)])
 
 
-def test_the_whole_demo(losparse: Command, tiny_demo: None, tmp_path: Path) -> None:
+def test_the_whole_demo(losparse: Command, tiny: DemoSetup, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = losparse("demo", out, "--steps", 4, "--json", tmp_path / "report.json")
+    done = losparse("demo", out, "--steps", 4, "--json", tmp_path / "report.json", load=demo_of(tiny))
     assert (done.code, done.err) == (0, "")
     assert {path.name for path in out.iterdir()} == {
         "dense", "compressed", "dense-onnx", "compressed-onnx", "report.json"
@@ -59,40 +67,37 @@ def test_the_whole_demo(losparse: Command, tiny_demo: None, tmp_path: Path) -> N
     assert losparse(*check).code == 0
 
 
-def test_a_demo_that_fails_leaves_nothing(
-    losparse: Command, tiny_demo: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_demo_that_fails_leaves_nothing(losparse: Command, tiny: DemoSetup, tmp_path: Path) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise LosparseError("the exported model differs")
 
-    monkeypatch.setattr(losparse_export, "export_model", refuse)
-    losparse("demo", tmp_path / "out", "--steps", 2).refused("differs")
+    load = demo_of(replace(tiny, export=refuse))
+    losparse("demo", tmp_path / "out", "--steps", 2, load=load).refused("differs")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_out_is_refused_before_anything_is_fetched(
-    losparse: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    losparse: Command, tiny: DemoSetup, tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
 
     def fetch() -> Path:
         raise AssertionError("fetched")
 
-    monkeypatch.setattr("losparse.demo.find_minilm", fetch)
-    losparse("demo", tmp_path / "out").refused("exists", "--overwrite")
+    losparse("demo", tmp_path / "out", load=demo_of(replace(tiny, find_model=fetch))).refused("exists", "--overwrite")
 
 
 def test_accuracy_is_counted_by_names() -> None:
     session: Any = SimpleNamespace(classify=lambda texts: [SimpleNamespace(label=text[0]) for text in texts])
     examples = Examples(["x1", "y2", "y3", "x4"], None, [1, 0, 1, 1], ("y", "x"))
-    assert demo.accuracy(session, examples) == 0.75
+    assert accuracy(session, examples) == 0.75
 
 
 def test_steps_shorten_both_trainings() -> None:
-    assert {name: recipe.training.max_steps for name, recipe in demo.make_recipes(1).items()} == {
+    assert {name: recipe.training.max_steps for name, recipe in make_recipes(1).items()} == {
         "dense": 1,
         "compressed": 1,
     }
-    full = demo.make_recipes(None)
+    full = make_recipes(None)
     assert full["compressed"].method.keep == 0.2
-    assert full["dense"].training.max_steps == demo.DENSE_STEPS
+    assert full["dense"].training.max_steps == DENSE_STEPS

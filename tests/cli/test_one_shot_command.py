@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,23 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertModel,
     GPT2Config,
     GPT2ForSequenceClassification,
+    PreTrainedModel,
 )
 
-from losparse.calibration import visit
-from losparse.calibration.walk import BlocksError
-from losparse.cli import one_shot
 from losparse.layers.factored import FactoredLinear
-from losparse.training import fine_tune as finetune
+from losparse.methods import ROM
+from losparse.pipeline.job import CompressionJob
+from losparse.pipeline.trained import prepare
+from losparse.training.recipe import Recipe
+from losparse_runtime.contract.progress import SILENT
 
 from .conftest import Command, Sources, make_texts, make_tokenizer
 
@@ -193,17 +198,15 @@ def test_layers_may_see_the_dense_model(squeeze: Any, texts: Path, tmp_path: Pat
     assert report_of(tmp_path)["sequential"] is False and not same(weights_of(tmp_path), in_order)
 
 
-def test_blocks_that_do_not_run_alone(
-    squeeze: Any, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*args: Any, **settings: Any) -> None:
-        raise BlocksError("the blocks cannot be run one by one (--no-sequential)")
-
-    monkeypatch.setattr(visit, "BlockWalk", refuse)
+def test_blocks_that_do_not_run_alone(squeeze: Any, texts: Path, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "embedding_size": 16, "num_attention_heads": 2, "intermediate_size": 64}
+    config = AlbertConfig(**sizes, num_hidden_layers=4, num_hidden_groups=2, vocab_size=24, max_position_embeddings=32)
+    AlbertForSequenceClassification(config).save_pretrained(tmp_path / "albert")  # each of its blocks runs twice
+    make_tokenizer().save_pretrained(tmp_path / "albert")
     flags = ("--method", "rom", *KEEP, "--calibration", texts)
-    asked = squeeze(*flags, "--sequential")
+    asked = squeeze(*flags, "--sequential", model=tmp_path / "albert")
     assert asked.code == 2 and "--no-sequential" in asked.err and not (tmp_path / "out").exists()
-    assert squeeze(*flags).code == 0
+    assert squeeze(*flags, model=tmp_path / "albert").code == 0
     assert report_of(tmp_path)["sequential"] is False
 
 
@@ -243,22 +246,18 @@ def test_half_precision_stays(squeeze: Any, decoder: Path, texts: Path, tmp_path
     assert model.dtype == torch.bfloat16 and torch.isfinite(model(torch.tensor([[5, 6, 7]])).logits).all()
 
 
-def test_texts_for_a_method_that_is_fine_tuned(
-    squeeze: Any, sources: Sources, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Any] = []
-    real = finetune.compress_
-
-    def spy(model: Any, method: Any, batches: Any = (), **options: Any) -> Any:
-        seen.append((sum(len(batch["input_ids"]) for batch in batches), options["sequential"]))
-        return real(model, method, batches, **options)
-
-    monkeypatch.setattr(finetune, "compress_", spy)
+def test_texts_for_a_method_that_is_fine_tuned(squeeze: Any, sources: Sources, texts: Path, tmp_path: Path) -> None:
     flags = ("--method", "rom", *KEEP, "--train", sources.train, "--max-steps", 2, "--overwrite")
     assert squeeze(*flags, "--calibration", texts, "--no-sequential").code == 0
     assert report_of(tmp_path)["calibration"] == str(texts) and report_of(tmp_path)["steps"] == 2
-    assert squeeze(*flags, "--calibration-examples", 50).code == 0
-    assert seen == [(96, False), (50, None)]
+    at_once = weights_of(tmp_path)
+    assert squeeze(*flags, "--calibration", texts, "--sequential").code == 0
+    assert not same(weights_of(tmp_path), at_once), "layers saw what those before them give"
+    recipe = Recipe(method=ROM(keep=0.5))
+    job = CompressionJob(sources.model, tmp_path / "out", recipe, train=sources.train, calibration=texts)
+    found = prepare(job, sources.model, SILENT).calibration
+    assert found is not None and sum(len(batch["input_ids"]) for batch in found) == 96
+    assert prepare(replace(job, calibration=None), sources.model, SILENT).calibration is None
 
 
 def test_verbose_says_the_stages_on_stderr(squeeze: Any, texts: Path) -> None:
@@ -313,17 +312,17 @@ def test_out(squeeze: Any, losparse: Command, model_copy: Path, sources: Sources
 def test_a_failure_while_saving_leaves_what_was_there(
     squeeze: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(model: Any, tokenizer: Any, folder: Path) -> None:
+    def fail(model: Any, folder: Path) -> None:
         (folder / "half").write_text("half")
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(one_shot, "save_model", fail)
+        patch.setattr(PreTrainedModel, "save_pretrained", fail)
         squeeze("--method", "svd").refused("No space left")
         assert list(tmp_path.iterdir()) == []
     assert squeeze("--method", "svd").code == 0
     before = weights_of(tmp_path)
-    monkeypatch.setattr(one_shot, "save_model", fail)
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", fail)
     squeeze("--method", "svd", "--keep", 0.5, "--overwrite").refused("No space left")
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and same(weights_of(tmp_path), before)
 

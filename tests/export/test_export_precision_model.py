@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -15,8 +14,10 @@ import onnx_ir as ir
 import pytest
 
 import losparse_export.export as pipeline
-from losparse.cli.calibration import read_texts
 from losparse.errors import LosparseError
+from losparse.pipeline.job import CompressionJob
+from losparse.pipeline.texts import read_calibration as read_calibration_texts
+from losparse.training.recipe import Recipe
 from losparse_export import PRECISION_TABLE, ParityError, TextFile, apply_precision, export_model
 from losparse_export.accuracy.texts import CALIBRATION_TEXTS, read_calibration
 from losparse_export.folder.write import fingerprint
@@ -274,12 +275,12 @@ def test_text_files_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize("content", ["one two\nthree\n", "one two\n\nthree\n", " one\n", "one\n\ntwo\nthree\n"])
 def test_a_txt_means_the_same_to_export_and_to_compress(tmp_path, content):
     file = write(tmp_path / "texts.txt", content)
-    options = argparse.Namespace(calibration=file, text_column=None, pair_column=None)
+    job = CompressionJob("model", tmp_path / "out", Recipe(), calibration=file)
     found = []
     for read in (
         lambda: TextFile(file).texts("text-classification"),
-        lambda: read_texts(options, "text-classification").texts,
-        lambda: read_texts(options, "causal-lm").texts,
+        lambda: read_calibration_texts(job, TASKS["text-classification"]).texts,
+        lambda: read_calibration_texts(job, TASKS["causal-lm"]).texts,
     ):
         try:
             found.append(read())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from losparse_runtime.contract.progress import SILENT, Phases
+import pytest
+
+from losparse_runtime.contract.progress import SILENT, Phases, StageTimes
 
 Call = tuple[int, int | None, str | None]
 
@@ -40,3 +42,13 @@ def test_a_silent_progress_takes_all_that_is_reported() -> None:
     with SILENT.stage("timing", 2) as advance:
         advance(1, note="fast")
         Phases(advance).more("phase", 1, 1)
+
+
+def test_stages_that_have_ended_are_timed() -> None:
+    progress = StageTimes(SILENT)
+    for _ in range(2):
+        with progress.stage("working", 3) as advance:
+            advance(3)
+    with pytest.raises(ValueError, match="x"), progress.stage("failing"):
+        raise ValueError("x")
+    assert list(progress.seconds) == ["working"] and progress.seconds["working"] >= 0

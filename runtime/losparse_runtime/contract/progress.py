@@ -6,6 +6,7 @@ advance(1)
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -78,6 +79,29 @@ class _Silent:
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
         yield unheard
+
+
+class StageTimes:
+    """A progress that shows nothing itself, and notes how long stages took.
+
+    Args:
+        inner: shows the stages.
+
+    Attributes:
+        seconds: wall time of the stages that have ended, by title.
+    """
+
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
+        """Show a stage, and note how long it took; see `Progress`."""
+        started = time.perf_counter()
+        with self._inner.stage(title, total) as advance:
+            yield advance
+        self.seconds[title] = self.seconds.get(title, 0.0) + time.perf_counter() - started
 
 
 SILENT: Progress = _Silent()

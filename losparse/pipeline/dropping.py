@@ -1,4 +1,4 @@
-"""`--keep-layers` and `--keep-neurons`: a shallower and narrower model, before any layer is factored."""
+"""Blocks and neurons that a recipe does not keep: a shallower and narrower model, before any layer is factored."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def shrink_unseen(model: PreTrainedModel, recipe: Recipe) -> None:
+def drop_unseen(model: PreTrainedModel, recipe: Recipe) -> None:
     """Drop what can be dropped without a look at texts, and check that the method suits the rest."""
     if recipe.keep_layers is not None and recipe.keep_layers_by == "even":
         drop_layers(model, recipe.keep_layers)
     _check(model, recipe)
 
 
-def shrink_on_texts(
+def drop_on_texts(
     model: PreTrainedModel,
     recipe: Recipe,
     progress: Progress,
@@ -35,7 +35,7 @@ def shrink_on_texts(
     """Drop what texts decide: blocks by importance, then neurons.
 
     Args:
-        model: after `shrink_unseen`.
+        model: after `drop_unseen`.
         recipe: what to keep.
         progress: shows a bar for each.
         few: makes the batches on which blocks are measured.

@@ -1,0 +1,143 @@
+"""What one compression of a folder reads, does and writes, and which of its parts fit together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import LosparseError
+from ..methods import METHODS, NO_METHOD, OneShot
+from ..training.recipe import Recipe
+
+_SEE = "`losparse methods` says what each needs"
+WITHOUT_TRAINING = ("batch_size", "seed", "calibration_examples")
+"""Parts of a recipe's training that matter without any."""
+
+_FOR_TRAINING = ("validation", "validation_share", "label_column", "teacher", "resume")
+_SETTINGS = (
+    "model",
+    "teacher",
+    "train",
+    "validation",
+    "validation_share",
+    "calibration",
+    "sequential",
+    "text_column",
+    "pair_column",
+    "label_column",
+    "max_length",
+)
+
+
+@dataclass(frozen=True)
+class CompressionJob:
+    """One compression of a folder; `compress_folder` says what its parts mean.
+
+    Messages call a part by its flag on the command line: `--keep-layers` is `keep_layers` of the recipe.
+    """
+
+    model: str | Path
+    out: Path
+    recipe: Recipe
+    train: str | Path | None = None
+    validation: str | Path | None = None
+    validation_share: float | None = None
+    calibration: str | Path | None = None
+    teacher: str | Path | None = None
+    text_column: str | None = None
+    pair_column: str | None = None
+    label_column: str | None = None
+    max_length: int | None = None
+    sequential: bool | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What beside the recipe determines the result, as JSON values."""
+        values = ((name, getattr(self, name)) for name in _SETTINGS)
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values}
+
+    @property
+    def text_columns(self) -> dict[str, str | None]:
+        """Columns of the texts, by the names that `losparse.data.loading` has for them."""
+        return {"text_column": self.text_column, "pair_column": self.pair_column}
+
+    def check(self) -> None:
+        """Refuse parts that do not fit together, before anything is read.
+
+        Raises:
+            LosparseError: the method lacks data that it needs, or something is given that would change nothing.
+        """
+        _check_teacher(self)
+        _check_calibration(self)
+        if self.train is None:
+            _refuse_parts_of_training(self)
+
+
+def _check_teacher(job: CompressionJob) -> None:
+    weight, hidden = job.recipe.training.distill_weight, job.recipe.training.distill_hidden
+    if (max(weight, hidden) > 0) != (job.teacher is not None):
+        raise LosparseError(
+            "distillation needs both --teacher MODEL and --distill-weight or --distill-hidden above 0, got "
+            f"{'no teacher' if job.teacher is None else 'a teacher'} and weights {weight:g} and {hidden:g}"
+        )
+
+
+def _check_calibration(job: CompressionJob) -> None:
+    """Refuse data that the method has no use for, and a method without the data it needs."""
+    recipe, method, name = job.recipe, job.recipe.method, method_name(job.recipe)
+    statistics = method.statistics if isinstance(method, OneShot) else frozenset()
+    reads = isinstance(method, OneShot) and method.needs_texts
+    looks_at_texts = reads or (bool(_dropping_on_texts(recipe)) and job.train is None)
+    if job.train is None:
+        _check_without_training(job, looks_at_texts=looks_at_texts)
+    if job.calibration is not None:
+        if "fisher" in statistics:
+            raise LosparseError(f"method '{name}' looks at the labels of --train; leave out --calibration")
+        if not looks_at_texts:
+            raise LosparseError(f"method '{name}' looks at no texts; leave out --calibration: {_SEE}")
+    if job.sequential is not None and not statistics & {"gram", "square"}:
+        raise LosparseError(f"method '{name}' looks at no inputs; leave out --sequential and --no-sequential: {_SEE}")
+
+
+def _check_without_training(job: CompressionJob, *, looks_at_texts: bool) -> None:
+    recipe, method, name = job.recipe, job.recipe.method, method_name(job.recipe)
+    if method is None and recipe.keep_layers is None and recipe.keep_neurons is None:
+        raise LosparseError(
+            f"method '{name}' without training changes nothing; add --keep-layers, --keep-neurons or --train FILE"
+        )
+    if not isinstance(method, OneShot | None):
+        raise LosparseError(f"method '{name}' needs training; add --train FILE, or take another method: {_SEE}")
+    statistics = frozenset() if method is None else method.statistics
+    if "fisher" in statistics:
+        raise LosparseError(f"method '{name}' needs labels; add --train FILE, or take another method: {_SEE}")
+    if looks_at_texts and job.calibration is None:
+        if statistics:
+            raise LosparseError(f"method '{name}' needs texts; add --calibration FILE, or take another method: {_SEE}")
+        what = "--joint" if method is not None and method.needs_texts else _dropping_on_texts(recipe)[0]
+        raise LosparseError(f"{what} needs texts; add --calibration FILE, or leave {what} out")
+
+
+def _dropping_on_texts(recipe: Recipe) -> list[str]:
+    """Return the flags by which texts decide what is dropped."""
+    neurons = ["--keep-neurons"] if recipe.keep_neurons is not None else []
+    return neurons + (["--keep-layers-by importance"] if recipe.keep_layers_by == "importance" else [])
+
+
+def _refuse_parts_of_training(job: CompressionJob) -> None:
+    given = [name for name in _FOR_TRAINING if getattr(job, name) not in (None, False)]
+    if given:
+        raise LosparseError(f"--{given[0].replace('_', '-')} is for training; leave it out, or add --train FILE")
+    idle = [name for name in ("text_column", "pair_column") if getattr(job, name) is not None]
+    if idle and job.calibration is None:
+        raise LosparseError(
+            f"--{idle[0].replace('_', '-')} does nothing without --calibration; add that, or leave it out"
+        )
+
+
+def method_name(recipe: Recipe) -> str:
+    """Return what a recipe calls its method."""
+    kind = type(recipe.method)
+    return NO_METHOD if recipe.method is None else next(name for name, each in METHODS.items() if each is kind)

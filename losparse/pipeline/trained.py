@@ -1,0 +1,178 @@
+"""A compression with training: prepared, trained, and saved.
+
+MODEL --drop blocks (keep_layers)--> shallower --compress (method) and fine-tune--> compact --save--> OUT
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from losparse_runtime.contract.progress import Progress
+from losparse_runtime.contract.task import TASKS
+
+from ..data.examples import Examples
+from ..data.tasks.registry import find_data
+from ..data.tokens import Tokenized
+from ..models.report import dense_report
+from ..saving.folder import Checkpoint, read_checkpoint, refuse_compressed
+from ..saving.source import find_model
+from ..saving.staging import staged_folder, write_json
+from ..training.adapters import require_lora
+from ..training.batches import calibration_batches, importance_batches
+from ..training.distill import pair_blocks
+from ..training.fine_tune import FineTuneResult
+from ..training.opening import fit_padding, load_model, load_tokenizer, text_length
+from ..training.problems import check_problem, check_teacher, labels_of, warn_of_order
+from ..training.recipe import Recipe
+from .dropping import drop_on_texts, drop_unseen
+from .job import CompressionJob
+from .outcome import Original, count_original, outcome_of
+from .report import REPORT, CompressedFolder
+from .texts import load_parts, read_calibration, tokenize_calibration, tokenize_parts
+from .trainer import check_schedule, default_save_steps, train_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job with everything opened and checked.
+
+    Attributes:
+        job: what was asked for.
+        recipe: that of the job, with a number of steps between checkpoints.
+        checkpoint: of the dense model.
+        model: to train, with the blocks and neurons that the recipe keeps.
+        original: counts of it before any was dropped.
+        teacher: to imitate; None where the recipe does not.
+        tokenizer: of the model.
+        parts: rows to train on and to measure on.
+        calibration: batches that a one-shot method looks at, where the job says which texts.
+        max_length: tokens of a text.
+    """
+
+    job: CompressionJob
+    recipe: Recipe
+    checkpoint: Checkpoint
+    model: PreTrainedModel
+    original: Original
+    teacher: PreTrainedModel | None
+    tokenizer: PreTrainedTokenizerBase
+    parts: tuple[Tokenized, Tokenized]
+    calibration: list[dict[str, Any]] | None
+    max_length: int
+
+
+def prepare(job: CompressionJob, source: Path, progress: Progress) -> Prepared:
+    """Open and check everything: the cheap first, the model before the data is tokenised, all before training.
+
+    Args:
+        job: whose `train` is given.
+        source: folder of its model.
+        progress: shows the stages.
+
+    Raises:
+        LosparseError: see `compress_folder`.
+    """
+    recipe, task = job.recipe, TASKS[job.recipe.task]
+    require_lora(recipe.training, recipe.method)
+    checkpoint = read_checkpoint(source)
+    refuse_compressed(checkpoint)
+    known = labels_of(checkpoint, task)
+    if known is None and job.teacher is not None:
+        known = labels_of(read_checkpoint(find_model(job.teacher)), task)
+    with progress.stage("reading the data"):
+        train, validation = load_parts(job, known)
+        texts = read_calibration(job, task)
+    with progress.stage("opening the model"):
+        tokenizer = load_tokenizer(source, pads=not find_data(task).full_rows)
+        check_problem(checkpoint, task, train.label_names)
+        warn_of_order(checkpoint, task, train.label_names)
+        model = load_model(checkpoint, task, train.label_names, recipe.training.seed)
+        fit_padding(model, tokenizer)
+        original = count_original(model)
+        drop_unseen(model, recipe)
+        teacher = _open_teacher(job, train, tokenizer)
+    length = text_length(model, tokenizer, job.max_length, teacher)
+    parts = tokenize_parts(train, validation, tokenizer, task, length, progress)
+    calibration = None
+    if texts is not None:
+        rows = tokenize_calibration(texts, tokenizer, task, length, recipe.training, progress)
+        calibration = calibration_batches(rows, tokenizer, recipe.training, task=task)
+    drop_on_texts(
+        model,
+        recipe,
+        progress,
+        few=lambda: importance_batches(parts[0], tokenizer, task=task),
+        batches=lambda: calibration_batches(parts[0], tokenizer, recipe.training, task=task),
+    )
+    if teacher is not None and recipe.training.distill_hidden > 0:
+        pair_blocks(model, teacher)
+    recipe = _with_save_steps(recipe, check_schedule(recipe, len(parts[0])))
+    return Prepared(job, recipe, checkpoint, model, original, teacher, tokenizer, parts, calibration, length)
+
+
+def _with_save_steps(recipe: Recipe, steps: int) -> Recipe:
+    if recipe.training.save_steps is not None:
+        return recipe
+    return replace(recipe, training=replace(recipe.training, save_steps=default_save_steps(steps)))
+
+
+def _open_teacher(job: CompressionJob, train: Examples, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel | None:
+    """Open the model to imitate; see `check_teacher`."""
+    if job.teacher is None:
+        return None
+    training, task = job.recipe.training, TASKS[job.recipe.task]
+    head = training.distill_weight > 0
+    checkpoint = read_checkpoint(find_model(job.teacher))
+    if head:
+        check_problem(checkpoint, task, train.label_names, role="teacher")
+    check_teacher(checkpoint, task, train.label_names, len(tokenizer), head=head)
+    teacher = load_model(checkpoint, task, train.label_names, training.seed, head=head)
+    return fit_padding(teacher, tokenizer)
+
+
+def train(
+    prepared: Prepared, work: Path, progress: Progress, callbacks: Sequence[TrainerCallback] = ()
+) -> FineTuneResult:
+    """Train what is prepared, and compress it; see `train_model`."""
+    return train_model(
+        prepared.model,
+        prepared.tokenizer,
+        prepared.parts,
+        prepared.recipe,
+        work,
+        progress,
+        teacher=prepared.teacher,
+        calibration=prepared.calibration,
+        sequential=prepared.job.sequential,
+        resume=prepared.job.resume,
+        callbacks=callbacks,
+    )
+
+
+def save(prepared: Prepared, result: FineTuneResult) -> CompressedFolder:
+    """Write checkpoint and report."""
+    job, parts = prepared.job, prepared.parts
+    compression = result.compression or dense_report(prepared.model)
+    with staged_folder(job.out, overwrite=job.overwrite) as folder:
+        prepared.model.save_pretrained(folder)
+        prepared.tokenizer.save_pretrained(folder)
+        report = {
+            "format": 1,
+            **job.settings,
+            "recipe": prepared.recipe.to_dict(),
+            "max_length": prepared.max_length,
+            "examples": {"train": len(parts[0]), "validation": len(parts[1])},
+            "truncated": {"train": parts[0].truncated, "validation": parts[1].truncated},
+            "steps": result.steps,
+            "seconds": result.seconds,
+            "metrics": result.metrics,
+            **outcome_of(prepared.model, folder, prepared.checkpoint, prepared.original, compression),
+        }
+        write_json(folder / REPORT, report)
+    return CompressedFolder(job.out, compression, result.metrics, result.steps, result.seconds, 0, report)
