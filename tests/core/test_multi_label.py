@@ -65,7 +65,7 @@ def test_one_class_is_enough_for_it_may_apply_or_not(tmp_path: Path) -> None:
         (["war", "war "], r"'labels' must name a label once, got \['war', 'war '\]$"),
         (
             [1, 0, 1],
-            r"'labels' must name a label once, got \[1, 0, 1\]; name the classes that apply, in place of a 0 or 1",
+            r"'labels' must name a label once, got \[1, 0, 1\]; name those that apply, and not a 0 or 1",
         ),
         (["\ud800"], "'labels' must be whole characters"),
     ],
@@ -79,6 +79,9 @@ def test_what_are_no_labels_is_refused_by_line(tmp_path: Path, value: Any, messa
 def test_labels_that_training_has_not_seen_are_refused_by_line(tmp_path: Path) -> None:
     with pytest.raises(LosparseError, match=r"a\.csv, line 3: label 'art' was not seen in training; .* are love, war"):
         read(tmp_path / "a.csv", "text,labels\na,war\nb,love;art\n", label_names=("love", "war"))
+    for values in ([[1, 0], [0, 1]], [["war"], ["war"]]):
+        with pytest.raises(LosparseError, match=r"d\.jsonl: column 'labels' names every class in every row, .* 0 or 1"):
+            read(tmp_path / "d.jsonl", rows_of(*values))
     with pytest.raises(LosparseError, match=r"b\.jsonl: column 'labels' names no class in any row"):
         read(tmp_path / "b.jsonl", rows_of([], ""))
     with pytest.raises(

@@ -4,7 +4,7 @@
     labels        labels, label, categories, classes: a list of labels (jsonl), or one text in which `;` stands between
                   them (csv, tsv, jsonl); an empty list or text where no class applies
 
-        text,labels                              in a csv, and the same in a jsonl:
+    text,labels                              in a csv, and the same in a jsonl:
     the film was long,drama;history          {"text": "the film was long", "labels": ["drama", "history"]}
 
 A label is a text or an integer class id; spaces around it do not count. Labels that apply are named, and no 0 or 1 is
@@ -44,8 +44,13 @@ class MultiLabelClassification(TaskData):
         classes = class_names(table, column, values, names, least=1)
         lookup = class_lookup(values, classes)
         labels = [
-            sorted(class_id(table, row, value, lookup, classes) for value in each) for row, each in enumerate(found)
+            sorted({class_id(table, row, value, lookup, classes) for value in each}) for row, each in enumerate(found)
         ]
+        if names is None and all(len(each) == len(classes) for each in labels):
+            raise LosparseError(
+                f"{table.name}: column '{column}' names every class in every row, which leaves nothing to learn; name "
+                "those that apply, and not a 0 or 1 for each class"
+            )
         return Examples(texts, pairs, labels, classes)
 
     def targets(self, label: Any, examples: Examples) -> dict[str, Any]:
@@ -93,6 +98,6 @@ def _labels(table: Table, row: int, column: str, value: Any) -> list[str]:
         )
     labels = [label_text(table, row, column, part) for part in parts]
     if len(set(labels)) < len(labels):
-        bits = "; name the classes that apply, in place of a 0 or 1 for each" if set(labels) <= {"0", "1"} else ""
+        bits = "; name those that apply, and not a 0 or 1 for each class" if set(labels) <= {"0", "1"} else ""
         raise LosparseError(f"{table.where(row)}: '{column}' must name a label once, got {show(value)}{bits}")
     return labels
