@@ -93,10 +93,7 @@ def compress_(
             sequential = None
             _start_training_(model, method, chosen)
     mark_compressed(model, recorded)
-    found = replace(report(model), sequential=sequential)
-    if found.coverage is not None and found.coverage.warning is not None:
-        logger.warning("%s: %s", type(model).__name__, found.coverage.warning)
-    return found
+    return _reported(model, sequential)
 
 
 def _check_chosen(chosen: Mapping[str, nn.Module], thin: Mapping[str, nn.Module]) -> None:
@@ -112,6 +109,14 @@ def _check_chosen(chosen: Mapping[str, nn.Module], thin: Mapping[str, nn.Module]
     for name, module in chosen.items():
         if not torch.isfinite(weight_of(module)).all():
             raise LosparseError(f"the weight of {name!r} holds NaN or infinity; mend the model before compressing it")
+
+
+def _reported(model: nn.Module, sequential: bool | None) -> CompressionReport:
+    """Return the report, and warn where it covers little of the model."""
+    found = replace(report(model), sequential=sequential)
+    if found.coverage is not None and found.coverage.warning is not None:
+        logger.warning("%s: %s", type(model).__name__, found.coverage.warning)
+    return found
 
 
 def check_compressible(

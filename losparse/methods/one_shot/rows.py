@@ -54,8 +54,8 @@ def layer_with_rows(
     # Two starts, because rows unlike all others may fill the low-rank part and hide there: the rows that low rank
     # leaves most of, and the rows that weigh most.
     starts = {tuple(_largest(errors[:, rank], size.kept).tolist()) for rank in (size.rank, 0)}
-    fits = [_alternate(name, wide, metric, torch.tensor(rows), size.rank, alternations) for rows in sorted(starts)]
-    kept, u, v, _ = min(fits, key=lambda fit: fit[3])
+    ends = [_alternate(name, wide, metric, torch.tensor(rows), size.rank, alternations) for rows in sorted(starts)]
+    kept, u, v, _ = min(ends, key=lambda end: end[3])
     small = u @ v
     small[kept] = wide[kept]
     bias = compensated(weight, small, bias, statistics)
@@ -66,21 +66,21 @@ def _alternate(
     name: str, wide: Tensor, metric: Metric, kept: Tensor, rank: int, alternations: int
 ) -> tuple[Tensor, Tensor, Tensor, float]:
     """Fit low-rank part and kept rows to each other; returns rows, u, v and the error that is left."""
-    u, v = _fit_others(name, wide, metric, kept, rank)
+    u, v = _low_rank_of_others(name, wide, metric, kept, rank)
     errors = _row_errors(wide, v, metric)
     for _ in range(alternations):
         again = _largest(errors, len(kept))
         if torch.equal(again, kept):
             break
         kept = again
-        u, v = _fit_others(name, wide, metric, kept, rank)
+        u, v = _low_rank_of_others(name, wide, metric, kept, rank)
         errors = _row_errors(wide, v, metric)
     others = torch.ones(len(wide), dtype=torch.bool)
     others[kept] = False
     return kept, u, v, float(errors[others].sum())
 
 
-def _fit_others(name: str, wide: Tensor, metric: Metric, kept: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def _low_rank_of_others(name: str, wide: Tensor, metric: Metric, kept: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return the best low-rank part of the rows that are not kept; those are stored whole."""
     others = torch.ones(len(wide), dtype=torch.bool)
     others[kept] = False
