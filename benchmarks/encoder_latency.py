@@ -33,7 +33,8 @@ from transformers import BertConfig, BertModel
 from losparse import LoSparse
 from losparse.random_factors import random_factors_
 from losparse_export import Plan, TaskModel, export_model, trace_model
-from losparse_export.export import evaluation, write_folder
+from losparse_export.export import evaluation
+from losparse_export.folder.write import write_folder
 from losparse_export.opening.load import Loaded
 from losparse_export.parity.gate import check_parity
 from losparse_export.passes import NamePass

@@ -31,8 +31,9 @@ from losparse_runtime.contract.task import FEATURE_EXTRACTION
 
 from .build import build_graph, dense_plan
 from .costs import Call
-from .export import evaluation, write_folder
-from .folder.write import model_sizes
+from .export import evaluation
+from .folder.model import model_sizes
+from .folder.write import write_folder
 from .graph.constants import add_constant
 from .graph.naming import module_of_path, unmarked
 from .graph.node import INPUTS, find_factored

@@ -12,34 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-import losparse
 from losparse.calibration.modes import evaluating
 from losparse.errors import LosparseError
 from losparse.saving.staging import EXPORT, check_out, staged_folder
 from losparse_runtime import Session, measure
-from losparse_runtime.contract.config import CONFIG_FILE
-from losparse_runtime.contract.files import PLAN_FILE, record_files, write_json, write_metadata
-from losparse_runtime.contract.folder import MODEL_GRAPH, Folder
+from losparse_runtime.contract.files import write_metadata
+from losparse_runtime.contract.folder import Folder
 from losparse_runtime.engine.cpus import int8_overflows
 
 from .accuracy.measure import measure_accuracy, read_labelled
 from .accuracy.texts import Calibration, TextFile, encode_calibration, read_calibration
 from .build import Built, build_graph, check_choice, dense_plan
 from .costs import Calls, Traffic
-from .folder.assets import (
-    check_reading,
-    check_tokenizer,
-    copy_tokenizer,
-    endless_limit,
-    longest_text,
-    match_tokenizers,
-)
-from .folder.metadata import describe_model, graph_metadata, model_config
-from .folder.write import (
-    EXTERNAL_FROM,
-    model_sizes,
-    save_model,
-)
+from .folder.assets import check_reading, check_tokenizer, endless_limit
+from .folder.model import EXTERNAL_FROM, model_sizes
+from .folder.write import write_folder
 from .opening.load import Loaded, load_model
 from .opening.task_model import TaskModel
 from .parity.gate import ParityReport, Progress, check_parity
@@ -230,47 +217,6 @@ def _dense_if_faster(folder: Path, built: Built, prepared: ir.Model, calls: Traf
     return replace(
         dense, plan=dense_plan(built.plan, f"the whole model is faster dense: {fast:.2f} ms {where}", refused)
     )
-
-
-def write_folder(
-    folder: Path,
-    loaded: Loaded,
-    graph: ir.Model,
-    plan: Plan,
-    *,
-    target: Target = CPU,
-    external_from: int = EXTERNAL_FROM,
-    precision: str = "fp32",
-    weight_bits: int = INT8_BITS[0],
-) -> Folder:
-    """Write everything but the result of the comparison, which is made with what is written here.
-
-    Returns:
-        What the folder holds, as written; its `parity` is None, and only `Session(folder, unchecked=True)` opens it.
-    """
-    type_ids, sentences = True, loaded.sentences
-    lower_case = sentences is not None and sentences.lower_case
-    if loaded.folder is not None and copy_tokenizer(loaded.folder, folder, lower_case=lower_case):
-        type_ids = match_tokenizers(loaded.folder, folder, lower_case=lower_case)
-    contents = describe_model(
-        loaded,
-        graph,
-        target=target,
-        precision=precision,
-        weight_bits=weight_bits,
-        sentences=sentences,
-        max_length=longest_text(loaded, sentences),
-        type_ids=type_ids,
-    )
-    graph.producer_name, graph.producer_version = "losparse", losparse.__version__
-    graph.metadata_props.clear()
-    graph.metadata_props.update(graph_metadata(contents, precision, MODEL_GRAPH, plan.digest()))
-    save_model(graph, folder, external_from=external_from)
-    write_json(folder / CONFIG_FILE, model_config(loaded))
-    write_json(folder / PLAN_FILE, plan.to_dict())
-    contents = replace(contents, files=record_files(folder))
-    write_metadata(folder, contents)
-    return contents
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,27 @@ _NEW_NUMBERS = 500_000_000
 _NUMBER = re.compile(r"\d+")
 
 
-def open_whole(kind: Any, checkpoint: Checkpoint, purpose: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+@dataclass(frozen=True)
+class Opened:
+    """A model as its folder gave it; what it did not give is random.
+
+    Attributes:
+        model: the transformers model, in fp32.
+        missing: names of weights that the folder does not have, sorted.
+        misshapen: of weights that have another shape there than in the model: both, by name.
+    """
+
+    model: Any
+    missing: tuple[str, ...]
+    misshapen: Mapping[str, tuple[Sequence[int], Sequence[int]]]
+
+    def mismatch(self, name: str) -> str:
+        """Say which shapes a weight of `misshapen` has."""
+        stored, wanted = ("x".join(map(str, shape)) for shape in self.misshapen[name])
+        return f"'{name}' is {stored} in the weights and {wanted} by config.json"
+
+
+def open_whole(kind: Any, checkpoint: Checkpoint, purpose: str, **options: Any) -> Opened:
     """Open a folder in fp32 with a class of transformers.
 
     Weights that are missing, or of another shape than the model's, are the caller's to judge: training makes up for a
@@ -34,7 +55,7 @@ def open_whole(kind: Any, checkpoint: Checkpoint, purpose: str, **options: Any) 
         options: more options of `from_pretrained`.
 
     Returns:
-        The model, and transformers' report on the weights: "missing_keys", "mismatched_keys", "unexpected_keys".
+        The model, and which of its weights are not those of the folder.
 
     Raises:
         LosparseError: transformers cannot open it; its configuration describes another model than its weights hold;
@@ -72,7 +93,8 @@ def open_whole(kind: Any, checkpoint: Checkpoint, purpose: str, **options: Any) 
                 f"model '{folder}': weight '{name}' must be of floating-point numbers, got {parameter.dtype}; save the "
                 "model again with save_pretrained"
             )
-    return model, info
+    misshapen = {name: (stored, wanted) for name, stored, wanted in sorted(info["mismatched_keys"])}
+    return Opened(model, tuple(sorted(map(str, info["missing_keys"]))), misshapen)
 
 
 @contextmanager
@@ -166,14 +188,6 @@ def embedding_rows(model: Any) -> int | None:
     except NotImplementedError:  # what transformers raises for models of other inputs
         return None
     return table.num_embeddings if isinstance(table, nn.Embedding) else None
-
-
-def mismatches(info: Mapping[str, Any]) -> list[str]:
-    """Say which weights are of another shape than the model's, and of which; sorted by name."""
-    return [
-        f"'{name}' is {'x'.join(map(str, stored))} in the weights and {'x'.join(map(str, wanted))} by config.json"
-        for name, stored, wanted in sorted(info["mismatched_keys"])
-    ]
 
 
 def first_line(error: BaseException, most: int = 240) -> str:

@@ -22,7 +22,7 @@ from ..errors import LosparseError
 from ..models.positions import NO_LIMIT, as_limit, count_positions
 from ..models.signature import padding_token
 from ..saving.folder import Checkpoint
-from ..saving.opening import check_finite, embedding_rows, mismatches, open_tokenizer, open_whole
+from ..saving.opening import Opened, check_finite, embedding_rows, open_tokenizer, open_whole
 
 
 def quiet_transformers() -> None:
@@ -105,21 +105,24 @@ def architecture_of(checkpoint: Checkpoint) -> type[PreTrainedModel]:
 def _open(
     kind: Any, checkpoint: Checkpoint, purpose: str, options: dict[str, Any], *, head: bool = False
 ) -> PreTrainedModel:
-    model, info = open_whole(kind, checkpoint, purpose, **options)
-    _check_complete(checkpoint, model, info, head=head)
+    opened = open_whole(kind, checkpoint, purpose, **options)
+    _check_complete(checkpoint, opened, head=head)
+    model: PreTrainedModel = opened.model
     return model
 
 
-def _check_complete(checkpoint: Checkpoint, model: PreTrainedModel, info: dict[str, Any], *, head: bool) -> None:
+def _check_complete(checkpoint: Checkpoint, opened: Opened, *, head: bool) -> None:
     """Refuse a folder that lacks weights which nothing will make up for; training makes up for a new head."""
-    wrong = {name for name, *_ in info["mismatched_keys"]} | set(info["missing_keys"])
-    base = "" if head else f"{model.base_model_prefix}."
-    lacking = sorted(name for name in wrong if name.startswith(base) and ".pooler." not in f".{name}")
+    base = "" if head else f"{opened.model.base_model_prefix}."
+    lacking = sorted(
+        name for name in {*opened.missing, *opened.misshapen} if name.startswith(base) and ".pooler." not in f".{name}"
+    )
     if lacking:
-        shapes = next((f": {each}" for each in mismatches(info) if each.startswith(f"'{lacking[0]}'")), "")
+        shapes = f": {opened.mismatch(lacking[0])}" if lacking[0] in opened.misshapen else ""
         raise LosparseError(
-            f"model '{checkpoint.folder}' lacks {len(lacking)} weights of its {model.config.model_type} architecture, "
-            f"or has them in another shape, the first is '{lacking[0]}'{shapes}; config.json and weights do not fit"
+            f"model '{checkpoint.folder}' lacks {len(lacking)} weights of its {opened.model.config.model_type} "
+            f"architecture, or has them in another shape, the first is '{lacking[0]}'{shapes}; config.json and weights "
+            "do not fit"
         )
 
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 import pytest
 
 from losparse_export import TaskModel, lower_model, plan_model
-from losparse_export.folder.write import save_model
+from losparse_export.folder.model import save_model
 from losparse_export.parity.gate import make_feeds
 from losparse_export.parity.lengths import Case
 from losparse_export.parity.locate import LayerDifference, first_difference

@@ -18,7 +18,7 @@ from losparse.methods import LoSparse
 from losparse.random_factors import random_factors_
 from losparse_export import TaskModel, trace_model
 from losparse_export.build import Built, build_graph
-from losparse_export.folder.write import save_model
+from losparse_export.folder.model import save_model
 from losparse_export.parity.gate import Case, make_feeds
 from losparse_export.parity.locate import first_difference
 from losparse_export.target import prepare_model

@@ -14,7 +14,7 @@ import torch
 import losparse_export.build as building
 from losparse.errors import LosparseError
 from losparse_export import ParityError, TaskModel, lower_model, plan_model
-from losparse_export.folder.write import save_model
+from losparse_export.folder.model import save_model
 from losparse_export.parity.gate import check_parity, make_feeds
 from losparse_export.parity.lengths import Case
 from losparse_export.parity.locate import allowed_difference, first_difference, record_outputs

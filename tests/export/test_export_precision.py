@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from losparse.errors import LosparseError
 from losparse_export import PRECISION_TABLE, PRECISIONS, apply_precision
-from losparse_export.folder.write import fingerprint
+from losparse_export.folder.model import fingerprint
 from losparse_export.precision.apply import quantisable_nodes
 
 from .builders import run_graph

@@ -20,7 +20,7 @@ from losparse.pipeline.texts import read_calibration as read_calibration_texts
 from losparse.training.recipe import Recipe
 from losparse_export import PRECISION_TABLE, ParityError, TextFile, apply_precision, export_model
 from losparse_export.accuracy.texts import CALIBRATION_TEXTS, read_calibration
-from losparse_export.folder.write import fingerprint
+from losparse_export.folder.model import fingerprint
 from losparse_export.parity.gate import check_parity
 from losparse_export.precision.table import coarser_precision
 from losparse_runtime import Parity, Session, read_metadata, verify_files

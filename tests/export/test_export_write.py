@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,14 +14,19 @@ import pytest
 import torch
 
 from losparse_export import lower_model, plan_model
-from losparse_export.folder.write import (
+from losparse_export.folder.metadata import describe_graph, graph_metadata
+from losparse_export.folder.model import (
     fingerprint,
+    model_sizes,
     save_model,
     weight_bytes,
 )
 from losparse_export.target import finish_model
-from losparse_runtime.contract.files import METADATA_FILE, record_files
-from losparse_runtime.contract.folder import FileRecord
+from losparse_runtime import Session, read_folder, verify_files
+from losparse_runtime.checking.folder import changed_description
+from losparse_runtime.contract.files import METADATA_FILE, record_files, write_metadata
+from losparse_runtime.contract.folder import FileRecord, Folder, Source
+from losparse_runtime.contract.variant import ModelFile, Variant, model_file
 
 from .builders import LAYER, layer_graph, make_layer
 
@@ -94,3 +101,62 @@ def test_fingerprint_sees_attributes(model):
     node = next(node for node in model.graph if node.op_type == "Gather")
     node.attributes["axis"] = ir.AttrInt64("axis", 1)
     assert fingerprint(model) != before
+
+
+def identity(scale: float) -> ir.Model:
+    """A graph of one input and one output, whose numbers are the scale times larger."""
+    x = ir.val("input_ids", ir.DataType.INT64, ["batch", "sequence"])
+    factor = ir.Value(name="factor", const_value=ir.tensor(np.float32([scale, scale]), name="factor"))
+    cast = ir.node("Cast", [x], attributes={"to": ir.DataType.FLOAT})
+    wide = ir.node("Unsqueeze", [cast.outputs[0], ir.Value(name="last", const_value=ir.tensor([-1], name="last"))])
+    out = ir.node("Mul", [wide.outputs[0], factor])
+    out.outputs[0].name, out.outputs[0].dtype = "last_hidden_state", ir.DataType.FLOAT
+    out.outputs[0].shape = ir.Shape(["batch", "sequence", 2])
+    constants = [factor, wide.inputs[1]]
+    graph = ir.Graph([x], out.outputs, nodes=[cast, wide, out], initializers=constants, opset_imports={"": 20})
+    return ir.Model(graph, ir_version=10)
+
+
+def test_two_variants_are_written_by_what_writes_one(tmp_path):
+    """Each file says what it is, and `losparse check` finds that the folder says the same."""
+    graphs = {"fp32": identity(1.0), "int8": identity(2.0)}
+    files = {"fp32": model_file("model"), "int8": model_file("model", "int8")}
+    parity = {"max_abs": 0.0, "max_rel": 0.0, "tolerance": 1e-4, "cases": []}
+    variants = {
+        name: Variant(name, None, 20, 10, {"model": ModelFile(files[name], fingerprint(graph))}, ())
+        for name, graph in graphs.items()
+    }
+    folder = Folder(
+        task="feature-extraction",
+        source=Source("toy", "toy", "ToyModel", compressed=False, method=None),
+        graphs={"model": describe_graph(graphs["fp32"])},
+        variants=variants,
+        files={},
+        labels=None,
+        max_length=8,
+        type_ids=True,
+        pooling="mean",
+        normalize=False,
+        embedding=None,
+        parameters={"model": 2, "layers": 0, "layers_dense": 0},
+        versions={"losparse": "0"},
+    )
+    for name, graph in graphs.items():
+        graph.metadata_props.update(graph_metadata(folder, name, "model", "no plan"))
+        save_model(graph, tmp_path, file=files[name])
+        folder = folder.measured(name, parity=parity)
+    folder = replace(folder, files=record_files(tmp_path))
+    write_metadata(tmp_path, folder)
+    verify_files(tmp_path)
+    assert read_folder(tmp_path) == folder and folder.format == 4
+    assert model_sizes(folder) == {name: (tmp_path / name).stat().st_size for name in files.values()}
+    for name, scale in (("fp32", 1), ("int8", 2)):
+        session = Session(tmp_path, threads=1, variant=name)
+        assert session.run({"input_ids": np.array([[3]])})["last_hidden_state"].tolist() == [[[3 * scale, 3 * scale]]]
+        assert changed_description(session) == []
+    data = json.loads((tmp_path / "losparse.json").read_text())
+    data["variants"]["int8"]["precision"] = "fp16"
+    (tmp_path / "losparse.json").write_text(json.dumps(data))
+    assert changed_description(Session(tmp_path, threads=1)) == []
+    (line,) = changed_description(Session(tmp_path, threads=1, variant="int8"))
+    assert line == 'losparse.json: precision is "fp16", the model file has "int8"'

@@ -23,7 +23,7 @@ from ..opening.load import Loaded, class_names, parameter_counts
 from ..opening.sentence import Sentences
 from ..precision.table import PRECISION_TABLE
 from ..target import Target
-from .write import fingerprint
+from .model import fingerprint
 
 _PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
 

@@ -1,74 +1,62 @@
-"""Write a graph with its weights inside or beside it, and say what of it counts."""
+"""Write the folder of an export: the graph, what stands beside it, and what it says of itself."""
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
 
-from losparse_runtime.contract.folder import Folder
-from losparse_runtime.contract.variant import MODEL_FILE, data_file
+import losparse
+from losparse_runtime.contract.config import CONFIG_FILE
+from losparse_runtime.contract.files import PLAN_FILE, record_files, write_json, write_metadata
+from losparse_runtime.contract.folder import MODEL_GRAPH, Folder
 
-# Weights beyond this go into a file of their own, which onnxruntime maps instead of copying. In bytes.
-EXTERNAL_FROM = 100 * 2**20
-# A protobuf message, which a graph is with its weights in it, ends at 2 GiB; nodes and names take some of that.
-_INLINE_AT_MOST = 2**31 - 2**27
-# Smaller tensors stay in the graph: onnxruntime must see shape constants when it infers shapes. In bytes.
-_INLINE_BELOW = 1024
+from ..opening.load import Loaded
+from ..planning.plan import Plan
+from ..precision.base import INT8_BITS
+from ..target import CPU, Target
+from .assets import copy_tokenizer, longest_text, match_tokenizers
+from .metadata import describe_model, graph_metadata, model_config
+from .model import EXTERNAL_FROM, save_model
 
 
-def save_model(
-    model: ir.Model,
+def write_folder(
     folder: Path,
+    loaded: Loaded,
+    graph: ir.Model,
+    plan: Plan,
     *,
-    file: str = MODEL_FILE,
+    target: Target = CPU,
     external_from: int = EXTERNAL_FROM,
-    inline_at_most: int = _INLINE_AT_MOST,
-) -> None:
-    """Write a graph and its weights.
+    precision: str = "fp32",
+    weight_bits: int = INT8_BITS[0],
+) -> Folder:
+    """Write everything but the result of the comparison, which is made with what is written here.
 
-    Args:
-        model: the finished graph.
-        folder: where to.
-        file: name of its file; large weights go into one of the same name and ".data".
-        external_from: weights of more bytes in all go into the second file.
-        inline_at_most: weights of more bytes in all do so whatever `external_from` says.
+    Returns:
+        What the folder holds, as written; its `parity` is None, and only `Session(folder, unchecked=True)` opens it.
     """
-    external = weight_bytes(model) > min(external_from, inline_at_most)
-    (folder / data_file(file)).unlink(missing_ok=True)  # of a graph that was larger
-    ir.save(
-        model,
-        folder / file,
-        external_data=data_file(file) if external else None,
-        size_threshold_bytes=_INLINE_BELOW,
+    type_ids, sentences = True, loaded.sentences
+    lower_case = sentences is not None and sentences.lower_case
+    if loaded.folder is not None and copy_tokenizer(loaded.folder, folder, lower_case=lower_case):
+        type_ids = match_tokenizers(loaded.folder, folder, lower_case=lower_case)
+    contents = describe_model(
+        loaded,
+        graph,
+        target=target,
+        precision=precision,
+        weight_bits=weight_bits,
+        sentences=sentences,
+        max_length=longest_text(loaded, sentences),
+        type_ids=type_ids,
     )
-
-
-def model_sizes(folder: Folder) -> dict[str, int]:
-    """Return the bytes of the files of graphs and weights, by file name."""
-    names = (name for variant in folder.variants.values() for model in variant.models.values() for name in model.names)
-    return {name: folder.files[name].bytes for name in names if name in folder.files}
-
-
-def weight_bytes(model: ir.Model) -> int:
-    """Count the bytes of all initialisers."""
-    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-
-
-def fingerprint(model: ir.Model) -> str:
-    """Return the SHA-256, in hexadecimal, of what a model computes: nodes, inputs, outputs and weights.
-
-    Metadata, the producer's name and where weights are stored do not count.
-    """
-    graph, digest = model.graph, hashlib.sha256()
-    ends = [value.name for value in (*graph.inputs, *graph.outputs)]
-    digest.update(repr((model.ir_version, sorted(graph.opset_imports.items()), ends)).encode())
-    for node in graph:
-        digest.update(ir.to_proto(node).SerializeToString(deterministic=True))
-    for name, value in graph.initializers.items():
-        tensor = value.const_value
-        assert tensor is not None, "an initialiser has a value"
-        digest.update(repr((name, tensor.dtype.name, tensor.shape.numpy())).encode())
-        digest.update(tensor.tobytes())
-    return digest.hexdigest()
+    graph.producer_name, graph.producer_version = "losparse", losparse.__version__
+    graph.metadata_props.clear()
+    graph.metadata_props.update(graph_metadata(contents, precision, MODEL_GRAPH, plan.digest()))
+    save_model(graph, folder, external_from=external_from)
+    write_json(folder / CONFIG_FILE, model_config(loaded))
+    write_json(folder / PLAN_FILE, plan.to_dict())
+    contents = replace(contents, files=record_files(folder))
+    write_metadata(folder, contents)
+    return contents

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
 from losparse.layers.training import TrainingForm
 from losparse.saving.folder import Checkpoint, read_checkpoint
-from losparse.saving.opening import check_finite, mismatches, open_whole
+from losparse.saving.opening import Opened, check_finite, open_whole
 from losparse.saving.outputs import check_outputs, read_record
 from losparse.saving.source import Download, find_model
 from losparse_runtime.contract.task import Task
@@ -144,20 +144,20 @@ def _refuse_quantised(method: Any, name: str) -> None:
 
 
 def _open(checkpoint: Checkpoint, task: Task, architecture: str | None) -> Any:
-    model, info = open_whole(opening_class(task, architecture, checkpoint.config), checkpoint, task.name)
-    _check_loading(info, checkpoint.folder, task)
-    return model
+    opened = open_whole(opening_class(task, architecture, checkpoint.config), checkpoint, task.name)
+    _check_loading(opened, checkpoint.folder, task)
+    return opened.model
 
 
-def _check_loading(info: Mapping[str, Any], folder: Path, task: Task) -> None:
+def _check_loading(opened: Opened, folder: Path, task: Task) -> None:
     """Refuse weights that were not in the folder: transformers fills them with random numbers."""
-    unfit = mismatches(info)
-    if unfit:
+    if opened.misshapen:
         raise LosparseError(
-            f"{folder}: {unfit[0]}; make config.json fit the weights (id2label names as many classes as a head has "
-            "rows, vocab_size counts the rows of the embedding), or choose another task"
+            f"{folder}: {opened.mismatch(next(iter(opened.misshapen)))}; make config.json fit the weights (id2label "
+            "names as many classes as a head has rows, vocab_size counts the rows of the embedding), or choose another "
+            "task"
         )
-    missing = sorted(map(str, info["missing_keys"]))
+    missing: Sequence[str] = opened.missing
     if task.embeds:
         # The pooler comes after the hidden states and does not change them; many checkpoints have none.
         missing = [name for name in missing if not name.startswith("pooler.")]

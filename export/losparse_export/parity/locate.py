@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from losparse_runtime.contract.variant import MODEL_FILE
 from losparse_runtime.dependencies import import_onnxruntime
 
 from ..graph.naming import module_of_path, unmarked
@@ -48,16 +49,23 @@ class LayerDifference:
 
 
 def first_difference(
-    model: TaskModel, folder: Path, feeds: Mapping[str, Array], tolerance: float, provider: str = CPU.provider
+    model: TaskModel,
+    folder: Path,
+    feeds: Mapping[str, Array],
+    tolerance: float,
+    provider: str = CPU.provider,
+    *,
+    file: str = MODEL_FILE,
 ) -> LayerDifference | None:
     """Compare layer by layer.
 
     Args:
         model: the reference.
-        folder: with `model.onnx`; a second graph is written beside it for the time of the call.
+        folder: with the graph; a second one is written beside it for the time of the call.
         feeds: the inputs of one run.
         tolerance: allowed difference of outputs of magnitude 1; scaled with the largest output of the layer.
         provider: onnxruntime's name of what runs the graph.
+        file: name of the graph's file.
 
     Returns:
         The first layer above the tolerance in graph order, or None.
@@ -65,7 +73,7 @@ def first_difference(
     with record_outputs(model) as expected:
         model.reference({name: torch.from_numpy(array) for name, array in feeds.items()})
     mask = model.signature.mask_of(feeds).astype(bool)
-    results = _run_with_probes(folder, feeds, {name: len(calls) for name, calls in expected.items()}, provider)
+    results = _run_with_probes(folder / file, feeds, {name: len(calls) for name, calls in expected.items()}, provider)
     for probe, call, values, stream in results:
         reference = expected[probe.layer][call]
         actual = _side_by_side(values, reference.shape)
@@ -137,10 +145,10 @@ _Result = tuple[_Probe, int, list[Array], Array | None]
 
 
 def _run_with_probes(
-    folder: Path, feeds: Mapping[str, Array], calls: Mapping[str, int], provider: str
+    graph: Path, feeds: Mapping[str, Array], calls: Mapping[str, int], provider: str
 ) -> Iterator[_Result]:
     """Run the graph; yield probe, call, values and stream, in graph order, of layers called as often on both sides."""
-    model = ir.load(folder / "model.onnx")
+    model = ir.load(graph)
     found = _joined(model.graph, _layer_outputs(model.graph), calls)
     counts = Counter(probe.layer for probe in found)
     probes = [_with_stream(probe) for probe in found if counts[probe.layer] == calls.get(probe.layer)]
@@ -149,7 +157,7 @@ def _run_with_probes(
         if not value.is_graph_output():
             model.graph.outputs.append(value)
     # Beside the model: external weights are found relative to the graph, and a link to them would not be followed.
-    file = folder / "probe.onnx"
+    file = graph.with_name("probe.onnx")
     try:
         ir.save(model, file)
         onnxruntime = import_onnxruntime()

@@ -49,7 +49,7 @@ def pytorch_reference(session: Session, folder: Path) -> Reference:
         # In a copy: the search writes a graph with more outputs beside the model.
         with tempfile.TemporaryDirectory() as copy:
             shutil.copytree(session.folder, copy, dirs_exist_ok=True)
-            found = first_difference(model, Path(copy), batch, tolerance)
+            found = first_difference(model, Path(copy), batch, tolerance, file=session.metadata.model.file)
         return None if found is None else found.layer
 
     return Reference("PyTorch", run, checkpoint_preprocessing(loaded), explain=explain)

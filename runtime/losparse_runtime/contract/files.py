@@ -43,7 +43,7 @@ _ONCE_UNLISTED = (CONFIG_FILE, PLAN_FILE, *TOKENIZER_FILES)
 _ABOUT, _TEXT = ("readme", "license", "licence", "notice"), ("", ".md", ".txt", ".rst")
 
 
-def read_folder(folder: Path) -> Folder:
+def read_folder(folder: Path | str) -> Folder:
     """Read and check `losparse.json`, and that every file it names is there with the size it names.
 
     Args:
@@ -55,6 +55,7 @@ def read_folder(folder: Path) -> Folder:
     Raises:
         FolderError: the folder or a file is missing or cut short, or the metadata is damaged.
     """
+    folder = Path(folder)
     _check_kind(folder)
     contents = parse_folder(read_json(folder / METADATA_FILE))
     for name, record in contents.files.items():
@@ -72,7 +73,7 @@ def read_folder(folder: Path) -> Folder:
     return contents
 
 
-def read_metadata(folder: Path, variant: str | None = None, graph: str | None = None) -> Metadata:
+def read_metadata(folder: Path | str, variant: str | None = None, graph: str | None = None) -> Metadata:
     """Read a folder as `read_folder` does, and choose one graph in one variant.
 
     Args:
