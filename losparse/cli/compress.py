@@ -6,18 +6,16 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from ..data.tasks.registry import DEFAULT_TASK, TASK_DATA
 from ..errors import LosparseError
 from ..methods import METHODS, NO_METHOD
-from ..models.choices import KeepLayersBy, KeepNeuronsBy
 from ..pipeline.job import WITHOUT_TRAINING, CompressionJob
 from ..pipeline.report import REPORT, CompressedFolder
 from ..saving.staging import write_json
 from ..training.recipe import Recipe, Training
 from .output import check_json_target
-from .parser import PrintSchema, add_dataclass_flags, given, positive_int
+from .parser import PrintSchema, add_dataclass_flags, add_field_flags, given, positive_int
 from .progress import StderrProgress
 from .report import print_report
 
@@ -29,7 +27,7 @@ _PARTS = tuple(field.name for field in fields(CompressionJob) if field.name != "
 
 
 def add_options(parser: argparse.ArgumentParser, callbacks: Sequence[TrainerCallback] = ()) -> None:
-    """Add the command's options; those of the method and of training are the fields of their dataclasses.
+    """Add the command's options; those of a recipe are the fields of its dataclasses.
 
     Args:
         parser: gets them.
@@ -50,7 +48,12 @@ def add_options(parser: argparse.ArgumentParser, callbacks: Sequence[TrainerCall
         const=Recipe.json_schema,
         help="print the JSON schema of recipe files, by which editors complete and check them, and stop",
     )
-    _add_recipe_options(parser)
+    parser.add_argument(
+        "--method",
+        choices=[*METHODS, NO_METHOD],
+        help="how to compress (default losparse); none only fine-tunes, with fewer blocks say",
+    )
+    add_field_flags(parser, "recipe", Recipe, leave_out=("method", "training"))
     parser.add_argument(
         "--teacher", metavar="MODEL", help="fine-tuned model to imitate; needs --distill-weight or --distill-hidden"
     )
@@ -69,43 +72,6 @@ def add_options(parser: argparse.ArgumentParser, callbacks: Sequence[TrainerCall
     add_dataclass_flags(parser, "method", *METHODS.values(), names=tuple(METHODS))
     add_dataclass_flags(parser, "training", Training)
     parser.set_defaults(run=run, callbacks=callbacks)
-
-
-def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
-    """Add the keys of a recipe that are no fields of its method or training."""
-    parser.add_argument("--task", choices=tuple(TASK_DATA), help=f"what the model is to do (default {DEFAULT_TASK})")
-    parser.add_argument(
-        "--method",
-        choices=[*METHODS, NO_METHOD],
-        help="how to compress (default losparse); none only fine-tunes, with fewer blocks say",
-    )
-    parser.add_argument("--targets", nargs="+", metavar="PATTERN", help="layers to compress (default: those in blocks)")
-    parser.add_argument("--ignore", nargs="+", metavar="PATTERN", help="layers to leave dense")
-    parser.add_argument(
-        "--keep-layers",
-        nargs="+",
-        type=int,
-        metavar="N",
-        help="how many transformer blocks to keep (3), or which ones by number from 0 (0 2 5); default all",
-    )
-    parser.add_argument(
-        "--keep-layers-by",
-        choices=get_args(KeepLayersBy),
-        help="how a number of blocks is chosen: evenly spaced, or by importance on texts of --train, or without it of "
-        "--calibration (default even)",
-    )
-    parser.add_argument(
-        "--keep-neurons",
-        type=float,
-        metavar="SHARE",
-        help="share of the feed-forward neurons of every block to keep, chosen on texts as above; default all",
-    )
-    parser.add_argument(
-        "--keep-neurons-by",
-        choices=get_args(KeepNeuronsBy),
-        help="error: what the outputs miss least goes, and the rest takes over; norm: small weights and inputs go "
-        "(default error)",
-    )
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +133,7 @@ def _refuse_training_flags(options: argparse.Namespace) -> None:
     Raises:
         LosparseError: such a flag is given.
     """
-    flags = ["task"] if options.task is not None else []
+    flags = [name for name in given(options, "recipe") if name == "task"]
     flags += [name for name in given(options, "training") if name not in WITHOUT_TRAINING]
     if flags:
         raise LosparseError(f"--{flags[0].replace('_', '-')} is for training; leave it out, or add --train FILE")
@@ -184,8 +150,5 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
         data["method"] = {"name": options.method}
     data["method"] |= given(options, "method")
     data["training"] |= given(options, "training")
-    keys = ("task", "targets", "ignore", "keep_layers_by", "keep_neurons", "keep_neurons_by")
-    data |= {key: value for key in keys if (value := getattr(options, key)) is not None}
-    if options.keep_layers is not None:
-        data["keep_layers"] = options.keep_layers[0] if len(options.keep_layers) == 1 else options.keep_layers
+    data |= given(options, "recipe")
     return Recipe.from_dict(data)

@@ -8,10 +8,11 @@ import difflib
 import json
 import typing
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
 from ..errors import LosparseError
-from ..validation import Numeric, wanted
+from ..validation import Numeric, OneOf, wanted
 from ..validation.fields import attribute_docs, field_types, members, unwrap
 from ..validation.words import in_range
 
@@ -71,6 +72,14 @@ class PrintSchema(argparse.Action):
         raise SystemExit(0)
 
 
+class OneOrSeveral(argparse.Action):
+    """A flag of several values, of which a single one is meant alone."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Keep the value, or the list of them."""
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
+
+
 class OneMore(argparse.Action):
     """A flag that may be given several times, a value each; the first one takes the place of the default."""
 
@@ -117,16 +126,37 @@ def add_dataclass_flags(parser: argparse.ArgumentParser, title: str, *kinds: typ
         hint = field_types(owners[0])[name]
         if any(field_types(owner)[name] != hint for owner in owners):
             raise TypeError(f"field {name!r} has several types, so one flag cannot give it")
-        options: dict[str, Any] = {
-            "dest": f"{title}.{name}",
-            "default": argparse.SUPPRESS,
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=f"{title}.{name}",
+            help=_help(name, owners, called if names else {}) + _notes(hint, _default(name, owners, called)),
             **_value_options(name, hint),
-        }
-        options["help"] = _help(name, owners, called if names else {})
-        notes = [in_range(hint).removeprefix(" of").strip(), _default(name, owners, called)]
-        if any(notes):
-            options["help"] += f" ({'; '.join(note for note in notes if note)})"
-        group.add_argument(f"--{name.replace('_', '-')}", **options)
+        )
+
+
+def add_field_flags(parser: argparse.ArgumentParser, title: str, kind: type, leave_out: Sequence[str]) -> None:
+    """Add one flag for every field of a checked dataclass but some; as `add_dataclass_flags`, in no group.
+
+    Args:
+        parser: gets the flags.
+        title: flags end up in the namespace as `title.field`.
+        kind: dataclass.
+        leave_out: fields that get none.
+    """
+    for name, hint in field_types(kind).items():
+        if name not in leave_out:
+            parser.add_argument(
+                f"--{name.replace('_', '-')}",
+                dest=f"{title}.{name}",
+                help=_help(name, [kind], {}) + _notes(hint, _default(name, [kind], {kind: title})),
+                **_value_options(name, hint),
+            )
+
+
+def _notes(hint: Any, default: str) -> str:
+    """Return the range and the default of a field, for the end of its help."""
+    notes = [note for note in (in_range(hint).removeprefix(" of").strip(), default) if note]
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def _help(name: str, owners: Sequence[type], called: dict[type, str]) -> str:
@@ -145,7 +175,7 @@ def _default(name: str, owners: Iterable[type], called: dict[type, str]) -> str:
     by_value: dict[Any, list[str]] = {}
     for kind in owners:
         default = next(field.default for field in dataclasses.fields(kind) if field.name == name)
-        if default is not dataclasses.MISSING:
+        if default is not dataclasses.MISSING and default != ():
             by_value.setdefault(default, []).append(called[kind])
     if len(by_value) > 1:
         common = max(by_value, key=lambda value: len(by_value[value]))
@@ -170,16 +200,30 @@ def _fields(kinds: Iterable[Any]) -> dict[str, list[type]]:
 
 
 def _value_options(name: str, hint: Any) -> dict[str, Any]:
-    """Return argparse options for a field's type: bool, int, float, str, a Literal, or one of them or None."""
-    choices = [unwrap(member)[0] for member in members(hint) if member is not type(None)]
-    kind = choices[0]
+    """Return argparse options for a field's type.
+
+    That is bool, int, float, str, texts that are chosen from, several of one of them, one or several, or one or None.
+    """
+    choices = [member for member in members(hint) if member is not type(None)]
+    kind, marks = unwrap(choices[0])
+    several = next((typing.get_args(kind)[0] for kind, _ in map(unwrap, choices) if _is_tuple(kind)), None)
+    listed = next((mark.values() for mark in marks if isinstance(mark, OneOf)), None)
+    options: dict[str, Any] = {"default": argparse.SUPPRESS}
+    if several is not None:
+        item, _ = unwrap(several)
+        action = {"action": OneOrSeveral} if len(choices) > 1 else {}
+        return options | {"type": _reader(several), "nargs": "+", "metavar": item.__name__.upper(), **action}
     if len(choices) == 1 and kind is bool:
-        return {"action": argparse.BooleanOptionalAction}
-    if len(choices) == 1 and typing.get_origin(kind) is Literal:
-        return {"choices": typing.get_args(kind)}
+        return options | {"action": argparse.BooleanOptionalAction}
+    if len(choices) == 1 and (listed is not None or typing.get_origin(kind) is Literal):
+        return options | {"choices": list(listed or typing.get_args(kind))}
     if len(choices) > 1 or kind not in (int, float, str):
         raise TypeError(f"field {name!r} of type {hint} cannot be a flag")
-    return {"type": _reader(hint), "metavar": kind.__name__.upper()}
+    return options | {"type": _reader(hint), "metavar": kind.__name__.upper()}
+
+
+def _is_tuple(kind: Any) -> bool:
+    return typing.get_origin(kind) is tuple
 
 
 def _reader(hint: Any) -> Callable[[str], Any]:
@@ -194,7 +238,7 @@ def _reader(hint: Any) -> Callable[[str], Any]:
         if optional and text.lower() == "none":
             return None
         try:
-            return kind(text) if number is None else number.read(text, kind)
+            return kind(text) if number is None else replace(number, texts=True).read(text, kind)
         except ValueError:
             raise argparse.ArgumentTypeError(f"must be {allowed}, got {text!r}") from None
 

@@ -113,15 +113,18 @@ class Recipe:
     """A task, a method, a training, and which layers.
 
     Attributes:
-        task: of what is trained, by name (`losparse.data.tasks`).
-        method: a value from `losparse.methods`; None, "none" in a file, leaves every layer dense.
+        task: what the model is to do, by name (`losparse.data.tasks`).
+        method: how to compress: a value from `losparse.methods`; None, "none" in a file, leaves every layer dense.
         training: the fine-tuning.
         targets: patterns of layers to compress; None takes the linear layers of transformer blocks.
         ignore: patterns of layers to leave dense.
-        keep_layers: how many transformer blocks to keep, or which ones by number; None keeps all.
-        keep_layers_by: how a number of blocks is chosen; see `losparse.models.depth`.
-        keep_neurons: share of every block's feed-forward neurons to keep; None keeps all.
-        keep_neurons_by: how they are chosen; see `losparse.models.neurons`.
+        keep_layers: how many transformer blocks to keep (3), or which ones by number from 0 (0 2 5); None keeps all.
+        keep_layers_by: how a number of blocks is chosen: "even" spaces them evenly, "importance" measures them on
+            texts of --train, or without it of --calibration.
+        keep_neurons: share of the feed-forward neurons of every block to keep, chosen on texts as blocks are; None
+            keeps all.
+        keep_neurons_by: how neurons are chosen: "error" drops those that the outputs miss least, and the rest takes
+            over; "norm" drops those of small weights and inputs.
     """
 
     task: Annotated[str, OneOf(lambda: TASK_DATA)] = DEFAULT_TASK

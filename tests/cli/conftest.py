@@ -234,7 +234,7 @@ def onnx_copy(whole_pass: Pass, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole_pass.onnx, tmp_path / "copy"))
 
 
-HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "datasets"}
+HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "datasets", "pydantic"}
 
 
 def loaded_by(program: str, **environment: str) -> set[str]:

@@ -9,16 +9,17 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
 from losparse import __version__
 from losparse.cli.main import COMMANDS, Load, build_parser, main
-from losparse.cli.parser import CommandParser, add_dataclass_flags, given
+from losparse.cli.parser import CommandParser, add_dataclass_flags, add_field_flags, given
 from losparse.errors import LosparseError
 from losparse.methods import METHODS
-from losparse.training.recipe import Training
+from losparse.training.recipe import Recipe, Training
+from losparse.validation import OneOf, OneOrMore, ZeroOrMore, checked
 
 from .conftest import Command, loaded_by
 
@@ -28,8 +29,8 @@ def test_help_loads_nothing_heavy() -> None:
     assert loaded_by(program) == set()
 
 
-@pytest.mark.parametrize("command", ["run", "bench", "inspect", "check", "export"])
-def test_help_of_commands_that_serve_loads_nothing_heavy(command: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_commands_loads_nothing_heavy(command: str) -> None:
     program = f"from losparse.cli.main import main\ntry: main(['{command}', '--help'])\nexcept SystemExit: pass"
     assert loaded_by(program) == set()
 
@@ -138,11 +139,11 @@ def flags_of(command: str) -> set[str]:
     return set(chosen.choices[command]._option_string_actions)
 
 
-def test_every_field_of_methods_and_training_is_a_flag() -> None:
+def test_every_field_of_methods_training_and_recipe_is_a_flag() -> None:
     flags = flags_of("compress")
-    for kind in (*METHODS.values(), Training):
+    for kind in (*METHODS.values(), Training, Recipe):
         for field in fields(kind):
-            assert f"--{field.name.replace('_', '-')}" in flags
+            assert f"--{field.name.replace('_', '-')}" in flags or field.name == "training"
 
 
 @pytest.mark.parametrize(
@@ -254,6 +255,47 @@ def test_help_of_compress_says_which_methods_have_a_flag(capsys: pytest.CaptureF
     keys = "task, method, training, targets, ignore, keep_layers, keep_layers_by, keep_neurons, keep_neurons_by"
     assert f"JSON or YAML with any of the keys {keys};" in shown  # all that a recipe takes, and nothing else below
     assert "None takes a tenth of the training in `losparse compress`" in shown
+
+
+@checked
+class Many:
+    """Fields of several values.
+
+    Attributes:
+        names: of things.
+        blocks: how many, or which.
+        colour: of them all.
+    """
+
+    names: tuple[str, ...] = ()
+    blocks: OneOrMore | tuple[ZeroOrMore, ...] | None = None
+    colour: Annotated[str, OneOf(lambda: ["red", "green"])] = "red"
+    left_out: int = 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values"),
+    [
+        (["--blocks", "3"], {"blocks": 3}),
+        (["--blocks", "0", "2", "--names", "a"], {"blocks": [0, 2], "names": ["a"]}),
+        (["--colour", "green", "--names", "a", "b"], {"colour": "green", "names": ["a", "b"]}),
+    ],
+)
+def test_flags_of_several_values(arguments: list[str], values: dict[str, object]) -> None:
+    parser = CommandParser(prog="toy")
+    add_field_flags(parser, "many", Many, leave_out=("left_out",))
+    assert given(parser.parse_args(arguments), "many") == values
+    shown = " ".join(parser.format_help().split())
+    assert "of things. --blocks" in shown and "{red,green} of them all. (default red)" in shown
+    assert "left-out" not in shown
+
+
+@pytest.mark.parametrize("arguments", [["--blocks", "-1"], ["--blocks", "x"], ["--colour", "blue"]])
+def test_wrong_flags_of_several_values(arguments: list[str]) -> None:
+    parser = CommandParser(prog="toy")
+    add_field_flags(parser, "many", Many, leave_out=())
+    with pytest.raises(LosparseError, match=f"argument {arguments[0]}: .*see toy --help"):
+        parser.parse_args(arguments)
 
 
 def test_a_field_of_an_unknown_type_is_a_defect() -> None:

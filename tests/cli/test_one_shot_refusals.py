@@ -37,7 +37,7 @@ from .conftest import Command, Sources, edit_json, make_tokenizer, nothing_writt
         ),
         (
             ["--method", "rom", "--calibration", "TEXTS", "--keep-neurons", 0],
-            ["keep_neurons must be a number in (0, 1]"],
+            ["argument --keep-neurons: must be a number in (0, 1], or none"],
         ),
         (
             ["--method", "svd", "--low-rank", 0.1],
