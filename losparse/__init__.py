@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .models.depth import drop_layers
     from .models.neurons import drop_neurons
     from .models.report import CompressionReport, LayerReport
+    from .pipeline.job import CompressionJob
     from .pipeline.report import CompressedFolder
     from .pipeline.run import compress_folder
     from .saving.contents import FolderContents, StoredLayer, inspect_folder
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ASVD": "methods",
     "CompressedFolder": "pipeline.report",
+    "CompressionJob": "pipeline.job",
     "CompressionReport": "models.report",
     "FWSVD": "methods",
     "FactoredLinear": "layers.factored",
@@ -71,6 +73,7 @@ __all__ = [
     "ROM",
     "SVD",
     "CompressedFolder",
+    "CompressionJob",
     "CompressionReport",
     "FactoredLinear",
     "FactoredLinearTraining",

@@ -100,7 +100,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compress, save and print what came of it."""
-    from ..pipeline.run import run_job
+    from ..pipeline.run import compress_folder
     from ..training.opening import quiet_transformers
 
     job = CompressionJob(recipe=read_recipe(options), **{name: getattr(options, name) for name in _PARTS})
@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
         _refuse_training_flags(options)
     check_json_target(options.json)
     quiet_transformers()
-    done = run_job(job, StderrProgress(verbose=options.verbose), options.callbacks)
+    done = compress_folder(job, StderrProgress(verbose=options.verbose), options.callbacks)
     if done is not None:
         print_report(_title(job, done), done.report)
         if options.json is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,35 @@ _SETTINGS = (
 
 @dataclass(frozen=True)
 class CompressionJob:
-    """One compression of a folder; `compress_folder` says what its parts mean.
+    """One compression of a folder: what is read, what is made of it, and where that goes.
 
-    Messages call a part by its flag on the command line: `--keep-layers` is `keep_layers` of the recipe.
+    With `train` the model is fine-tuned while it is compressed; without it nothing is trained, which one-shot methods
+    (SVD, ROM) need not. Files of texts are csv, tsv, jsonl, for texts alone also txt (a text a line), or hub data sets
+    as "owner/name[@config][:split]". Messages call a part by its flag on the command line: `--keep-layers` is
+    `keep_layers` of the recipe.
+
+    Attributes:
+        model: dense model: a folder, or a hub id as "owner/name".
+        out: folder to write.
+        recipe: task, method and training; default: LoSparse, trained for text classification.
+        train: labelled texts to train on.
+        validation: labelled texts to measure on; default: a part of `train`.
+        validation_share: share of `train` to hold out in its place; default: 0.1.
+        calibration: texts that a one-shot method looks at; default: some of `train`.
+        teacher: fine-tuned model to imitate; the recipe then has `distill_weight` or `distill_hidden` above 0.
+        text_column: of texts, words or questions; default: the usual names.
+        pair_column: of second texts or contexts.
+        label_column: of labels, tags or answers.
+        max_length: tokens of a text; default: all positions that the model has.
+        sequential: let layers see the outputs of the compressed ones before them when a one-shot method looks at
+            inputs; default: where the model allows it.
+        resume: go on with OUT.partial, where a training was cut off.
+        overwrite: replace `out` if losparse wrote it.
     """
 
     model: str | Path
-    out: Path
-    recipe: Recipe
+    out: str | Path
+    recipe: Recipe = field(default_factory=Recipe)
     train: str | Path | None = None
     validation: str | Path | None = None
     validation_share: float | None = None
@@ -52,6 +73,11 @@ class CompressionJob:
     sequential: bool | None = None
     resume: bool = False
     overwrite: bool = False
+
+    @property
+    def out_folder(self) -> Path:
+        """The folder to write."""
+        return Path(self.out)
 
     @property
     def settings(self) -> dict[str, Any]:

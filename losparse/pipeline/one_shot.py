@@ -131,7 +131,7 @@ def _save(prepared: _Prepared, compression: CompressionReport, seconds: float) -
     del recipe["task"]  # nothing was trained for it
     recipe["training"] = {name: recipe["training"][name] for name in WITHOUT_TRAINING}
     looked_at = sum(len(batch[TOKENS]) for batch in prepared.batches)
-    with staged_folder(job.out, overwrite=job.overwrite) as folder:
+    with staged_folder(job.out_folder, overwrite=job.overwrite) as folder:
         model.save_pretrained(folder)
         prepared.tokenizer.save_pretrained(folder)
         copy_pooling(prepared.checkpoint.folder, folder)
@@ -151,4 +151,4 @@ def _save(prepared: _Prepared, compression: CompressionReport, seconds: float) -
             **outcome_of(model, folder, prepared.checkpoint, prepared.original, compression),
         }
         write_json(folder / REPORT, report)
-    return CompressedFolder(job.out, compression, {}, 0, seconds, looked_at, report)
+    return CompressedFolder(job.out_folder, compression, {}, 0, seconds, looked_at, report)

@@ -159,7 +159,7 @@ def save(prepared: Prepared, result: FineTuneResult) -> CompressedFolder:
     """Write checkpoint and report."""
     job, parts = prepared.job, prepared.parts
     compression = result.compression or dense_report(prepared.model)
-    with staged_folder(job.out, overwrite=job.overwrite) as folder:
+    with staged_folder(job.out_folder, overwrite=job.overwrite) as folder:
         prepared.model.save_pretrained(folder)
         prepared.tokenizer.save_pretrained(folder)
         report = {
@@ -175,4 +175,4 @@ def save(prepared: Prepared, result: FineTuneResult) -> CompressedFolder:
             **outcome_of(prepared.model, folder, prepared.checkpoint, prepared.original, compression),
         }
         write_json(folder / REPORT, report)
-    return CompressedFolder(job.out, compression, result.metrics, result.steps, result.seconds, 0, report)
+    return CompressedFolder(job.out_folder, compression, result.metrics, result.steps, result.seconds, 0, report)
