@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from losparse.errors import LosparseError
+from losparse_runtime.contract.progress import Phases
 
 from .costs import Call, Calls, Traffic
 from .graph.node import LayerShape
@@ -16,7 +17,7 @@ from .planning.choose import layer_shapes, plan_model
 from .planning.edits import Layers, check_edits, switched_off
 from .planning.lower import lower_model
 from .planning.plan import LayerPlan, Plan
-from .planning.tune import Progress, tune_plan
+from .planning.tune import tune_plan
 from .precision.table import PRECISION_TABLE
 from .target import CPU, Target, finish_planned
 
@@ -44,7 +45,7 @@ def build_graph(
     calls: Calls | None = None,
     tune: bool = False,
     target: Target = CPU,
-    progress: Progress | None = None,
+    phases: Phases | None = None,
 ) -> Built:
     """Finish a graph.
 
@@ -56,7 +57,7 @@ def build_graph(
             was made for.
         tune: choose by timing on this machine, not by estimate.
         target: the kind of machine to build for.
-        progress: called while timing.
+        phases: told how many sizes are timed.
 
     Raises:
         LosparseError: there is a plan and something else that chooses, or the plan is for another model or precision,
@@ -72,7 +73,7 @@ def build_graph(
         graph = prepared.clone()
         folds = fold_model(graph)
         plan = plan_model(graph, calls=calls, precision=planned, folds=folds, target=target)
-        plan = tune_plan(plan, calls, target=target, progress=progress) if tune else plan
+        plan = tune_plan(plan, calls, target=target, phases=phases) if tune else plan
         lowered = lower_model(graph, plan, target)
     finished, quantise = _finish(lowered.clone(), plan, wanted.marked, planned, target)
     if wanted.marked != "fp32" and not quantise:

@@ -27,6 +27,7 @@ from losparse.methods import LoSparse, StructuredPruning
 from losparse.models.coverage import Coverage
 from losparse.random_factors import draw_factors, place_factors_, sizes_of
 from losparse_runtime import NodeTime, Session, measure, profile_nodes, time_by
+from losparse_runtime.contract.progress import SILENT, Phases, Progress
 from losparse_runtime.contract.task import FEATURE_EXTRACTION
 
 from .build import build_graph, dense_plan
@@ -37,10 +38,10 @@ from .folder.write import write_folder
 from .graph.constants import add_constant
 from .graph.naming import module_of_path, unmarked
 from .graph.node import INPUTS, find_factored
+from .opening.config import read_config
 from .opening.kinds import check_reads_text, class_of, opening_class
 from .opening.load import Loaded, refuse_experts
 from .opening.task_model import TaskModel
-from .planning.tune import Progress
 from .precision.apply import apply_precision
 from .target import CPU, Target, prepare_model
 from .tracing.trace import trace_model
@@ -131,7 +132,7 @@ class _Variant:
 
 
 def estimate_model(
-    config: PretrainedConfig,
+    config: PretrainedConfig | str | Path,
     method: LoSparse,
     *,
     call: Call | None = None,
@@ -141,12 +142,12 @@ def estimate_model(
     ignore: Sequence[str] = (),
     seconds: float = 2.0,
     target: Target = CPU,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> Estimate:
     """Measure a model that does not exist yet.
 
     Args:
-        config: of a transformers model.
+        config: of a transformers model; or its folder or hub id, of which nothing else is read.
         method: budget and structure to try.
         call: batch, length and threads to time.
         precisions: of the factored variants; dense ones are always timed in fp32 and int8.
@@ -155,7 +156,7 @@ def estimate_model(
         ignore: patterns of layers to leave dense.
         seconds: timed seconds a variant.
         target: the kind of machine, which must be this one.
-        progress: called with a text, the steps done, and their number.
+        progress: shows a stage.
 
     Returns:
         Sizes, times and a verdict.
@@ -166,26 +167,28 @@ def estimate_model(
     unknown = sorted(set(precisions) - set(_PRECISIONS))
     if unknown:
         raise LosparseError(f"precision must be one of {', '.join(_PRECISIONS)} for an estimate, got {unknown[0]!r}")
+    config = read_config(config) if isinstance(config, str | Path) else config
     call = call or Call()
     variants = _variants(method, precisions, grid=grid)
     steps = len(variants) + 2
-    tell = progress or (lambda _text, _done, _steps: None)
-    tell("tracing", 0, steps)
-    model = _random_model(config)
-    refuse_experts(model, str(getattr(config, "_name_or_path", "") or config.model_type))
-    sizes = sizes_of(find_targets(model, targets, ignore))
-    looked_at = place_factors_(model, draw_factors(sizes, method, config), method).coverage
-    loaded = Loaded(model, FEATURE_EXTRACTION, "random weights", None)
-    with evaluation(model), tempfile.TemporaryDirectory(prefix="losparse.") as name:
-        prepared = prepare_model(trace_model(TaskModel(model, loaded.task)), target)
-        built = {}
-        for done, variant in enumerate(variants):
-            tell(f"building {variant.name}", done + 1, steps)
-            folder = Path(name) / str(done)
-            folder.mkdir()
-            built[variant] = _build(folder, loaded, prepared, variant, sizes, call, target)
-        tell("timing", steps - 1, steps)
-        return replace(_measure(Path(name), built, sizes, call, seconds, target), looked_at=looked_at)
+    with progress.stage("estimating") as advance:
+        phases = Phases(advance, "estimating")
+        phases.at("tracing", 0, steps)
+        model = _random_model(config)
+        refuse_experts(model, str(getattr(config, "_name_or_path", "") or config.model_type))
+        sizes = sizes_of(find_targets(model, targets, ignore))
+        looked_at = place_factors_(model, draw_factors(sizes, method, config), method).coverage
+        loaded = Loaded(model, FEATURE_EXTRACTION, "random weights", None)
+        with evaluation(model), tempfile.TemporaryDirectory(prefix="losparse.") as name:
+            prepared = prepare_model(trace_model(TaskModel(model, loaded.task)), target)
+            built = {}
+            for done, variant in enumerate(variants):
+                phases.at(f"building {variant.name}", done + 1, steps)
+                folder = Path(name) / str(done)
+                folder.mkdir()
+                built[variant] = _build(folder, loaded, prepared, variant, sizes, call, target)
+            phases.at("timing", steps - 1, steps)
+            return replace(_measure(Path(name), built, sizes, call, seconds, target), looked_at=looked_at)
 
 
 def _variants(method: LoSparse, precisions: Sequence[str], *, grid: bool) -> list[_Variant]:

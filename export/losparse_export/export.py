@@ -18,6 +18,7 @@ from losparse.saving.staging import EXPORT, check_out, staged_folder
 from losparse_runtime import Session, measure
 from losparse_runtime.contract.files import write_metadata
 from losparse_runtime.contract.folder import Folder
+from losparse_runtime.contract.progress import SILENT, Phases, Progress
 from losparse_runtime.engine.cpus import int8_overflows
 
 from .accuracy.measure import measure_accuracy, read_labelled
@@ -29,7 +30,7 @@ from .folder.model import EXTERNAL_FROM, model_sizes
 from .folder.write import write_folder
 from .opening.load import Loaded, load_model
 from .opening.task_model import TaskModel
-from .parity.gate import ParityReport, Progress, check_parity
+from .parity.gate import ParityReport, check_parity
 from .planning.plan import Plan
 from .precision.apply import apply_precision
 from .precision.base import INT8_BITS
@@ -83,7 +84,7 @@ def export_model(
     weight_bits: int = INT8_BITS[0],
     data: TextFile | str | Path | None = None,
     external_from: int = EXTERNAL_FROM,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
     tracer: Tracer = trace_model,
 ) -> ExportReport:
     """Export a model to an ONNX folder, and keep the folder only if its outputs equal PyTorch's.
@@ -110,7 +111,7 @@ def export_model(
         data: labelled texts to measure both models on, by the metric of the task and as `losparse.data` reads them;
             refused for tasks without labels.
         external_from: weights of more bytes in all are written beside the graph, not into it.
-        progress: called with a text, the number of steps done, and their number.
+        progress: shows a stage.
         tracer: makes the graph. Tracing takes most of an export: who writes one model in several precisions gives one
             that remembers its graph and returns a clone.
 
@@ -132,32 +133,33 @@ def export_model(
             f"compared with PyTorch; export on one that has, or with weight_bits={INT8_BITS[0]} (--weight-bits)"
         )
     check_out(out, overwrite=overwrite, replaces=EXPORT)
-    tell = progress or (lambda _text, _done, _steps: None)
-    tell(_STEPS[0], 0, len(_STEPS))
-    loaded = load_model(source, task)
-    check_tokenizer(loaded)
-    check_reading(loaded)
-    given = None if calibration is None else read_calibration(calibration, loaded.task.name)
-    with evaluation(loaded.model), staged_folder(out, overwrite=overwrite, replaces=EXPORT) as folder:
-        tell(_STEPS[1], 1, len(_STEPS))
-        wrapped = TaskModel(loaded.model, loaded.task, endless_limit(loaded))
-        labelled = None if data is None else read_labelled(data, wrapped)
-        prepared = prepare_model(tracer(wrapped, opset=opset), target)
-        tell(_STEPS[2], 2, len(_STEPS))
-        built = build_graph(
-            prepared, precision=precision, plan=plan, calls=calls, tune=tune, target=target, progress=progress
-        )
-        tell(_STEPS[3], 3, len(_STEPS))
-        writer = _Writer(loaded, wrapped, precision, weight_bits, given, external_from, progress, target)
-        contents, parity = writer.write(built, folder)
-        if tune and built.plan.layers:
-            faster = _dense_if_faster(folder, built, prepared, Traffic.of(calls), writer)
-            if faster is not None:
-                built = faster
-                contents, parity = writer.write(built, folder)
-        accuracy = None if labelled is None else measure_accuracy(wrapped, folder, labelled, target.provider)
-        contents = contents.measured(parity=parity.to_dict(), accuracy=accuracy)
-        write_metadata(folder, contents)
+    with progress.stage("exporting") as advance:
+        phases = Phases(advance, "exporting")
+        phases.at(_STEPS[0], 0, len(_STEPS))
+        loaded = load_model(source, task)
+        check_tokenizer(loaded)
+        check_reading(loaded)
+        given = None if calibration is None else read_calibration(calibration, loaded.task.name)
+        with evaluation(loaded.model), staged_folder(out, overwrite=overwrite, replaces=EXPORT) as folder:
+            phases.at(_STEPS[1], 1, len(_STEPS))
+            wrapped = TaskModel(loaded.model, loaded.task, endless_limit(loaded))
+            labelled = None if data is None else read_labelled(data, wrapped)
+            prepared = prepare_model(tracer(wrapped, opset=opset), target)
+            phases.at(_STEPS[2], 2, len(_STEPS))
+            built = build_graph(
+                prepared, precision=precision, plan=plan, calls=calls, tune=tune, target=target, phases=phases
+            )
+            phases.at(_STEPS[3], 3, len(_STEPS))
+            writer = _Writer(loaded, wrapped, precision, weight_bits, given, external_from, phases, target)
+            contents, parity = writer.write(built, folder)
+            if tune and built.plan.layers:
+                faster = _dense_if_faster(folder, built, prepared, Traffic.of(calls), writer)
+                if faster is not None:
+                    built = faster
+                    contents, parity = writer.write(built, folder)
+            accuracy = None if labelled is None else measure_accuracy(wrapped, folder, labelled, target.provider)
+            contents = contents.measured(parity=parity.to_dict(), accuracy=accuracy)
+            write_metadata(folder, contents)
     return ExportReport(out, contents.task, built.plan, parity, accuracy, model_sizes(contents), contents.to_json())
 
 
@@ -171,13 +173,13 @@ class _Writer:
     weight_bits: int
     calibration: Any
     external_from: int
-    progress: Progress | None
+    phases: Phases
     target: Target
 
     def write(self, built: Built, folder: Path) -> tuple[Folder, ParityReport]:
         """Write a folder; returns what it holds and how far it is from PyTorch."""
         place = partial(write_folder, folder, self.loaded, target=self.target, external_from=self.external_from)
-        compare = partial(check_parity, self.wrapped, folder, provider=self.target.provider, progress=self.progress)
+        compare = partial(check_parity, self.wrapped, folder, provider=self.target.provider, phases=self.phases)
         contents = place(built.graph, built.plan)
         parity = compare()
         if PRECISION_TABLE[self.precision].convert is None:

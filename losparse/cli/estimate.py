@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from losparse_runtime.contract.progress import Phases
+from typing import TYPE_CHECKING
 
 from ..environment import machine, versions
-from ..errors import LosparseError
 from ..saving.staging import write_json
 from .bench import notes, shown_speedup
 from .export import call_of
@@ -52,42 +49,23 @@ def run(options: argparse.Namespace) -> int:
     low_rank = min(0.05, options.keep / 4) if options.low_rank is None else options.low_rank
     shape = {"structure": options.structure, "multiple": options.multiple}
     method = LoSparse(keep=options.keep, low_rank=low_rank, **shape)
-    config = _read_config(options.model)
-    progress = StderrProgress(verbose=options.verbose)
-    with progress.stage("estimating") as advance:
-        from losparse_export import estimate_model
+    from losparse_export import estimate_model
 
-        found = estimate_model(
-            config,
-            method,
-            call=call_of(options),
-            precisions=("fp32", "int8") if options.precision is None else (options.precision,),
-            grid=not options.no_grid,
-            targets=options.targets,
-            ignore=options.ignore,
-            progress=Phases(advance, "estimating").at,
-        )
+    found = estimate_model(
+        options.model,
+        method,
+        call=call_of(options),
+        precisions=("fp32", "int8") if options.precision is None else (options.precision,),
+        grid=not options.no_grid,
+        targets=options.targets,
+        ignore=options.ignore,
+        progress=StderrProgress(verbose=options.verbose),
+    )
     _print(found)
     if options.json is not None:
         report = {"format": 1, "machine": machine(), "versions": versions("torch", "transformers", "onnxruntime")}
         write_json(options.json, report | found.to_dict())
     return 0
-
-
-def _read_config(model: str) -> Any:
-    """Read a configuration.
-
-    Raises:
-        LosparseError: there is none, or no architecture that transformers knows.
-    """
-    from transformers import AutoConfig
-
-    if Path(model).exists() and not (Path(model) / "config.json").is_file():
-        raise LosparseError(f"'{model}' has no config.json; an estimate needs one, and nothing else of a model")
-    try:
-        return AutoConfig.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise LosparseError(f"'{model}': no configuration can be read: {str(error).splitlines()[0]}") from error
 
 
 def _print(found: Estimate) -> None:

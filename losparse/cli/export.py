@@ -7,8 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from losparse_runtime.contract.progress import Phases
-
 from ..errors import LosparseError
 from ..saving.staging import EXPORT, check_out
 from .output import human_bytes, print_table
@@ -95,27 +93,25 @@ def run(options: argparse.Namespace) -> int:
     check_precision(options.precision, calibrated=options.calibration is not None)
     check_weight_bits(options.weight_bits, options.precision)
     check_out(options.out, overwrite=options.overwrite, sources=(Path(options.model),), replaces=EXPORT)
-    progress = StderrProgress(verbose=options.verbose)
-    with progress.stage("exporting") as advance:
-        from losparse_export import Plan, TextFile, export_model
+    from losparse_export import Plan, TextFile, export_model
 
-        plan = None if options.plan is None else Plan.read(options.plan)
-        columns = options.text_column, options.pair_column
-        report = export_model(
-            options.model,
-            options.out,
-            task=options.task,
-            opset=options.opset,
-            precision=options.precision,
-            weight_bits=options.weight_bits,
-            calibration=None if options.calibration is None else TextFile(options.calibration, *columns),
-            data=None if options.data is None else TextFile(options.data, *columns, options.label_column),
-            plan=plan,
-            calls=call_of(options) if plan is None else None,
-            tune=options.tune,
-            overwrite=options.overwrite,
-            progress=Phases(advance, "exporting").at,
-        )
+    plan = None if options.plan is None else Plan.read(options.plan)
+    columns = options.text_column, options.pair_column
+    report = export_model(
+        options.model,
+        options.out,
+        task=options.task,
+        opset=options.opset,
+        precision=options.precision,
+        weight_bits=options.weight_bits,
+        calibration=None if options.calibration is None else TextFile(options.calibration, *columns),
+        data=None if options.data is None else TextFile(options.data, *columns, options.label_column),
+        plan=plan,
+        calls=call_of(options) if plan is None else None,
+        tune=options.tune,
+        overwrite=options.overwrite,
+        progress=StderrProgress(verbose=options.verbose),
+    )
     _print(options, report)
     return 0
 

@@ -13,6 +13,7 @@ import copy
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from losparse_export import export_model
 from losparse_export.check import check_session, open_reference
 from losparse_runtime import Session, benchmark
-from losparse_runtime.contract.progress import SILENT, Phases, Progress, StageTimes
+from losparse_runtime.contract.progress import SILENT, Advance, Progress, StageTimes
 from losparse_runtime.contract.task import TASKS
 
 from ..data.examples import Examples
@@ -145,14 +146,25 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
     tokenizer.save_pretrained(folder)
 
 
+@dataclass(frozen=True)
+class _Named:
+    """A progress that says of which model its stages are."""
+
+    inner: Progress
+    name: str
+
+    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Advance]:
+        """Show a stage; see `Progress`."""
+        return self.inner.stage(f"{title} ({self.name})", total)
+
+
 def _measure_both(data: DocstringData, folder: Path, setup: DemoSetup, progress: Progress) -> dict[str, Any]:
     """Export, check and time both models; returns the measured part of the report."""
     sessions: dict[str, Session] = {}
     rows = {}
     for name in NAMES:
         target = folder / f"{name}-onnx"
-        with progress.stage(f"exporting ({name})") as advance:
-            setup.export(folder / name, target, progress=Phases(advance, "exporting").at)
+        setup.export(folder / name, target, progress=_Named(progress, name))
         sessions[name] = Session(target)
         rows[name] = _measure(sessions[name], folder / name, data.test, progress, name)
     times = {

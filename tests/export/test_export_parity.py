@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from losparse_export.parity.gate import check_parity, make_feeds
 from losparse_export.parity.lengths import Case
 from losparse_export.parity.locate import allowed_difference, first_difference, record_outputs
 from losparse_export.target import finish_model
+from losparse_runtime.contract.progress import Advance
 from losparse_runtime.contract.task import TASKS
 
 from .builders import build_model
@@ -137,10 +140,26 @@ def test_hooks_are_removed(bert):
 
 
 def test_progress_counts_to_the_end(export_bert, tmp_path):
-    calls: list[tuple[str, int, int]] = []
-    export_bert(tmp_path / "out", progress=lambda *call: calls.append(call))
-    assert [text for text, done, _ in calls if done == 0] == ["opening the model", "comparing with PyTorch"]
-    assert calls[-1] == ("comparing with PyTorch", 15, 15)
+    begun: list[tuple[str, int]] = []
+    stages: list[str] = []
+    reached = 0
+
+    class Recorder:
+        @contextmanager
+        def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
+            stages.append(title)
+            yield advance
+
+    def advance(done: int, /, *, total: int | None = None, title: str | None = None, note: str | None = None) -> None:
+        nonlocal reached
+        reached += done
+        if title is not None and total is not None:
+            begun.append((title, total))
+
+    export_bert(tmp_path / "out", progress=Recorder())
+    assert stages == ["exporting"]
+    assert begun[0] == ("exporting: opening the model", 4)
+    assert begun[-1] == ("exporting: comparing with PyTorch", 15) and reached == 15
 
 
 def test_check_of_a_folder(export_bert, bert, tmp_path):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from losparse.errors import LosparseError
 from losparse_runtime import Comparison, Parity, Session, compare
 from losparse_runtime.contract.feeds import Draw
+from losparse_runtime.contract.progress import Phases
 from losparse_runtime.contract.tensors import Arrays
 
 from ..opening.task_model import TaskModel
@@ -39,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 # Tokens of the texts that are looked at alone and beside a long one, and of that.
 _SHORT, _LONG = (2, 7, 24), 128
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def check_parity(
     precision: str = "fp32",
     provider: str = CPU.provider,
     seed: int = 0,
-    progress: Progress | None = None,
+    phases: Phases | None = None,
 ) -> ParityReport:
     """Compare an exported folder with the PyTorch model it came from.
 
@@ -127,7 +126,7 @@ def check_parity(
         precision: of the folder, a key of `PRECISION_TABLE`.
         provider: onnxruntime's name of what runs it.
         seed: of the tokens.
-        progress: called with a text, the number of cases done, and their number.
+        phases: told how many cases are done.
 
     Returns:
         The differences, all within the tolerance.
@@ -138,12 +137,11 @@ def check_parity(
     """
     session = Session(folder, providers=(provider,), threads=torch.get_num_threads(), unchecked=True)
     cases = _cases(model, min(model.longest, session.max_length), precision)
-    overall, scale = Comparison(), 0.0
+    overall, scale, phases = Comparison(), 0.0, phases or Phases()
     vectors = VectorComparison(session.metadata.pooling or "mean") if model.task.embeds else None
     results: list[dict[str, Any]] = []
     for done, case in enumerate(cases):
-        if progress is not None:
-            progress("comparing with PyTorch", done, len(cases))
+        phases.at("comparing with PyTorch", done, len(cases))
         feeds = make_feeds(model, case, seed)
         real = model.signature.mask_of(feeds)
         mask = real if model.task.per_token else None
@@ -157,8 +155,7 @@ def check_parity(
         padded = int((real == 0).sum())
         result = {"batch": case.batch, "length": case.length, "padded": padded}
         results.append({**result, "max_abs": compare(actual, expected, mask=mask).max_abs})
-    if progress is not None:
-        progress("comparing with PyTorch", len(cases), len(cases))
+    phases.at("comparing with PyTorch", len(cases), len(cases))
     judge, parity = PRECISION_TABLE[precision], overall.parity()
     tolerance = allowed_difference(judge.difference, scale)
     failure = judge.failure(parity, tolerance, classifies=model.task.names_classes)

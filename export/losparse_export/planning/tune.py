@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from losparse.environment import cache_folder, machine
+from losparse_runtime.contract.progress import Phases
 from losparse_runtime.dependencies import import_onnxruntime
 
 from ..costs import Call, Calls, Traffic
@@ -39,8 +40,6 @@ _HOPELESS = 3.0
 _LEAST_ROUNDS, _LEAST_SECONDS = 9, 0.15
 _NAME = "layer"
 
-Progress = Callable[[str, int, int], None]
-
 Timer = Callable[[Mapping[str, ir.Model], LayerShape, Call, str], Mapping[str, float]]
 """What times graphs of one layer in a call on a provider, as `time_models` does."""
 
@@ -56,7 +55,7 @@ def tune_plan(
     *,
     target: Target = CPU,
     cache: Path | None = None,
-    progress: Progress | None = None,
+    phases: Phases | None = None,
     timer: Timer | None = None,
 ) -> Plan:
     """Choose for every layer the form that is fastest here.
@@ -66,24 +65,22 @@ def tune_plan(
         calls: what to time: one call, or pairs of a call and its weight; the fastest on the average is taken.
         target: whose forms, and whose provider.
         cache: file of times that are known; None for `cache_file()`.
-        progress: called with a text, the number of sizes done, and their number.
+        phases: told how many sizes are done.
         timer: takes the times; `time_models` by default.
 
     Returns:
         The plan with other choices, and times for reasons.
     """
     traffic, file = Traffic.of(calls), cache_file() if cache is None else cache
-    known = _read_times(file)
+    known, phases = _read_times(file), phases or Phases()
     timing = _Timing(traffic, target, known, timer or time_models)
     shapes = list(dict.fromkeys((layer.shape, layer.precision) for layer in plan.layers.values()))
     times = {}
     for done, (shape, precision) in enumerate(shapes):
-        if progress is not None:
-            progress("timing forms", done, len(shapes))
+        phases.at("timing forms", done, len(shapes))
         times[shape, precision] = timing.times(shape, precision)
         _write_times(file, known)
-    if progress is not None:
-        progress("timing forms", len(shapes), len(shapes))
+    phases.at("timing forms", len(shapes), len(shapes))
     layers = {n: _fastest(layer, times[layer.shape, layer.precision], traffic) for n, layer in plan.layers.items()}
     return replace(plan, layers=layers, calls=traffic)
 
