@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from losparse import LoSparse, Training, compress_, fine_tune
 from losparse.errors import LosparseError
 from losparse.training.distill import distillation_loss, hidden_loss, pair_blocks
-from losparse.training.fine_tune import _trainer
+from losparse.training.trainer import make_trainer
 from losparse_runtime.contract.task import TEXT_CLASSIFICATION
 
 from .conftest import build_bert, collate, toy_items
@@ -73,9 +73,9 @@ def test_the_loss_is_the_mixture(tokenizer, tmp_path: Path, compressed: bool):
         compress_(student, LoSparse(keep=0.4, low_rank=0.1))
     batch = collate(toy_items(6))
     recipe = Training(distill_weight=0.25, distill_temperature=3.0, distill_hidden=2.0)
-    trainer = _trainer(
-        student, tokenizer, toy_items(4), toy_items(4), recipe, tmp_path, TEXT_CLASSIFICATION, teacher, True
-    )
+    parts = (toy_items(4), toy_items(4))
+    where = {"task": TEXT_CLASSIFICATION, "output_dir": tmp_path, "quiet": True}
+    trainer = make_trainer(student, tokenizer, parts, recipe, teacher=teacher, **where)
     loss = trainer.compute_loss(student, batch)
     with torch.no_grad():
         one, other = (model(**batch, output_hidden_states=True) for model in (student, teacher))

@@ -242,7 +242,7 @@ def test_windows_of_questions_are_measured_by_question(tokenizer, tmp_path, monk
 
 def test_rows_that_do_not_know_their_context_have_no_accuracy(tokenizer, tmp_path, caplog):
     model, items = BertForQuestionAnswering(build_bert().config), question_items()
-    with caplog.at_level("WARNING", logger="losparse.training.fine_tune"):
+    with caplog.at_level("WARNING", logger="losparse.training.trainer"):
         result = fine_tune(
             model, tokenizer, items, items, Training(max_steps=1, batch_size=1), output_dir=tmp_path, quiet=True
         )
