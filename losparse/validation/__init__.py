@@ -14,7 +14,6 @@ from .checked import checked, json_schema, read_as
 from .marks import (
     AnyText,
     Flag,
-    Key,
     NotEmpty,
     NotNegative,
     Numeric,
@@ -26,8 +25,6 @@ from .marks import (
     ShareBelow1,
     ShareBetween,
     ShareFrom0,
-    Text,
-    Whole,
     ZeroOrMore,
 )
 from .messages import WrongValueError
@@ -37,7 +34,6 @@ __all__ = [
     "AnyText",
     "ByName",
     "Flag",
-    "Key",
     "NotEmpty",
     "NotNegative",
     "Numeric",
@@ -49,8 +45,6 @@ __all__ = [
     "ShareBelow1",
     "ShareBetween",
     "ShareFrom0",
-    "Text",
-    "Whole",
     "WrongValueError",
     "ZeroOrMore",
     "checked",

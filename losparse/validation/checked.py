@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 from ..errors import shown
-from .fields import attribute_docs, field_of_key
+from .fields import attribute_docs, field_types
 from .messages import WrongValueError, translate
 from .words import TABLE
 
@@ -41,12 +41,12 @@ def checked(kind: type[T]) -> type[T]:
 
     def post_init(self: Any) -> None:
         if type(self).__init__ not in _CHECKING:  # a plain dataclass over this one, whose own __init__ fills the fields
-            read_as(made, {key: getattr(self, name) for key, name in field_of_key(made).items()})
+            read_as(made, {name: getattr(self, name) for name in field_types(made)})
         if look is not None:
             look(self)
 
     _CHECKING.add(init)
-    for name, value in {"__init__": init, "__post_init__": post_init, "__pydantic_config__": _config(made)}.items():
+    for name, value in {"__init__": init, "__post_init__": post_init, "__pydantic_config__": _CONFIG}.items():
         setattr(made, name, value)
     result: type[T] = made
     return result
@@ -97,31 +97,21 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
 
 
-def _config(kind: type) -> dict[str, Any]:
-    def keys(field: str) -> str:
-        return {name: key for key, name in field_of_key(kind).items()}.get(field, field)
-
-    return {
-        "extra": "forbid",
-        "alias_generator": keys,
-        "validate_by_name": True,
-        "validate_by_alias": True,
-        "json_schema_extra": _describe,
-    }
-
-
 def _describe(schema: dict[str, Any], kind: type) -> None:
     """Put what the docstring says of every field into the JSON schema."""
     docs, properties = attribute_docs(kind), schema.get("properties", {})
     schema["description"] = _summary(kind)
-    schema["properties"] = {key: properties[key] for key in field_of_key(kind)}  # without those of no __init__
-    for key, entry in schema["properties"].items():
+    schema["properties"] = {name: properties[name] for name in field_types(kind)}  # without those of no __init__
+    for name, entry in schema["properties"].items():
         entry.pop("title", None)
-        if (text := docs.get(field_of_key(kind).get(key, key))) is not None:
-            entry["description"] = text
+        if name in docs:
+            entry["description"] = docs[name]
 
 
 def _summary(kind: type) -> str:
     """Return the first line of a class's docstring; dataclasses without one get their signature, which is none."""
     line = (kind.__doc__ or "").partition("\n")[0]
     return "" if line.startswith(f"{kind.__name__}(") else line
+
+
+_CONFIG = {"extra": "forbid", "json_schema_extra": _describe}

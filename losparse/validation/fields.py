@@ -1,4 +1,4 @@
-"""The fields of a dataclass: their types with all marks, their keys in files, and what the docstring says of them."""
+"""The fields of a dataclass: their types with all marks, and what the docstring says of them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import types
 import typing
 from collections.abc import Iterable
 from typing import Annotated, Any, Union
-
-from .marks import Key
 
 
 def unwrap(hint: Any) -> tuple[Any, list[Any]]:
@@ -54,15 +52,6 @@ def field_types(kind: Any) -> dict[str, Any]:
             names = vars(sys.modules[home.__module__])
             found[field.name] = typing.get_type_hints(holder, names, include_extras=True)[field.name]
     return found
-
-
-@functools.cache
-def field_of_key(kind: Any) -> dict[str, str]:
-    """Return the names of the fields by their keys in files, in the order of the fields."""
-    return {
-        next((mark.name for mark in unwrap(hint)[1] if isinstance(mark, Key)), name): name
-        for name, hint in field_types(kind).items()
-    }
 
 
 def attribute_docs(kind: type) -> dict[str, str]:

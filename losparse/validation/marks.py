@@ -143,14 +143,6 @@ class Says:
     wanted: str
 
 
-@dataclass(frozen=True)
-class Key:
-    """The key that files have for a field, where it is not the field's name."""
-
-    name: str
-
-
-Whole = Annotated[int, Numeric()]
 OneOrMore = Annotated[int, Numeric(least=1)]
 ZeroOrMore = Annotated[int, Numeric(least=0)]
 Positive = Annotated[float, Numeric(above=0)]
@@ -161,4 +153,3 @@ ShareBelow1 = Annotated[float, Numeric(least=0, below=1)]
 ShareBetween = Annotated[float, Numeric(above=0, below=1)]
 Flag = Annotated[bool, Strictly()]
 AnyText = Annotated[str, Strictly()]
-Text = Annotated[str, Strictly(), NotEmpty()]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LosparseError, shown
-from .fields import field_of_key, field_types, members, unwrap
+from .fields import field_types, members, unwrap
 from .marks import NOT_FINITE
 from .words import wanted
 
@@ -81,11 +81,11 @@ def _said(found: ErrorDetails, place: _Place) -> tuple[str, bool]:
     """Return what is wrong, to be read behind the path, and whether there is no such key."""
     kind = found["type"]
     if kind in _UNKNOWN:
-        return f"; {near(found['loc'][-1], field_of_key(place.owner))}", True
+        return f"; {near(found['loc'][-1], field_types(place.owner))}", True
     if kind in ("missing", "missing_argument"):
         return f"is missing; it must be {wanted(place.hint)}", False
     if kind in ("unexpected_positional_argument", "multiple_argument_values"):
-        return f": {place.owner.__name__} has the fields {', '.join(field_of_key(place.owner))}, each once", False
+        return f": {place.owner.__name__} has the fields {', '.join(field_types(place.owner))}, each once", False
     if found["loc"] and found["loc"][-1] == _KEY:
         return f"must have texts as keys, got {shown(found['input'])}", False
     finite = str(found.get("ctx", {}).get("error", "")) == NOT_FINITE
@@ -130,10 +130,10 @@ def _locate(kind: Any, loc: Sequence[int | str]) -> _Place:
         table: Any = next((choice for choice in choices if dataclasses.is_dataclass(choice)), None)
         holder = next((choice for choice in choices if typing.get_origin(choice) in _HOLDERS), None)
         if table is not None:
-            keys = list(field_of_key(table))
+            keys = list(field_types(table))
             key = keys[part] if isinstance(part, int) and part < len(keys) else str(part)  # of values by position
             owner, path = table, _joined(path, key)
-            hint = field_types(table).get(field_of_key(table).get(key, key), Any)
+            hint = field_types(table).get(key, Any)
         elif holder is not None and typing.get_origin(holder) in _MAPS:
             path, hint = f"{path}[{part!r}]", typing.get_args(holder)[1]
         elif holder is not None and isinstance(part, int):

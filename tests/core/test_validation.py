@@ -15,9 +15,9 @@ import pytest
 
 from losparse.errors import LosparseError
 from losparse.validation import (
+    AnyText,
     ByName,
     Flag,
-    Key,
     NotEmpty,
     Numeric,
     OneOf,
@@ -27,7 +27,6 @@ from losparse.validation import (
     ShareBelow1,
     ShareBetween,
     ShareFrom0,
-    Text,
     WrongValueError,
     ZeroOrMore,
     checked,
@@ -91,8 +90,8 @@ class Cart:
     loads: Annotated[tuple[int, int], Says("two loads")] | None = None
     wheels: Annotated[dict[str, Wheel], NotEmpty()] | None = None
     rear: Annotated[Wheel | None, ByName({"wheel": Wheel, "disc": Disc}, "none", is_wheel, "Disc(thick=3)")] = None
-    within: Annotated[ZeroOrMore, Key("in")] = 0
-    title: Text | None = None
+    within: ZeroOrMore = 0
+    title: Annotated[AnyText, NotEmpty()] | None = None
 
 
 @pytest.mark.parametrize(
@@ -126,7 +125,7 @@ def test_values_made_in_python(values, message):
     [
         ({"front": {"sise": 1}}, "cart.json: unknown key 'front.sise'; did you mean 'size'?"),
         ({"front": {"size": 2}, "colours": 1}, "cart.json: unknown key 'colours'; did you mean 'colour'?"),
-        ({1: 2}, "cart.json: unknown key '1'; allowed: front, colour, names, loads, wheels, rear, in, title"),
+        ({1: 2}, "cart.json: unknown key '1'; allowed: front, colour, names, loads, wheels, rear, within, title"),
         ({"front": 3}, "cart.json: front must be a table of keys and values, got 3; buy another"),
         ({"front": {"spokes": 13}}, "cart.json: front.spokes must not be 13; buy another"),
         (
@@ -161,7 +160,7 @@ def test_values_made_in_python(values, message):
         ({"rear": {}}, "rear.name must be one of disc, wheel, none, got None; buy another"),
         ({"rear": {"name": "none", "size": 1}}, "rear 'none' has no settings, got size; leave them out; buy another"),
         ({"rear": "disc"}, "rear must be a table of keys and values, or a value such as Disc(thick=3), got 'disc'"),
-        ({"in": -1}, "cart.json: in must be a whole number of 0 or more, got -1; buy another"),
+        ({"within": -1}, "cart.json: within must be a whole number of 0 or more, got -1; buy another"),
         ({"title": ""}, "cart.json: title must be a text that is not empty, or null, got ''; buy another"),
         ([], "cart.json must be a table of keys and values, got []; buy another"),
     ],
@@ -174,8 +173,14 @@ def test_values_read_from_a_file(data, message):
 
 
 def test_a_file_is_read_as_its_types_say():
-    data = {"names": ["ox"], "loads": [1, 2], "wheels": {"a": {"size": "5e-1"}}, "rear": {"name": "disc"}, "in": 3.0}
-    cart = read_as(Cart, json.loads(json.dumps(data)))
+    data = {
+        "names": ["ox"],
+        "loads": [1, 2],
+        "wheels": {"a": {"size": "5e-1"}},
+        "rear": {"name": "disc"},
+        "within": 3.0,
+    }
+    cart = read_as(Cart, json.loads(json.dumps({**data, "within": 3.0})))
     assert (cart.names, cart.loads, cart.wheels, cart.rear) == (("ox",), (1, 2), {"a": Wheel()}, Disc())
     assert cart.within == 3 and type(cart.within) is int and type(cart.wheels["a"].size) is float
     assert read_as(Cart, {"rear": {"name": "none"}}).rear is None
@@ -241,7 +246,7 @@ def test_json_schema_says_the_ranges_and_what_the_docstring_says():
     about = {"description": "how large, in shares of a cart.", "default": 0.5}
     assert size == {"type": "number", "exclusiveMinimum": 0, "maximum": 1, **about}
     assert schema["$defs"]["Wheel"]["description"] == "A wheel."
-    assert schema["additionalProperties"] is False and "in" in schema["properties"]
+    assert schema["additionalProperties"] is False and schema["properties"]["within"]["minimum"] == 0
     none, wheel, disc = schema["properties"]["rear"]["anyOf"]
     assert none["properties"] == {"name": {"const": "none"}} and wheel["title"] == "wheel"
     assert disc["required"] == ["name"] and list(disc["properties"]) == [
