@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .costs import Call, Costs, Counts
     from .estimate import Estimate, estimate_model
     from .export import ExportReport, export_model
-    from .graph.node import LayerShape
+    from .graph.layer import PlannedLayer
     from .lowerings import LOWERINGS
     from .opening.task_model import TaskModel
     from .parity.gate import ParityError, ParityReport
@@ -41,7 +41,7 @@ _HOMES = {
     "ExportReport": "export",
     "LOWERINGS": "lowerings",
     "LayerPlan": "planning.plan",
-    "LayerShape": "graph.node",
+    "PlannedLayer": "graph.layer",
     "ParityError": "parity.gate",
     "ParityReport": "parity.gate",
     "PRECISIONS": "precision.table",
@@ -78,10 +78,10 @@ __all__ = [
     "Estimate",
     "ExportReport",
     "LayerPlan",
-    "LayerShape",
     "ParityError",
     "ParityReport",
     "Plan",
+    "PlannedLayer",
     "Precision",
     "Target",
     "TaskModel",

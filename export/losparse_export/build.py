@@ -11,9 +11,9 @@ from losparse.errors import LosparseError
 from losparse_runtime.contract.progress import Phases
 
 from .costs import Call, Calls, Traffic
-from .graph.node import LayerShape
+from .graph.layer import PlannedLayer
 from .passes import Fold, fold_model
-from .planning.choose import layer_shapes, plan_model
+from .planning.choose import layer_specs, plan_model
 from .planning.edits import Layers, check_edits, switched_off
 from .planning.lower import lower_model
 from .planning.plan import LayerPlan, Plan
@@ -116,21 +116,23 @@ def check_choice(plan: Plan | None, calls: Calls | None, *, tune: bool) -> None:
 
 def _lower_planned(prepared: ir.Model, plan: Plan, target: Target) -> ir.Model:
     """Fold and lower a copy of a model as a given plan says, which is refused where it says what cannot be done."""
-    graph, folds, shapes = _folded(prepared, ())
-    known = [shapes]
+    graph, folds, specs = _folded(prepared, ())
+    known = [specs]
     skip = switched_off(plan, folds)
     if skip:
-        graph, _, shapes = _folded(prepared, skip)
-        known.append(shapes)
+        graph, _, specs = _folded(prepared, skip)
+        known.append(specs)
     lowered = lower_model(graph, plan, target)  # first: a plan for another model is best known by its layers
     check_edits(plan, folds, known)
     return lowered
 
 
-def _folded(prepared: ir.Model, skip: Sequence[Layers]) -> tuple[ir.Model, tuple[Fold, ...], Mapping[str, LayerShape]]:
+def _folded(
+    prepared: ir.Model, skip: Sequence[Layers]
+) -> tuple[ir.Model, tuple[Fold, ...], Mapping[str, PlannedLayer]]:
     graph = prepared.clone()
     folds = fold_model(graph, skip=skip)
-    return graph, folds, layer_shapes(graph)
+    return graph, folds, layer_specs(graph)
 
 
 def _finish(lowered: ir.Model, plan: Plan, marked: str, planned: str, target: Target) -> tuple[ir.Model, list[str]]:

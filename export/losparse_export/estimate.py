@@ -37,7 +37,7 @@ from .folder.model import model_sizes
 from .folder.write import write_folder
 from .graph.constants import add_constant
 from .graph.naming import module_of_path, unmarked
-from .graph.node import INPUTS, find_factored
+from .graph.node import INPUTS, find_factored, write_spec
 from .opening.config import read_config
 from .opening.kinds import check_reads_text, class_of, opening_class
 from .opening.load import Loaded, refuse_experts
@@ -256,12 +256,7 @@ def replace_factors(model: ir.Model, layers: Mapping[str, FactoredLinear]) -> ir
     model = model.clone()
     for old in tuple(find_factored(model)):
         layer, node = layers[old.name], old.node
-        node.attributes["rank"] = ir.AttrInt64("rank", layer.rank)
-        node.attributes["kept_count"] = ir.AttrInt64("kept_count", layer.kept_count)
-        node.attributes["axis"] = ir.AttrString("axis", layer.axis)
-        node.attributes.pop("pivot_side", None)
-        if layer.pivot_side is not None:
-            node.attributes["pivot_side"] = ir.AttrString("pivot_side", layer.pivot_side)
+        write_spec(node, layer.spec)
         node.resize_inputs(len(INPUTS))
         for place, name in enumerate(INPUTS):
             if name in ("x", "bias"):

@@ -16,8 +16,10 @@ from torch import nn
 
 from losparse.layers.factored import FactoredLinear
 from losparse_export import LOWERINGS, Call, Plan, lower_model, plan_model
+from losparse_export.graph.layer import PlannedLayer
+from losparse_export.graph.marks import SCOPE
 from losparse_export.graph.naming import unmarked
-from losparse_export.graph.node import DOMAIN, SCOPE, LayerShape, find_factored
+from losparse_export.graph.node import DOMAIN, find_factored
 from losparse_export.target import CPU
 
 from .builders import factored_node, initializer, make_layer, run_graph
@@ -174,9 +176,9 @@ def attention_block(
     return b.model(b.layer(b.attention(*parts, heads), layer, "output"))
 
 
-def shapes_of(model: ir.Model) -> dict[str, LayerShape]:
+def shapes_of(model: ir.Model) -> dict[str, PlannedLayer]:
     """Return the sizes and orders of the factored layers by name."""
-    return {layer.name: layer.shape for layer in find_factored(model)}
+    return {layer.name: layer.spec for layer in find_factored(model)}
 
 
 def operators(model: ir.Model, name: str) -> list[str]:
@@ -209,7 +211,7 @@ def lowered_to(model: ir.Model, *choices: dict[str, str], tokens: int = 128) -> 
 def prefer(plan: Plan, *preferred: str) -> Plan:
     """Return a plan with the first of some forms that applies for every layer, and the plan's own where none does."""
     able = {
-        layer: [name for name in preferred if CPU.lowering(name).check(planned.shape) is None]
+        layer: [name for name in preferred if CPU.lowering(name).check(planned.spec) is None]
         for layer, planned in plan.layers.items()
     }
     return plan.choose({layer: names[0] for layer, names in able.items() if names})

@@ -13,7 +13,8 @@ import transformers
 from torch import nn
 
 from losparse.layers.factored import FactoredLinear
-from losparse_export.graph.node import DOMAIN, INPUTS, OP_TYPE, SCOPE
+from losparse_export.graph.marks import SCOPE
+from losparse_export.graph.node import DOMAIN, INPUTS, OP_TYPE
 
 LAYER = "encoder.layer.0.output.dense"
 

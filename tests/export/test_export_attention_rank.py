@@ -57,9 +57,9 @@ def finished(model: Any) -> ir.Model:
     graph = prepare_model(trace_model(TaskModel(model, TASKS["feature-extraction"])))
     folds = fold_model(graph)
     plan = plan_model(graph, folds=folds)
-    choices = {name: "folded" for name, layer in plan.layers.items() if layer.shape.kept and layer.shape.axis == "out"}
-    choices |= {name: "low_rank" for name, layer in plan.layers.items() if layer.shape.rank and not layer.shape.kept}
-    choices |= {n: "sliced" for n, layer in plan.layers.items() if layer.shape.kept and "attention.output" in n}
+    choices = {name: "folded" for name, layer in plan.layers.items() if layer.spec.kept and layer.spec.axis == "out"}
+    choices |= {name: "low_rank" for name, layer in plan.layers.items() if layer.spec.rank and not layer.spec.kept}
+    choices |= {n: "sliced" for n, layer in plan.layers.items() if layer.spec.kept and "attention.output" in n}
     return finish_model(lower_model(graph, plan.choose(choices)))
 
 

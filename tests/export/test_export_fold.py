@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from losparse_export import lower_model
-from losparse_export.graph.node import Order
+from losparse_export.graph.layer import Order
 from losparse_export.passes import Fold, fold_model
 from losparse_export.target import finish_model
 

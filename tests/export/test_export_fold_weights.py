@@ -13,7 +13,10 @@ import pytest
 import torch
 
 from losparse.layers.spanning_rows import spanning_rows
-from losparse_export.graph.node import REORDERED, SCOPE, Order, find_factored
+from losparse_export.graph.layer import Order
+from losparse_export.graph.marks import REORDERED
+from losparse_export.graph.naming import place_of
+from losparse_export.graph.node import find_factored
 from losparse_export.passes import fold_model
 
 from .blocks import Blocks, lowered_to, make_dense
@@ -80,8 +83,8 @@ def test_nodes_between_say_that_their_features_are_reordered():
     y = b.op("Relu", up(b, b.input(6)), scope="act")
     model = b.model(b.layer(y, make_dense(6, 8), "down"))
     fold_model(model)
-    scopes = {node.op_type: node.metadata_props[SCOPE] for node in model.graph}
-    assert scopes["Relu"] == f"act{REORDERED}" and scopes["Add"] == "down"
+    places = {node.op_type: place_of(node) for node in model.graph}
+    assert places["Relu"] == f"act.{REORDERED}" and places["Add"] == "down"
 
 
 def test_a_layer_called_twice_between_the_same_layers():
@@ -163,7 +166,7 @@ def test_the_second_of_two_layers_in_a_row_says_that_its_outputs_are_reordered(a
     model = b.model(down(b, y, "c", [0, 3]))
     fold_model(model)
     lowered = lowered_to(model, dict.fromkeys("abc", "dense"))
-    assert {node.metadata_props[SCOPE] for node in lowered.graph} >= {f"a{REORDERED}", f"b{REORDERED}", "c"}
+    assert {place_of(node) for node in lowered.graph} >= {f"a.{REORDERED}", f"b.{REORDERED}", "c"}
 
 
 def test_a_layer_that_reads_and_writes_the_same_features():

@@ -51,7 +51,7 @@ def joint() -> tuple[Any, Any]:
 
 def test_the_plan_says_what_is_shared_and_may_be_given_back(joint):
     plan = plan_model(joint[1].clone())
-    shared = [name for name, layer in plan.layers.items() if layer.shape.shared]
+    shared = [name for name, layer in plan.layers.items() if layer.spec.shares_v]
     assert len(shared) == 4
     assert Plan.from_dict(plan.to_dict(), "plan") == plan
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losparse.layers.factored import FactoredLinear
-from losparse_export import LOWERINGS, Call, Counts, LayerShape, lower_model, plan_model
+from losparse_export import LOWERINGS, Call, Counts, PlannedLayer, lower_model, plan_model
 from losparse_export.graph.node import DOMAIN
 from losparse_export.target import CPU, finish_model
 
@@ -108,7 +108,7 @@ REFUSES = [
 
 @pytest.mark.parametrize(("lowering", "sizes", "reason"), REFUSES)
 def test_refuses(lowering, sizes, reason):
-    assert CPU.lowering(lowering).check(LayerShape(*sizes)) == reason
+    assert CPU.lowering(lowering).check(PlannedLayer(*sizes)) == reason
 
 
 @st.composite
@@ -125,7 +125,7 @@ def layers(draw: st.DrawFn) -> FactoredLinear:
 @settings(max_examples=80, deadline=None)
 @given(layers(), st.lists(st.integers(1, 4), min_size=1, max_size=3))
 def test_every_form_that_applies_is_the_layer(layer, leading):
-    shape = LayerShape(layer.out_features, layer.in_features, layer.rank, layer.kept_count, layer.axis)
+    shape = PlannedLayer(layer.out_features, layer.in_features, layer.rank, layer.kept_count, layer.axis)
     applying = [lowering.NAME for lowering in LOWERINGS if lowering.check(shape) is None]
     assert "dense" in applying
     for lowering in applying:
@@ -178,7 +178,7 @@ def test_selector_and_gather_store_the_weights_as_they_are():
     ],
 )
 def test_counts(lowering, sizes, multiply_adds, counts):
-    counted = CPU.lowering(lowering).cost(LayerShape(*sizes))
+    counted = CPU.lowering(lowering).cost(PlannedLayer(*sizes))
     assert sum(inputs * outputs for inputs, outputs in counted.products) == multiply_adds
     assert replace(counted, products=()) == Counts(**counts)
 

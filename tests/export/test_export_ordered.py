@@ -15,8 +15,8 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from losparse_export import Call, Counts, LayerShape
-from losparse_export.graph.node import Order
+from losparse_export import Call, Counts, PlannedLayer
+from losparse_export.graph.layer import Order
 from losparse_export.passes import fold_model
 from losparse_export.target import CPU, finish_model
 
@@ -219,7 +219,7 @@ REFUSES = [
 
 @pytest.mark.parametrize(("lowering", "sizes", "order", "reason"), REFUSES)
 def test_refuses(lowering, sizes, order, reason):
-    assert CPU.lowering(lowering).check(LayerShape(*sizes, order=order)) == reason
+    assert CPU.lowering(lowering).check(PlannedLayer(*sizes, order=order)) == reason
 
 
 WHOLE = Order("out", 1, 0, True, False)
@@ -245,7 +245,7 @@ WHOLE = Order("out", 1, 0, True, False)
     ],
 )
 def test_counts(lowering, sizes, order, multiply_adds, elements, nodes):
-    counted = CPU.lowering(lowering).cost(LayerShape(*sizes, order=order))
+    counted = CPU.lowering(lowering).cost(PlannedLayer(*sizes, order=order))
     assert sum(inputs * outputs for inputs, outputs in counted.products) == multiply_adds
     assert replace(counted, products=()) == Counts(nodes=nodes, elements=elements)
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from losparse_export.graph.marks import SCOPE
 from losparse_export.graph.naming import module_of_path, scope_path
-from losparse_export.graph.node import SCOPE
 from losparse_export.passes import NamePass, ShareWeightsPass
 from losparse_export.target import finish_model
 

@@ -47,9 +47,9 @@ def test_read_as_full_factors(side, out, in_, rank, axis):
     layer = make_pivots(out, in_, side, rank=rank, axis=axis)
     (found,) = find_factored(layer_graph(layer))
     u, v = (factor.detach().numpy() for factor in layer.factors())
-    np.testing.assert_array_equal(found.u, u)
-    np.testing.assert_array_equal(found.v, v)
-    assert found.shape.pivots == side and found.pivots.tolist() == layer.pivots.tolist()
+    np.testing.assert_array_equal(found.whole_u, u)
+    np.testing.assert_array_equal(found.whole_v, v)
+    assert found.spec.pivot_side == side and found.pivots.tolist() == layer.pivots.tolist()
     # merged in double precision here, in fp32 there: sums of at most 7 numbers of O(1)
     np.testing.assert_allclose(found.dense_weight(), layer.dense_weight().numpy(), rtol=0, atol=1e-6)
 
@@ -60,7 +60,7 @@ def test_random_factors_may_replace_pivots_and_the_other_way_round(side):
     plain, pivots = make_layer(8, 6, rank=2, kept=0), make_pivots(8, 6, side)
     for first, second in ((plain, pivots), (pivots, plain)):
         (found,) = find_factored(replace_factors(layer_graph(first), {LAYER: second}))
-        assert found.shape.pivots == second.pivot_side
+        assert found.spec.pivot_side == second.pivot_side
         np.testing.assert_allclose(found.dense_weight(), second.dense_weight().numpy(), rtol=0, atol=1e-6)  # as above
 
 
@@ -81,7 +81,7 @@ def test_every_plan_of_a_fold_gives_the_same_numbers(sides, kept, ranks):
     expected = dense_outputs(model, feeds)
     folds = fold_model(model)
     assert any(fold.refused is None for fold in folds)
-    assert {layer.name: layer.shape.pivots for layer in find_factored(model)} == dict(
+    assert {layer.name: layer.spec.pivot_side for layer in find_factored(model)} == dict(
         zip(("up", "down"), sides, strict=True)
     )
     for plan in every_plan(model, 4096):
@@ -91,17 +91,26 @@ def test_every_plan_of_a_fold_gives_the_same_numbers(sides, kept, ranks):
 @pytest.mark.parametrize(
     ("ranks", "pivoting", "lowering"), [((3, 2), "up", "pivots_out"), ((2, 3), "down", "pivots_in")]
 )
-def test_a_fold_puts_the_stored_pivots_in_place(ranks, pivoting, lowering):
-    """The combination in the graph is then the stored one, to the last bit."""
-    model = feed_forward(("out", "in"), (0, 0), ranks)
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_fold_puts_the_stored_pivots_in_place(ranks, pivoting, lowering, kept):
+    """The combination in the graph is then the stored one, to the last bit, and so are the rows it combines."""
+    model = feed_forward(("out", "in"), ([], []), ranks)
+    stored = {layer.name: layer for layer in find_factored(model.clone())}[pivoting]
+    others = np.delete(np.arange(8), stored.pivots)
+    which = others[1 : 1 + kept].tolist()  # a kept feature that is no pivot
+    model = feed_forward(("out", "in"), (which, which), ranks)
     before = {layer.name: layer for layer in find_factored(model.clone())}[pivoting]
     fold_model(model)
     layers = {layer.name: layer for layer in find_factored(model)}
-    assert layers[pivoting].pivots.tolist() == [0, 1, 2] and layers[pivoting].shape.order.pivots
+    assert layers[pivoting].pivots.tolist() == [kept, kept + 1, kept + 2] and layers[pivoting].spec.order.pivots
     lowered = lowered_to(model, {pivoting: lowering})
     combine = lowered.graph.initializers[f"{pivoting}.combine_t"].const_value.numpy()
-    stored = before.node.inputs[1 if pivoting == "up" else 2].const_value.numpy()
-    np.testing.assert_array_equal(combine, stored.T)
+    rows = np.delete(before.u if pivoting == "up" else before.v.T, np.searchsorted(others, which), 0)
+    np.testing.assert_array_equal(combine, rows.T if pivoting == "up" else rows)
+    name, width = ("first_t", slice(kept, kept + 3)) if pivoting == "up" else ("second_t", slice(0, 3))
+    joined = lowered.graph.initializers[f"{pivoting}.{name}"].const_value.numpy()
+    combined = joined[:, width] if pivoting == "up" else joined[width].T
+    np.testing.assert_array_equal(combined, before.v.T if pivoting == "up" else before.u)
 
 
 def test_pivots_that_are_kept_features_are_chosen_anew():
@@ -112,7 +121,7 @@ def test_pivots_that_are_kept_features_are_chosen_anew():
     assert set(up.kept.tolist()) & set(up.pivots.tolist())
     fold_model(model)
     (up, *_) = find_factored(model)
-    assert up.shape.order.pivots and up.pivots.tolist() != [2, 3, 4]  # which now lie behind the 2 kept ones
+    assert up.spec.order.pivots and up.pivots.tolist() != [2, 3, 4]  # which now lie behind the 2 kept ones
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +137,9 @@ def test_the_trace_keeps_pivots(stored):
     model, trace = stored
     for layer in find_factored(trace):
         module = model.get_submodule(layer.name)
-        assert layer.shape.pivots == module.pivot_side is not None
+        assert layer.spec.pivot_side == module.pivot_side is not None
         np.testing.assert_array_equal(layer.pivots, module.pivots.numpy())
-        np.testing.assert_array_equal(layer.u, module.factors()[0].detach().numpy())
+        np.testing.assert_array_equal(layer.whole_u, module.factors()[0].detach().numpy())
 
 
 @pytest.mark.parametrize("forms", [(), ("pivots_out", "pivots_in", "sliced", "absorbed")])
@@ -148,5 +157,5 @@ def test_a_model_passes_the_gate(stored, export_traced, tmp_path, forms):
     contents = inspect_folder(report.folder)
     assert sum(layer.parameters for layer in contents.layers) == report.metadata["parameters"]["layers"]
     assert {layer.name: layer.spec.pivot_side for layer in contents.layers} == {
-        layer.name: layer.shape.pivots for layer in find_factored(trace)
+        layer.name: layer.spec.pivot_side for layer in find_factored(trace)
     }

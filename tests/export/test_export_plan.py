@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losparse.errors import LosparseError
-from losparse_export import LOWERINGS, Call, LayerShape, Plan, candidates, plan_layers
-from losparse_export.graph.node import Order
+from losparse_export import LOWERINGS, Call, Plan, PlannedLayer, candidates, plan_layers
+from losparse_export.graph.layer import Order
 from losparse_export.passes import Fold
 
 FIRST_OUT, FIRST_IN = Order("out", 1, 0, False, True), Order("in", 1, 0, False, True)
@@ -22,33 +22,33 @@ FIRST_OUT, FIRST_IN = Order("out", 1, 0, False, True), Order("in", 1, 0, False, 
 # tokens, where starting a node costs 469, a copied float 16, a moved one 21 and a picked one 300.
 CHOICES = [
     # 68 * 768 = 52k and 2 nodes, against 30k, 442 copied and 826 moved floats and 8 nodes: 53k against 58k
-    (LayerShape(384, 384, 10, 58, "out"), "selector"),
+    (PlannedLayer(384, 384, 10, 58, "out"), "selector"),
     # 245 * 1920 = 470k against 117k, 1766 copied and 3302 moved floats and 8 nodes: 218k; absorbed 108k, with 1536
     # copied and 4608 moved: 233k
-    (LayerShape(1536, 384, 15, 230, "out"), "gather"),
-    (LayerShape(3072, 768, 31, 461, "out"), "gather"),
+    (PlannedLayer(1536, 384, 15, 230, "out"), "gather"),
+    (PlannedLayer(3072, 768, 31, 461, "out"), "gather"),
     # 245 * 1920 = 470k against 117k and 230 picked inputs of 300: 192k
-    (LayerShape(384, 1536, 15, 230, "in"), "columns"),
-    (LayerShape(384, 384, 38, 0, "out"), "low_rank"),
-    (LayerShape(384, 384, 0, 0, "out"), "constant"),
-    (LayerShape(384, 384, 300, 100, "out"), "dense"),  # stores more than the dense weight
-    (LayerShape(32, 32, 4, 6, "out"), "dense"),  # too small to gain: starting a second node costs more
+    (PlannedLayer(384, 1536, 15, 230, "in"), "columns"),
+    (PlannedLayer(384, 384, 38, 0, "out"), "low_rank"),
+    (PlannedLayer(384, 384, 0, 0, "out"), "constant"),
+    (PlannedLayer(384, 384, 300, 100, "out"), "dense"),  # stores more than the dense weight
+    (PlannedLayer(32, 32, 4, 6, "out"), "dense"),  # too small to gain: starting a second node costs more
     # In order: 48 rows, 10 for the 336 others, 384 floats joined and 4 nodes: 34k against 58 * 768 = 45k
-    (LayerShape(384, 384, 10, 48, "out", Order("out", 12)), "folded"),
+    (PlannedLayer(384, 384, 10, 48, "out", order=Order("out", 12)), "folded"),
     # Kept neurons first on both sides of an activation: 114k and 3 nodes each, nothing copied
-    (LayerShape(1536, 384, 15, 232, "out", FIRST_OUT), "folded"),
-    (LayerShape(384, 1536, 15, 232, "in", FIRST_IN), "split"),
-    (LayerShape(384, 1536, 15, 232, "in", Order("in", 1)), "sliced"),  # another layer reads them whole
+    (PlannedLayer(1536, 384, 15, 232, "out", order=FIRST_OUT), "folded"),
+    (PlannedLayer(384, 1536, 15, 232, "in", order=FIRST_IN), "split"),
+    (PlannedLayer(384, 1536, 15, 232, "in", order=Order("in", 1)), "sliced"),  # another layer reads them whole
     # 100 * 668 multiply-adds, 484 copied floats and two nodes more, against 100 * 768: 76k against 78k
-    (LayerShape(384, 384, 100, 0, "out", Order("out", 1, 0, True)), "pivots_out"),
-    (LayerShape(384, 384, 100, 0, "in", Order("in", 1, 0, True)), "pivots_in"),
+    (PlannedLayer(384, 384, 100, 0, "out", order=Order("out", 1, 0, True)), "pivots_out"),
+    (PlannedLayer(384, 384, 100, 0, "in", order=Order("in", 1, 0, True)), "pivots_in"),
     # 38 * 38 multiply-adds saved do not pay for 422 copied floats
-    (LayerShape(384, 384, 38, 0, "out", Order("out", 1, 0, True)), "low_rank"),
+    (PlannedLayer(384, 384, 38, 0, "out", order=Order("out", 1, 0, True)), "low_rank"),
     # Stored by pivots at keep 0.8, of which the full factors are larger than the weight: 318 * 1152 = 366k against
     # 332k; where the outputs may be put in order, 318 * 834 = 265k, 894 copied floats and 3 nodes more: 281k
-    (LayerShape(576, 576, 318, 0, "out", None, "out"), "dense"),
-    (LayerShape(576, 576, 318, 0, "out", Order("out", 1, 0, True), "out"), "pivots_out"),
-    (LayerShape(576, 576, 108, 0, "out", None, "in"), "low_rank"),  # keep 0.34: 108 * 1152 = 124k
+    (PlannedLayer(576, 576, 318, 0, "out", pivot_side="out"), "dense"),
+    (PlannedLayer(576, 576, 318, 0, "out", pivot_side="out", order=Order("out", 1, 0, True)), "pivots_out"),
+    (PlannedLayer(576, 576, 108, 0, "out", pivot_side="in"), "low_rank"),  # keep 0.34: 108 * 1152 = 124k
 ]
 
 
@@ -69,14 +69,14 @@ def test_default_choice(shape, chosen):
 )
 @settings(max_examples=200, deadline=None)
 def test_dense_from_break_even_on(out, in_, rank, kept, axis, tokens):
-    shape = LayerShape(out, in_, min(rank, out, in_), min(kept, out if axis == "out" else in_), axis)
+    shape = PlannedLayer(out, in_, min(rank, out, in_), min(kept, out if axis == "out" else in_), axis)
     chosen = plan_layers({"a": shape}, calls=Call(length=tokens)).layers["a"].lowering
-    if shape.low_rank_parameters + shape.sparse_parameters >= shape.dense_parameters:
+    if shape.low_rank_multiply_adds + shape.sparse_multiply_adds >= shape.dense_parameters:
         assert chosen == "dense"
 
 
 def test_every_other_form_has_a_reason():
-    layer = plan_layers({"a": LayerShape(384, 384, 10, 58, "out")}).layers["a"]
+    layer = plan_layers({"a": PlannedLayer(384, 384, 10, 58, "out")}).layers["a"]
     assert set(layer.refused) == {lowering.NAME for lowering in LOWERINGS} - {"selector"}
     assert layer.refused["folded"] == "the order of its outputs is fixed, so its kept rows lie anywhere"
     assert layer.refused["columns"] == "the layer keeps rows (axis 'out'): there are no columns to pick"
@@ -84,19 +84,19 @@ def test_every_other_form_has_a_reason():
 
 
 def test_candidates_have_a_cost_or_a_reason():
-    listed = candidates(LayerShape(8, 6, 2, 3, "in"))
+    listed = candidates(PlannedLayer(8, 6, 2, 3, "in"))
     assert [c.lowering for c in listed if c.cost is not None] == ["dense", "selector", "columns"]
     assert all((c.cost is None) != (c.refused is None) for c in listed)
 
 
 def test_few_tokens_favour_few_nodes():
-    shape = LayerShape(768, 768, 19, 115, "out")
+    shape = PlannedLayer(768, 768, 19, 115, "out")
     # 15k a node at 4 tokens: 8 of them are more than the 145k multiply-adds they save
     assert plan_layers({"a": shape}, calls=Call(length=4096)).layers["a"].lowering == "gather"
     assert plan_layers({"a": shape}, calls=Call(length=4)).layers["a"].lowering == "selector"
 
 
-MIXED = LayerShape(128, 768, 32, 64, "out")
+MIXED = PlannedLayer(128, 768, 32, 64, "out")
 SHORT, LONG = Call(1, 4), Call(8, 512)
 
 
@@ -192,7 +192,7 @@ def test_reads_plans_from_before_pivots(plan):
     pivots = {name: layer.pop("pivots") for name, layer in data["layers"].items()}
     assert pivots["layer.15"] == "out" and pivots["layer.14"] is None
     layer = Plan.from_dict(data).layers["layer.15"]
-    assert layer.shape.pivots is None and layer.lowering == plan.layers["layer.15"].lowering
+    assert layer.spec.pivot_side is None and layer.lowering == plan.layers["layer.15"].lowering
 
 
 def test_json_schema_says_what_a_file_may_hold():

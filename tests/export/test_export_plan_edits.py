@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from losparse.errors import LosparseError
-from losparse_export import Call, LayerShape, Plan, export_model, lower_model, plan_layers, plan_model
+from losparse_export import Call, Plan, PlannedLayer, export_model, lower_model, plan_layers, plan_model
 from losparse_export.build import build_graph
 from losparse_export.passes import fold_model
 from losparse_export.target import prepare_model
@@ -120,7 +120,7 @@ def test_a_fold_can_be_switched_on_again_and_a_plan_made_without_it_stands(model
     graph = model.clone()
     fold_model(graph, skip=[(("up",), ("down",))])
     without = plan_model(graph, folds=off.folds)
-    assert without.layers["up"].shape.order != off.layers["up"].shape.order
+    assert without.layers["up"].spec.order != off.layers["up"].spec.order
     assert_right(model, without)
     fold_of(data, "up")["refused"] = None
     assert_right(model, Plan.from_dict(data))
@@ -160,7 +160,7 @@ def test_a_fold_that_cannot_be_made_is_not_asked_for(model, plan):
 def test_a_plan_made_before_folding(model):
     """It knows no order, so its forms need none, and every fold is made all the same."""
     plan = prefer(plan_model(model), "absorbed", "columns")
-    assert plan.folds == () and {layer.shape.order for layer in plan.layers.values()} == {None}
+    assert plan.folds == () and {layer.spec.order for layer in plan.layers.values()} == {None}
     assert_right(model, plan)
 
 
@@ -243,11 +243,11 @@ def test_a_plan_for_another_precision(model):
 
 def test_a_plan_for_another_model_is_refused():
     graph = layer_graph(make_layer(8, 6, rank=2, kept=3))
-    shape = plan_model(graph).layers[LAYER].shape
+    shape = plan_model(graph).layers[LAYER].spec
     for layers, message in [
         ({}, "the plan says nothing about layer"),
         ({LAYER: shape, "other": shape}, "the plan has layer 'other', which the model has not"),
-        ({LAYER: LayerShape(8, 6, 1, 3, "out")}, "the plan is for another"),
+        ({LAYER: PlannedLayer(8, 6, 1, 3, "out")}, "the plan is for another"),
     ]:
         with pytest.raises(LosparseError, match=message):
             lower_model(graph.clone(), plan_layers(layers))

@@ -15,9 +15,8 @@ import pytest
 import torch
 from onnx_ir.passes import common
 
-from losparse_export.graph.node import SCOPE, SHIFTED
+from losparse_export.graph.marks import SHIFTED, mark_converted, marks_of, scope_of
 from losparse_export.passes import SumsPass, fold_model
-from losparse_export.passes.sums import PRECISION
 
 from .blocks import Blocks, assert_equal_outputs, dense_outputs, feeds_for, lowered_to, make_dense
 from .builders import make_layer, run_graph
@@ -186,7 +185,7 @@ def test_a_bias_moves_into_the_normalisation(reader):
     assert rewrite(model)
     norm = next(node for node in model.graph if node.op_type == "LayerNormalization")
     np.testing.assert_allclose(norm.inputs[2].const_value.numpy(), old + bias, rtol=1e-6)
-    assert norm.metadata_props[SCOPE] == f"norm{SHIFTED}"
+    assert scope_of(norm) == "norm" and marks_of(norm).kinds == (SHIFTED,)
     last = model.graph.outputs[0].producer().inputs[0].producer()
     assert last.op_type == "Gemm" and last.inputs[2] is norm.outputs[0]
 
@@ -232,7 +231,7 @@ def test_a_stream_that_something_else_reads_keeps_its_shift(reader):
     model = stream(Blocks(), reader=reader)
     assert rewrite(model)
     norm = next(node for node in model.graph if node.op_type == "LayerNormalization")
-    assert norm.inputs[2].name == "norm.bias" and norm.metadata_props[SCOPE] == "norm"
+    assert norm.inputs[2].name == "norm.bias" and scope_of(norm) == "norm" and not marks_of(norm).kinds
     last = model.graph.outputs[0].producer().inputs[0].producer()
     assert last.op_type == "Add" and last.inputs[0].producer().inputs[2].name == "down.bias"
 
@@ -249,8 +248,8 @@ def test_a_stream_that_is_an_output_keeps_its_shift():
 
 def mark(model: ir.Model, *names: str) -> None:
     for node in model.graph:
-        if node.op_type == "MatMul" and node.metadata_props[SCOPE] in names:
-            node.metadata_props[PRECISION] = "int8"
+        if node.op_type == "MatMul" and scope_of(node) in names:
+            mark_converted(node, "int8")
 
 
 @pytest.mark.parametrize("reader", [without_bias, two_readers])
@@ -260,7 +259,7 @@ def test_the_sum_that_takes_the_shift_off_a_marked_product_is_not_marked(reader)
     mark(model, "up")  # the writer stays fp32, so its bias moves into the normalisation
     assert rewrite(model)
     assert any(node.op_type == "Add" for node in model.graph)
-    assert {node.op_type for node in model.graph if PRECISION in node.metadata_props} == {"MatMul"}
+    assert {node.op_type for node in model.graph if marks_of(node).converted} == {"MatMul"}
 
 
 def test_a_product_of_another_precision_keeps_its_bias_behind_it():
@@ -279,7 +278,7 @@ def test_products_of_two_precisions(marked, expected):
     mark(model, marked)
     assert rewrite(model) and sorted(kinds(model)) == sorted(expected)
     (adder,) = [node for node in model.graph if node.op_type == "Add"]
-    assert PRECISION in adder.inputs[0].producer().metadata_props and adder.inputs[1].name == "b.bias"
+    assert marks_of(adder.inputs[0].producer()).converted and adder.inputs[1].name == "b.bias"
 
 
 def test_outputs_of_the_model_keep_their_names():

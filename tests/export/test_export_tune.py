@@ -9,27 +9,27 @@ import numpy as np
 import pytest
 
 from losparse.errors import LosparseError
-from losparse_export import Call, LayerShape, plan_layers, tune_plan
-from losparse_export.graph.node import Order
+from losparse_export import Call, PlannedLayer, plan_layers, tune_plan
+from losparse_export.graph.layer import Order
 from losparse_export.lowerings import LOWERINGS
 from losparse_export.planning.tune import cache_file, layer_model
 from losparse_export.target import CPU
 
 from .builders import run_graph
 
-ROWS = LayerShape(48, 32, 4, 8, "out")
-FOLDED = LayerShape(64, 32, 4, 16, "out", Order("out", 1, 0, True, True))
-SPLIT = LayerShape(32, 64, 4, 16, "in", Order("in", 1, 0, False, True))
-HEADS = LayerShape(48, 32, 4, 12, "out", Order("out", 4))
+ROWS = PlannedLayer(48, 32, 4, 8, "out")
+FOLDED = PlannedLayer(64, 32, 4, 16, "out", order=Order("out", 1, 0, True, True))
+SPLIT = PlannedLayer(32, 64, 4, 16, "in", order=Order("in", 1, 0, False, True))
+HEADS = PlannedLayer(48, 32, 4, 12, "out", order=Order("out", 4))
 
 
 class Times:
     """Makes up times instead of taking them: the longer the name of a form, the faster; notes what was asked for."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[LayerShape, tuple[str, ...], Call]] = []
+        self.asked: list[tuple[PlannedLayer, tuple[str, ...], Call]] = []
 
-    def __call__(self, models: Any, shape: LayerShape, call: Call, provider: str) -> dict[str, float]:
+    def __call__(self, models: Any, shape: PlannedLayer, call: Call, provider: str) -> dict[str, float]:
         assert provider == CPU.provider
         self.asked.append((shape, tuple(models), call))
         return {name: 1.0 / len(name) for name in models}
@@ -52,7 +52,7 @@ def test_the_fastest_form_is_taken_and_the_reasons_say_so(times, tmp_path):
 
 
 def test_forms_without_hope_are_not_timed(times, tmp_path):
-    shape = LayerShape(768, 768, 4, 8, "out")
+    shape = PlannedLayer(768, 768, 4, 8, "out")
     tuned = tune_plan(plan_layers({"a": shape}), Call(), cache=tmp_path / "times.json", timer=times)
     assert "dense" not in times.asked[0][1]
     assert tuned.layers["a"].refused["dense"].startswith("not timed: its estimate is more than 3 times")
@@ -122,7 +122,7 @@ def test_several_calls_are_timed_each_and_weighed(tmp_path):
     """Dense is faster in the short call, selector in the long one: what is taken hangs on how often each comes."""
     short, long = Call(1, 4), Call(8, 64)
 
-    def made_up(models: Any, shape: LayerShape, call: Call, provider: str) -> dict[str, float]:
+    def made_up(models: Any, shape: PlannedLayer, call: Call, provider: str) -> dict[str, float]:
         best = {short: "dense", long: "selector"}[call]
         return {name: {"dense": 1.0, "selector": 1.0}.get(name, 9.0) + (name != best) for name in models}
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from .node import SCOPE, WANTED, Array
+from .marks import inherit, mark_wanted, marks_of
+from .node import Array
 
 
 def constant_matrix(value: ir.Value | None) -> Array | None:
@@ -81,9 +82,8 @@ def new_node(
         scope: the node whose module, and whose precision, the new one belongs to.
         attributes: of the node.
     """
-    props = {key: scope.metadata_props[key] for key in (SCOPE, WANTED) if key in scope.metadata_props}
-    props.setdefault(SCOPE, "")
-    node = ir.node(op_type, inputs, attributes or None, metadata_props=props)
+    node = inherit(ir.node(op_type, inputs, attributes or None), scope)
+    mark_wanted(node, marks_of(scope).wanted)
     node.outputs[0].type, node.outputs[0].shape = like.type, like.shape
     graph.insert_before(before, node)
     return node.outputs[0]

@@ -13,25 +13,33 @@ Nothing in a name depends on a counter of the tracer or on the order of an earli
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from .node import REORDERED, SCOPE, SHARED, SHIFTED
+from .marks import REORDERED, SHARED, SHIFTED, marks_of, scope_of
 
 
-def mark(node: ir.Node, kind: str) -> None:
-    """Say how a node's output differs from what its PyTorch module returns: `REORDERED` or `SHIFTED`."""
-    scope = node.metadata_props.get(SCOPE, "")
-    if scope and not scope.endswith((REORDERED, SHIFTED)):
-        node.metadata_props[SCOPE] = scope + kind
+def unmarked(name: str) -> tuple[str, str]:
+    """Return a module's qualified name without what a node's name says of its output behind it, and that; "" for none.
 
-
-def unmarked(scope: str) -> tuple[str, str]:
-    """Return a module's qualified name without its mark, and the mark; "" for none."""
+    Args:
+        name: as `module_of_path` reads it off a node's name.
+    """
     for kind in (REORDERED, SHIFTED, SHARED):
-        if scope.endswith(kind):
-            return scope.removesuffix(kind), kind
-    return scope, ""
+        if name.endswith(f".{kind}"):
+            return name.removesuffix(f".{kind}"), kind
+    return name, ""
+
+
+def marked(module: str, kinds: Sequence[str]) -> str:
+    """Write behind a module's qualified name how a node's output differs from the module's."""
+    return ".".join([module, *kinds]) if module else module
+
+
+def place_of(node: ir.Node) -> str:
+    """Return the module a node came from, and how its output differs from the module's, as names say it."""
+    return marked(scope_of(node), marks_of(node).kinds)
 
 
 class NamePass(ir.passes.InPlacePass):
@@ -44,7 +52,7 @@ class NamePass(ir.passes.InPlacePass):
         fixed = {value.name for value in (*graph.inputs, *graph.outputs)}
         counts: Counter[str] = Counter()
         for node in graph:
-            node.name = _next(f"{scope_path(node.metadata_props.get(SCOPE, ''))}/{node.op_type}", counts)
+            node.name = _next(f"{scope_path(place_of(node))}/{node.op_type}", counts)
             for index, output in enumerate(node.outputs):
                 if output.name not in fixed:
                     output.name = f"{node.name}_output_{index}"
@@ -75,10 +83,10 @@ def _next(base: str, counts: Counter[str]) -> str:
 
 def _constant_name(value: ir.Value) -> str:
     node, index = next(iter(value.uses()))
-    module = node.metadata_props.get(SCOPE, "")
+    module = scope_of(node)
     is_matrix = value.shape is not None and len(value.shape) == 2
     if node.op_type in ("MatMul", "Gemm") and index == 1 and is_matrix and module:
-        return f"{unmarked(module)[0]}.weight_t"
+        return f"{marked(module, marks_of(node).kinds[:-1])}.weight_t"
     return f"{node.name}_input_{index}"
 
 

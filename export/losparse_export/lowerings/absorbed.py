@@ -14,13 +14,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ..costs import Counts
-from ..graph.node import FactoredNode, LayerShape
+from ..graph.layer import PlannedLayer
+from ..graph.node import FactoredNode
 from .base import LayerTape, gather_last, low_rank_products, present, sparse_product
 
 NAME = "absorbed"
 
 
-def check(layer: LayerShape) -> str | None:
+def check(layer: PlannedLayer) -> str | None:
     """Refuse layers without kept rows or without a low-rank part."""
     if not layer.kept:
         return "the layer has no sparse part (kept 0)"
@@ -29,7 +30,7 @@ def check(layer: LayerShape) -> str | None:
     return None if layer.rank else "the layer has no low-rank part (rank 0) to absorb rows from"
 
 
-def cost(layer: LayerShape) -> Counts:
+def cost(layer: PlannedLayer) -> Counts:
     """The products, and placing every output."""
     others = layer.out_features - layer.kept
     products = [sparse_product(layer), *low_rank_products(layer, outputs=others)]
@@ -38,12 +39,12 @@ def cost(layer: LayerShape) -> Counts:
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
-    kept, out = present(layer.kept), layer.shape.out_features
+    kept, out = present(layer.kept), layer.spec.out_features
     others = np.setdiff1d(np.arange(out), kept)
     rows = tape.matmul(layer.x, "rows_t", layer.dense_weight()[kept])
-    low_rank = tape.matmul(layer.x, "v_t", present(layer.v))
+    low_rank = tape.matmul(layer.x, "v_t", present(layer.whole_v))
     if len(others):
-        rest = tape.matmul(low_rank, "u_t", present(layer.u)[others])
+        rest = tape.matmul(low_rank, "u_t", present(layer.whole_u)[others])
         rows = tape.concat([rows, rest], [len(kept), len(others)])
     place_of = tape.constant("place_of", np.argsort(np.concatenate([kept, others])))
     return tape.add_bias(gather_last(tape, rows, place_of, layer.x.shape))

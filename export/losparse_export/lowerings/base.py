@@ -18,7 +18,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ..costs import Counts, Product
-from ..graph.node import REORDERED, SCOPE, Array, FactoredNode, LayerShape
+from ..graph.layer import PlannedLayer
+from ..graph.marks import inherit
+from ..graph.node import Array, FactoredNode
 
 
 class Lowering(Protocol):
@@ -26,10 +28,10 @@ class Lowering(Protocol):
 
     NAME: str
 
-    def check(self, layer: LayerShape) -> str | None:
+    def check(self, layer: PlannedLayer) -> str | None:
         """Say why this form cannot be used for the layer, or None."""
 
-    def cost(self, layer: LayerShape) -> Counts:
+    def cost(self, layer: PlannedLayer) -> Counts:
         """Count what the form does."""
 
     def emit(self, layer: FactoredNode, tape: LayerTape) -> ir.Value:
@@ -62,8 +64,11 @@ class LayerTape:
 
     def op(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         """Write one standard node with one output; an optional input that is left out is None."""
-        scope = {SCOPE: self._layer.name + (REORDERED if self._layer.reordered else "")}
-        return self._tape.op(op_type, inputs, attributes, metadata_props=scope)
+        value = self._tape.op(op_type, inputs, attributes)
+        node = value.producer()
+        assert node is not None, "the tape wrote it"
+        inherit(node, self._layer.node)
+        return value
 
     def constant(self, name: str, values: Array) -> ir.Value:
         """Store an array under `<layer>.<name>`."""
@@ -172,10 +177,10 @@ class LayerTape:
     def add_bias(self, y: ir.Value) -> ir.Value:
         """Add the layer's bias, if it has one. Call it last: the fusion of a bias with a Gelu looks for that."""
         bias = self._layer.bias
-        return y if bias is None else self.add(y, bias, self._layer.shape.out_features)
+        return y if bias is None else self.add(y, bias, self._layer.spec.out_features)
 
 
-def low_rank_products(layer: LayerShape, *, inputs: int | None = None, outputs: int | None = None) -> list[Product]:
+def low_rank_products(layer: PlannedLayer, *, inputs: int | None = None, outputs: int | None = None) -> list[Product]:
     """Return the two products with the factors, or with those of fewer features; none at rank 0."""
     if not layer.rank:
         return []
@@ -183,7 +188,7 @@ def low_rank_products(layer: LayerShape, *, inputs: int | None = None, outputs: 
     return [first, (layer.rank, layer.out_features if outputs is None else outputs)]
 
 
-def sparse_product(layer: LayerShape) -> Product:
+def sparse_product(layer: PlannedLayer) -> Product:
     """Return the product with the kept rows or columns."""
     return (layer.in_features, layer.kept) if layer.axis == "out" else (layer.kept, layer.out_features)
 
@@ -192,6 +197,13 @@ def present(array: Array | None) -> Array:
     """Return a weight that the sizes say is there."""
     assert array is not None, "sizes and weights of a layer agree"
     return array
+
+
+def stored_by_pivots(layer: FactoredNode, side: str, first: int) -> bool:
+    """Tell whether the model stores a layer by pivots of a side that stand one behind the other, from `first` on."""
+    if layer.pivots is None or layer.spec.pivot_side != side:
+        return False
+    return np.array_equal(layer.pivots, np.arange(first, first + layer.spec.rank))
 
 
 def selector_matrix(kept: Array, size: int) -> Array:

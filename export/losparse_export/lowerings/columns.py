@@ -14,13 +14,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ..costs import Counts
-from ..graph.node import FactoredNode, LayerShape
+from ..graph.layer import PlannedLayer
+from ..graph.node import FactoredNode
 from .base import LayerTape, low_rank_products, present
 
 NAME = "columns"
 
 
-def check(layer: LayerShape) -> str | None:
+def check(layer: PlannedLayer) -> str | None:
     """Refuse layers without kept columns."""
     if not layer.kept:
         return "the layer has no sparse part (kept 0)"
@@ -29,7 +30,7 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape) -> Counts:
+def cost(layer: PlannedLayer) -> Counts:
     """The products, picking the kept features, and joining the two parts."""
     return Counts(
         [(layer.rank + layer.kept, layer.out_features), *low_rank_products(layer)[:1]],
@@ -41,10 +42,10 @@ def cost(layer: LayerShape) -> Counts:
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
-    shape, weight = layer.shape, present(layer.sparse)
+    spec, weight = layer.spec, present(layer.sparse)
     picked = tape.pick(layer.x, "columns", present(layer.kept))
-    if shape.rank:
-        hidden = tape.matmul(layer.x, "v_t", present(layer.v))
-        picked = tape.concat([hidden, picked], [shape.rank, shape.kept])
-        weight = np.concatenate([present(layer.u), weight], axis=1)
+    if spec.rank:
+        hidden = tape.matmul(layer.x, "v_t", present(layer.whole_v))
+        picked = tape.concat([hidden, picked], [spec.rank, spec.kept])
+        weight = np.concatenate([present(layer.whole_u), weight], axis=1)
     return tape.add_bias(tape.matmul(picked, "second_t", weight))

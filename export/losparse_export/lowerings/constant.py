@@ -10,20 +10,21 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..costs import Counts
-from ..graph.node import FactoredNode, LayerShape
+from ..graph.layer import PlannedLayer
+from ..graph.node import FactoredNode
 from .base import LayerTape
 
 NAME = "constant"
 
 
-def check(layer: LayerShape) -> str | None:
+def check(layer: PlannedLayer) -> str | None:
     """Refuse layers that have weights."""
     if layer.rank or layer.kept:
         return f"the layer has weights (rank {layer.rank}, kept {layer.kept})"
     return None
 
 
-def cost(layer: LayerShape) -> Counts:
+def cost(layer: PlannedLayer) -> Counts:
     """Three nodes that write the output once."""
     return Counts(nodes=3, elements=layer.out_features)
 
@@ -31,4 +32,4 @@ def cost(layer: LayerShape) -> Counts:
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
     bias = layer.bias
-    return tape.broadcast(bias if bias is not None else tape.zeros(layer.shape.out_features), layer.shape.out_features)
+    return tape.broadcast(bias if bias is not None else tape.zeros(layer.spec.out_features), layer.spec.out_features)

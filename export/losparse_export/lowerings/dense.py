@@ -10,18 +10,19 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..costs import Counts
-from ..graph.node import FactoredNode, LayerShape
+from ..graph.layer import PlannedLayer
+from ..graph.node import FactoredNode
 from .base import LayerTape
 
 NAME = "dense"
 
 
-def check(layer: LayerShape) -> str | None:
+def check(layer: PlannedLayer) -> str | None:
     """Refuse nothing: every layer has a dense weight."""
     return None
 
 
-def cost(layer: LayerShape) -> Counts:
+def cost(layer: PlannedLayer) -> Counts:
     """One product of full size."""
     return Counts([(layer.in_features, layer.out_features)], nodes=1)
 

@@ -14,13 +14,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ..costs import Counts
-from ..graph.node import FactoredNode, LayerShape
+from ..graph.layer import PlannedLayer
+from ..graph.node import FactoredNode
 from .base import LayerTape, low_rank_products, present, sparse_product
 
 NAME = "folded"
 
 
-def check(layer: LayerShape) -> str | None:
+def check(layer: PlannedLayer) -> str | None:
     """Refuse layers whose kept rows do not come first."""
     if not layer.kept:
         return "the layer has no sparse part (kept 0)"
@@ -33,7 +34,7 @@ def check(layer: LayerShape) -> str | None:
     return None if layer.order.first == 0 else "a partner's kept neurons come before its own"
 
 
-def cost(layer: LayerShape) -> Counts:
+def cost(layer: PlannedLayer) -> Counts:
     """The products, and the Concat where it stays."""
     others = layer.out_features - layer.kept
     products = [sparse_product(layer), *low_rank_products(layer, outputs=others)]
@@ -47,17 +48,17 @@ def cost(layer: LayerShape) -> Counts:
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
-    shape, order = layer.shape, layer.shape.order
+    spec, order = layer.spec, layer.spec.order
     assert order is not None, "check() saw the order"
     kept = present(layer.kept)
-    others = np.setdiff1d(np.arange(shape.out_features), kept)
+    others = np.setdiff1d(np.arange(spec.out_features), kept)
     bias = layer.bias_values
     rows = tape.affine(layer.x, "rows_t", layer.dense_weight()[kept], None if bias is None else bias[kept])
     if not len(others):
         return rows
-    if shape.rank:
-        hidden = tape.matmul(layer.x, "v_t", present(layer.v))
-        rest = tape.affine(hidden, "u_t", present(layer.u)[others], None if bias is None else bias[others])
+    if spec.rank:
+        hidden = tape.matmul(layer.x, "v_t", present(layer.whole_v))
+        rest = tape.affine(hidden, "u_t", present(layer.whole_u)[others], None if bias is None else bias[others])
     else:  # the others are their bias, whatever comes in
         width = len(others)
         rest = tape.broadcast(tape.zeros(width) if bias is None else tape.constant("bias_t", bias[others]), width)

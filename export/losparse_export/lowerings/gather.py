@@ -15,13 +15,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ..costs import Counts
-from ..graph.node import FactoredNode, LayerShape
+from ..graph.layer import PlannedLayer
+from ..graph.node import FactoredNode
 from .base import LayerTape, gather_last, low_rank_products, present, sparse_product
 
 NAME = "gather"
 
 
-def check(layer: LayerShape) -> str | None:
+def check(layer: PlannedLayer) -> str | None:
     """Refuse layers without kept rows."""
     if not layer.kept:
         return "the layer has no sparse part (kept 0)"
@@ -30,7 +31,7 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape) -> Counts:
+def cost(layer: PlannedLayer) -> Counts:
     """The products, placing every output, and adding the two parts."""
     parts = 2 if layer.rank else 1
     return Counts(
@@ -43,14 +44,14 @@ def cost(layer: LayerShape) -> Counts:
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
-    kept, out = present(layer.kept), layer.shape.out_features
+    kept, out = present(layer.kept), layer.spec.out_features
     place_of = np.full(out, len(kept), np.int64)
     place_of[kept] = np.arange(len(kept))
     rows = tape.matmul(layer.x, "rows_t", present(layer.sparse))
     one_behind, last = tape.constant("pads", np.array([0, 1])), tape.constant("last_axis", np.array([-1]))
     padded = tape.op("Pad", rows, one_behind, None, last)
     y = gather_last(tape, padded, tape.constant("place_of", place_of), layer.x.shape)
-    if layer.shape.rank:
-        low_rank = tape.matmul(tape.matmul(layer.x, "v_t", present(layer.v)), "u_t", present(layer.u))
+    if layer.spec.rank:
+        low_rank = tape.matmul(tape.matmul(layer.x, "v_t", present(layer.whole_v)), "u_t", present(layer.whole_u))
         y = tape.add(low_rank, y, out)
     return tape.add_bias(y)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..costs import Counts
-from ..graph.node import FactoredNode, LayerShape
+from ..graph.layer import PlannedLayer
+from ..graph.node import FactoredNode
 from .base import LayerTape, low_rank_products, present
 
 NAME = "low_rank"
 
 
-def check(layer: LayerShape) -> str | None:
+def check(layer: PlannedLayer) -> str | None:
     """Refuse layers with a sparse part, or without a low-rank part."""
     if layer.kept:
         return f"the layer has a sparse part (kept {layer.kept})"
@@ -25,11 +26,13 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape) -> Counts:
+def cost(layer: PlannedLayer) -> Counts:
     """Two products."""
     return Counts(low_rank_products(layer), nodes=2)
 
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
-    return tape.add_bias(tape.matmul(tape.matmul(layer.x, "v_t", present(layer.v)), "u_t", present(layer.u)))
+    return tape.add_bias(
+        tape.matmul(tape.matmul(layer.x, "v_t", present(layer.whole_v)), "u_t", present(layer.whole_u))
+    )

@@ -13,13 +13,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ..costs import Counts
-from ..graph.node import FactoredNode, LayerShape
-from .base import LayerTape, present
+from ..graph.layer import PlannedLayer
+from ..graph.node import Array, FactoredNode
+from .base import LayerTape, present, stored_by_pivots
 
 NAME = "pivots_in"
 
 
-def check(layer: LayerShape) -> str | None:
+def check(layer: PlannedLayer) -> str | None:
     """Refuse layers whose inputs have no pivots in place."""
     if not layer.rank:
         return "the layer has no low-rank part (rank 0)"
@@ -32,7 +33,7 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape) -> Counts:
+def cost(layer: PlannedLayer) -> Counts:
     """The products, three Slices, the Add and the Concat."""
     first = layer.kept + layer.rank
     products = [(layer.in_features - first, layer.rank), (first, layer.out_features)]
@@ -42,17 +43,26 @@ def cost(layer: LayerShape) -> Counts:
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
-    shape, width = layer.shape, layer.shape.in_features
-    kept, first = shape.kept, shape.kept + shape.rank
-    u, v = present(layer.u).astype(np.float64), present(layer.v).astype(np.float64)
-    # D, (rank, in - first); by least squares, since factors may hold less than their rank.
-    combine = np.linalg.lstsq(v[:, kept:first], v[:, first:], rcond=None)[0]
+    spec, width = layer.spec, layer.spec.in_features
+    kept, first = spec.kept, spec.kept + spec.rank
+    weight, combine = _parts(layer)
     hidden = tape.slice(layer.x, kept, first, width=width)
     if first < width:
         others = tape.matmul(tape.slice(layer.x, first, width, width=width), "combine_t", combine)
-        hidden = tape.add(others, hidden, shape.rank)
-    weight = u @ v[:, kept:first]  # A, (out, rank)
+        hidden = tape.add(others, hidden, spec.rank)
     if kept:
-        hidden = tape.concat([hidden, tape.slice(layer.x, 0, kept, width=width)], [shape.rank, kept])
+        hidden = tape.concat([hidden, tape.slice(layer.x, 0, kept, width=width)], [spec.rank, kept])
         weight = np.concatenate([weight, layer.dense_weight()[:, :kept]], axis=1)
     return tape.add_bias(tape.matmul(hidden, "second_t", weight))
+
+
+def _parts(layer: FactoredNode) -> tuple[Array, Array]:
+    """Return A, (out, rank), and D, (rank, in - first): as they are stored, where the layer is stored by the pivots."""
+    spec, u = layer.spec, present(layer.whole_u).astype(np.float64)
+    kept, first = spec.kept, spec.kept + spec.rank
+    if stored_by_pivots(layer, "in", kept):
+        others = np.zeros((spec.rank, 0)) if layer.v is None else layer.v.astype(np.float64)
+        return u, others[:, kept:]  # behind the columns of the kept inputs
+    v = present(layer.whole_v).astype(np.float64)
+    # By least squares, since factors may hold less than their rank.
+    return u @ v[:, kept:first], np.linalg.lstsq(v[:, kept:first], v[:, first:], rcond=None)[0]

@@ -17,13 +17,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ..costs import Counts
-from ..graph.node import FactoredNode, LayerShape
-from .base import LayerTape, present
+from ..graph.layer import PlannedLayer
+from ..graph.node import Array, FactoredNode
+from .base import LayerTape, present, stored_by_pivots
 
 NAME = "pivots_out"
 
 
-def check(layer: LayerShape) -> str | None:
+def check(layer: PlannedLayer) -> str | None:
     """Refuse layers whose outputs have no pivots in place."""
     if not layer.rank:
         return "the layer has no low-rank part (rank 0)"
@@ -36,7 +37,7 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape) -> Counts:
+def cost(layer: PlannedLayer) -> Counts:
     """The products, the Slice and the Concat."""
     first = layer.kept + layer.rank
     products = [(layer.in_features, first), (layer.rank, layer.out_features - first)]
@@ -45,14 +46,24 @@ def cost(layer: LayerShape) -> Counts:
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
-    shape, bias = layer.shape, layer.bias_values
-    kept, first = shape.kept, shape.kept + shape.rank
-    u = present(layer.u).astype(np.float64)
-    # C, (out - first, rank); by least squares, since factors may hold less than their rank.
-    combine = np.linalg.lstsq(u[kept:first].T, u[first:].T, rcond=None)[0].T
+    spec, bias = layer.spec, layer.bias_values
+    kept, first = spec.kept, spec.kept + spec.rank
+    combine = _combine(layer)
     z = tape.affine(layer.x, "first_t", layer.dense_weight()[:first], None if bias is None else bias[:first])
     # The pivots carry their bias already: what C makes of it is taken off again.
     rest_bias = None if bias is None else bias[first:] - combine @ bias[kept:first]
     pivots = tape.slice(z, kept, first, width=first)
     rest = tape.affine(pivots, "combine_t", combine, rest_bias)
-    return tape.concat([z, rest], [first, shape.out_features - first])
+    return tape.concat([z, rest], [first, spec.out_features - first])
+
+
+def _combine(layer: FactoredNode) -> Array:
+    """Return C, (out - first, rank): as it is stored, where the layer is stored by the pivots in place."""
+    spec = layer.spec
+    kept, first = spec.kept, spec.kept + spec.rank
+    if stored_by_pivots(layer, "out", kept):
+        others = np.zeros((0, spec.rank)) if layer.u is None else layer.u.astype(np.float64)
+        return others[kept:]  # behind the rows of the kept outputs
+    u = present(layer.whole_u).astype(np.float64)
+    # By least squares, since factors may hold less than their rank.
+    return np.asarray(np.linalg.lstsq(u[kept:first].T, u[first:].T, rcond=None)[0].T)

@@ -13,18 +13,19 @@ import numpy as np
 import onnx_ir as ir
 
 from ..costs import Counts
-from ..graph.node import Array, FactoredNode, LayerShape
+from ..graph.layer import PlannedLayer
+from ..graph.node import Array, FactoredNode
 from .base import LayerTape, present, selector_matrix
 
 NAME = "selector"
 
 
-def check(layer: LayerShape) -> str | None:
+def check(layer: PlannedLayer) -> str | None:
     """Refuse layers without a sparse part: there is nothing to select."""
     return None if layer.kept else "the layer has no sparse part (kept 0)"
 
 
-def cost(layer: LayerShape) -> Counts:
+def cost(layer: PlannedLayer) -> Counts:
     """Two products of inner width rank + kept, whatever the axis."""
     width = layer.rank + layer.kept
     return Counts([(layer.in_features, width), (width, layer.out_features)], nodes=2)
@@ -32,13 +33,13 @@ def cost(layer: LayerShape) -> Counts:
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
-    shape, kept, sparse = layer.shape, present(layer.kept), present(layer.sparse)
-    if shape.axis == "out":
-        first, second = sparse, selector_matrix(kept, shape.out_features).T
+    spec, kept, sparse = layer.spec, present(layer.kept), present(layer.sparse)
+    if spec.axis == "out":
+        first, second = sparse, selector_matrix(kept, spec.out_features).T
     else:
-        first, second = selector_matrix(kept, shape.in_features), sparse
-    hidden = tape.matmul(layer.x, "first_t", _join(layer.v, first, axis=0))
-    return tape.add_bias(tape.matmul(hidden, "second_t", _join(layer.u, second, axis=1)))
+        first, second = selector_matrix(kept, spec.in_features), sparse
+    hidden = tape.matmul(layer.x, "first_t", _join(layer.whole_v, first, axis=0))
+    return tape.add_bias(tape.matmul(hidden, "second_t", _join(layer.whole_u, second, axis=1)))
 
 
 def _join(factor: Array | None, other: Array, axis: int) -> Array:

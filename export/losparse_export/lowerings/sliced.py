@@ -13,13 +13,14 @@ import numpy as np
 import onnx_ir as ir
 
 from ..costs import Counts
-from ..graph.node import FactoredNode, LayerShape
+from ..graph.layer import PlannedLayer
+from ..graph.node import FactoredNode
 from .base import LayerTape, low_rank_products, present
 
 NAME = "sliced"
 
 
-def check(layer: LayerShape) -> str | None:
+def check(layer: PlannedLayer) -> str | None:
     """Refuse layers whose kept columns are not in one place."""
     if not layer.kept:
         return "the layer has no sparse part (kept 0)"
@@ -32,7 +33,7 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape) -> Counts:
+def cost(layer: PlannedLayer) -> Counts:
     """The products, and two copies."""
     copied = layer.kept + (layer.rank + layer.kept if layer.rank else 0)
     products = [(layer.rank + layer.kept, layer.out_features), *low_rank_products(layer)[:1]]
@@ -41,13 +42,13 @@ def cost(layer: LayerShape) -> Counts:
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
-    shape, order = layer.shape, layer.shape.order
+    spec, order = layer.spec, layer.spec.order
     assert order is not None, "check() saw the order"
-    stop = order.first + shape.kept // order.blocks
-    picked = tape.slice(layer.x, order.first, stop, blocks=order.blocks, width=shape.in_features)
+    stop = order.first + spec.kept // order.blocks
+    picked = tape.slice(layer.x, order.first, stop, blocks=order.blocks, width=spec.in_features)
     weight = present(layer.sparse)
-    if shape.rank:
-        hidden = tape.matmul(layer.x, "v_t", present(layer.v))
-        picked = tape.concat([hidden, picked], [shape.rank, shape.kept])
-        weight = np.concatenate([present(layer.u), weight], axis=1)
+    if spec.rank:
+        hidden = tape.matmul(layer.x, "v_t", present(layer.whole_v))
+        picked = tape.concat([hidden, picked], [spec.rank, spec.kept])
+        weight = np.concatenate([present(layer.whole_u), weight], axis=1)
     return tape.add_bias(tape.matmul(picked, "second_t", weight))

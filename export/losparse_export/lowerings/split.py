@@ -13,13 +13,14 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..costs import Counts
-from ..graph.node import FactoredNode, LayerShape
+from ..graph.layer import PlannedLayer
+from ..graph.node import FactoredNode
 from .base import LayerTape, low_rank_products, present, sparse_product
 
 NAME = "split"
 
 
-def check(layer: LayerShape) -> str | None:
+def check(layer: PlannedLayer) -> str | None:
     """Refuse layers whose inputs do not come in two parts."""
     if not layer.kept:
         return "the layer has no sparse part (kept 0)"
@@ -30,7 +31,7 @@ def check(layer: LayerShape) -> str | None:
     return None
 
 
-def cost(layer: LayerShape) -> Counts:
+def cost(layer: PlannedLayer) -> Counts:
     """The products alone."""
     others = layer.in_features - layer.kept
     products = [sparse_product(layer), *low_rank_products(layer, inputs=others)]
@@ -39,10 +40,10 @@ def cost(layer: LayerShape) -> Counts:
 
 def emit(layer: FactoredNode, tape: LayerTape) -> ir.Value:
     """Write the form; see the module."""
-    shape, kept = layer.shape, layer.shape.kept
-    y = tape.matmul(tape.slice(layer.x, 0, kept, width=shape.in_features), "columns_t", layer.dense_weight()[:, :kept])
-    if shape.rank and kept < shape.in_features:
-        others = tape.slice(layer.x, kept, shape.in_features, width=shape.in_features)
-        hidden = tape.matmul(others, "v_t", present(layer.v)[:, kept:])
-        y = tape.add(tape.matmul(hidden, "u_t", present(layer.u)), y, shape.out_features)
+    spec, kept = layer.spec, layer.spec.kept
+    y = tape.matmul(tape.slice(layer.x, 0, kept, width=spec.in_features), "columns_t", layer.dense_weight()[:, :kept])
+    if spec.rank and kept < spec.in_features:
+        others = tape.slice(layer.x, kept, spec.in_features, width=spec.in_features)
+        hidden = tape.matmul(others, "v_t", present(layer.whole_v)[:, kept:])
+        y = tape.add(tape.matmul(hidden, "u_t", present(layer.whole_u)), y, spec.out_features)
     return tape.add_bias(y)

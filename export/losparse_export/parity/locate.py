@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from losparse_runtime.contract.variant import MODEL_FILE
 from losparse_runtime.dependencies import import_onnxruntime
 
+from ..graph.marks import REORDERED, SHARED, SHIFTED
 from ..graph.naming import module_of_path, unmarked
-from ..graph.node import REORDERED, SHARED, SHIFTED
 from ..opening.task_model import TaskModel
 from ..precision.base import allowed_difference
 from ..target import CPU

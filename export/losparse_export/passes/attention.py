@@ -24,7 +24,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph.constants import add_constant, new_node
-from ..graph.node import SCOPE
+from ..graph.marks import inherit
 
 _SWAP = (0, 2, 1, 3)
 _NORMS = ("LayerNormalization", "RMSNormalization")
@@ -68,9 +68,8 @@ class _Heads:
             if step.op_type == "RotaryEmbedding":
                 value = self._joined(graph, before, value)
                 attributes["num_heads"] = ir.AttrInt64("num_heads", self.count)
-            scope = {SCOPE: step.metadata_props.get(SCOPE, "")}
             inputs = [value, *step.inputs[1:]]
-            new = ir.Node("", step.op_type, inputs, list(attributes.values()), metadata_props=scope)
+            new = inherit(ir.Node("", step.op_type, inputs, list(attributes.values())), step)
             new.outputs[0].type, new.outputs[0].shape = value.type, value.shape
             graph.insert_before(before, new)
             value = new.outputs[0]
@@ -106,8 +105,8 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> bool:
         "Attention",
         [*(part.side_by_side(graph, node) for part in (query, key, value)), *node.inputs[3:4]],
         [*attributes.values(), ir.AttrInt64("q_num_heads", query.count), ir.AttrInt64("kv_num_heads", key.count)],
-        metadata_props={SCOPE: node.metadata_props.get(SCOPE, "")},
     )
+    inherit(new, node)
     new.outputs[0].type, new.outputs[0].shape = joined.type, joined.shape
     graph.insert_before(node, new)
     joined.replace_all_uses_with(new.outputs[0], replace_graph_outputs=True)

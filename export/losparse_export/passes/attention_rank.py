@@ -26,8 +26,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph.constants import add_constant, constant_matrix, constant_vector, derived_name, new_node, replace_value
-from ..graph.naming import mark
-from ..graph.node import REORDERED, SCOPE, WANTED, Array
+from ..graph.marks import REORDERED, mark_kind, mark_wanted, marks_of
+from ..graph.naming import place_of
+from ..graph.node import Array
 
 # Narrower heads must save at least this share of the dimensions, or the extra nodes are not worth it.
 _SAVES = 0.2
@@ -70,7 +71,7 @@ class _Folded:
     @property
     def wanted(self) -> str | None:
         """The precision that the plan wants of the product."""
-        return self.product.metadata_props.get(WANTED)
+        return marks_of(self.product).wanted
 
     @property
     def rank(self) -> int:
@@ -178,11 +179,11 @@ def _reduce_values(graph: ir.Graph, node: ir.Node) -> bool:
     slices = [found for reader, _ in readers if (found := _kept_slice(reader, value)) is not None]
     if len(products) + len(slices) != len(readers) or flat.outputs[0].is_graph_output():
         return False
-    if any(product.metadata_props.get(WANTED) != value.wanted for product in products):
+    if any(marks_of(product).wanted != value.wanted for product in products):
         return False
     node.replace_input_with(2, _join(graph, value, _repeat(graph, value, heads), heads, value.rank))
     _narrow(node.outputs[0], heads * width)
-    mark(node, REORDERED)
+    mark_kind(node, REORDERED)
     sizes = add_constant(graph, f"flatten_{heads * width}_heads", np.array([-1, heads * width]))
     whole = new_node(graph, flat, "Reshape", [node.outputs[0], sizes], like=flat.outputs[0], scope=flat)
     _narrow(whole, heads * width)
@@ -234,12 +235,12 @@ def _absorb(graph: ir.Graph, product: ir.Node, whole: ir.Value, value: _Folded, 
 
 def _product(graph: ir.Graph, query: _Folded, weight: Array, bias: Array) -> ir.Value:
     dtype = query.u.dtype
-    base = query.end.metadata_props.get(SCOPE, "") or "attention"
+    base = place_of(query.end) or "attention"
     stored = add_constant(graph, f"{base}.scores_t", weight.astype(dtype))
     y = new_node(graph, query.end, "MatMul", [query.hidden, stored], like=query.hidden, scope=query.end)
     made = y.producer()
     if made is not None and query.wanted is not None:  # where heads are joined is no layer's own place
-        made.metadata_props[WANTED] = query.wanted
+        mark_wanted(made, query.wanted)
     _narrow(y, weight.shape[1])
     if not bias.any():
         return y

@@ -12,7 +12,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ..graph.constants import digest
-from ..graph.node import SCOPE, Array
+from ..graph.marks import inherit
+from ..graph.node import Array
 
 # Elements; below 4 KiB of floats a Transpose node costs more than it saves.
 _SMALLEST_TRANSPOSED = 1024
@@ -48,8 +49,9 @@ def _key(dtype: ir.DataType, array: Array) -> _Key:
 
 
 def _transpose(graph: ir.Graph, value: ir.Value, earlier: ir.Value) -> ir.Value:
-    scope = {SCOPE: next((user.metadata_props.get(SCOPE, "") for user, _ in value.uses()), "")}
-    node = ir.node("Transpose", [earlier], {"perm": [1, 0]}, metadata_props=scope)
+    node = ir.node("Transpose", [earlier], {"perm": [1, 0]})
+    for user, _ in list(value.uses())[:1]:
+        inherit(node, user)
     node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
     graph.insert_before(graph[0], node)
     return node.outputs[0]

@@ -16,7 +16,8 @@ import onnx_ir as ir
 
 from losparse_runtime.contract.tensors import role_of
 
-from ..graph.node import DOMAIN, OP_TYPE, SCOPE
+from ..graph.marks import SCOPE, inherit
+from ..graph.node import DOMAIN, OP_TYPE
 
 _UNARY = {"Gelu", "Relu", "Tanh", "Sigmoid", "Erf", "Softplus", "Elu", "LeakyRelu", "HardSwish", "Mish", "Identity"}
 _BINARY = {"Add", "Sub", "Mul", "Div"}
@@ -53,8 +54,8 @@ class _Flattener:
         if len(node.outputs) != 1 or not self._is_per_token(node.outputs[0]) or not self._is_token_wise(node):
             return
         inputs = [None if value is None else self._flat(value, node) for value in node.inputs]
-        attributes, scope = node.attributes.values(), dict(node.metadata_props)
-        twin = ir.Node(node.domain, node.op_type, inputs, attributes, version=node.version, metadata_props=scope)
+        twin = ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), version=node.version)
+        inherit(twin, node)
         _describe(twin.outputs[0], node.outputs[0])
         self.graph.insert_before(node, twin)
         self.twins[node.outputs[0]] = twin.outputs[0]

@@ -23,20 +23,9 @@ from numpy.typing import NDArray
 from losparse.layers.spanning_rows import spanning_rows
 
 from ..graph.constants import add_constant
-from ..graph.naming import mark
-from ..graph.node import (
-    DOMAIN,
-    OP_TYPE,
-    REORDERED,
-    SCOPE,
-    Array,
-    FactoredNode,
-    Order,
-    read_factored,
-    read_order,
-    write_order,
-    write_reordered,
-)
+from ..graph.layer import Order
+from ..graph.marks import REORDERED, mark_kind, mark_order, marks_of, scope_of
+from ..graph.node import DOMAIN, INPUTS, OP_TYPE, Array, FactoredNode, read_factored
 from ..graph.region import Region, Walker
 
 Places = NDArray[np.int64]
@@ -96,26 +85,32 @@ class _Side:
 
     @property
     def name(self) -> str:
-        return self.node.metadata_props.get(SCOPE, "")
+        return scope_of(self.node)
 
     @property
     def kept(self) -> Places | None:
         """The kept features at this side."""
         if self.factored is None or self.factored.kept is None:
             return None
-        return self.factored.kept if (self.factored.shape.axis == "out") == self.writes else None
+        return self.factored.kept if (self.factored.spec.axis == "out") == self.writes else None
 
     @property
     def factor(self) -> Array | None:
         """The low-rank factor at this side, one row a feature; (features, rank)."""
-        if self.factored is None or self.factored.u is None or self.factored.v is None:
+        if self.factored is None or not self.rank:
             return None
-        return self.factored.u if self.writes else self.factored.v.T
+        u, v = self.factored.whole_u, self.factored.whole_v
+        return u if self.writes else None if v is None else v.T
+
+    @property
+    def rank(self) -> int:
+        """Inner width of the low-rank part; 0 for none."""
+        return 0 if self.factored is None else self.factored.spec.rank
 
     @property
     def pivots(self) -> Places | None:
         """The pivots that the layer is stored by, where they are features of this side."""
-        if self.factored is None or (self.factored.shape.pivots == "out") != self.writes:
+        if self.factored is None or (self.factored.spec.pivot_side == "out") != self.writes:
             return None
         return self.factored.pivots
 
@@ -171,16 +166,16 @@ def _apply(graph: ir.Graph, region: Region, sides: list[_Side]) -> None:
         assert vector is not None and vector.const_value is not None
         node.replace_input_with(place, _stored(graph, vector, vector.const_value.numpy()[..., places]))
     for node in [*region.nodes, *(side.node for side in sides if side.writes and side.factored is None)]:
-        mark(node, REORDERED)
+        mark_kind(node, REORDERED)
     split = alike and region.blocks == 1 and all(side.kept is not None for side in sides)
     for side in sides:
         if side.factored is not None:
             if side.writes:
-                write_reordered(side.node)
+                mark_kind(side.node, REORDERED)
             laid = _order_of(side, region.blocks, pivots=side is pivoting, split=split)
             # A layer may have been put in order at its other side: the side of what it keeps is the one that counts.
-            if laid.blocks or read_order(side.node) is None:
-                write_order(side.node, laid)
+            if laid.blocks or marks_of(side.node).order is None:
+                mark_order(side.node, laid)
 
 
 def _as_mask(kept: Places | None, width: int) -> NDArray[np.bool_]:
@@ -194,20 +189,19 @@ def _pivoting_side(sides: list[_Side], region: Region, kept: int) -> _Side | Non
     """Choose whose pivots stand behind the kept features: those of the layer of the largest rank."""
     if region.blocks != 1:
         return None
-    able = [s for s in sides if s.factor is not None and s.factor.shape[1] <= region.width - kept]
+    able = [s for s in sides if 0 < s.rank <= region.width - kept]
     able = [s for s in able if kept == (0 if s.kept is None else len(s.kept))]  # pivots stand behind its own kept ones
-    return max(able, key=lambda side: side.factored.shape.rank if side.factored else 0, default=None)
+    return max(able, key=lambda side: side.rank, default=None)
 
 
 def _pivots_first(places: Places, kept: int, side: _Side) -> Places:
-    factor = side.factor
-    assert factor is not None, "only layers with a low-rank part pivot"
-    rest = places[kept:]
-    stored = side.pivots
+    rest, stored = places[kept:], side.pivots
     # The layer's own pivots, if none of them is a kept feature: those stand in front of the pivots.
     if stored is not None and np.isin(stored, rest).all():
         pivots = np.flatnonzero(np.isin(rest, stored))
     else:
+        factor = side.factor
+        assert factor is not None, "only layers with a low-rank part pivot"
         pivots = spanning_rows(factor[rest])[0]
     return np.concatenate([places[:kept], rest[pivots], np.delete(rest, pivots)])
 
@@ -222,40 +216,42 @@ def _reorder(graph: ir.Graph, side: _Side, places: Places) -> None:
         node.replace_input_with(1, _stored(graph, weight, array[:, places] if side.writes else array[places]))
         return
     # Read anew: a layer on both sides of the same features has been reordered once already.
-    layer, new = read_factored(node), dict[int, Array]()
-    u, v = layer.u, layer.v
+    layer = read_factored(node)
+    new = _reordered_factors(layer, places, side.writes) | _reordered_sparse(layer, places, side.writes)
     if side.writes:
-        u = _take(u, places, 0)
-        new |= {1: u, 5: _take(layer.bias_values, places, 0)}
-    else:
-        v = _take(v, places, 1)
-        new |= {2: v}
-    if layer.pivots is not None and u is not None and v is not None:
-        own = (layer.shape.pivots == "out") == side.writes
-        new |= _pivot_inputs(u, v, np.argsort(places)[layer.pivots] if own else layer.pivots, layer.shape.pivots)
-    if layer.sparse is not None and layer.kept is not None:
-        axis = 0 if side.writes else 1
-        if (layer.shape.axis == "out") == side.writes:
-            new_places = np.argsort(places)[layer.kept]
-            order = np.argsort(new_places)
-            new |= {3: np.take(layer.sparse, order, axis), 4: new_places[order]}
-        else:
-            new |= {3: np.take(layer.sparse, places, axis)}
-    for place, array in new.items():
+        new["bias"] = _take(layer.bias_values, places, 0)
+    for name, numbers in new.items():
+        place = INPUTS.index(name)
         old = node.inputs[place] if place < len(node.inputs) else None
-        if old is not None and array is not None:
-            node.replace_input_with(place, _stored(graph, old, array))
+        if old is not None and numbers is not None:
+            node.replace_input_with(place, _stored(graph, old, numbers))
 
 
-def _pivot_inputs(u: Array, v: Array, pivots: Places, side: str | None) -> dict[int, Array]:
-    """Return the inputs u, v and pivots of a node: the pivots sorted, and the identity left out."""
-    order = np.argsort(pivots)  # inner dimension i belongs to pivot i
-    u, v = u[:, order], v[order]
-    if side == "out":
-        u = np.delete(u, pivots, 0)
-    else:
-        v = np.delete(v, pivots, 1)
-    return {1: u, 2: v, 6: pivots[order]}
+def _reordered_factors(layer: FactoredNode, places: Places, writes: bool) -> dict[str, Array | None]:
+    """Return the factors, as they are stored, with outputs (or inputs) in another order."""
+    name, axis = ("u", 0) if writes else ("v", 1)
+    factors: dict[str, Array | None] = {"u": layer.u, "v": layer.v}
+    if layer.pivots is None or (layer.spec.pivot_side == "out") != writes:
+        return {name: _take(factors[name], places, axis)}
+    # Stored are all but the pivots, which have the identity; inner dimension i belongs to pivot i.
+    others = np.delete(np.arange(len(places)), layer.pivots)
+    moved = np.searchsorted(others, places[~np.isin(places, layer.pivots)])
+    pivots = np.argsort(places)[layer.pivots]
+    inner = np.argsort(pivots)
+    factors[name] = _take(factors[name], moved, axis)
+    return {"u": _take(factors["u"], inner, 1), "v": _take(factors["v"], inner, 0), "pivots": pivots[inner]}
+
+
+def _reordered_sparse(layer: FactoredNode, places: Places, writes: bool) -> dict[str, Array | None]:
+    """Return the sparse part with outputs (or inputs) in another order, and which are kept."""
+    if layer.sparse is None or layer.kept is None:
+        return {}
+    axis = 0 if writes else 1
+    if (layer.spec.axis == "out") != writes:
+        return {"sparse": np.take(layer.sparse, places, axis)}
+    kept = np.argsort(places)[layer.kept]
+    order = np.argsort(kept)
+    return {"sparse": np.take(layer.sparse, order, axis), "kept": kept[order]}
 
 
 def _take(array: Array | None, places: Places, axis: int) -> Any:
@@ -276,11 +272,11 @@ def _order_of(side: _Side, blocks: int, *, pivots: bool, split: bool) -> Order:
     assert side.factored is not None
     layer = read_factored(side.node)
     name = "out" if side.writes else "in"
-    if not layer.shape.kept:
+    if not layer.spec.kept:
         return Order(name, blocks, 0, pivots, split)
-    if layer.shape.axis != name or layer.kept is None:
+    if layer.spec.axis != name or layer.kept is None:
         return Order(name, 0)
-    width = layer.shape.out_features if side.writes else layer.shape.in_features
+    width = layer.spec.out_features if side.writes else layer.spec.in_features
     heads = _as_mask(layer.kept, width).reshape(blocks, -1)
     counts = heads.sum(1)
     first = int(heads[0].argmax())

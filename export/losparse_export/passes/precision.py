@@ -3,8 +3,8 @@
 First every product is told what the plan wants for its layer (`WantPrecisionPass`). Passes that make one product of
 several join only those of which the plan wants the same, so that no layer gets the precision of another. Then, when
 products have the widths they keep, those that gain are marked (`MarkPrecisionPass`): a marked product stays a MatMul
-with its bias behind it, which is what onnxruntime's quantiser takes, while all others become Gemm. Both notes are a
-node's metadata and go with all of it; the names of the marked nodes are read before that (`quantised_nodes`).
+with its bias behind it, which is what onnxruntime's quantiser takes, while all others become Gemm. The names of
+the marked nodes are read when all have theirs (`quantised_nodes`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import onnx_ir as ir
 
 from ..costs import Costs
 from ..graph.constants import constant_matrix
-from ..graph.naming import unmarked
-from ..graph.node import SCOPE, WANTED, Array
-from .sums import PRECISION
+from ..graph.marks import mark_converted, mark_wanted, marks_of, scope_of
+from ..graph.node import Array
 
 
 class WantPrecisionPass(ir.passes.InPlacePass):
@@ -37,8 +36,7 @@ class WantPrecisionPass(ir.passes.InPlacePass):
         """Run the pass on the main graph."""
         for node in model.graph:
             if _weight(node) is not None:
-                layer = unmarked(node.metadata_props.get(SCOPE, ""))[0]
-                node.metadata_props[WANTED] = self._layers.get(layer, self._precision)
+                mark_wanted(node, self._layers.get(scope_of(node), self._precision))
         return ir.passes.PassResult(model, True)
 
 
@@ -57,11 +55,11 @@ class MarkPrecisionPass(ir.passes.InPlacePass):
         """Run the pass on the main graph."""
         changed = False
         for node in model.graph:
-            weight, wanted = _weight(node), node.metadata_props.get(WANTED)
+            weight, wanted = _weight(node), marks_of(node).wanted
             if weight is None or wanted is None:
                 continue
             if wanted == "all" or (wanted == "int8" and self._costs.gains((weight.shape[0], weight.shape[1]))):
-                node.metadata_props[PRECISION] = wanted
+                mark_converted(node, wanted)
                 changed = True
         return ir.passes.PassResult(model, changed)
 
@@ -73,4 +71,4 @@ def _weight(node: ir.Node) -> Array | None:
 
 def quantised_nodes(model: ir.Model) -> list[str]:
     """Return the names of the marked products."""
-    return [node.name for node in model.graph if PRECISION in node.metadata_props and node.name is not None]
+    return [node.name for node in model.graph if marks_of(node).converted and node.name is not None]

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph.constants import derived_name, replace_value
+from ..graph.marks import inherit
 from ..graph.node import Array
 from ..graph.region import Region, Walker
 
@@ -115,9 +116,7 @@ def _copy(
             inputs.append(_part_of(graph, value, value.const_value.numpy(), bounds))
         else:
             inputs.append(value if value is None else mine.get(value, value))
-    copy = ir.Node(
-        node.domain, node.op_type, inputs, node.attributes.values(), metadata_props=dict(node.metadata_props)
-    )
+    copy = inherit(ir.Node(node.domain, node.op_type, inputs, node.attributes.values()), node)
     old = node.outputs[0]
     assert old.shape is not None
     copy.outputs[0].type, copy.outputs[0].shape = old.type, ir.Shape([*old.shape.dims[:-1], bounds[1] - bounds[0]])

@@ -27,8 +27,8 @@ from ..graph.constants import (
     new_node,
     replace_value,
 )
-from ..graph.naming import unmarked
-from ..graph.node import SCOPE, SHARED, WANTED, Array
+from ..graph.marks import inherit, mark_shared, marks_of, scope_of
+from ..graph.node import Array
 
 
 @dataclass
@@ -97,7 +97,7 @@ def _is_product(node: ir.Node) -> bool:
 
 
 def _wanted(node: ir.Node) -> str:
-    return node.metadata_props.get(WANTED, "fp32")
+    return marks_of(node).wanted or "fp32"
 
 
 def _merge_equal(nodes: list[ir.Node]) -> list[ir.Node]:
@@ -111,17 +111,15 @@ def _merge_equal(nodes: list[ir.Node]) -> list[ir.Node]:
         if earlier is node or node.outputs[0].is_graph_output():  # two outputs of a graph cannot be one value
             left.append(node)
             continue
-        _mark_shared(earlier)
+        mark_shared(earlier)
         replace_value(node.outputs[0], earlier.outputs[0])
     return left
 
 
-def _mark_shared(*nodes: ir.Node | None) -> None:
-    """Note on nodes that they compute for several modules."""
-    for node in nodes:
-        scope = "" if node is None else unmarked(node.metadata_props.get(SCOPE, ""))[0]
-        if node is not None and scope:
-            node.metadata_props[SCOPE] = scope + SHARED
+def _writer(value: ir.Value) -> ir.Node:
+    node = value.producer()
+    assert node is not None, "a node of the graph writes it"
+    return node
 
 
 def _read(node: ir.Node) -> _Product:
@@ -145,12 +143,12 @@ def _stack(graph: ir.Graph, products: list[_Product]) -> None:
     weight = add_constant(graph, name, np.concatenate([product.weight for product in products], axis=1))
     total = new_node(graph, first, "MatMul", [x, weight], like=like, scope=first)
     total.shape = ir.Shape([*x.shape.dims[:-1], sum(widths)])
-    shared = [total.producer()]
+    shared = [_writer(total)]
     if any(product.bias is not None for product in products):
         parts = [p.bias if p.bias is not None else np.zeros(p.width, p.weight.dtype) for p in products]
         bias = add_constant(graph, f"{name}_bias", np.concatenate(parts))
         total = new_node(graph, first, "Add", [total, bias], like=total, scope=first)
-        shared.append(total.producer())
+        shared.append(_writer(total))
     sizes = add_constant(graph, f"{name}_widths", np.array(widths, np.int64))
     split = ir.Node(
         "",
@@ -160,9 +158,10 @@ def _stack(graph: ir.Graph, products: list[_Product]) -> None:
         num_outputs=len(widths),
     )
     graph.insert_before(first, split)
-    split.metadata_props[SCOPE] = first.metadata_props.get(SCOPE, "")
-    if len({unmarked(product.node.metadata_props.get(SCOPE, ""))[0] for product in products}) > 1:
-        _mark_shared(split, *shared)  # not where all are of one layer, whose own output the parts then are
+    shared.append(inherit(split, first))
+    if len({scope_of(product.node) for product in products}) > 1:
+        for node in shared:  # not where all are of one layer, whose own output the parts then are
+            mark_shared(node)
     for product, part in zip(products, split.outputs, strict=True):
         part.type, part.shape = product.output.type, ir.Shape([*x.shape.dims[:-1], product.width])
         replace_value(product.output, part)

@@ -22,11 +22,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph.constants import add_constant, constant_matrix, constant_vector, derived_name, new_node, replace_value
-from ..graph.naming import mark
-from ..graph.node import SHIFTED, Array
-
-# Metadata key of a MatMul that is to be quantised: the precision.
-PRECISION = "losparse.precision"
+from ..graph.marks import SHIFTED, inherit, mark_kind, mark_wanted, marks_of
+from ..graph.node import Array
 
 
 class SumsPass(ir.passes.InPlacePass):
@@ -104,7 +101,7 @@ def _collect(root: ir.Node) -> _Terms:
             elif inner is not None and _is_sum(inner) and len(list(value.uses())) == 1 and _same(value, terms):
                 waiting.append(inner)
             elif inner is not None and _is_product(value):
-                (terms.marked if PRECISION in inner.metadata_props else terms.products).append(inner)
+                (terms.marked if marks_of(inner).converted else terms.products).append(inner)
             else:
                 terms.others.append(value)
     return terms
@@ -142,7 +139,7 @@ def _rewrite(graph: ir.Graph, root: ir.Node, terms: _Terms) -> None:
     replace_value(old, total)
     last = total.producer()
     if last is not None and terms.others:
-        mark(last, SHIFTED)  # more than the layer's own output
+        mark_kind(last, SHIFTED)  # more than the layer's own output
     for node in [*terms.adds, *terms.products]:
         graph.remove(node, safe=True)
 
@@ -181,7 +178,7 @@ def _move_bias(graph: ir.Graph, terms: _Terms) -> bool:
         return False
     name = derived_name(shift or scale, "shifted")
     moved = add_constant(graph, name, (old + bias).astype(_dtype(stream)))
-    mark(norm, SHIFTED)
+    mark_kind(norm, SHIFTED)
     norm.resize_inputs(3)
     norm.replace_input_with(2, moved)
     for reader in readers:
@@ -223,8 +220,8 @@ def _take_off(graph: ir.Graph, node: ir.Node, bias: Array) -> None:
             return
     constant = add_constant(graph, name, correction.astype(_dtype(out)))
     # The product may be marked for quantising, which is not for a sum.
-    scope = {key: value for key, value in node.metadata_props.items() if key != PRECISION}
-    added = ir.Node("", "Add", [out, constant], metadata_props=scope)
+    added = inherit(ir.Node("", "Add", [out, constant]), node)
+    mark_wanted(added, marks_of(node).wanted)
     added.outputs[0].type, added.outputs[0].shape = out.type, out.shape
     graph.insert_after(node, added)
     for user, index in uses:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from ..costs import Calls, Traffic
-from ..graph.node import LayerShape, find_factored
+from ..graph.layer import PlannedLayer
+from ..graph.node import find_factored
 from ..passes.fold import Fold
 from ..target import CPU, Target
 from .plan import LayerPlan, Plan
@@ -52,21 +53,21 @@ def plan_model(
     Raises:
         LosparseError: a call or its weight is out of range.
     """
-    return plan_layers(layer_shapes(model), calls=calls, precision=precision, folds=folds, target=target)
+    return plan_layers(layer_specs(model), calls=calls, precision=precision, folds=folds, target=target)
 
 
-def layer_shapes(model: ir.Model) -> dict[str, LayerShape]:
+def layer_specs(model: ir.Model) -> dict[str, PlannedLayer]:
     """Return the sizes of a traced model's factored layers by qualified name, in graph order."""
-    shapes: dict[str, LayerShape] = {}
+    specs: dict[str, PlannedLayer] = {}
     for layer in find_factored(model):
         # A layer that is called twice has one form; what only one call could be put in order for does not count.
-        same = shapes.get(layer.name, layer.shape) == layer.shape
-        shapes[layer.name] = layer.shape if same else replace(layer.shape, order=None)
-    return shapes
+        same = specs.get(layer.name, layer.spec) == layer.spec
+        specs[layer.name] = layer.spec if same else replace(layer.spec, order=None)
+    return specs
 
 
 def plan_layers(
-    shapes: Mapping[str, LayerShape],
+    specs: Mapping[str, PlannedLayer],
     *,
     calls: Calls | Traffic | None = None,
     precision: str = "fp32",
@@ -75,24 +76,24 @@ def plan_layers(
 ) -> Plan:
     """Choose a form for layers of the given sizes; see `plan_model`."""
     traffic = Traffic.of(calls)
-    layers = {name: _plan_layer(shape, traffic, precision, target) for name, shape in shapes.items()}
+    layers = {name: _plan_layer(spec, traffic, precision, target) for name, spec in specs.items()}
     return Plan(layers, tuple(folds), traffic, precision, target.name)
 
 
 def candidates(
-    shape: LayerShape, *, calls: Calls | Traffic | None = None, precision: str = "fp32", target: Target = CPU
+    spec: PlannedLayer, *, calls: Calls | Traffic | None = None, precision: str = "fp32", target: Target = CPU
 ) -> tuple[Candidate, ...]:
     """List every form of a target for a layer with its cost or the reason it does not apply, in its order."""
     listed, traffic = [], Traffic.of(calls)
     for lowering in target.lowerings:
-        refused = lowering.check(shape)
-        cost = None if refused is not None else target.price(lowering.cost(shape), traffic, precision)
+        refused = lowering.check(spec)
+        cost = None if refused is not None else target.price(lowering.cost(spec), traffic, precision)
         listed.append(Candidate(lowering.NAME, refused, cost))
     return tuple(listed)
 
 
-def _plan_layer(shape: LayerShape, calls: Traffic, precision: str, target: Target) -> LayerPlan:
-    listed = candidates(shape, calls=calls, precision=precision, target=target)
+def _plan_layer(spec: PlannedLayer, calls: Traffic, precision: str, target: Target) -> LayerPlan:
+    listed = candidates(spec, calls=calls, precision=precision, target=target)
     costs = {c.lowering: c.cost for c in listed if c.cost is not None}
     refused = {c.lowering: c.refused for c in listed if c.refused is not None}
     best = min(costs, key=lambda name: costs[name])
@@ -100,4 +101,4 @@ def _plan_layer(shape: LayerShape, calls: Traffic, precision: str, target: Targe
         if name != best:
             refused[name] = f"costs {cost:,.0f} multiply-adds per token, {best} costs {costs[best]:,.0f}"
     reason = f"cheapest of {len(costs)} that apply: {costs[best]:,.0f} multiply-adds per token, glue included, "
-    return LayerPlan(shape, best, f"{reason}in calls of {calls.tokens} tokens", refused, precision)
+    return LayerPlan(spec, best, f"{reason}in calls of {calls.tokens} tokens", refused, precision)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from losparse.errors import LosparseError
 
-from ..graph.node import LayerShape
+from ..graph.layer import PlannedLayer
 from ..passes.fold import Fold
 from .plan import Plan
 
@@ -34,7 +34,7 @@ def switched_off(plan: Plan, found: Sequence[Fold]) -> tuple[Layers, ...]:
     return tuple(layers for layers, folds in _by_layers(plan.folds).items() if layers in possible and not _made(folds))
 
 
-def check_edits(plan: Plan, found: Sequence[Fold], shapes: Sequence[Mapping[str, LayerShape]]) -> None:
+def check_edits(plan: Plan, found: Sequence[Fold], specs: Sequence[Mapping[str, PlannedLayer]]) -> None:
     """Refuse a plan whose folds or orders are not those of the model.
 
     A plan without folds and orders was made before folding: it is for the folded model all the same.
@@ -42,13 +42,13 @@ def check_edits(plan: Plan, found: Sequence[Fold], shapes: Sequence[Mapping[str,
     Args:
         plan: as it was given, for the layers of this model.
         found: what `fold_model` returns for the model, without a plan.
-        shapes: of its layers, with every fold that can be made; and with those alone that the plan makes.
+        specs: of its layers, with every fold that can be made; and with those alone that the plan makes.
 
     Raises:
         LosparseError: a fold too few, one too many, or one that is not as in the model or cannot be made; or an order
-            of a layer that is in none of `shapes`.
+            of a layer that is in none of `specs`.
     """
-    if not plan.folds and all(layer.shape.order is None for layer in plan.layers.values()):
+    if not plan.folds and all(layer.spec.order is None for layer in plan.layers.values()):
         return
     planned, mine = _by_layers(plan.folds), _by_layers(found)
     for layers in planned:
@@ -59,8 +59,8 @@ def check_edits(plan: Plan, found: Sequence[Fold], shapes: Sequence[Mapping[str,
             raise LosparseError(f"the plan says nothing about the fold of {_named(layers)}; {_WAY_OUT}")
         _check_fold(layers, planned[layers], folds)
     for name, layer in plan.layers.items():
-        orders = [known[name].order for known in shapes]
-        if layer.shape.order not in orders:
+        orders = [known[name].order for known in specs]
+        if layer.spec.order not in orders:
             raise LosparseError(f"the plan's order of layer {name!r} is not the model's ({orders[0]}); {_WAY_OUT}")
 
 

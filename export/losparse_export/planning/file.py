@@ -8,7 +8,7 @@ from losparse.errors import LosparseError
 from losparse.validation import AnyText, Flag, NotEmpty, Numeric, OneOf, Says, checked
 
 from ..costs import Call, Traffic
-from ..graph.node import LayerShape, Order
+from ..graph.layer import Order, PlannedLayer
 from ..passes.fold import Fold
 from ..target import TARGETS
 
@@ -79,10 +79,25 @@ class LayerEntry:
     pivots: _Side | None = None
     shared: Flag = False
 
-    def to_shape(self) -> LayerShape:
-        """Return the layer's sizes."""
+    def to_spec(self, source: str) -> PlannedLayer:
+        """Return the layer's sizes, and how its features lie.
+
+        Raises:
+            LosparseError: the sizes do not go together; `source` is what the message calls the layer.
+        """
         order = None if self.order is None else self.order.to_order()
-        return LayerShape(*self.shape, self.rank, self.kept, self.axis, order, self.pivots, self.shared)
+        try:
+            return PlannedLayer(
+                *self.shape,
+                self.rank,
+                self.kept,
+                self.axis,
+                pivot_side=self.pivots,
+                shares_v=self.shared,
+                order=order,
+            )
+        except LosparseError as error:
+            raise LosparseError(f"{source}: {error}") from None
 
 
 @checked

@@ -44,14 +44,14 @@ def _check_cover(plan: Plan, layers: tuple[FactoredNode, ...]) -> None:
     for extra in sorted(set(plan.layers) - names):
         raise LosparseError(f"the plan has layer {extra!r}, which the model has not; make a plan for this model")
     for layer in layers:
-        planned, mine = plan.layers[layer.name].shape.sizes, layer.shape.sizes
+        planned, mine = plan.layers[layer.name].spec.words, layer.spec.words
         if planned != mine:
             raise LosparseError(f"the plan is for another {layer.name!r}: it has {planned}, the model {mine}")
 
 
 def _lower_layer(graph: ir.Graph, layer: FactoredNode, planned: LayerPlan, target: Target) -> None:
     lowering = target.lowering(planned.lowering)
-    refused = lowering.check(layer.shape)
+    refused = lowering.check(layer.spec)
     if refused is not None:
         raise LosparseError(f"lowering {planned.lowering!r} cannot be used for {layer.name!r}: {refused}")
     tape = LayerTape(layer, tuple(graph.initializers))

@@ -33,7 +33,7 @@ from losparse.errors import LosparseError
 from losparse.validation import json_schema, read_as
 
 from ..costs import ONE_TEXT, Call, Traffic
-from ..graph.node import LayerShape
+from ..graph.layer import PlannedLayer
 from ..passes.fold import Fold
 from ..target import CPU, Target
 from .file import FORMAT, FORMAT_OF_TOKENS, PlanFile, PlanOfTokens
@@ -44,14 +44,14 @@ class LayerPlan:
     """What becomes of one layer.
 
     Attributes:
-        shape: its sizes.
+        spec: its sizes, and how its features lie.
         lowering: name of the chosen form.
         reason: why that one.
         refused: why not, for every other form by name.
         precision: "fp32" or, in a plan for int8, "int8".
     """
 
-    shape: LayerShape
+    spec: PlannedLayer
     lowering: str
     reason: str
     refused: Mapping[str, str]
@@ -117,7 +117,13 @@ class Plan:
             file = read_as(PlanOfTokens, data, source, name="a plan")
             target, calls = CPU.name, Traffic.of(Call(length=file.tokens))
         layers = {
-            name: LayerPlan(entry.to_shape(), entry.lowering, entry.reason, entry.refused, entry.precision)
+            name: LayerPlan(
+                entry.to_spec(f"{source}: layers[{name!r}]"),
+                entry.lowering,
+                entry.reason,
+                entry.refused,
+                entry.precision,
+            )
             for name, entry in file.layers.items()
         }
         return cls(layers, tuple(entry.to_fold() for entry in file.folds), calls, file.precision, target)
@@ -170,12 +176,12 @@ class Plan:
 def _rechoose(name: str, layer: LayerPlan, lowering: str | None, target: Target) -> LayerPlan:
     if lowering is None or lowering == layer.lowering:
         return layer
-    refused = target.lowering(lowering).check(layer.shape)
+    refused = target.lowering(lowering).check(layer.spec)
     if refused is not None:
         raise LosparseError(f"lowering {lowering!r} cannot be used for {name!r}: {refused}")
     others = {other: why for other, why in layer.refused.items() if other != lowering}
     refused_now = {**others, layer.lowering: f"{lowering} was asked for"}
-    return LayerPlan(layer.shape, lowering, "asked for", refused_now, layer.precision)
+    return LayerPlan(layer.spec, lowering, "asked for", refused_now, layer.precision)
 
 
 def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
@@ -184,13 +190,13 @@ def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
         "precision": layer.precision,
         "reason": layer.reason,
         "refused": dict(layer.refused),
-        "shape": [layer.shape.out_features, layer.shape.in_features],
-        "rank": layer.shape.rank,
-        "kept": layer.shape.kept,
-        "axis": layer.shape.axis,
-        "pivots": layer.shape.pivots,
-        "shared": layer.shape.shared,
-        "order": None if layer.shape.order is None else asdict(layer.shape.order),
+        "shape": [layer.spec.out_features, layer.spec.in_features],
+        "rank": layer.spec.rank,
+        "kept": layer.spec.kept,
+        "axis": layer.spec.axis,
+        "pivots": layer.spec.pivot_side,
+        "shared": layer.spec.shares_v,
+        "order": None if layer.spec.order is None else asdict(layer.spec.order),
     }
 
 

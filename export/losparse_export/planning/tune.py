@@ -26,7 +26,9 @@ from losparse_runtime.dependencies import import_onnxruntime
 
 from ..costs import Call, Calls, Traffic
 from ..graph.constants import add_constant
-from ..graph.node import DOMAIN, OP_TYPE, SCOPE, LayerShape, write_order
+from ..graph.layer import PlannedLayer
+from ..graph.marks import SCOPE, mark_order
+from ..graph.node import DOMAIN, OP_TYPE, write_spec
 from ..precision.apply import apply_precision
 from ..target import CPU, Target, finish_planned
 from .choose import candidates
@@ -40,7 +42,7 @@ _HOPELESS = 3.0
 _LEAST_ROUNDS, _LEAST_SECONDS = 9, 0.15
 _NAME = "layer"
 
-Timer = Callable[[Mapping[str, ir.Model], LayerShape, Call, str], Mapping[str, float]]
+Timer = Callable[[Mapping[str, ir.Model], PlannedLayer, Call, str], Mapping[str, float]]
 """What times graphs of one layer in a call on a provider, as `time_models` does."""
 
 
@@ -74,14 +76,14 @@ def tune_plan(
     traffic, file = Traffic.of(calls), cache_file() if cache is None else cache
     known, phases = _read_times(file), phases or Phases()
     timing = _Timing(traffic, target, known, timer or time_models)
-    shapes = list(dict.fromkeys((layer.shape, layer.precision) for layer in plan.layers.values()))
+    specs = list(dict.fromkeys((layer.spec, layer.precision) for layer in plan.layers.values()))
     times = {}
-    for done, (shape, precision) in enumerate(shapes):
-        phases.at("timing forms", done, len(shapes))
-        times[shape, precision] = timing.times(shape, precision)
+    for done, (spec, precision) in enumerate(specs):
+        phases.at("timing forms", done, len(specs))
+        times[spec, precision] = timing.times(spec, precision)
         _write_times(file, known)
-    phases.at("timing forms", len(shapes), len(shapes))
-    layers = {n: _fastest(layer, times[layer.shape, layer.precision], traffic) for n, layer in plan.layers.items()}
+    phases.at("timing forms", len(specs), len(specs))
+    layers = {n: _fastest(layer, times[layer.spec, layer.precision], traffic) for n, layer in plan.layers.items()}
     return replace(plan, layers=layers, calls=traffic)
 
 
@@ -107,24 +109,24 @@ class _Timing:
     known: dict[str, float]
     timer: Timer
 
-    def times(self, shape: LayerShape, precision: str) -> dict[str, float]:
+    def times(self, spec: PlannedLayer, precision: str) -> dict[str, float]:
         """Return milliseconds by form, on the average over all calls; what is not known is timed and noted."""
-        listed = candidates(shape, calls=self.calls, precision=precision, target=self.target)
+        listed = candidates(spec, calls=self.calls, precision=precision, target=self.target)
         costs = {c.lowering: c.cost for c in listed if c.cost is not None}
         names = [name for name, cost in costs.items() if cost <= _HOPELESS * min(costs.values())]
-        measured = {call: self._in_call(shape, precision, names, call) for call in self.calls.calls}
+        measured = {call: self._in_call(spec, precision, names, call) for call in self.calls.calls}
         return {name: self.calls.per_call(lambda call: measured[call][name]) for name in names}  # noqa: B023
 
-    def _in_call(self, shape: LayerShape, precision: str, names: Sequence[str], call: Call) -> dict[str, float]:
-        keys = {name: _key(shape, name, precision, call, self.target) for name in names}
+    def _in_call(self, spec: PlannedLayer, precision: str, names: Sequence[str], call: Call) -> dict[str, float]:
+        keys = {name: _key(spec, name, precision, call, self.target) for name in names}
         if not all(key in self.known for key in keys.values()):
-            models = {name: layer_model(shape, name, precision, self.calls, self.target) for name in names}
-            measured = self.timer(models, shape, call, self.target.provider)
+            models = {name: layer_model(spec, name, precision, self.calls, self.target) for name in names}
+            measured = self.timer(models, spec, call, self.target.provider)
             self.known.update({keys[name]: ms for name, ms in measured.items()})
         return {name: self.known[key] for name, key in keys.items()}
 
 
-def time_models(models: Mapping[str, ir.Model], shape: LayerShape, call: Call, provider: str) -> dict[str, float]:
+def time_models(models: Mapping[str, ir.Model], spec: PlannedLayer, call: Call, provider: str) -> dict[str, float]:
     """Time graphs of one layer in turns.
 
     Returns:
@@ -132,8 +134,8 @@ def time_models(models: Mapping[str, ir.Model], shape: LayerShape, call: Call, p
     """
     sessions = {name: _open(model, call.threads, provider) for name, model in models.items()}
     random = np.random.default_rng(0)
-    whole = random.normal(size=(call.tokens, shape.in_features)).astype(np.float32)
-    feeds = {"x": whole, "x_kept": whole[:, : shape.kept], "x_others": whole[:, shape.kept :]}
+    whole = random.normal(size=(call.tokens, spec.in_features)).astype(np.float32)
+    feeds = {"x": whole, "x_kept": whole[:, : spec.kept], "x_others": whole[:, spec.kept :]}
     inputs = {name: {i.name: feeds[i.name] for i in session.get_inputs()} for name, session in sessions.items()}
     best = dict.fromkeys(sessions, float("inf"))
     begin, rounds = time.perf_counter(), 0
@@ -155,19 +157,19 @@ def _open(model: ir.Model, threads: int, provider: str) -> Any:
 
 
 def layer_model(
-    shape: LayerShape, lowering: str, precision: str, calls: Calls | Traffic | None = None, target: Target = CPU
+    spec: PlannedLayer, lowering: str, precision: str, calls: Calls | Traffic | None = None, target: Target = CPU
 ) -> ir.Model:
     """Return the graph of one layer with random weights, in one form: x (tokens, in) -> y (tokens, out)."""
-    split = shape.order is not None and shape.order.split
+    split = spec.order is not None and spec.order.split
     # A reader that needs its features side by side pays for the Concat, whoever writes it.
-    model = _traced(shape, apart=split and (shape.axis == "in" or lowering == "folded"))
-    plan = Plan({_NAME: LayerPlan(shape, lowering, "", {}, precision)}, (), Traffic.of(calls), precision, target.name)
+    model = _traced(spec, apart=split and (spec.axis == "in" or lowering == "folded"))
+    plan = Plan({_NAME: LayerPlan(spec, lowering, "", {}, precision)}, (), Traffic.of(calls), precision, target.name)
     lowered = lower_model(model, plan, target)
     finished, marked = finish_planned(lowered, calls, precision=precision, layers={_NAME: precision}, target=target)
     return apply_precision(finished, precision, nodes=marked) if marked else finished
 
 
-def _traced(shape: LayerShape, *, apart: bool) -> ir.Model:
+def _traced(spec: PlannedLayer, *, apart: bool) -> ir.Model:
     """Return what a trace would leave for the layer; `apart`: kept and other features come or go as two tensors."""
     float_type, opset = ir.TensorType(ir.DataType.FLOAT), {"": 23, DOMAIN: 1}
     nodes: list[ir.Node] = []
@@ -175,38 +177,32 @@ def _traced(shape: LayerShape, *, apart: bool) -> ir.Model:
     def value(name: str, width: int) -> ir.Value:
         return ir.Value(name=name, type=float_type, shape=ir.Shape(["tokens", width]))
 
-    graph_inputs = [value("x", shape.in_features)]
+    graph_inputs = [value("x", spec.in_features)]
     x = graph_inputs[0]
-    if apart and shape.axis == "in":
-        graph_inputs = [value("x_kept", shape.kept), value("x_others", shape.in_features - shape.kept)]
+    if apart and spec.axis == "in":
+        graph_inputs = [value("x_kept", spec.kept), value("x_others", spec.in_features - spec.kept)]
         joined = ir.node("Concat", graph_inputs, {"axis": -1})
         nodes.append(joined)
         x = joined.outputs[0]
-        x.type, x.shape = float_type, ir.Shape(["tokens", shape.in_features])
-    weights = _random_weights(shape)
-    attributes: dict[str, int | str] = {
-        "axis": shape.axis,
-        "rank": shape.rank,
-        "kept_count": shape.kept,
-        "in_features": shape.in_features,
-        "out_features": shape.out_features,
-    }
-    node = ir.node(OP_TYPE, [x, *weights], attributes, domain=DOMAIN, version=1, metadata_props={SCOPE: _NAME})
-    write_order(node, shape.order)
+        x.type, x.shape = float_type, ir.Shape(["tokens", spec.in_features])
+    weights = _random_weights(spec)
+    node = ir.node(OP_TYPE, [x, *weights], domain=DOMAIN, version=1, metadata_props={SCOPE: _NAME})
+    write_spec(node, replace(spec, pivot_side=None, shares_v=False))  # forms are made from whole factors
+    mark_order(node, spec.order)
     y = node.outputs[0]
-    y.type, y.shape = float_type, ir.Shape(["tokens", shape.out_features])
+    y.type, y.shape = float_type, ir.Shape(["tokens", spec.out_features])
     nodes.append(node)
     stored = [weight for weight in weights if weight is not None]
     graph = ir.Graph(graph_inputs, [], nodes=nodes, initializers=stored, opset_imports=opset, name=_NAME)
-    graph.outputs.extend(_apart(graph, y, shape) if apart and shape.axis == "out" else [y])
+    graph.outputs.extend(_apart(graph, y, spec) if apart and spec.axis == "out" else [y])
     for place, output in enumerate(graph.outputs):
         output.name = f"y{place}"
     return ir.Model(graph, ir_version=11)
 
 
-def _apart(graph: ir.Graph, y: ir.Value, shape: LayerShape) -> Sequence[ir.Value]:
+def _apart(graph: ir.Graph, y: ir.Value, spec: PlannedLayer) -> Sequence[ir.Value]:
     parts = []
-    for start, stop in ((0, shape.kept), (shape.kept, shape.out_features)):
+    for start, stop in ((0, spec.kept), (spec.kept, spec.out_features)):
         bounds = [add_constant(graph, f"bound_{number}", np.array([number])) for number in (start, stop, -1)]
         node = ir.node("Slice", [y, *bounds])
         node.outputs[0].type, node.outputs[0].shape = y.type, ir.Shape(["tokens", stop - start])
@@ -215,7 +211,7 @@ def _apart(graph: ir.Graph, y: ir.Value, shape: LayerShape) -> Sequence[ir.Value
     return parts
 
 
-def _random_weights(shape: LayerShape) -> list[ir.Value | None]:
+def _random_weights(spec: PlannedLayer) -> list[ir.Value | None]:
     random = np.random.default_rng(0)
 
     def stored(name: str, array: Any) -> ir.Value | None:
@@ -228,25 +224,25 @@ def _random_weights(shape: LayerShape) -> list[ir.Value | None]:
     def normal(*sizes: int) -> Any:
         return random.normal(0.0, sizes[-1] ** -0.5 if sizes[-1] else 1.0, sizes).astype(np.float32)
 
-    out, into, rank, kept = shape.out_features, shape.in_features, shape.rank, shape.kept
-    groups = out if shape.axis == "out" else into
-    order = shape.order
+    out, into, rank, kept = spec.out_features, spec.in_features, spec.rank, spec.kept
+    groups = out if spec.axis == "out" else into
+    order = spec.order
     if order is not None and order.blocks and kept:
         each, width = kept // order.blocks, groups // order.blocks
         places = (np.arange(order.blocks)[:, None] * width + order.first + np.arange(each)).reshape(-1)
     else:
         places = np.sort(random.permutation(groups)[:kept])
-    sparse = normal(kept, into) if shape.axis == "out" else normal(out, kept)
+    sparse = normal(kept, into) if spec.axis == "out" else normal(out, kept)
     arrays = {"u": normal(out, rank), "v": normal(rank, into), "sparse": sparse, "kept": places.astype(np.int64)}
     return [stored(name, array) for name, array in (arrays | {"bias": normal(out)}).items()]
 
 
-def _key(shape: LayerShape, lowering: str, precision: str, call: Call, target: Target) -> str:
+def _key(spec: PlannedLayer, lowering: str, precision: str, call: Call, target: Target) -> str:
     where = f"{machine()['cpu']}, onnxruntime {import_onnxruntime().__version__}, threads {call.threads}"
     if target != CPU:
         where += f", target {target.name} on {target.provider}"
-    order = "" if shape.order is None else ", order " + json.dumps(asdict(shape.order), sort_keys=True)
-    return f"{where}; {call.tokens} tokens, {precision}; {shape.sizes}{order}; {lowering}"
+    order = "" if spec.order is None else ", order " + json.dumps(asdict(spec.order), sort_keys=True)
+    return f"{where}; {call.tokens} tokens, {precision}; {spec.words}{order}; {lowering}"
 
 
 _LONGEST_MS = 1e9  # no layer takes longer; what is beyond was not measured

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from losparse.errors import LosparseError
 
-from ..graph.node import SCOPE
+from ..graph.marks import SCOPE
 from ..opening.task_model import TaskModel
 from .capture import axes_of, capture_program
 from .exact import exact_constants

@@ -1,0 +1,47 @@
+"""A factored layer as plans and forms see it: its sizes, and how its features lie in the graph. Loads no onnx."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from losparse.layers.spec import LayerSpec
+
+
+@dataclass(frozen=True)
+class Order:
+    """How the fold pass laid out one side of a layer; see `passes.fold`.
+
+    Attributes:
+        side: "out" where the layer's outputs were put in order, "in" where its inputs were.
+        blocks: equal parts of that side, heads or 1, in which the kept groups lie alike; 0 where every part keeps
+            others, so that they lie in no regular way.
+        first: where they begin in every part.
+        pivots: whether the `rank` groups right behind the kept ones span the low-rank part of all others.
+        split: whether every layer at that side has its kept groups in the same first places, so that kept and other
+            features can stay two tensors all the way.
+    """
+
+    side: str
+    blocks: int = 1
+    first: int = 0
+    pivots: bool = False
+    split: bool = False
+
+
+@dataclass(frozen=True)
+class PlannedLayer(LayerSpec):
+    """Sizes of a layer, and how one of its sides was put in order.
+
+    `bias` is always True: every form adds the bias alike, so a plan does not say whether there is one. Forms do not
+    depend on `shares_v` either: equal products are merged later.
+
+    Attributes:
+        order: None where the kept groups lie anywhere.
+    """
+
+    order: Order | None = None
+
+    @classmethod
+    def of(cls, spec: LayerSpec, order: Order | None = None) -> PlannedLayer:
+        """Return a layer of these sizes, whose features lie so."""
+        return cls(**{**vars(spec), "bias": True}, order=order)
