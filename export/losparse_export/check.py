@@ -32,6 +32,7 @@ from losparse_runtime.checking.tokens import text_differences
 from losparse_runtime.contract.progress import SILENT, Progress
 from losparse_runtime.contract.task import TASKS
 from losparse_runtime.contract.tensors import Arrays
+from losparse_runtime.contract.variant import DEFAULT_PROVIDER
 from losparse_runtime.same_model import require_same_model
 from losparse_runtime.text.cuts import cuts_told_once
 
@@ -50,7 +51,7 @@ def check_folder(
     text_column: str | None = None,
     pair_column: str | None = None,
     tolerance: float | None = None,
-    providers: Sequence[str] = ("CPUExecutionProvider",),
+    providers: Sequence[str] = (DEFAULT_PROVIDER,),
     threads: int | None = None,
     progress: Progress = SILENT,
 ) -> CheckReport:

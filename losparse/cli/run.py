@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from losparse_runtime.contract.variant import DEFAULT_PROVIDER
+
 from ..data.tables import split_lines
 from ..errors import LosparseError
 from .output import print_table
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from losparse_runtime.tasks.base import Helper
 
 
-_CPU = ("CPUExecutionProvider",)
+_CPU = (DEFAULT_PROVIDER,)
 _BATCH_SIZE = 32
 _BATCHES = 16
 """Batches between two moves of the progress bar; texts are sorted by length within them."""

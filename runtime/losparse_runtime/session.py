@@ -14,6 +14,7 @@ from .contract.metadata import Metadata
 from .contract.signature import Signature
 from .contract.task import TASKS, meant_task
 from .contract.tensors import Arrays, TensorSpec
+from .contract.variant import DEFAULT_PROVIDER
 from .engine.alone import depends_on_batch, run_alone
 from .engine.cpus import available_cpus
 from .engine.forks import remember, require_own
@@ -61,7 +62,7 @@ class Session:
     def __init__(
         self,
         folder: Path | str,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[str] = (DEFAULT_PROVIDER,),
         threads: int | None = None,
         allow_fallback: bool = False,
         *,

@@ -58,6 +58,7 @@ def describe_model(
         ir_version=model.ir_version,
         models={MODEL_GRAPH: ModelFile(MODEL_FILE, fingerprint(model))},
         disabled_optimizers=target.disabled_optimizers,
+        provider=target.provider,
     )
     return Folder(
         task=loaded.task.name,

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..contract.fields import read_json
 from ..contract.files import METADATA_FILE, changed_files
 from ..contract.folder import DESCRIPTION_KEY
+from ..contract.variant import DEFAULT_PROVIDER
 from ..errors import FolderError
 from ..session import Session
 from .differences import first_difference
@@ -17,7 +18,7 @@ from .preprocessing import preprocessing_of
 
 
 def open_checked(
-    folder: Path | str, providers: Sequence[str] = ("CPUExecutionProvider",), threads: int | None = None
+    folder: Path | str, providers: Sequence[str] = (DEFAULT_PROVIDER,), threads: int | None = None
 ) -> tuple[Session | None, list[str]]:
     """Open a folder, and say what is in it that its exporter did not write.
 

@@ -124,6 +124,11 @@ class Metadata:
         return self.variant.disabled_optimizers
 
     @property
+    def provider(self) -> str:
+        """Execution provider that it was made for; on others its `disabled_optimizers` say nothing."""
+        return self.variant.provider
+
+    @property
     def parameters(self) -> Mapping[str, int]:
         """Counts: "model", "layers", "layers_dense"."""
         return self.folder.parameters

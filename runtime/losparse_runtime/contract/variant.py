@@ -9,6 +9,7 @@ from typing import Any
 from .fields import Fields
 
 MODEL_FILE = "model.onnx"
+DEFAULT_PROVIDER = "CPUExecutionProvider"
 SAFE_WEIGHT_BITS = 7
 """Bits of a weight in an int8 product that no CPU overflows with."""
 
@@ -41,7 +42,8 @@ class Variant:
         opset: ONNX operator-set version.
         ir_version: ONNX file-format version.
         models: file of every graph, by the graph's name.
-        disabled_optimizers: onnxruntime graph optimizers the session switches off.
+        disabled_optimizers: onnxruntime graph optimizers that cost time on `provider`; its session switches them off.
+        provider: onnxruntime's name of the execution provider it was made for.
         parity: the exporter's comparison with PyTorch: "max_abs", "max_rel", "tolerance", "cases"; and "cosine",
             "top1_agreement", "batch_mates" and "vectors" where the exporter wrote them. None where there was none
             yet: only a folder that is being made.
@@ -55,6 +57,7 @@ class Variant:
     ir_version: int
     models: Mapping[str, ModelFile]
     disabled_optimizers: tuple[str, ...]
+    provider: str = DEFAULT_PROVIDER
     parity: Mapping[str, Any] | None = None
     accuracy: Mapping[str, Any] | None = None
     times: Mapping[str, float] | None = None
@@ -88,7 +91,8 @@ class Variant:
 
     def session_json(self) -> dict[str, Any]:
         """Return the options of onnxruntime's session as JSON values."""
-        return {"disabled_optimizers": list(self.disabled_optimizers)}
+        other = {} if self.provider == DEFAULT_PROVIDER else {"provider": self.provider}
+        return {"disabled_optimizers": list(self.disabled_optimizers), **other}
 
     def parity_json(self) -> dict[str, Any] | None:
         """Return the comparison with PyTorch as JSON values."""
@@ -105,13 +109,15 @@ def parse_variant(fields: Fields, models: Mapping[str, ModelFile]) -> Variant:
     Raises:
         FolderError: a field is missing or of the wrong type.
     """
+    session = fields.object("session")
     return Variant(
         precision=fields.text("precision"),
         weight_bits=fields.integer("weight_bits", 1) if "weight_bits" in fields.data else None,
         opset=fields.integer("opset", 1),
         ir_version=fields.integer("ir_version", 1),
         models=models,
-        disabled_optimizers=fields.object("session").texts("disabled_optimizers"),
+        disabled_optimizers=session.texts("disabled_optimizers"),
+        provider=session.text("provider") if "provider" in session.data else DEFAULT_PROVIDER,
         parity=None if fields.is_null("parity") else _parity(fields.object("parity")),
         accuracy=fields.object("accuracy").data if "accuracy" in fields.data else None,
         times=_times(fields.object("times")) if "times" in fields.data else None,

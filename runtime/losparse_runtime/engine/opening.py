@@ -13,13 +13,12 @@ from typing import Any
 from ..contract.folder import FINGERPRINT_KEY
 from ..contract.metadata import Metadata
 from ..contract.tensors import ORT_DTYPES
-from ..contract.variant import SAFE_WEIGHT_BITS
+from ..contract.variant import DEFAULT_PROVIDER, SAFE_WEIGHT_BITS
 from ..dependencies import import_onnxruntime, installed_onnxruntimes
 from ..errors import FolderError, InputError, ProviderError, one_line
 from .cpus import int8_overflows
 from .external import external_files
 
-_CPU = "CPUExecutionProvider"
 _OF_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 _ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about the graph, which the user did not write
 
@@ -67,7 +66,7 @@ def provider_names(providers: Sequence[str]) -> tuple[str, ...]:
     names = tuple(providers)
     if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
         raise ProviderError(
-            f"providers must be names, at least one and each once, as in [{_CPU!r}], got {list(names)!r}"
+            f"providers must be names, at least one and each once, as in [{DEFAULT_PROVIDER!r}], got {list(names)!r}"
         )
     return names
 
@@ -123,7 +122,7 @@ def open_model(
         session = _create(ort, folder, metadata, options, wanted, profile)
     except ProviderError as error:
         _fall_back(str(error), options)
-        wanted = [_CPU]
+        wanted = [DEFAULT_PROVIDER]
         session = _create(ort, folder, metadata, options, wanted, profile)
     dropped = [name for name in wanted if name not in session.get_providers()]
     if dropped:
@@ -161,7 +160,7 @@ def _installed(ort: Any, options: Options) -> list[str]:
     if missing:
         _fall_back(f"provider {', '.join(missing)} is not installed; {here}", options)
     # Never the empty list: onnxruntime would then choose by itself.
-    return [name for name in options.providers if name in available] or [_CPU]
+    return [name for name in options.providers if name in available] or [DEFAULT_PROVIDER]
 
 
 def _fall_back(what: str, options: Options) -> None:
@@ -211,11 +210,11 @@ def _create(
             settings,
             providers=providers,
             enable_fallback=0,
-            # They are named because they slow the CPU provider down; on others the same fusions gain.
-            disabled_optimizers=list(metadata.disabled_optimizers) if providers == [_CPU] else [],
+            # They are named because they slow that provider down; on others the same fusions gain.
+            disabled_optimizers=list(metadata.disabled_optimizers) if providers == [metadata.provider] else [],
         )
     except Exception as error:  # onnxruntime's own errors have no common base below Exception
-        if isinstance(error, ValueError | RuntimeError) and providers != [_CPU]:
+        if isinstance(error, ValueError | RuntimeError) and providers != [DEFAULT_PROVIDER]:
             raise ProviderError(f"onnxruntime cannot start {', '.join(providers)}: {one_line(error)}") from error
         raise FolderError(
             f"{folder / metadata.model.file}: onnxruntime {ort.__version__} cannot open it ({one_line(error)}); "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contract.progress import SILENT, Progress
+from ..contract.variant import DEFAULT_PROVIDER
 from ..same_model import require_same_model
 from ..session import Session
 from .latency import Latency, measure
@@ -103,7 +104,7 @@ def benchmark(
 
 
 def open_folders(
-    folders: Sequence[Path | str], providers: Sequence[str] = ("CPUExecutionProvider",), threads: int | None = None
+    folders: Sequence[Path | str], providers: Sequence[str] = (DEFAULT_PROVIDER,), threads: int | None = None
 ) -> dict[str, Session]:
     """Open folders to be compared, each under a name that tells it from the others.
 
