@@ -16,6 +16,7 @@ from pathlib import Path
 
 from losparse.data.loading import load_texts
 from losparse.errors import LosparseError
+from losparse.saving.source import find_model
 from losparse_runtime import Session
 from losparse_runtime.checking.folder import onnx_reference, open_checked
 from losparse_runtime.checking.numbers import (
@@ -59,7 +60,7 @@ def check_folder(
 
     Args:
         folder: that `losparse export` wrote.
-        reference: folder of the checkpoint it came from, or another ONNX folder.
+        reference: the checkpoint it came from, a folder or hub id, or another ONNX folder.
         data: file of texts to compare on beside random tokens, or a hub data set.
         text_column: of the texts in `data`; None for the usual names.
         pair_column: of their second texts; None for the usual names.
@@ -82,7 +83,7 @@ def check_folder(
     if data is not None:
         texts = load_texts(data, task=session.task, text_column=text_column, pair_column=pair_column)
     with progress.stage("opening the reference"):
-        right = open_reference(session, Path(reference), threads=threads)
+        right = open_reference(session, find_model(reference), threads=threads)
     report = check_session(session, right, texts, tolerance=tolerance, progress=progress)
     return CheckReport((*changes, *report.differences), report.parts, report.judgement)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import LosparseError
-from ..saving.source import find_model
 from ..saving.staging import write_json
 from .output import check_json_target, print_table
 from .parser import refuse_idle
@@ -53,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         raise LosparseError(f"--tolerance must be a finite number of 0 or more, got {options.tolerance}")
     report = check_folder(
         options.folder,
-        None if options.reference is None else find_model(options.reference),
+        options.reference,
         options.data,
         text_column=options.text_column,
         pair_column=options.pair_column,
