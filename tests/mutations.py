@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +25,9 @@ def places(data: Any, at: Place = ()) -> Iterator[Place]:
         yield from places(data[key], (*at, key))
 
 
-def spoil(file: Path, place: Place, value: Any) -> None:
-    """Put a value, `GONE` for none, `DEEP` for a list in 200,000 lists, in a place of a file."""
-    root = [json.loads(file.read_text())]
+def spoiled(data: Any, place: Place, value: Any) -> Any:
+    """Return data with a value, `GONE` for none, in a place; but for the whole, which is not taken away."""
+    root = copy.deepcopy([data])
     holder: Any = root
     *way, last = (0, *place)
     for key in way:
@@ -35,5 +36,11 @@ def spoil(file: Path, place: Place, value: Any) -> None:
         del holder[last]
     else:
         holder[last] = value
+    return root[0]
+
+
+def spoil(file: Path, place: Place, value: Any) -> None:
+    """Put a value, `GONE` for none, `DEEP` for a list in 200,000 lists, in a place of a file."""
+    data = spoiled(json.loads(file.read_text()), place, value)
     deep = "[" * 200_000 + "]" * 200_000
-    file.write_text(json.dumps(root[0]).replace(json.dumps(DEEP), deep))
+    file.write_text(json.dumps(data).replace(json.dumps(DEEP), deep))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 
 import pytest
 
-from losparse import SVD, LoSparse, Recipe, Training
+from losparse import SVD, LoSparse, OneShotLoSparse, Recipe, Training
 from losparse.errors import LosparseError
+
+from ..mutations import VALUES, places, spoiled
 
 
 def test_round_trip():
@@ -105,6 +109,22 @@ def test_reads_files(tmp_path, suffix):
 def test_refuses(data, message):
     with pytest.raises(LosparseError, match=message):
         Recipe.from_dict(data)
+
+
+@pytest.mark.parametrize("method", [LoSparse(), OneShotLoSparse(), None])
+def test_any_wrong_value_in_any_place_is_refused_in_one_line(method):
+    data = json.loads(json.dumps(Recipe(method=method, keep_layers=(0, 2)).to_dict()))
+    refused = 0
+    for place, value in itertools.product(places(data), VALUES):
+        try:
+            recipe = Recipe.from_dict(spoiled(data, place, value), "recipe.json")
+        except LosparseError as error:
+            refused += 1
+            assert str(error).startswith("recipe.json: ") and "\n" not in str(error)
+            assert not re.search("typing|pydantic|validator|dict|tuple", str(error))
+        else:
+            assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert refused > 400
 
 
 def test_numbers_may_be_texts_since_yaml_reads_them_so(tmp_path):

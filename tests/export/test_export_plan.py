@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -15,6 +17,8 @@ from losparse.errors import LosparseError
 from losparse_export import LOWERINGS, Call, Plan, PlannedLayer, candidates, plan_layers
 from losparse_export.graph.layer import Order
 from losparse_export.passes import Fold
+
+from ..mutations import VALUES, places, spoiled
 
 FIRST_OUT, FIRST_IN = Order("out", 1, 0, False, True), Order("in", 1, 0, False, True)
 
@@ -304,6 +308,22 @@ def test_read_refuses_fold(plan, change, message):
     data["folds"][1].update(change)
     with pytest.raises(LosparseError, match=message):
         Plan.from_dict(data)
+
+
+def test_any_wrong_value_in_any_place_is_refused_in_one_line(plan):
+    data = json.loads(json.dumps(plan.to_dict()))
+    data["layers"] = {name: data["layers"][name] for name in ("layer.8", "layer.9")}
+    refused = 0
+    for place, value in itertools.product(places(data), VALUES):
+        try:
+            read = Plan.from_dict(spoiled(data, place, value), "plan.json")
+        except LosparseError as error:
+            refused += 1
+            assert str(error).startswith("plan.json: ") and "\n" not in str(error)
+            assert not re.search("typing|pydantic|validator|dict|tuple", str(error))
+        else:
+            assert Plan.from_dict(json.loads(json.dumps(read.to_dict()))) == read
+    assert refused > 1000
 
 
 def test_read_refuses_files(tmp_path):
