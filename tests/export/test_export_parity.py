@@ -21,6 +21,7 @@ from losparse_export.parity.gate import check_parity, make_feeds
 from losparse_export.parity.lengths import Case
 from losparse_export.parity.locate import allowed_difference, first_difference, record_outputs
 from losparse_export.target import finish_model
+from losparse_runtime import FolderError, Session, read_metadata
 from losparse_runtime.contract.progress import Advance
 from losparse_runtime.contract.task import TASKS
 
@@ -160,6 +161,29 @@ def test_progress_counts_to_the_end(export_bert, tmp_path):
     assert stages == ["exporting"]
     assert begun[0] == ("exporting: opening the model", 4)
     assert begun[-1] == ("exporting: comparing with PyTorch", 15) and reached == 15
+
+
+def test_a_folder_does_not_open_before_it_was_compared(export_bert, tmp_path):
+    """Whoever finds the folder of an export that is still going on, or was killed, is told so."""
+    said: list[str] = []
+
+    class Looks:
+        @contextmanager
+        def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
+            yield look
+
+    def look(done: int, /, *, total: int | None = None, title: str | None = None, note: str | None = None) -> None:
+        if title is not None and title.endswith("comparing with PyTorch"):
+            (made,) = tmp_path.glob(".out.*.tmp")
+            assert read_metadata(made).parity is None
+            with pytest.raises(FolderError) as refused:
+                Session(made)
+            said.append(str(refused.value))
+
+    report = export_bert(tmp_path / "out", progress=Looks())
+    assert said and all("no comparison with PyTorch" in line and "export it again" in line for line in said)
+    assert read_metadata(tmp_path / "out").parity == report.metadata["parity"]
+    Session(tmp_path / "out")
 
 
 def test_check_of_a_folder(export_bert, bert, tmp_path):
