@@ -48,6 +48,10 @@ class WrongValueError(LosparseError):
         text = f"{source}: {text.lstrip(': ')}" if source else text.lstrip(": ")
         super().__init__(" ".join((f"{text}; {way_out}" if way_out and not unknown else text).split()))
 
+    def __reduce__(self) -> tuple[type[LosparseError], tuple[str]]:
+        """Cross to another process as the plain error of the same line."""
+        return LosparseError, (str(self),)
+
 
 def translate(error: ValidationError, kind: Any, source: str = "", way_out: str = "") -> WrongValueError:
     """Return the first thing that pydantic found as an error of losparse.

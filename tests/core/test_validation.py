@@ -209,6 +209,13 @@ def test_it_is_an_ordinary_frozen_dataclass():
         Wheel(0.25, size=0.5)
 
 
+def test_a_refusal_crosses_processes():
+    with pytest.raises(WrongValueError) as caught:
+        Wheel(size=3)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(again, LosparseError) and str(again) == "size must be a number in (0, 1], got 3"
+
+
 def test_a_plain_dataclass_over_a_checked_one_has_its_fields_checked():
     assert Own(size=0.25, mine=3).mine == 3
     with pytest.raises(WrongValueError, match=r"size must be a number in \(0, 1\], got 3"):
