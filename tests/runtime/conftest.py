@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from losparse_runtime import Session
+from losparse_runtime.text.encoder import TextEncoder
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e", "f", "g", "h"]
 HIDDEN = 4
 CLASSES = 3
@@ -59,6 +62,35 @@ class Folder:
 
 
 MakeFolder = Callable[..., Folder]
+
+
+class Answering(Session):
+    """A session whose model says what a test gives it."""
+
+    def __init__(self, folder: Path, run: Callable[[Any], Any], encoder: TextEncoder | None = None) -> None:
+        super().__init__(folder, threads=1)
+        self._answer = run
+        self.encoder = self.encoder if encoder is None else encoder
+
+    def run(self, inputs: Any) -> Any:
+        return self._answer(inputs)
+
+
+class Fixed(TextEncoder):
+    """An encoder that makes the same encoding of everything."""
+
+    def __init__(self, folder: Path, made: Any) -> None:
+        super().__init__(folder, MAX_LENGTH, 0)
+        self._made = made
+
+    def encodings(self, *arguments: Any, **options: Any) -> Any:
+        return [self._made]
+
+    def windows(self, *arguments: Any, **options: Any) -> Any:
+        return [self._made]
+
+    def arrays(self, encodings: Any) -> Any:
+        return {"attention_mask": np.ones((1, len(self._made.ids)), np.int64)}
 
 
 def make_weights(columns: int, seed: int) -> Weights:

@@ -18,6 +18,8 @@ from losparse.data.tasks.question_answering import spans
 from losparse_runtime import Answer, Session
 from losparse_runtime.tasks.scoring import Span, SpanLogits, best_span
 
+from .conftest import Answering
+
 MakeFolder = Callable[..., Any]
 VOCABULARY = "abcdefgh"
 
@@ -60,15 +62,13 @@ def test_a_long_row_needs_no_square_of_memory() -> None:
     assert peak < 16e6  # a square of doubles has 537 MB
 
 
-def test_an_answer_may_be_none(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = Session(make_folder("question-answering").path, threads=1)
-
+def test_an_answer_may_be_none(make_folder: MakeFolder) -> None:
     def run(inputs: Any) -> Any:
         logits = np.zeros(inputs["input_ids"].shape, np.float32)
         logits[:, 0], logits[:, 4] = 3.0, 1.0  # [CLS] a [SEP] b c d [SEP]
         return {"start_logits": logits, "end_logits": logits}
 
-    monkeypatch.setattr(session, "run", run)
+    session = Answering(make_folder("question-answering").path, run)
     assert session.answer("a", "b c d").text == "c", "there is always one, unless it is said otherwise"
     none = session.answer("a", "b c d", may_be_none=True)
     assert none == Answer("", 0, 0, pytest.approx(1 / (1 + np.exp(2.0 - 6.0))))

@@ -10,6 +10,7 @@ import pytest
 
 from losparse_runtime import Classification, InputError, Ranked, Session
 
+from .conftest import Answering
 from .test_runtime_tasks import TEXTS, MakeFolder, ids
 
 
@@ -83,12 +84,9 @@ def test_rank_sorts_by_the_score_of_the_model(make_folder: MakeFolder, activatio
         assert (each.text, each.score) == (texts[each.index], pytest.approx(expected[each.index], rel=1e-4, abs=1e-6))
 
 
-def test_scores_that_an_activation_rounds_to_one_are_still_told_apart(
-    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = Session(make_folder("regression").path, threads=1)
+def test_scores_that_an_activation_rounds_to_one_are_still_told_apart(make_folder: MakeFolder) -> None:
     logits = np.array([[60.0], [40.0], [80.0], [60.0]], np.float32)
-    monkeypatch.setattr(session, "run", lambda inputs: {"logits": logits})
+    session = Answering(make_folder("regression").path, lambda inputs: {"logits": logits})
     ranked = session.rank("a", ["b"] * 4)
     assert [(each.index, each.score) for each in ranked] == [(2, 1.0), (0, 1.0), (3, 1.0), (1, 1.0)]
 

@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from losparse_runtime import Answer, Classification, InputError, RunError, Session, Tag
 
+from .conftest import Answering, Fixed
+
 MakeFolder = Callable[..., Any]
 VOCABULARY = "abcdefgh"
 TEXTS = ["a b c", "d", "e f g a b c", "g g", "a"]
@@ -118,7 +120,7 @@ def test_tag(make_folder: MakeFolder) -> None:
     ],
 )
 def test_tag_gives_a_word_the_label_of_its_first_token(
-    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, offsets: Any, word_ids: Any, expected: list[str]
+    make_folder: MakeFolder, offsets: Any, word_ids: Any, expected: list[str]
 ) -> None:
     text, count = "Zürich is!", len(offsets) + 2
     made = SimpleNamespace(
@@ -127,12 +129,10 @@ def test_tag_gives_a_word_the_label_of_its_first_token(
         word_ids=[None, *word_ids, None],
         special_tokens_mask=[1, *[0] * len(offsets), 1],
     )
-    session = Session(make_folder("token-classification").path, threads=1)
+    folder = make_folder("token-classification").path
     logits = np.zeros((1, count, 3), np.float32)
     logits[0, np.arange(count), np.arange(count) % 3] = np.arange(count) + 1.0  # every token has a score of its own
-    monkeypatch.setattr(session.encoder, "encodings", lambda texts: [made])
-    monkeypatch.setattr(session.encoder, "arrays", lambda found: {"attention_mask": np.ones((1, count), np.int64)})
-    monkeypatch.setattr(session, "run", lambda inputs: {"logits": logits})
+    session = Answering(folder, lambda inputs: {"logits": logits}, Fixed(folder, made))
     (tags,) = session.tag(text)
     assert [tag.text for tag in tags] == expected == [text[tag.start : tag.end] for tag in tags]
     firsts = [1 + next(i for i, (start, end) in enumerate(offsets) if tag.start < end) for tag in tags]
@@ -186,18 +186,15 @@ def test_spans_leave_out_the_space_that_a_token_holds(
 
 
 @pytest.mark.parametrize(("start", "end"), [(1, 3), (1, 2), (5, 8), (0, 8)])
-def test_an_answer_and_its_place_agree(
-    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, start: int, end: int
-) -> None:
+def test_an_answer_and_its_place_agree(make_folder: MakeFolder, start: int, end: int) -> None:
     context = "a b c  b"
     made = SimpleNamespace(
         ids=[2, 4, 5, 3], offsets=[(0, 0), (start, end), (8, 8), (0, 0)], sequence_ids=[0, 1, 1, None]
     )
-    session = Session(make_folder("question-answering").path, threads=1)
+    folder = make_folder("question-answering").path
     logits = np.array([[0, 5, 0, 0]], np.float32)
-    monkeypatch.setattr(session.encoder, "windows", lambda *arguments: [made])
-    monkeypatch.setattr(session.encoder, "arrays", lambda each: {"attention_mask": np.ones((1, 4), np.int64)})
-    monkeypatch.setattr(session, "run", lambda inputs: {"start_logits": logits, "end_logits": logits})
+    said = {"start_logits": logits, "end_logits": logits}
+    session = Answering(folder, lambda inputs: said, Fixed(folder, made))
     answer = session.answer("a", context, max_tokens=1)
     assert answer.text == context[start:end].strip() == context[answer.start : answer.end]
 
@@ -309,15 +306,15 @@ def test_the_batch_size_is_a_count(make_folder: MakeFolder, batch_size: Any) -> 
         Session(make_folder().path, threads=1).classify("a", batch_size=batch_size)
 
 
-def test_batches_hold_texts_of_like_length(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = Session(make_folder().path, threads=1)
+def test_batches_hold_texts_of_like_length(make_folder: MakeFolder) -> None:
+    folder = make_folder().path
+    inner = Session(folder, threads=1)
     shapes: list[tuple[int, ...]] = []
-    run = session.run
 
     def record(inputs: Any) -> Any:
         shapes.append(inputs["input_ids"].shape)
-        return run(inputs)
+        return inner.run(inputs)
 
-    monkeypatch.setattr(session, "run", record)
+    session = Answering(folder, record)
     session.classify(["a", "a b c d e f", "b", "a b c d e"], batch_size=2)
     assert shapes == [(2, 8), (2, 3)]

@@ -98,23 +98,7 @@ def open_model(
             or is not for this CPU.
     """
     ort = import_onnxruntime()
-    if metadata.parity is None and not options.unchecked:
-        raise FolderError(
-            f"{folder}: losparse.json has no comparison with PyTorch ('parity' is null), so its export did not finish; "
-            "export it again with `losparse export`"
-        )
-    if metadata.variant.wide and overflows():
-        raise FolderError(
-            f"{folder}: int8 products with weights of {metadata.weight_bits} bits are for CPUs with VNNI, and this one "
-            f"has none, so they would overflow; export the model again with --weight-bits {SAFE_WEIGHT_BITS}"
-        )
-    name = metadata.model.file
-    unlisted = sorted(external_files(folder / name) - metadata.files.keys())
-    if unlisted:
-        raise FolderError(
-            f"{folder}: {name} takes weights from {unlisted[0]!r}, which losparse.json does not list, so nothing "
-            "tells whether they are its own; export the folder again"
-        )
+    _refuse(folder, metadata, options, overflows)
     wanted = _installed(ort, options)
     if any(name in _OF_CUDA for name in wanted):
         _preload_cuda(ort)
@@ -133,6 +117,27 @@ def open_model(
         )
     _check_model(session, folder, metadata)
     return session
+
+
+def _refuse(folder: Path, metadata: Metadata, options: Options, overflows: Callable[[], bool]) -> None:
+    """Refuse a model nobody compared, one that would overflow here, and weights that its folder does not list."""
+    if metadata.parity is None and not options.unchecked:
+        raise FolderError(
+            f"{folder}: losparse.json has no comparison with PyTorch ('parity' is null), so its export did not finish; "
+            "export it again with `losparse export`"
+        )
+    if metadata.variant.wide and overflows():
+        raise FolderError(
+            f"{folder}: int8 products with weights of {metadata.weight_bits} bits are for CPUs with VNNI, and this one "
+            f"has none, so they would overflow; export the model again with --weight-bits {SAFE_WEIGHT_BITS}"
+        )
+    name = metadata.model.file
+    unlisted = sorted(external_files(folder / name) - metadata.files.keys())
+    if unlisted:
+        raise FolderError(
+            f"{folder}: {name} takes weights from {unlisted[0]!r}, which losparse.json does not list, so nothing "
+            "tells whether they are its own; export the folder again"
+        )
 
 
 def _preload_cuda(ort: Any) -> None:
