@@ -139,11 +139,6 @@ class Traffic:
             return self.calls[0].words
         return "; ".join(f"{call.words} ({share:.0%})" for call, share in zip(self.calls, self.shares, strict=True))
 
-    @property
-    def tokens(self) -> str:
-        """The tokens of the calls in words."""
-        return " and ".join(str(call.tokens) for call in self.calls)
-
     def per_token(self, price: Callable[[Call], float]) -> float:
         """Average over all tokens of all calls what one token takes in each."""
         weighted = [weight * call.tokens for call, weight in zip(self.calls, self.weights, strict=True)]

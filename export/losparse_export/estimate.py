@@ -16,11 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 
 from losparse.errors import LosparseError
-from losparse.layers.factored import FactoredLinear
 from losparse.layers.linear import find_targets
 from losparse.layers.spec import LayerSpec
 from losparse.methods import LoSparse, StructuredPruning
@@ -35,15 +33,14 @@ from .costs import Call
 from .export import evaluation
 from .folder.model import model_sizes
 from .folder.write import write_folder
-from .graph.constants import add_constant
 from .graph.naming import module_of_path, unmarked
-from .graph.node import INPUTS, find_factored, write_spec
 from .opening.config import read_config
 from .opening.kinds import check_reads_text, class_of, opening_class
 from .opening.load import Loaded, refuse_experts
 from .opening.task_model import TaskModel
 from .precision.apply import apply_precision
 from .target import CPU, Target, prepare_model
+from .tracing.factors import replace_factors
 from .tracing.trace import trace_model
 
 if TYPE_CHECKING:
@@ -244,29 +241,6 @@ def _build(
     final = apply_precision(built.graph, variant.precision, nodes=built.quantise) if built.quantise else built.graph
     contents = write_folder(folder, loaded, final, built.plan, target=target, precision=variant.precision)
     return {"layers": layers, "bytes": sum(model_sizes(contents).values())}
-
-
-def replace_factors(model: ir.Model, layers: Mapping[str, FactoredLinear]) -> ir.Model:
-    """Return a traced model with other factored layers in the places of its own.
-
-    Args:
-        model: with a factored node for every name in `layers`; it is not changed.
-        layers: by qualified name; of the sizes, and with the bias, of the layers they replace.
-    """
-    model = model.clone()
-    for old in tuple(find_factored(model)):
-        layer, node = layers[old.name], old.node
-        write_spec(node, layer.spec)
-        node.resize_inputs(len(INPUTS))
-        for place, name in enumerate(INPUTS):
-            if name in ("x", "bias"):
-                continue
-            tensor = getattr(layer, name)
-            value = None
-            if tensor is not None:
-                value = add_constant(model.graph, f"{old.name}.{name}_new", np.asarray(tensor.detach().numpy()))
-            node.replace_input_with(place, value)
-    return model
 
 
 def _measure(

@@ -19,11 +19,11 @@ from losparse.layers.pivots import to_pivots
 from losparse.methods import LoSparse
 from losparse.random_factors import random_factors_
 from losparse_export import Plan, TaskModel, lower_model, trace_model
-from losparse_export.estimate import replace_factors
 from losparse_export.graph.node import find_factored
 from losparse_export.passes import fold_model
 from losparse_export.planning.choose import plan_model
 from losparse_export.target import finish_model, prepare_model
+from losparse_export.tracing.factors import replace_factors
 from losparse_runtime.contract.task import TASKS
 
 from ..pivoting import store_pivots_

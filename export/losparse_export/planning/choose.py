@@ -101,4 +101,5 @@ def _plan_layer(spec: PlannedLayer, calls: Traffic, precision: str, target: Targ
         if name != best:
             refused[name] = f"costs {cost:,.0f} multiply-adds per token, {best} costs {costs[best]:,.0f}"
     reason = f"cheapest of {len(costs)} that apply: {costs[best]:,.0f} multiply-adds per token, glue included, "
-    return LayerPlan(spec, best, f"{reason}in calls of {calls.tokens} tokens", refused, precision)
+    tokens = " and ".join(str(call.tokens) for call in calls.calls)
+    return LayerPlan(spec, best, f"{reason}in calls of {tokens} tokens", refused, precision)
