@@ -26,8 +26,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +38,13 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..errors import LosparseError
 from ..layers.factored import FactoredLinear
-from ..layers.joint import empty_layer, layer_specs
-from ..layers.linear import is_linear, replace_module, weight_of
-from ..layers.spec import LayerSpec
+from ..layers.joint import layer_specs
 from ..layers.training import TrainingForm
-from ..methods.forms import TRAINING_FORMS
-from ..methods.losparse.layer import FactoredLinearTraining
 from .folder import stored_layers, with_headers
 from .headers import read_notes
-from .names import local_name
 from .outputs import KEY as RECORD_KEY
 from .outputs import record_outputs
+from .placing import check_indices, name_in, place_empty_layer
 from .schema import FORMAT, JOINT_FORMAT, OBJECT, PIVOT_FORMAT, optional, parse_layers
 
 logger = logging.getLogger(__name__)
@@ -192,7 +187,7 @@ def _left_out(model: nn.Module, name: str) -> bool:
     T5EncoderModel opens checkpoints of whole T5 models, and leaves their decoders alone.
     """
     passed_over = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
-    return _local_name(model, name) is None and any(re.search(pattern, name) for pattern in passed_over)
+    return name_in(model, name) is None and any(re.search(pattern, name) for pattern in passed_over)
 
 
 def _are_weights_of(given: Mapping[str, Any], model: nn.Module) -> bool:
@@ -213,86 +208,6 @@ def _attach(model: nn.Module, quantizer: LosparseQuantizer) -> None:
         # Not by its type: this file is imported while transformers is.
         if hasattr(module, "save_pretrained") and getattr(module, "config", None) is model.config:
             module.hf_quantizer = quantizer
-
-
-def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], form: str) -> None:
-    """Replace one linear layer by an empty factored one of the sizes in `entry`.
-
-    Raises:
-        LosparseError: the entry is malformed, or the model has no linear layer of that name and size.
-    """
-    spec = LayerSpec.from_entry(name, entry)
-    found = _local_name(model, name)
-    old = model.get_submodule(found) if found is not None else None
-    if old is None or not is_linear(old):
-        raise LosparseError(f"quantization_config lists {name!r}, which is no linear layer of {type(model).__name__}")
-    weight = weight_of(old)
-    if tuple(weight.shape) != (spec.out_features, spec.in_features):
-        raise LosparseError(
-            f"quantization_config says {name!r} is {spec.out_features}x{spec.in_features}, the model has "
-            f"{weight.shape[0]}x{weight.shape[1]}; config.json does not fit its own architecture"
-        )
-    if form == "training":
-        empty = _training_form(name, entry)
-        layer = empty(
-            spec.in_features,
-            spec.out_features,
-            rank=spec.rank,
-            bias=spec.bias,
-            device=weight.device,
-            dtype=weight.dtype,
-        )
-    else:
-        owner = None if spec.v_of is None else _owner(model, name, spec)
-        layer = empty_layer(spec, owner, device=weight.device, dtype=weight.dtype)
-    # The module above is not marked as initialised: it may hold tables that are computed anew at every load.
-    replace_module(model, old, layer)
-
-
-@torch.no_grad()
-def check_indices(name: str, layer: FactoredLinear) -> None:
-    """Check the indices of a compact layer: int64, sorted, none twice, all within the layer.
-
-    Raises:
-        LosparseError: they are not; a product with them would fail, or be wrong without a word.
-    """
-    for part, side, indices in (("kept", layer.axis, layer.kept), ("pivots", layer.pivot_side, layer.pivots)):
-        if indices is None or indices.is_meta:
-            continue
-        size = layer.out_features if side == "out" else layer.in_features
-        ascending = indices.dtype == torch.int64 and bool((indices.diff() > 0).all())
-        if not ascending or int(indices[0]) < 0 or int(indices[-1]) >= size:
-            raise LosparseError(
-                f"layer {name!r}: its {part} must be int64 numbers in 0..{size - 1}, ascending and none twice, and the "
-                "weights hold others; the folder is damaged: copy it again, or compress the model again"
-            )
-
-
-def _owner(model: nn.Module, name: str, spec: LayerSpec) -> FactoredLinear:
-    """Return the layer whose factor `spec` says it shares."""
-    found = _local_name(model, str(spec.v_of))
-    owner = model.get_submodule(found) if found is not None else None
-    if not isinstance(owner, FactoredLinear) or (owner.rank, owner.in_features) != (spec.rank, spec.in_features):
-        raise LosparseError(
-            f"quantization_config says {name!r} shares the {spec.rank}x{spec.in_features} factor of {spec.v_of!r}, "
-            "which has none of that size; the config is damaged"
-        )
-    return owner
-
-
-def _training_form(name: str, entry: Mapping[str, Any]) -> Callable[..., FactoredLinear]:
-    """Return the constructor of the entry's training form, with the form's settings."""
-    trainer = entry.get("trainer", FactoredLinearTraining.trainer)  # older checkpoints do not say
-    if not isinstance(trainer, str) or trainer not in TRAINING_FORMS:
-        allowed = ", ".join(sorted(TRAINING_FORMS))
-        raise LosparseError(f"quantization_config trainer of {name!r} must be one of {allowed}, got {trainer!r}")
-    kind = TRAINING_FORMS[trainer]
-    return partial(kind, **{key: entry[key] for key in kind.settings if key in entry})
-
-
-def _local_name(model: nn.Module, name: str) -> str | None:
-    names = {n for n, _ in model.named_modules()}
-    return local_name(name, getattr(model, "base_model_prefix", ""), names)
 
 
 def _entries(model: nn.Module) -> dict[str, dict[str, Any]]:
