@@ -103,6 +103,14 @@ def test_a_fault_on_the_way_of_texts_is_found(losparse: Command, whole_pass: Pas
     assert done.out.splitlines()[-1] == "FAILED"
 
 
+def test_a_problem_that_is_left_out_is_the_one_that_transformers_takes(
+    losparse: Command, whole_pass: Pass, onnx_copy: Path
+) -> None:
+    config(problem_type=None)(onnx_copy)  # the checkpoint says that a text has one class
+    relist(onnx_copy)
+    assert losparse("check", onnx_copy, "--reference", whole_pass.compressed).code == 0
+
+
 def test_the_first_text_and_token_that_differ_are_named(
     losparse: Command, whole_pass: Pass, onnx_copy: Path, tmp_path: Path
 ) -> None:

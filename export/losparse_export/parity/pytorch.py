@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from losparse_runtime.checking.numbers import Reference
-from losparse_runtime.checking.preprocessing import Encode, Preprocessing, Row
+from losparse_runtime.checking.preprocessing import Encode, Preprocessing, Row, config_settings
 from losparse_runtime.contract.config import parse_model_config
 from losparse_runtime.contract.embedding import Embedding
 from losparse_runtime.contract.fields import Fields
@@ -71,7 +71,7 @@ def checkpoint_preprocessing(loaded: Loaded) -> Preprocessing:
         "normalize": sentences is not None and sentences.normalize,
         **{f"embedding.{name}": value for name, value in asdict(embedding).items()},
         "id2label of config.json": config.get("id2label"),
-        **{f"{name} of config.json": value for name, value in asdict(recorded).items()},
+        **config_settings(recorded, loaded.task, getattr(loaded.model.config, "num_labels", None)),
     }
     if not has_tokenizer(loaded.folder):
         return Preprocessing(settings, {}, None, lambda texts, pairs: [])

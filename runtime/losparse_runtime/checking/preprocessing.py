@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..contract.config import ModelConfig
 from ..contract.fields import read_json
+from ..contract.task import TASKS, Task, meant_task
 from ..errors import InputError, TokenizerError
 from ..session import Session
 from ..text.cuts import cuts_told_once
@@ -37,6 +39,19 @@ class Preprocessing:
     encode: Encode
 
 
+def config_settings(config: ModelConfig, task: Task, outputs: int | None) -> dict[str, Any]:
+    """Return what config.json says of texts and numbers, by what a message calls it.
+
+    Args:
+        config: what is read of it.
+        task: of the model.
+        outputs: rows of its head; None where nobody knows.
+    """
+    # What is left out means one class a text, or one number: whoever spells it says nothing else.
+    said = {**asdict(config), "problem_type": meant_task(task, config.problem_type, outputs).problem}
+    return {f"{name} of config.json": value for name, value in said.items()}
+
+
 def preprocessing_of(session: Session) -> Preprocessing:
     """Say how an ONNX folder reads texts."""
     metadata, encoder = session.metadata, session.encoder
@@ -46,7 +61,7 @@ def preprocessing_of(session: Session) -> Preprocessing:
         "pooling": metadata.pooling,
         "normalize": metadata.normalize,
         **{f"embedding.{name}": value for name, value in asdict(metadata.embedding).items()},
-        **{f"{name} of config.json": value for name, value in asdict(session.config).items()},
+        **config_settings(session.config, TASKS[session.task], None if session.labels is None else len(session.labels)),
     }
     if session.labels is not None and config.is_file():
         settings["id2label of config.json"] = read_json(config).data.get("id2label")
