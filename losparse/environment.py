@@ -6,8 +6,9 @@ import ctypes
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from . import __version__
 
@@ -71,14 +72,17 @@ def peak_memory_bytes() -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
 
 
-def release_memory() -> None:
+def release_memory(load: Callable[[None], Any] = ctypes.CDLL) -> None:
     """Give memory that was freed back to the system; nothing where the C library has no such call (glibc has).
 
     A pass over a model leaves holes of all sizes between what is still held, and the C library keeps them: one-shot
     LoSparse on MiniLM holds 190 MB at most, and had taken 260 MB.
+
+    Args:
+        load: opens the C library that this process runs on, when it is called with None.
     """
     try:
-        trim = ctypes.CDLL(None).malloc_trim
+        trim = load(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # another libc; no libc by that way (Windows)
         return
     trim(0)

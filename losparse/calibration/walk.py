@@ -11,7 +11,7 @@ Held at a time: the hidden states of all tokens (4 bytes each number in fp32), a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,7 @@ class BlockWalk:
         advance: Advance = silent,
         *,
         layout: Layout | None = None,
+        release: Callable[[], None] = release_memory,
     ):
         """Run the model once, and note what its blocks are called with.
 
@@ -77,6 +78,7 @@ class BlockWalk:
             batches: of calibration data.
             advance: told after every batch.
             layout: says which part of the model is run; None runs the one below the head.
+            release: gives memory that was freed back to the system; called after every few batches.
 
         Raises:
             LosparseError: no batch, or blocks that cannot be run on their own.
@@ -93,6 +95,7 @@ class BlockWalk:
         self._check: Tensor | None = None
         self._alike = False
         self._runs = 0
+        self._release = release
         self._capture(batches, advance)
         self.restart()
         self._refuse_talkers()
@@ -157,7 +160,7 @@ class BlockWalk:
             mask.texts = self.masks[number]
         self._runs += 1
         if self._runs % _BETWEEN_RELEASES == 0:
-            release_memory()
+            self._release()
         with inference(self.model):
             return _call(self.blocks[place], self._calls[place][number], self.states[number])
 

@@ -20,7 +20,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -73,13 +73,20 @@ class Table:
         return text
 
 
-def read_table(source: str | Path, *, split: str = "train", plain: bool = False) -> Table:
+def read_table(
+    source: str | Path,
+    *,
+    split: str = "train",
+    plain: bool = False,
+    open_hub: Callable[..., Any] | None = None,
+) -> Table:
     """Read a file by its suffix, or a hub data set if no such file exists and the name has the form of one.
 
     Args:
         source: path, or `owner/name[@config][:split]`.
         split: split of a hub data set whose name gives none.
         plain: whether plain text (.txt) will do.
+        open_hub: opens a hub data set by its name, its configuration and `split=`; default: `datasets.load_dataset`.
 
     Raises:
         LosparseError: there is no such file or data set, it is empty, or a line of it cannot be read.
@@ -91,7 +98,7 @@ def read_table(source: str | Path, *, split: str = "train", plain: bool = False)
     elif path.is_dir():
         raise LosparseError(f"data must be a {_one_of(suffixes)} file, got the folder '{path}'")
     else:
-        table = _read_hub(str(source), split, suffixes)
+        table = _read_hub(str(source), split, suffixes, open_hub)
     if not table.rows:
         raise LosparseError(f"{table.name} has no rows; it needs at least one under its column names")
     return table
@@ -196,7 +203,7 @@ def _read_jsonl(path: Path, text: str) -> Table:
     return Table(str(path), tuple(dict.fromkeys(name for row in rows for name in row)), rows, lines)
 
 
-def _read_hub(name: str, split: str, suffixes: tuple[str, ...]) -> Table:
+def _read_hub(name: str, split: str, suffixes: tuple[str, ...], open_hub: Callable[..., Any] | None) -> Table:
     match = _HUB_NAME.fullmatch(name)
     if match is None or Path(name).suffix.lower() in {*SUFFIXES, PLAIN, ".json", ".parquet"}:
         raise LosparseError(
@@ -208,8 +215,9 @@ def _read_hub(name: str, split: str, suffixes: tuple[str, ...]) -> Table:
         raise LosparseError(
             f"no data file '{name}', and reading it from the hub needs: pip install 'losparse[train]' datasets"
         ) from None
+    opened = datasets.load_dataset if open_hub is None else open_hub
     try:
-        data = datasets.load_dataset(match["name"], match["config"], split=match["split"] or split)
+        data = opened(match["name"], match["config"], split=match["split"] or split)
     except Exception as error:  # the hub client raises many unrelated types: network, no such name, no such split
         reason = " ".join(str(error).split())
         raise LosparseError(f"no data file '{name}', and it did not open as a hub data set: {reason}") from error

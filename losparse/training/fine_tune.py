@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +107,7 @@ def fine_tune(
     compressing = {"targets": targets, "ignore": ignore or None, "calibration": calibration, "sequential": sequential}
     _refuse_idle(method, [name for name, value in compressing.items() if value is not None])
     require_lora(training, method)
-    _warn_of_slow_bf16(training)
+    warn_of_slow_bf16(training, slow=bf16_is_slow)
     set_seed(training.seed)
     if method is not None:
         batches = calibration
@@ -180,8 +180,14 @@ def _refuse_idle(method: Method | None, given: Sequence[str]) -> None:
         raise LosparseError(f"calibration= is for methods that look at texts, {name} does not; leave it out")
 
 
-def _warn_of_slow_bf16(training: Training) -> None:
-    if training.bf16 and bf16_is_slow():
+def warn_of_slow_bf16(training: Training, *, slow: Callable[[], bool]) -> None:
+    """Say that bf16 costs more than it saves, where it does.
+
+    Args:
+        training: may ask for bf16.
+        slow: tells whether this machine is slow at it; not asked where bf16 is off.
+    """
+    if training.bf16 and slow():
         logger.warning(
             "bf16 is on, but this processor has no instructions that help it (AVX-512 on x86): expect training more "
             "than ten times slower than in fp32; leave bf16 out here"

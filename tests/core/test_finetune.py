@@ -26,9 +26,8 @@ from losparse.environment import machine
 from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
 from losparse.models.embeddings import freeze_embeddings
-from losparse.training import fine_tune as finetune
 from losparse.training.batches import calibration_batches
-from losparse.training.fine_tune import bf16_is_slow
+from losparse.training.fine_tune import bf16_is_slow, warn_of_slow_bf16
 from losparse.training.resume import last_checkpoint, missing_part
 from losparse_runtime.contract.task import TEXT_CLASSIFICATION
 
@@ -288,12 +287,19 @@ def test_a_decoders_tables_are_frozen_too():
 
 
 @pytest.mark.parametrize("slow", [True, False])
-def test_bf16_on_a_processor_that_emulates_it_is_warned_of(tokenizer, tmp_path, monkeypatch, caplog, slow):
-    monkeypatch.setattr(finetune, "bf16_is_slow", lambda: slow)
+def test_bf16_on_a_processor_that_emulates_it_is_warned_of(caplog, slow):
+    with caplog.at_level("WARNING", logger="losparse.training.fine_tune"):
+        warn_of_slow_bf16(Training(), slow=lambda: slow)
+        assert not caplog.messages, "it is off"
+        warn_of_slow_bf16(Training(bf16=True), slow=lambda: slow)
+    assert any("leave bf16 out here" in message for message in caplog.messages) == slow
+
+
+def test_training_in_bf16_warns_by_this_processor(tokenizer, tmp_path, caplog):
     short = Training(max_steps=1, batch_size=2, bf16=True)
     with caplog.at_level("WARNING", logger="losparse.training.fine_tune"):
         run(tokenizer, tmp_path, training=short)
-    assert any("leave bf16 out here" in message for message in caplog.messages) == slow
+    assert any("leave bf16 out here" in message for message in caplog.messages) == bf16_is_slow()
 
 
 def test_the_cache_is_on_again_after_training(tokenizer, tmp_path):

@@ -21,8 +21,7 @@ from losparse.methods.one_shot.units import joint_units
 from losparse.models.report import report
 
 from ..pivoting import store_pivots_
-from .conftest import build_bert
-from .test_calibrate import batches, build_llama
+from .conftest import batches, build_bert, build_llama
 from .test_layers import random_layer
 
 QUERY = "bert.encoder.layer.0.attention.self.query"

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import copy
-import json
-import time
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
 
-from losparse import SVD, LoSparse, compress_
 from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
 from losparse.layers.pivots import to_pivots
-from losparse.layers.spanning_rows import MAX_COEFFICIENT, _exchange, _pivoted_qr, spanning_rows
+from losparse.layers.spanning_rows import MAX_COEFFICIENT
 from losparse.methods.losparse.layer import FactoredLinearTraining
-from losparse.models.report import report
-from losparse.models.roles import pivot_side_of
-from losparse.random_factors import random_factors_
 
-from ..pivoting import store_pivots_
-from .conftest import build_bert
 from .test_layers import SHAPES, random_layer
 
-IDS = torch.arange(14).reshape(2, 7) + 5
 SIDES = st.sampled_from(["out", "in"])
 
 
@@ -216,152 +204,3 @@ def test_extra_repr_and_rank_zero():
     assert "pivot_side='in'" in repr(to_pivots(random_layer(4, 4, 2, 0, "out", True), "in"))
     layer = FactoredLinear(4, 3, rank=0, kept=1, pivot_side="out")
     assert layer.pivot_side is None and "pivots" not in repr(layer) and layer.factors() is None
-
-
-@pytest.mark.parametrize(("rows", "rank"), [(1, 1), (5, 1), (8, 8), (40, 6), (300, 100)])
-def test_spanning_rows(rows, rank):
-    for seed in range(5):
-        factor = np.random.default_rng(seed).normal(size=(rows, rank))
-        places, combine = spanning_rows(factor)
-        assert places.tolist() == sorted(set(places.tolist())) and len(places) == rank
-        assert np.array_equal(combine[places], np.eye(rank))
-        assert np.abs(combine).max() <= MAX_COEFFICIENT * (1 + 1e-9)
-        np.testing.assert_allclose(combine @ factor[places], factor, rtol=0, atol=1e-11)  # conditioned below 1e4
-
-
-def test_rows_are_exchanged_where_pivoting_leaves_a_large_coefficient():
-    """A long row (a, 0), then (-b, c) and (b, c), which is 2 b / a times the first plus once the second; the rest of
-    the second column is spread over rows shorter than c."""
-    a, c, others = 0.6, 0.15, 60
-    b = ((1 - a**2) / 2) ** 0.5  # both columns have length 1
-    short = np.full((others, 1), ((1 - 2 * c**2) / others) ** 0.5)
-    basis = np.concatenate([[[a, 0], [-b, c], [b, c]], np.hstack([0 * short, short])])
-    taken = _pivoted_qr(torch.from_numpy(basis))
-    combine = np.linalg.solve(basis[taken].T, basis.T).T
-    assert sorted(taken.tolist())[0] == 0 and np.abs(combine).max() == pytest.approx(2 * b / a) and 2 * b / a > 1.8
-    places, combine = spanning_rows(basis)
-    assert np.abs(combine).max() <= MAX_COEFFICIENT
-    np.testing.assert_allclose(combine @ basis[places], basis, rtol=0, atol=1e-14)
-
-
-def test_exchange_mends_bad_rows():
-    """From rows that nearly depend on each other, whose coefficients are in the thousands."""
-    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(50, 10)))[0]
-    basis[1] = basis[0] + 1e-4 * basis[20]
-    rows = np.arange(10)
-    combine = np.linalg.solve(basis[rows].T, basis.T).T
-    assert np.abs(combine).max() > 1000
-    rows = _exchange(combine, rows)
-    assert len(set(rows.tolist())) == 10
-    assert np.abs(np.linalg.solve(basis[rows].T, basis.T)).max() <= MAX_COEFFICIENT * (1 + 1e-9)
-
-
-def test_the_size_of_a_real_layer_takes_seconds():
-    """1536x500 in about a second; the bound is for a busy machine."""
-    factor = np.random.default_rng(0).normal(size=(1536, 500))
-    start = time.perf_counter()
-    places, combine = spanning_rows(factor)
-    assert time.perf_counter() - start < 30
-    np.testing.assert_allclose(combine @ factor[places], factor, rtol=0, atol=1e-9)
-
-
-def compressed_bert():
-    model = build_bert()
-    random_factors_(model, LoSparse(keep=0.5, low_rank=0.2, structure="foldable"))
-    return model
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    """A BERT of rank + kept with pivots, the plain one it came from, and its folder."""
-    plain, model = compressed_bert(), compressed_bert()
-    assert store_pivots_(model) == {}
-    folder = tmp_path_factory.mktemp("pivots")
-    model.save_pretrained(folder)
-    return plain, model, folder
-
-
-def test_a_model_stays_the_same(stored):
-    plain, model, _ = stored
-    before, after = report(plain), report(model)
-    assert [layer.spec.pivot_side for layer in before.layers] == [None] * 12
-    sides = {layer.name.rpartition("layer.")[2][2:]: layer.spec.pivot_side for layer in after.layers}
-    assert sides == {
-        "attention.self.query": "out",
-        "attention.self.key": "out",
-        "attention.self.value": "out",
-        "attention.output.dense": "in",
-        "intermediate.dense": "out",
-        "output.dense": "in",
-    }
-    assert before.parameters - after.parameters == sum(layer.spec.rank**2 for layer in before.layers)
-    assert before.model_parameters - after.model_parameters == before.parameters - after.parameters
-    assert after.model_parameters == sum(parameter.numel() for parameter in model.parameters())
-    # fp32: two blocks of layers that differ by their rounding, logits of O(0.1)
-    torch.testing.assert_close(model(IDS).logits, plain(IDS).logits, atol=1e-5, rtol=1e-5)
-
-
-def test_save_and_load(stored, tmp_path):
-    _, model, folder = stored
-    again = AutoModelForSequenceClassification.from_pretrained(folder)
-    assert torch.equal(again(IDS).logits, model(IDS).logits)
-    for (name, one), (_, other) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
-        assert torch.equal(one, other), name
-    again.save_pretrained(tmp_path)
-    first, second = (load_file(each / "model.safetensors") for each in (folder, tmp_path))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    entry = json.loads((folder / "config.json").read_text())["quantization_config"]
-    assert entry["format"] == 2 and entry["method"]["name"] == "losparse"
-    assert entry["layers"]["bert.encoder.layer.0.output.dense"]["pivots"] == "in"
-    half = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16)
-    assert half.bert.encoder.layer[0].output.dense.pivots.dtype == torch.int64
-
-
-def test_folders_without_pivots_stay_readable_by_older_versions(stored, tmp_path):
-    plain, _, _ = stored
-    plain.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config["quantization_config"]["format"] == 1
-    for layer in config["quantization_config"]["layers"].values():
-        assert layer.pop("pivots") is None
-    (tmp_path / "config.json").write_text(json.dumps(config))  # as they wrote it
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert torch.equal(again(IDS).logits, plain(IDS).logits)
-
-
-def test_one_shot_models_and_other_sides():
-    model, sides = build_bert(), {}
-    compress_(model, SVD(keep=0.5), to_train=True)
-    expected = model(IDS).logits
-
-    def always_in(name):
-        sides[name] = "in"
-        return "in"
-
-    assert store_pivots_(model, always_in) == {}
-    assert {layer.name: layer.spec.pivot_side for layer in report(model).layers} == sides and len(sides) == 12
-    torch.testing.assert_close(model(IDS).logits, expected, atol=1e-5, rtol=1e-5)
-    layers = [module for module in model.modules() if isinstance(module, FactoredLinear)]
-    store_pivots_(model, pivot_side_of)  # they have pivots: nothing to do
-    assert layers == [module for module in model.modules() if isinstance(module, FactoredLinear)]
-
-
-def test_layers_that_cannot_be_stored_stay_as_they_are():
-    model = compressed_bert()
-    name = "bert.encoder.layer.1.intermediate.dense"
-    layer = model.get_submodule(name)
-    layer.u.data *= 1e-4
-    layer.v.data *= 1e-4
-    model.half()
-    left = store_pivots_(model)
-    assert list(left) == [name] and "cannot be stored in float16" in left[name]
-    assert model.get_submodule(name) is layer
-    assert sum(found.spec.pivot_side is not None for found in report(model).layers) == 11
-
-
-def test_refuses_models_in_training_form():
-    model = build_bert()
-    compress_(model, LoSparse(keep=0.3, low_rank=0.1))
-    with pytest.raises(LosparseError, match=r"layer 'bert.encoder.layer.0.attention.self.query': .* training form"):
-        store_pivots_(model)

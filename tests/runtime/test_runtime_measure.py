@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -228,10 +227,9 @@ def test_memory_of_a_folder_that_does_not_open(make_folder: MakeFolder, tmp_path
         peak_memory(make_folder().path, OPTIONS, length=99)
 
 
-def test_memory_where_the_process_cannot_start(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/no/such/python")
+def test_memory_where_the_process_cannot_start(make_folder: MakeFolder) -> None:
     with pytest.raises(RunError, match=r"made: measuring memory in a process of its own failed: .*No such file"):
-        peak_memory(make_folder().path, OPTIONS)
+        peak_memory(make_folder().path, OPTIONS, python="/no/such/python")
 
 
 def test_the_peak_is_read_from_the_kernel_s_account(tmp_path: Path) -> None:

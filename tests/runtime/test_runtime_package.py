@@ -73,7 +73,7 @@ def test_the_error_tree_is_the_one_drawn() -> None:
 def test_a_missing_dependency_names_the_way_out(
     monkeypatch: pytest.MonkeyPatch, function: object, module: str, message: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, module, None)  # what Python has where an import fails
     assert callable(function)
     with pytest.raises(DependencyError, match=message) as raised:
         function()
@@ -86,7 +86,7 @@ def test_what_is_left_of_onnxruntime_after_one_of_two_packages_went_is_told(
     (tmp_path / "onnxruntime" / "capi").mkdir(parents=True)  # no __init__.py: Python imports it as a namespace
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # so that what was there before comes back
     monkeypatch.delitem(sys.modules, "onnxruntime")
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])  # the import itself is what is shown: nothing else is installed
     for name in ("onnxruntime", "onnxruntime_gpu"):
         (tmp_path / f"{name}-1.31.1.dist-info").mkdir()
         metadata = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.31.1\n"

@@ -9,13 +9,15 @@ import os
 from pathlib import Path
 
 
-def available_cpus(quota: float | None = None) -> int:
+def available_cpus(quota: float | None = None, affinity: int | None = None) -> int:
     """CPUs this process may run on: its affinity mask, cut to the whole CPUs of a quota; at least 1.
 
     Args:
         quota: CPUs that are granted, infinite without a limit; default: what the control groups say.
+        affinity: CPUs that the process may be scheduled on; default: what the system says.
     """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if affinity is None:
+        affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if quota is None:
         quota = cgroup_quota()
     # Rounded down: a thread beyond the quota makes the kernel stop all of them for the rest of each period.

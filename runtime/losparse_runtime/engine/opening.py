@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ..contract.folder import FINGERPRINT_KEY
@@ -78,6 +79,7 @@ def open_model(
     *,
     profile: Path | None = None,
     overflows: Callable[[], bool] = int8_overflows,
+    ort: ModuleType | None = None,
 ) -> Any:
     """Open the folder's model.
 
@@ -87,6 +89,7 @@ def open_model(
         options: providers, threads, and whether it must have been compared with PyTorch.
         profile: where onnxruntime writes its profile, as the beginning of a file name; None for no profile.
         overflows: tells whether int8 products with weights of 8 bits overflow on this CPU.
+        ort: what opens it; default: the onnxruntime that is installed.
 
     Returns:
         An `onnxruntime.InferenceSession` on the providers asked for.
@@ -97,7 +100,7 @@ def open_model(
         FolderError: the model file is damaged, is not the one the metadata describes, was not compared with PyTorch,
             or is not for this CPU.
     """
-    ort = import_onnxruntime()
+    ort = import_onnxruntime() if ort is None else ort
     _refuse(folder, metadata, options, overflows)
     wanted = _installed(ort, options)
     if any(name in _OF_CUDA for name in wanted):

@@ -122,7 +122,15 @@ def measure(
     return {name: _latency(seconds[name], first, batch * length, peaks[name]) for name in sessions}
 
 
-def peak_memory(folder: Path | str, options: Options, *, batch: int = 1, length: int = 128, seed: int = 0) -> int:
+def peak_memory(
+    folder: Path | str,
+    options: Options,
+    *,
+    batch: int = 1,
+    length: int = 128,
+    seed: int = 0,
+    python: str = sys.executable,
+) -> int:
     """Memory a process needs that does nothing but open one folder and run it.
 
     Measured in a process of its own: the peak of a shared one belongs to everything that ever ran in it.
@@ -133,6 +141,7 @@ def peak_memory(folder: Path | str, options: Options, *, batch: int = 1, length:
         batch: texts in a run.
         length: tokens in a text.
         seed: of the token ids.
+        python: the interpreter of that process.
 
     Returns:
         Largest resident set of the whole process, in bytes: Python, numpy and onnxruntime with their code, the weights
@@ -145,7 +154,7 @@ def peak_memory(folder: Path | str, options: Options, *, batch: int = 1, length:
     # The child must find this very package, also where the parent has it from a path that only it knows.
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    command = [sys.executable, "-P", "-m", "losparse_runtime.timing._memory", json.dumps(job | {"runs": _MEMORY_RUNS})]
+    command = [python, "-P", "-m", "losparse_runtime.timing._memory", json.dumps(job | {"runs": _MEMORY_RUNS})]
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=_MEMORY_TIMEOUT_S, check=False
