@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from types import UnionType
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 from ..errors import shown
@@ -81,8 +82,8 @@ def read_as(kind: type[T], data: Any, source: str = "", *, name: str = "", way_o
     return made
 
 
-def json_schema(kind: type) -> dict[str, Any]:
-    """Return the JSON schema of a checked dataclass; descriptions are those of its docstring."""
+def json_schema(kind: type | UnionType) -> dict[str, Any]:
+    """Return the JSON schema of a checked dataclass, or of one of several; its descriptions are the docstrings."""
     return _adapter(kind).json_schema()
 
 

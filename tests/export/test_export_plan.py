@@ -200,10 +200,12 @@ def test_reads_plans_from_before_pivots(plan):
 
 
 def test_json_schema_says_what_a_file_may_hold():
-    schema, older = Plan.json_schema(), Plan.json_schema(of_tokens=True)
-    layer = schema["$defs"]["LayerEntry"]
-    assert schema["required"] == ["format", "target", "calls", "precision", "folds", "layers"]
+    schema = Plan.json_schema()
+    kinds, layer = schema["$defs"], schema["$defs"]["LayerEntry"]
+    assert [each["$ref"].rpartition("/")[2] for each in schema["anyOf"]] == ["PlanOfTokens", "PlanFile"]
+    older, newer = kinds["PlanOfTokens"], kinds["PlanFile"]
     assert list(older["properties"]) == older["required"] == ["format", "tokens", "precision", "folds", "layers"]
+    assert newer["required"] == ["format", "target", "calls", "precision", "folds", "layers"]
     assert layer["properties"]["lowering"]["enum"] == [lowering.NAME for lowering in LOWERINGS]
     assert layer["properties"]["rank"] == {
         "type": "integer",

@@ -129,13 +129,9 @@ class Plan:
         return cls(layers, tuple(entry.to_fold() for entry in file.folds), calls, file.precision, target)
 
     @staticmethod
-    def json_schema(of_tokens: bool = False) -> dict[str, Any]:
-        """Return the JSON schema of a plan's file, by which editors complete and check it.
-
-        Args:
-            of_tokens: of the older format, in which plans for one text at a time on the CPU are written.
-        """
-        return json_schema(PlanOfTokens if of_tokens else PlanFile)
+    def json_schema() -> dict[str, Any]:
+        """Return the JSON schema of a plan's file in either format, by which editors complete and check it."""
+        return json_schema(PlanOfTokens | PlanFile)
 
     @classmethod
     def read(cls, file: Path | str) -> Plan:
