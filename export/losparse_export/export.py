@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from losparse.calibration.modes import evaluating
-from losparse.errors import LosparseError
 from losparse.saving.staging import EXPORT, check_out, staged_folder
 from losparse_runtime import Session, measure
 from losparse_runtime.contract.files import write_metadata
 from losparse_runtime.contract.folder import Folder
 from losparse_runtime.contract.progress import SILENT, Phases, Progress
-from losparse_runtime.engine.cpus import int8_overflows
 
 from .accuracy.measure import measure_accuracy, read_labelled
 from .accuracy.texts import Calibration, TextFile, encode_calibration, read_calibration
@@ -34,7 +32,7 @@ from .parity.gate import ParityReport, check_parity
 from .planning.plan import Plan
 from .precision.apply import apply_precision
 from .precision.base import INT8_BITS
-from .precision.table import PRECISION_TABLE, check_precision, check_weight_bits
+from .precision.table import PRECISION_TABLE, check_overflow, check_precision, check_weight_bits
 from .target import CPU, Target, prepare_model
 from .tracing.trace import Tracer, check_opset, trace_model
 
@@ -127,11 +125,7 @@ def export_model(
     check_precision(precision, calibrated=calibration is not None)
     check_weight_bits(weight_bits, precision)
     check_choice(plan, calls, tune=tune)
-    if weight_bits > INT8_BITS[0] and int8_overflows():
-        raise LosparseError(
-            f"weight_bits={weight_bits} is for CPUs with VNNI, and this one has none, so the export could not be "
-            f"compared with PyTorch; export on one that has, or with weight_bits={INT8_BITS[0]} (--weight-bits)"
-        )
+    check_overflow(weight_bits)
     check_out(out, overwrite=overwrite, replaces=EXPORT)
     with progress.stage("exporting") as advance:
         phases = Phases(advance, "exporting")

@@ -6,6 +6,9 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +16,17 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-import losparse_export.export as pipeline
 from losparse.errors import LosparseError
 from losparse.pipeline.job import CompressionJob
 from losparse.pipeline.texts import read_calibration as read_calibration_texts
 from losparse.training.recipe import Recipe
-from losparse_export import PRECISION_TABLE, ParityError, TextFile, apply_precision, export_model
+from losparse_export import PRECISION_TABLE, ParityError, TextFile, export_model
 from losparse_export.accuracy.texts import CALIBRATION_TEXTS, read_calibration
 from losparse_export.folder.model import fingerprint
-from losparse_export.parity.gate import check_parity
-from losparse_export.precision.table import coarser_precision
+from losparse_export.precision.base import Conversion
+from losparse_export.precision.table import check_overflow, coarser_precision
 from losparse_runtime import Parity, Session, read_metadata, verify_files
+from losparse_runtime.contract.progress import Advance
 from losparse_runtime.contract.task import TASKS
 from losparse_runtime.engine.cpus import int8_overflows
 
@@ -74,12 +77,15 @@ def test_weights_of_eight_bits_are_said_in_the_folder(export_bert, tmp_path):
     Session(reports[8].folder)
 
 
-def test_weights_of_eight_bits_are_refused_where_they_cannot_be_compared(export_bert, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "int8_overflows", lambda: True)
+def test_weights_of_eight_bits_are_refused_where_they_cannot_be_compared(export_bert, tmp_path):
     message = r"weight_bits=8 is for CPUs with VNNI, and this one has none, .* or with weight_bits=7 \(--weight-bits\)$"
     with pytest.raises(LosparseError, match=message):
-        export_bert(tmp_path / "out", precision="int8", weight_bits=8)
-    assert not list(tmp_path.iterdir())
+        check_overflow(8, overflows=lambda: True)
+    check_overflow(8, overflows=lambda: False)
+    check_overflow(7, overflows=lambda: True)
+    with pytest.raises(LosparseError, match=message) if int8_overflows() else nullcontext():
+        export_bert(tmp_path / "eight", precision="int8", weight_bits=8)
+    assert bool(list(tmp_path.iterdir())) != int8_overflows(), "what is refused leaves nothing"
     assert export_bert(tmp_path / "out", precision="int8").metadata["weight_bits"] == 7
 
 
@@ -109,11 +115,12 @@ def test_external_weights(export_bert, tmp_path):
     assert np.array_equal(*results)
 
 
-def tamper(monkeypatch: pytest.MonkeyPatch, ending: str, change: float) -> None:
-    """Multiply the stored numbers whose name ends like this after the conversion."""
+def tamper(monkeypatch: pytest.MonkeyPatch, precision: str, ending: str, change: float) -> None:
+    """Put a precision in the table that multiplies stored numbers, whose name ends like this, after the conversion."""
+    convert = PRECISION_TABLE[precision].convert
 
-    def wrong(*arguments: Any, **keywords: Any) -> ir.Model:
-        model = apply_precision(*arguments, **keywords)
+    def wrong(graph: ir.Model, conversion: Conversion) -> ir.Model:
+        model = convert(graph, conversion)
         names = [name for name in model.graph.initializers if name.endswith(ending)]
         assert names
         for name in names:
@@ -122,7 +129,7 @@ def tamper(monkeypatch: pytest.MonkeyPatch, ending: str, change: float) -> None:
             value.const_value = ir.tensor((array * array.dtype.type(change)).astype(array.dtype), name=name)
         return model
 
-    monkeypatch.setattr(pipeline, "apply_precision", wrong)
+    monkeypatch.setitem(PRECISION_TABLE, precision, replace(PRECISION_TABLE[precision], convert=wrong))
 
 
 # Numbers that are not finite; no products at all, and a share of them, which leave every output finite.
@@ -141,14 +148,14 @@ DAMAGE = [
 
 @pytest.mark.parametrize(("precision", "ending", "change", "message"), DAMAGE)
 def test_damage_is_found_and_leaves_nothing(export_bert, tmp_path, monkeypatch, precision, ending, change, message):
-    tamper(monkeypatch, ending, change)
+    tamper(monkeypatch, precision, ending, change)
     with pytest.raises(ParityError, match=f"differs from PyTorch: {message}") as caught:
         export_bert(tmp_path / "out", precision=precision)
     assert "\n" not in str(caught.value) and os.listdir(tmp_path) == []
 
 
 def test_nan_is_located(export_bert, tmp_path, monkeypatch):
-    tamper(monkeypatch, "layer.1.attention.self.query.weight_t.shared_scale", float("nan"))
+    tamper(monkeypatch, "int8", "layer.1.attention.self.query.weight_t.shared_scale", float("nan"))
     with pytest.raises(ParityError) as caught:
         export_bert(tmp_path / "out", precision="int8")
     # Query, key and value share a product, which is none of theirs alone: the next layer is the first to be compared.
@@ -161,17 +168,30 @@ def test_an_error_in_the_graph_is_found_in_fp32(export_bert, tmp_path):
         export_bert(tmp_path / "out", build_model("bert", seed=2), precision="int8")
 
 
-def test_fp32_is_compared_once(export_bert, tmp_path, monkeypatch):
-    calls: list[str] = []
+class Compared:
+    """A progress that counts the cases that are compared with PyTorch, in all comparisons of an export."""
 
-    def spy(*arguments: Any, precision: str = "fp32", **keywords: Any) -> Any:
-        calls.append(precision)
-        return check_parity(*arguments, precision=precision, **keywords)
+    def __init__(self) -> None:
+        self.cases, self._comparing = 0, False
 
-    monkeypatch.setattr(pipeline, "check_parity", spy)
-    export_bert(tmp_path / "a")
-    export_bert(tmp_path / "b", precision="int8")
-    assert calls == ["fp32", "fp32", "int8"]
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
+        yield self.advance
+
+    def advance(
+        self, done: int, /, *, total: int | None = None, title: str | None = None, note: str | None = None
+    ) -> None:
+        if title is not None:
+            self._comparing = title.endswith("comparing with PyTorch")
+        self.cases += max(done, 0) * self._comparing
+
+
+def test_fp32_is_compared_once(export_bert, tmp_path):
+    plain, converted = Compared(), Compared()
+    first = export_bert(tmp_path / "a", progress=plain)
+    second = export_bert(tmp_path / "b", precision="int8", progress=converted)
+    assert plain.cases == len(first.parity.cases)
+    assert converted.cases == len(first.parity.cases) + len(second.parity.cases)
 
 
 # The verdict, on numbers made by hand
@@ -310,9 +330,9 @@ def test_accuracy_is_for_tasks_with_labels(tmp_path):
         ),
     ):
         with pytest.raises(LosparseError, match=re.escape(message)):
-            pipeline.export_model(model, tmp_path / "out", data=data, tracer=not_traced)
+            export_model(model, tmp_path / "out", data=data, tracer=not_traced)
     with pytest.raises(LosparseError, match="label 'good' was not seen in training; its labels are LABEL_0, LABEL_1"):
-        pipeline.export_model(build_model("bert"), tmp_path / "out", data=data)
+        export_model(build_model("bert"), tmp_path / "out", data=data)
 
 
 @pytest.mark.parametrize(
@@ -325,4 +345,4 @@ def test_accuracy_is_for_tasks_with_labels(tmp_path):
 )
 def test_refused_before_any_work(tmp_path, options, message):
     with pytest.raises(LosparseError, match=message):
-        pipeline.export_model(tmp_path / "there is no such model", tmp_path / "out", **options)
+        export_model(tmp_path / "there is no such model", tmp_path / "out", **options)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from losparse.errors import LosparseError
+from losparse_runtime.engine.cpus import int8_overflows
 
 from .base import INT8_BITS, Precision
 from .fp16 import FP16
@@ -67,4 +70,21 @@ def check_weight_bits(bits: int, precision: str) -> None:
         raise LosparseError(
             f"weight_bits={bits} is for precision {able}, got it with {precision!r}; "
             "leave weight_bits= (--weight-bits) out"
+        )
+
+
+def check_overflow(bits: int, *, overflows: Callable[[], bool] = int8_overflows) -> None:
+    """Refuse weights of more bits than this CPU multiplies exactly: what is written could not be compared with PyTorch.
+
+    Args:
+        bits: of the weights.
+        overflows: tells whether int8 products with weights of 8 bits overflow on this CPU.
+
+    Raises:
+        LosparseError: they overflow.
+    """
+    if bits > INT8_BITS[0] and overflows():
+        raise LosparseError(
+            f"weight_bits={bits} is for CPUs with VNNI, and this one has none, so the export could not be "
+            f"compared with PyTorch; export on one that has, or with weight_bits={INT8_BITS[0]} (--weight-bits)"
         )

@@ -119,6 +119,12 @@ def open_model(
             options,
         )
     _check_model(session, folder, metadata)
+    logger.debug(
+        "%s: open on %s; optimizers switched off: %s",
+        folder,
+        ", ".join(session.get_providers()),
+        ", ".join(_switched_off(metadata, wanted)) or "none",
+    )
     return session
 
 
@@ -218,8 +224,7 @@ def _create(
             settings,
             providers=providers,
             enable_fallback=0,
-            # They are named because they slow that provider down; on others the same fusions gain.
-            disabled_optimizers=list(metadata.disabled_optimizers) if providers == [metadata.provider] else [],
+            disabled_optimizers=_switched_off(metadata, providers),
         )
     except Exception as error:  # onnxruntime's own errors have no common base below Exception
         if isinstance(error, ValueError | RuntimeError) and providers != [DEFAULT_PROVIDER]:
@@ -228,6 +233,11 @@ def _create(
             f"{folder / metadata.model.file}: onnxruntime {ort.__version__} cannot open it ({one_line(error)}); "
             "copy it again, or export it again"
         ) from error
+
+
+def _switched_off(metadata: Metadata, providers: list[str]) -> list[str]:
+    """The optimizers that slow the folder's own provider down; on others the same fusions gain."""
+    return list(metadata.disabled_optimizers) if providers == [metadata.provider] else []
 
 
 def _check_model(session: Any, folder: Path, metadata: Metadata) -> None:
