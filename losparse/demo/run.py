@@ -29,8 +29,8 @@ from losparse_runtime.contract.task import TASKS
 from ..data.examples import Examples
 from ..environment import machine, versions
 from ..methods import LoSparse
+from ..pipeline.steps import train_model
 from ..pipeline.texts import tokenize_parts
-from ..pipeline.trainer import train_model
 from ..saving.contents import inspect_folder
 from ..saving.folder import read_checkpoint
 from ..saving.staging import DEMO_REPORT, check_out, staged_folder, write_json

@@ -31,8 +31,8 @@ from .dropping import drop_on_texts, drop_unseen
 from .job import CompressionJob
 from .outcome import Original, count_original, outcome_of
 from .report import REPORT, CompressedFolder
+from .steps import check_schedule, default_save_steps, train_model
 from .texts import load_parts, read_calibration, tokenize_calibration, tokenize_parts
-from .trainer import check_schedule, default_save_steps, train_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, TrainerCallback
 
-from losparse.pipeline import trainer
+from losparse.pipeline import steps
 
 from .conftest import FEW, Command, Pass, Sources, StopAt, edit_json, name_classes, nothing_written
 
@@ -70,7 +70,7 @@ def test_verbose_says_the_stages_on_stderr(compress_into: Any) -> None:
 
 def test_the_progress_bar_counts_steps_then_batches() -> None:
     seen: list[tuple[int, int | None]] = []
-    callback = trainer._StepCallback(lambda done, /, total=None, title=None: seen.append((done, total)))
+    callback = steps._StepCallback(lambda done, /, total=None, title=None: seen.append((done, total)))
     state: Any = SimpleNamespace(global_step=3, max_steps=5)
     nothing: Any = None
     callback.on_train_begin(nothing, state, nothing)

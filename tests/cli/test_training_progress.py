@@ -13,7 +13,7 @@ from losparse import LoSparse
 from losparse.cli.progress import StderrProgress
 from losparse.data.loading import load_examples, tokenize
 from losparse.data.tokens import Tokenized
-from losparse.pipeline.trainer import train_model
+from losparse.pipeline.steps import train_model
 from losparse.training.recipe import Recipe, Training
 
 from .conftest import Sources
