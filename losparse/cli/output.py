@@ -10,37 +10,47 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from ..errors import LosparseError
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    left: Sequence[int] = (0,),
+    out: TextIO | None = None,
 ) -> None:
-    """Print a table on stdout.
+    """Print a table.
 
     Args:
         title: printed above; empty for none.
         columns: headings.
         rows: cells as text, as many in a row as there are columns.
         left: places of the columns that are aligned left; the others are aligned right.
+        out: where; default: stdout.
     """
+    out = sys.stdout if out is None else out
     rows = [[" ".join(cell.split()) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _print_rich(title, columns, rows, left)
+    if out.isatty():
+        _print_rich(title, columns, rows, left, out)
         return
     widths = [max(len(row[place]) for row in [columns, *rows]) for place in range(len(columns))]
     if title:
-        print(title)
+        print(title, file=out)
     for row in [columns, *rows]:
         cells = (
             cell.ljust(width) if place in left else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
-        print("  ".join(cells).rstrip())
+        print("  ".join(cells).rstrip(), file=out)
 
 
-def _print_rich(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> None:
+def _print_rich(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int], out: TextIO
+) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -50,7 +60,7 @@ def _print_rich(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(Text(column), justify="left" if place in left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    Console(file=out).print(table)
 
 
 def check_json_target(path: Path | None) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from losparse_runtime.contract.progress import Advance, unheard
 
@@ -19,7 +20,13 @@ class StderrProgress:
     """The progress of one command, told on stderr."""
 
     def __init__(
-        self, *, verbose: bool, draws: bool | None = None, every_s: float | None = EVERY_S, clock: Clock = time.time
+        self,
+        *,
+        verbose: bool,
+        draws: bool | None = None,
+        every_s: float | None = EVERY_S,
+        clock: Clock = time.time,
+        terminal: TextIO | None = None,
     ) -> None:
         """Draw bars on a terminal, or if told to; elsewhere print a line for each stage if `verbose`.
 
@@ -28,9 +35,11 @@ class StderrProgress:
             draws: draw bars; default: where stderr is a terminal.
             every_s: seconds between two lines where no bar is drawn; None for none.
             clock: tells the time for these.
+            terminal: where bars are drawn; default: stderr.
         """
         self.verbose, self.every_s, self.clock = verbose, every_s, clock
-        self.draws = sys.stderr.isatty() if draws is None else draws
+        self.terminal = terminal
+        self.draws = (terminal or sys.stderr).isatty() if draws is None else draws
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Advance]:
@@ -61,7 +70,7 @@ class StderrProgress:
         from rich.progress import Progress as Bars
 
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        console = Console(stderr=True)
+        console = Console(file=self.terminal, stderr=True)
         # rich would send what is printed on stdout meanwhile to its own console.
         with Bars(*columns, TimeRemainingColumn(), console=console, transient=True, redirect_stdout=False) as bars:
             task = bars.add_task(title, total=total)

@@ -8,7 +8,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from losparse_runtime.contract.variant import DEFAULT_PROVIDER
 
@@ -53,8 +53,13 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_options(parser: CommandParser) -> None:
-    """Add the command's options."""
+def add_options(parser: CommandParser, stdin: TextIO | None = None) -> None:
+    """Add the command's options.
+
+    Args:
+        parser: of the command.
+        stdin: what texts are read from where none are given; default: that of the process.
+    """
     parser.rest = "texts"
     parser.add_argument("folder", type=Path, metavar="ONNX_DIR", help="what `losparse export` wrote")
     parser.add_argument(
@@ -88,7 +93,7 @@ def add_options(parser: CommandParser) -> None:
         "padding on the left)",
     )
     add_session_options(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, stdin=stdin)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -100,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
     stray = next((text for text in options.texts if text.endswith("ExecutionProvider")), None)
     if stray is not None and options.providers is not _CPU:
         raise LosparseError(f"--provider takes one name, got '{stray}' behind it; write --provider {stray} too")
-    texts = options.texts or _lines_of_stdin()
+    texts = options.texts or _lines_of(options.stdin or sys.stdin)
     _check_unicode(texts)
     session = Session(
         options.folder, options.providers, threads=options.threads, batch_invariant=options.batch_invariant
@@ -155,23 +160,23 @@ def _misplaced(name: str, session: Session, helper: Helper[Any]) -> LosparseErro
     return LosparseError(f"{_FLAGS[name]} is for {tasks}; '{session.folder}' does {session.task}")
 
 
-def _lines_of_stdin() -> list[str]:
-    lines = [] if sys.stdin.isatty() else split_lines(_stdin())
+def _lines_of(stdin: TextIO) -> list[str]:
+    lines = [] if stdin.isatty() else split_lines(_content_of(stdin))
     if not lines:
         raise LosparseError("no text to run; give texts after the folder, or lines on stdin")
     return lines
 
 
-def _stdin() -> str:
+def _content_of(stdin: TextIO) -> str:
     """Return what stdin holds, all of which must be of its encoding: read as it comes, a fault has no line number.
 
     A mark at the beginning (a shell on Windows writes one) says that it is utf-8, and is no part of the first text.
     """
-    inner = getattr(sys.stdin, "buffer", None)
+    inner = getattr(stdin, "buffer", None)
     if inner is None:  # a program's own stand-in, which holds text
-        return sys.stdin.read()
+        return stdin.read()
     content: bytes = inner.read()
-    encoding = "utf-8" if content.startswith(codecs.BOM_UTF8) else sys.stdin.encoding
+    encoding = "utf-8" if content.startswith(codecs.BOM_UTF8) else stdin.encoding
     content = content.removeprefix(codecs.BOM_UTF8)
     try:
         return content.decode(encoding)

@@ -5,8 +5,10 @@ A failure leaves nothing behind, and an old folder is only removed once the new 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -20,6 +22,11 @@ from ..errors import LosparseError
 
 DEMO_REPORT = "report.json"
 """What the demo writes into its folder. Others use that name too, so what is in it decides."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_RUST_CODE = re.compile(r"\(os error (\d+)\)")
+"""How an error of the system ends that Rust reports."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def staged_folder(out: Path, *, overwrite: bool = False, replaces: Writer = LOSP
         The folder to write in, beside `out`.
 
     Raises:
-        LosparseError: `out` is there and may not be replaced, or its parent cannot be written.
+        LosparseError: `out` is there and may not be replaced, its parent cannot be written, or its disk takes no more.
     """
     check_out(out, overwrite=overwrite, replaces=replaces)
     out = out.resolve()  # "." has no name to put others beside
@@ -106,12 +113,33 @@ def staged_folder(out: Path, *, overwrite: bool = False, replaces: Writer = LOSP
     except OSError as error:
         raise LosparseError(f"{out.parent}: cannot be written ({error.strerror}); choose another OUT") from error
     try:
-        yield work
+        with said_of_full_disks(out):
+            yield work
         _share(work)
         check_out(out, overwrite=overwrite, replaces=replaces)  # again: the work took a while
         _put(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def said_of_full_disks(out: Path) -> Iterator[None]:
+    """Say that a disk takes no more where a writer raises a type of its own for it, as safetensors and tokenizers do.
+
+    Args:
+        out: what is written.
+
+    Raises:
+        LosparseError: the disk is full, or the user may not write so much.
+    """
+    try:
+        yield
+    except Exception as error:  # the writers are of Rust, and have no common base below Exception
+        code = _RUST_CODE.search(str(error))
+        if code is None or int(code[1]) not in _FULL:
+            raise
+        said = " ".join(str(error).split())
+        raise LosparseError(f"'{out}' cannot be written: {said}; make room on that disk, or choose another") from error
 
 
 def _put(work: Path, out: Path) -> None:

@@ -6,6 +6,7 @@ never written, so no resumed training goes on from them, and `require_finite` lo
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from ..errors import LosparseError
+from ..saving.staging import said_of_full_disks
 
 
 def diverged(what: str) -> LosparseError:
@@ -57,10 +59,11 @@ class DivergenceMixin(Trainer):  # type: ignore[misc]
         """Write the model if it is sound.
 
         Raises:
-            LosparseError: see `require_finite`.
+            LosparseError: see `require_finite`; or the disk takes no more.
         """
         require_finite(self.model, self.state.global_step)
-        super().save_model(output_dir, _internal_call)
+        with said_of_full_disks(Path(output_dir or self.args.output_dir)):
+            super().save_model(output_dir, _internal_call)
 
 
 def _is_finite(values: Tensor) -> bool:

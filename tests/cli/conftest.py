@@ -12,7 +12,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -222,6 +222,19 @@ def compress_into(losparse: Command, sources: Sources, tmp_path: Path) -> Any:
         return losparse("compress", files["model"], tmp_path / "out", *rest, *flags, load=lambda name: command)
 
     return run
+
+
+@contextlib.contextmanager
+def full_disk(most: int = 20_000) -> Iterator[None]:
+    """Let this process write no file beyond some bytes: the system then refuses as where a quota is used up."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def nothing_written(folder: Path) -> bool:

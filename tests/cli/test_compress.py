@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, TrainerCallback
+from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from losparse.pipeline import steps
 
-from .conftest import FEW, Command, Pass, Sources, StopAt, edit_json, name_classes, nothing_written
+from .conftest import FEW, Command, Pass, Sources, StopAt, edit_json, full_disk, name_classes, nothing_written
 
 # What it leaves
 
@@ -226,19 +227,15 @@ def test_a_training_that_stops_before_its_first_checkpoint_leaves_nothing(compre
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("when", ["on_train_end", "on_train_begin"], ids=["the result", "a checkpoint"])
 def test_a_failure_while_saving_leaves_the_checkpoints_and_no_out(
-    compress_into: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    compress_into: Any, tmp_path: Path, when: str
 ) -> None:
-    def fail(*arguments: object, **options: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-
-        class FullDisk(TrainerCallback):  # type: ignore[misc]
-            def on_train_end(self, *arguments: object, **options: object) -> None:
-                patch.setattr(PreTrainedModel, "save_pretrained", fail)
-
-        compress_into(*FEW, callbacks=[FullDisk()]).refused("No space left")
+    with contextlib.ExitStack() as disk:
+        callback = TrainerCallback()
+        setattr(callback, when, lambda *arguments, **options: disk.enter_context(full_disk()))
+        done = compress_into(*FEW, "--save-steps", 2, callbacks=[callback])
+    done.refused("cannot be written: ", "File too large", "make room on that disk, or choose another")
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
     assert compress_into(*FEW, "--overwrite").code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

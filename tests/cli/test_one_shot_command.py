@@ -19,7 +19,6 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2ForSequenceClassification,
-    PreTrainedModel,
 )
 
 from losparse.layers.factored import FactoredLinear
@@ -29,7 +28,7 @@ from losparse.pipeline.trained import prepare
 from losparse.training.recipe import Recipe
 from losparse_runtime.contract.progress import SILENT
 
-from .conftest import Command, Sources, make_texts, make_tokenizer
+from .conftest import Command, Sources, full_disk, make_texts, make_tokenizer
 
 KEEP = ("--keep", 0.5)
 
@@ -309,21 +308,15 @@ def test_out(squeeze: Any, losparse: Command, model_copy: Path, sources: Sources
     losparse("compress", model_copy, model_copy, "--method", "svd", "--overwrite").refused("another folder")
 
 
-def test_a_failure_while_saving_leaves_what_was_there(
-    squeeze: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def fail(model: Any, folder: Path) -> None:
-        (folder / "half").write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(PreTrainedModel, "save_pretrained", fail)
-        squeeze("--method", "svd").refused("No space left")
-        assert list(tmp_path.iterdir()) == []
+def test_a_failure_while_saving_leaves_what_was_there(squeeze: Any, tmp_path: Path) -> None:
+    said = f"'{tmp_path / 'out'}' cannot be written: ", "File too large", "make room on that disk, or choose another"
+    with full_disk():
+        squeeze("--method", "svd").refused(*said)
+    assert list(tmp_path.iterdir()) == []
     assert squeeze("--method", "svd").code == 0
     before = weights_of(tmp_path)
-    monkeypatch.setattr(PreTrainedModel, "save_pretrained", fail)
-    squeeze("--method", "svd", "--keep", 0.5, "--overwrite").refused("No space left")
+    with full_disk():
+        squeeze("--method", "svd", "--keep", 0.5, "--overwrite").refused(*said)
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and same(weights_of(tmp_path), before)
 
 

@@ -49,8 +49,7 @@ class Terminal:
 def test_a_table_on_a_terminal_keeps_brackets_and_fits(monkeypatch: pytest.MonkeyPatch, width: str) -> None:
     terminal = Terminal()
     monkeypatch.setenv("COLUMNS", width)
-    monkeypatch.setattr("sys.stdout", terminal)
-    print_table("[title]", ["name", "[b]size"], [["a.very.long.name.of.a.layer", "[red]"]])
+    print_table("[title]", ["name", "[b]size"], [["a.very.long.name.of.a.layer", "[red]"]], out=terminal)
     assert "[red]" in terminal.text and "[title]" in terminal.text
     visible = re.sub(r"\x1b\[[0-9;]*m", "", terminal.text)
     assert max(map(len, visible.splitlines())) <= int(width)
@@ -61,8 +60,7 @@ def test_progress_draws_on_a_terminal_and_leaves_stdout_alone(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("sys.stderr", terminal)
-    with StderrProgress(verbose=False).stage("working", 3) as advance:
+    with StderrProgress(verbose=False, terminal=terminal).stage("working", 3) as advance:
         advance(1)
         advance(1, total=4, title="working on")
         print("result")

@@ -99,7 +99,7 @@ def test_estimate_runs_no_code_of_the_model(losparse: Command, tmp_path: Path, m
     config = {"model_type": "own", "auto_map": {"AutoConfig": "conf.OwnConfig"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "conf.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))  # the consent that transformers itself would ask for
     losparse("estimate", tmp_path).refused("no configuration can be read")
     assert not (tmp_path / "ran").exists()
 

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import io
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from losparse.cli import run
+from losparse.cli.main import Load
 from losparse.data.tables import read_table
 
 from ..runtime.conftest import MakeFolder, make_folder
 from .conftest import Command, Pass, edit_json, loaded_by
 
 __all__ = ["make_folder"]  # a fixture of the runtime's tests
+
+
+def reading(content: bytes | str, encoding: str = "utf-8") -> Load:
+    """Return the loader of a `run` that is given this on stdin: bytes, or the text of a program's own stand-in."""
+    whole = isinstance(content, str)
+    stdin = io.StringIO(content) if whole else io.TextIOWrapper(io.BytesIO(content), encoding=encoding)
+    return lambda name: SimpleNamespace(add_options=partial(run.add_options, stdin=stdin))
 
 
 def test_run_classifies(losparse: Command, whole_pass: Pass) -> None:
@@ -25,63 +36,50 @@ def test_run_classifies(losparse: Command, whole_pass: Pass) -> None:
     assert [(row[0], row[2]) for row in rows[1:]] == [("good", "the film was great"), ("bad", "a dull plot")]
 
 
-def test_run_refuses_stdin_of_another_encoding(
-    losparse: Command, whole_pass: Pass, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_refuses_stdin_of_another_encoding(losparse: Command, whole_pass: Pass) -> None:
     for content, line in ((b"caf\xe9\n", 1), (b"a\r\ncaf\xe9\nb\n", 2), (b"a\n\nb\n\xff", 4), (b"a\n\xc3", 2)):
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
-        done = losparse("run", whole_pass.onnx)
+        done = losparse("run", whole_pass.onnx, load=reading(content))
         done.refused(f"error: line {line} of stdin is not UTF-8; convert it first")
     losparse("run", whole_pass.onnx, "a", "\udce9").refused("error: text 2 of 2 is not UTF-8; convert it first")
 
 
-def test_stdin_of_the_right_encoding_is_read_by_lines(
-    losparse: Command, whole_pass: Pass, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stdin_of_the_right_encoding_is_read_by_lines(losparse: Command, whole_pass: Pass) -> None:
     content = "a dull plot\r\ncafé was great".encode("latin-1")
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="latin-1"))
-    lines = losparse("run", whole_pass.onnx).out.splitlines()[1:]
+    lines = losparse("run", whole_pass.onnx, load=reading(content, "latin-1")).out.splitlines()[1:]
     assert [line.split(None, 2)[2] for line in lines] == ["a dull plot", "café was great"]
 
 
-def test_stdin_and_a_txt_have_the_same_lines(
-    losparse: Command, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_stdin_and_a_txt_have_the_same_lines(losparse: Command, make_folder: MakeFolder, tmp_path: Path) -> None:
     content = b"\xef\xbb\xbfa b\r\nc\rd\ne\xe2\x80\xa8f\ng"
     (tmp_path / "t.txt").write_bytes(content)
     texts = [row["text"] for row in read_table(tmp_path / "t.txt", plain=True).rows]
     assert texts == ["a b", "c\rd", "e\u2028f", "g"]
     folder = make_folder("feature-extraction").path
     for encoding in ("utf-8", "cp1252"):  # the mark says which it is
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding=encoding))
-        assert losparse("run", folder).out == losparse("run", folder, *texts).out
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfa\rb\n\n\xffc\nd"), encoding="utf-8"))
-    losparse("run", folder).refused("error: line 3 of stdin is not UTF-8")
+        assert losparse("run", folder, load=reading(content, encoding)).out == losparse("run", folder, *texts).out
+    broken = reading(b"\xef\xbb\xbfa\rb\n\n\xffc\nd")
+    losparse("run", folder, load=broken).refused("error: line 3 of stdin is not UTF-8")
 
 
-def test_run_reads_lines_of_stdin(losparse: Command, whole_pass: Pass, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("a dull plot\nthe film was great\r\n"))
-    assert [line.split()[0] for line in losparse("run", whole_pass.onnx).out.splitlines()[1:]] == ["bad", "good"]
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    losparse("run", whole_pass.onnx).refused("no text to run")
+def test_run_reads_lines_of_stdin(losparse: Command, whole_pass: Pass) -> None:
+    done = losparse("run", whole_pass.onnx, load=reading("a dull plot\nthe film was great\r\n"))
+    assert [line.split()[0] for line in done.out.splitlines()[1:]] == ["bad", "good"]
+    losparse("run", whole_pass.onnx, load=reading("")).refused("no text to run")
 
 
-def test_every_line_of_stdin_has_an_answer(
-    losparse: Command, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_line_of_stdin_has_an_answer(losparse: Command, make_folder: MakeFolder) -> None:
     folder = make_folder("feature-extraction").path
-    monkeypatch.setattr("sys.stdin", io.StringIO("a b\n\nc\n  \nd\n"))
-    done = losparse("run", folder)
+    done = losparse("run", folder, load=reading("a b\n\nc\n  \nd\n"))
     assert len(done.out.splitlines()) == 5
     assert done.out == losparse("run", folder, "a b", "", "c", "  ", "d").out
 
 
-def test_a_blank_line_without_an_answer_is_refused_by_its_number(
-    losparse: Command, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("a b\n\nc\n"))
+def test_a_blank_line_without_an_answer_is_refused_by_its_number(losparse: Command, make_folder: MakeFolder) -> None:
+    lines = reading("a b\n\nc\n")
     answering = make_folder("question-answering", name="answering").path
-    losparse("run", answering, "--question", "a").refused("text 2 of 3 is blank", "holds no answer", "take it out")
+    losparse("run", answering, "--question", "a", load=lines).refused(
+        "text 2 of 3 is blank", "holds no answer", "take it out"
+    )
     folder = make_folder("feature-extraction").path
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
