@@ -11,12 +11,19 @@ import torch
 
 from losparse.methods import LoSparse
 from losparse.random_factors import random_factors_
-from losparse_export import ExportReport, TaskModel, export_model, trace_model
+from losparse_export import ExportReport, TaskModel, export_model
 from losparse_runtime.contract.task import TASKS
 
 from .builders import build_model
+from .traces import Traces
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def traces() -> Traces:
+    """A tracer that remembers."""
+    return Traces()
 
 
 @pytest.fixture(scope="session")
@@ -26,9 +33,9 @@ def bert() -> Any:
 
 
 @pytest.fixture(scope="session")
-def bert_trace(bert: Any) -> Any:
+def bert_trace(bert: Any, traces: Traces) -> Any:
     """The trace of `bert`, as the tracer returns it; tests take a clone."""
-    return trace_model(TaskModel(bert, TASKS["text-classification"]))
+    return traces(TaskModel(bert, TASKS["text-classification"]))
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +47,9 @@ def foldable() -> Any:
 
 
 @pytest.fixture(scope="session")
-def foldable_trace(foldable: Any) -> Any:
+def foldable_trace(foldable: Any, traces: Traces) -> Any:
     """The trace of `foldable`; tests take a clone."""
-    return trace_model(TaskModel(foldable, TASKS["text-classification"]))
+    return traces(TaskModel(foldable, TASKS["text-classification"]))
 
 
 @pytest.fixture(scope="session")

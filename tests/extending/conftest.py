@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ..export.conftest import bert, bert_trace, export_bert, export_traced
+from ..export.conftest import bert, bert_trace, export_bert, export_traced, traces
 
-__all__ = ["bert", "bert_trace", "export_bert", "export_traced"]
+__all__ = ["bert", "bert_trace", "export_bert", "export_traced", "traces"]
