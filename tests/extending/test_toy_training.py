@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,14 +19,16 @@ from losparse.data.metrics import Metric, Prediction
 from losparse.data.tables import Table
 from losparse.data.tasks.base import TaskData
 from losparse.data.tasks.registry import TASK_DATA
-from losparse_runtime.contract.task import TASKS, Task
+from losparse_export.opening.task_model import choose_task
+from losparse_runtime.contract.task import REGRESSION, TASKS, TEXT_CLASSIFICATION
 
 from ..cli.conftest import FEW, Command, losparse, make_model, make_texts, make_tokenizer
 
 __all__ = ["losparse"]  # a fixture of the command line's tests
 
 # Whether a text is long: its label is in the text itself, so a .txt will do.
-LENGTH = Task("length", "AutoModelForSequenceClassification", ("ForLength",), ("logits",), "class", metric="guessed")
+# Its models are those of text classification: neither class nor problem tell the two apart, only the name does.
+LENGTH = replace(TEXT_CLASSIFICATION, name="length", metric="guessed")
 
 
 def guessed(prediction: Prediction) -> dict[str, float]:
@@ -69,6 +72,21 @@ def test_a_toy_task_is_compressed_by_the_command_line(losparse: Command, tmp_pat
     assert report["recipe"]["task"] == "length" and "validation guessed: " in done.out
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert model.config.id2label == {0: "short", 1: "long"}
+
+
+@pytest.mark.usefixtures("registered")
+def test_tasks_of_one_head_are_told_apart_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    score = replace(REGRESSION, name="score10")
+    monkeypatch.setitem(TASKS, score.name, score)
+    architecture = "BertForSequenceClassification"
+    for problem, outputs in (("single_label_classification", 3), (None, 3)):
+        assert choose_task("length", architecture, "m", problem, outputs) is LENGTH
+        assert choose_task(None, architecture, "m", problem, outputs) is TEXT_CLASSIFICATION
+    for problem in ("regression", None):
+        assert choose_task("score10", architecture, "m", problem, 1) is score
+        assert choose_task(None, architecture, "m", problem, 1) is REGRESSION
+    with pytest.raises(LosparseError, match="task must be 'multi-label-classification', got 'score10'"):
+        choose_task("score10", architecture, "m", "multi_label_classification", 3)
 
 
 @pytest.mark.usefixtures("registered")

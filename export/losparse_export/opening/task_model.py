@@ -46,7 +46,7 @@ def choose_task(
         raise LosparseError(f"{source}: models for {task.name} are not exported yet; the tasks that are: {known}")
     task = meant_task(task, problem, outputs)
     said = next((each for each in TASKS.values() if each.problem is not None and each.problem == problem), task)
-    if task.problem is not None and said.name != task.name:
+    if task.problem is not None and said.problem != task.problem:
         raise LosparseError(
             f"{source}: config.json says problem_type {problem!r}, so task must be {said.name!r}, got {task.name!r}; "
             "leave task= (--task) out, or mend problem_type"

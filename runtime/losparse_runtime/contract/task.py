@@ -212,7 +212,7 @@ def meant_task(task: Task, problem: str | None, outputs: int | None, tasks: Mapp
         outputs: rows of its head; None where nobody knows.
         tasks: to choose from.
     """
-    if task.problem is None or not task.classifies:
+    if task.problem is None or not task.classifies or task.is_problem(problem, outputs):
         return task
     alike = (each for each in tasks.values() if each.endings == task.endings and each.is_problem(problem, outputs))
     return next(alike, task)
