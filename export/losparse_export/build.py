@@ -148,8 +148,8 @@ def _check_planned(plan: Plan, planned: str, target: Target) -> None:
     """Refuse a plan for another target or precision, and a layer in int8 in a plan whose graph has none."""
     if plan.target != target.name:
         raise LosparseError(
-            f"the plan is for target {plan.target!r}, this export is for {target.name!r}; export for that target, or "
-            "make another plan"
+            f"the plan is for target {plan.target!r}, this export is for {target.name!r}; export for the plan's with "
+            f"target= (--target {plan.target}), or make another plan"
         )
     if plan.precision != planned:
         raise LosparseError(

@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 _GRID = (0.0, 0.1, 0.25, 0.5)
 # Below this gain over the best dense variant, compression is not worth a training for its speed.
 _WORTH = 1.1
-_PRECISIONS = ("fp32", "int8")
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Row:
 
     Attributes:
         form: "dense" or "factored".
-        precision: "fp32" or "int8".
+        precision: one that the target plans.
         keep: kept share of the compressed layers' parameters, as it came out; 1 for dense.
         low_rank: share that was planned for the rank part.
         layer_parameters: of those layers.
@@ -133,7 +132,7 @@ def estimate_model(
     method: LoSparse,
     *,
     call: Call | None = None,
-    precisions: Sequence[str] = _PRECISIONS,
+    precisions: Sequence[str] | None = None,
     grid: bool = True,
     targets: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
@@ -147,7 +146,7 @@ def estimate_model(
         config: of a transformers model; or its folder or hub id, of which nothing else is read.
         method: budget and structure to try.
         call: batch, length and threads to time.
-        precisions: of the factored variants; dense ones are always timed in fp32 and int8.
+        precisions: of the factored variants; None for all that the target plans, in which dense ones are always timed.
         grid: also try other splits of the budget between rank part and sparse part.
         targets: patterns of layers to compress.
         ignore: patterns of layers to leave dense.
@@ -161,12 +160,13 @@ def estimate_model(
     Raises:
         LosparseError: a precision that cannot be estimated, a model that cannot be built, or no layer to take.
     """
-    unknown = sorted(set(precisions) - set(_PRECISIONS))
+    precisions = target.plans if precisions is None else precisions
+    unknown = sorted(set(precisions) - set(target.plans))
     if unknown:
-        raise LosparseError(f"precision must be one of {', '.join(_PRECISIONS)} for an estimate, got {unknown[0]!r}")
+        raise LosparseError(f"precision must be one of {', '.join(target.plans)} for an estimate, got {unknown[0]!r}")
     config = read_config(config) if isinstance(config, str | Path) else config
     call = call or Call()
-    variants = _variants(method, precisions, grid=grid)
+    variants = _variants(method, precisions, target.plans, grid=grid)
     steps = len(variants) + 2
     with progress.stage("estimating") as advance:
         phases = Phases(advance, "estimating")
@@ -188,8 +188,8 @@ def estimate_model(
             return replace(_measure(Path(name), built, sizes, call, seconds, target), looked_at=looked_at)
 
 
-def _variants(method: LoSparse, precisions: Sequence[str], *, grid: bool) -> list[_Variant]:
-    dense = [_Variant(None, precision) for precision in _PRECISIONS]
+def _variants(method: LoSparse, precisions: Sequence[str], planned: Sequence[str], *, grid: bool) -> list[_Variant]:
+    dense = [_Variant(None, precision) for precision in planned]
     asked = [_Variant(method, precision, asked=True) for precision in precisions]
     others = [_split(method, share * method.keep) for share in _GRID] if grid else []
     tried = [other for other in others if abs(other.low_rank - method.low_rank) > 1e-3]

@@ -96,7 +96,7 @@ def target_by_name(name: str) -> Target:
         LosparseError: there is none of that name.
     """
     if name not in TARGETS:
-        raise LosparseError(f"target must be one of {', '.join(TARGETS)}, got {name!r}")
+        raise LosparseError(f"target (--target) must be one of {', '.join(TARGETS)}, got {name!r}")
     return TARGETS[name]
 
 

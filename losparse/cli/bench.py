@@ -13,7 +13,7 @@ from ..saving.staging import write_json
 from .output import check_json_target, human_bytes, print_table
 from .parser import positive_int
 from .progress import StderrProgress
-from .run import add_session_options
+from .run import add_session_options, warn_of_provider
 
 COLUMNS = ("batch", "length", "model", "median ms", "p90 ms", "p99 ms", "tokens/s", "speedup", "peak memory")
 
@@ -44,6 +44,8 @@ def run(options: argparse.Namespace) -> int:
     if options.runs is not None and options.min_seconds is not None:
         raise LosparseError("--runs says how often to run, so --min-seconds would change nothing; leave one out")
     folders = [options.folder] if options.against is None else [options.against, options.folder]
+    for folder in folders:
+        warn_of_provider(folder, options)
     found = benchmark(
         open_folders(folders, options.providers, options.threads),
         [(batch, length) for batch in options.batch for length in options.length],

@@ -13,7 +13,7 @@ from ..saving.staging import write_json
 from .output import check_json_target, print_table
 from .parser import refuse_idle
 from .progress import StderrProgress
-from .run import add_session_options
+from .run import add_session_options, warn_of_provider
 
 if TYPE_CHECKING:
     from losparse_runtime import CheckReport
@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
     refuse_idle(options, ["data", "tolerance"], ["reference"])
     if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
         raise LosparseError(f"--tolerance must be a finite number of 0 or more, got {options.tolerance}")
+    warn_of_provider(options.folder, options)
     report = check_folder(
         options.folder,
         options.reference,

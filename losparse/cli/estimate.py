@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..environment import machine, versions
 from ..saving.staging import write_json
 from .bench import notes, shown_speedup
-from .export import call_of
+from .export import add_target_option, call_of, target_of
 from .output import check_json_target, human_bytes, print_table
 from .parser import positive_int
 from .progress import StderrProgress
@@ -30,7 +30,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--structure", choices=("rows", "columns", "foldable"), default="foldable")
     parser.add_argument("--multiple", type=positive_int, default=8, metavar="N", help="of kept counts (default 8)")
-    parser.add_argument("--precision", choices=("fp32", "int8"), help="of the factored model (default: both)")
+    parser.add_argument(
+        "--precision", metavar="NAME", help="of the factored model, int8 say (default: all that the target plans)"
+    )
+    add_target_option(parser)
     parser.add_argument("--batch", type=positive_int, metavar="N", help="texts in a run (default 1)")
     parser.add_argument("--length", type=positive_int, metavar="N", help="tokens in a text (default 128)")
     parser.add_argument("--threads", type=positive_int, metavar="N", help="onnxruntime threads (default 1)")
@@ -55,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
         options.model,
         method,
         call=call_of(options),
-        precisions=("fp32", "int8") if options.precision is None else (options.precision,),
+        precisions=None if options.precision is None else (options.precision,),
+        target=target_of(options),
         grid=not options.no_grid,
         targets=options.targets,
         ignore=options.ignore,

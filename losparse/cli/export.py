@@ -14,7 +14,7 @@ from .parser import PrintSchema, positive_int, refuse_idle
 from .progress import StderrProgress
 
 if TYPE_CHECKING:
-    from losparse_export import Call, ExportReport, ParityReport
+    from losparse_export import Call, ExportReport, ParityReport, Target
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of int8 and int8-static: 7 (default), right on every CPU; 8, more exact, for CPUs with VNNI and Arm's",
     )
+    add_target_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if losparse wrote it")
     plan = parser.add_argument_group("plan: the form of every compressed layer (plan.json in OUT)")
     plan.add_argument("--plan", type=Path, metavar="FILE", help="carry out this plan, an edited plan.json say")
@@ -75,6 +76,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
+def add_target_option(parser: argparse.ArgumentParser) -> None:
+    """Add --target; which there are is checked when the command runs, because they are made of onnx."""
+    parser.add_argument(
+        "--target",
+        metavar="NAME",
+        help="kind of machine to plan for, by its name in TARGETS of losparse_export (default cpu)",
+    )
+
+
 def _plan_schema() -> dict[str, Any]:
     from losparse_export import Plan
 
@@ -95,6 +105,7 @@ def run(options: argparse.Namespace) -> int:
     check_out(options.out, overwrite=options.overwrite, sources=(Path(options.model),), replaces=EXPORT)
     from losparse_export import Plan, TextFile, export_model
 
+    target = target_of(options)
     plan = None if options.plan is None else Plan.read(options.plan)
     columns = options.text_column, options.pair_column
     report = export_model(
@@ -109,6 +120,7 @@ def run(options: argparse.Namespace) -> int:
         plan=plan,
         calls=call_of(options) if plan is None else None,
         tune=options.tune,
+        target=target,
         overwrite=options.overwrite,
         progress=StderrProgress(verbose=options.verbose),
     )
@@ -157,3 +169,14 @@ def call_of(options: argparse.Namespace) -> Call:
 
     given = {name: getattr(options, name) for name in ("batch", "length", "threads")}
     return Call(**{name: value for name, value in given.items() if value is not None})
+
+
+def target_of(options: argparse.Namespace) -> Target:
+    """Return the kind of machine that --target names.
+
+    Raises:
+        LosparseError: there is none of that name.
+    """
+    from losparse_export.target import CPU, target_by_name
+
+    return CPU if options.target is None else target_by_name(options.target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from losparse_runtime import Session
     from losparse_runtime.tasks.base import Helper
 
+logger = logging.getLogger(__name__)
 
 _CPU = (DEFAULT_PROVIDER,)
 _BATCH_SIZE = 32
@@ -51,6 +53,28 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"onnxruntime execution provider; several, most wanted first, by several --provider (default {_CPU[0]})",
     )
+
+
+def warn_of_provider(folder: Path, options: argparse.Namespace) -> None:
+    """Say once that a folder was planned for another provider than the default, where none was asked for."""
+    from losparse_runtime.contract.files import read_metadata
+    from losparse_runtime.errors import FolderError
+
+    if options.providers is not _CPU:
+        return
+    try:
+        wanted = read_metadata(folder).provider
+    except FolderError:  # whoever opens the folder next says what is wrong with it
+        return
+    if wanted != DEFAULT_PROVIDER:
+        logger.warning(
+            "'%s' was planned for %s and runs on %s; add --provider %s, or --provider %s to say that you want that",
+            folder,
+            wanted,
+            DEFAULT_PROVIDER,
+            wanted,
+            DEFAULT_PROVIDER,
+        )
 
 
 def add_options(parser: CommandParser, stdin: TextIO | None = None) -> None:
@@ -107,6 +131,7 @@ def run(options: argparse.Namespace) -> int:
         raise LosparseError(f"--provider takes one name, got '{stray}' behind it; write --provider {stray} too")
     texts = options.texts or _lines_of(options.stdin or sys.stdin)
     _check_unicode(texts)
+    warn_of_provider(options.folder, options)
     session = Session(
         options.folder, options.providers, threads=options.threads, batch_invariant=options.batch_invariant
     )

@@ -192,3 +192,18 @@ def test_run_classifies_pairs(losparse: Command, make_folder: MakeFolder) -> Non
     alone, paired = losparse("run", folder, "a"), losparse("run", folder, "a", "--pair", "d e f")
     assert (alone.code, paired.code) == (0, 0)
     assert alone.out.split()[4] != paired.out.split()[4]
+
+
+@pytest.mark.parametrize("command", [("run", "a"), ("check",), ("bench", "--runs", 1, "--length", 4, "--no-memory")])
+def test_a_folder_of_another_machine_says_so_once(
+    losparse: Command, make_folder: MakeFolder, caplog: pytest.LogCaptureFixture, command: tuple[object, ...]
+) -> None:
+    folder, (name, *rest) = make_folder().path, command
+    assert losparse(name, folder, *rest).code == 0 and caplog.messages == []
+    edit_json(folder / "losparse.json", session={"disabled_optimizers": [], "provider": "AzureExecutionProvider"})
+    losparse(name, folder, *rest)
+    (line,) = caplog.messages
+    assert "was planned for AzureExecutionProvider" in line and "add --provider AzureExecutionProvider" in line
+    caplog.clear()
+    losparse(name, folder, *rest, "--provider", "AzureExecutionProvider")
+    assert caplog.messages == []
