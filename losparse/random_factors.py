@@ -6,7 +6,7 @@ where the method couples - so ranks, counts and order are those of a trained mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,17 +29,13 @@ def random_factors_(
     model: nn.Module,
     method: LoSparse,
     *,
-    targets: Sequence[str] | None = None,
-    ignore: Sequence[str] = (),
     seed: int = 0,
 ) -> CompressionReport:
-    """Replace linear layers by small factored ones of random weights, in place; no weight is read.
+    """Replace linear layers in transformer blocks by factored ones of random weights, in place; no weight is read.
 
     Args:
         model: a dense model.
         method: its budget, structure and ranks are used.
-        targets: patterns of layers to take; default: all linear layers in transformer blocks.
-        ignore: patterns of layers to leave dense.
         seed: of weights and of what is kept.
 
     Returns:
@@ -48,7 +44,7 @@ def random_factors_(
     Raises:
         LosparseError: no layer to take, or a rank at break-even.
     """
-    chosen = find_targets(model, targets, ignore)
+    chosen = find_targets(model)
     layers = draw_factors(sizes_of(chosen), method, getattr(model, "config", None), seed=seed)
     return place_factors_(model, layers, method)
 

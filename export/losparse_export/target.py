@@ -45,7 +45,7 @@ class Target:
         """Return what is counted takes per token, on the average over all tokens of the calls; see `Costs.price`."""
         return Traffic.of(calls).per_token(lambda call: self.costs.price(counts, call, precision))
 
-    def lowering(self, name: str, source: str = "plan") -> Lowering:
+    def lowering(self, name: str) -> Lowering:
         """Find a form by its name.
 
         Raises:
@@ -55,7 +55,7 @@ class Target:
             if name == lowering.NAME:
                 return lowering
         names = ", ".join(lowering.NAME for lowering in self.lowerings)
-        raise LosparseError(f"{source}: lowering must be one of {names}, got {name!r}")
+        raise LosparseError(f"plan: lowering must be one of {names}, got {name!r}")
 
 
 # Measured with onnxruntime 1.31.1, CPU provider, one thread, Zen 3 (AVX2), at 16 to 1,024 tokens: a multiply-add takes
@@ -109,11 +109,6 @@ def prepare_model(model: ir.Model, target: Target = CPU) -> ir.Model:
     context = Finishing(target.costs, Traffic())
     ir.passes.Sequential(*(make(context) for make in target.prepare))(model)
     return model
-
-
-def finish_model(model: ir.Model, calls: Calls | Traffic | None = None, target: Target = CPU) -> ir.Model:
-    """Finish a model of which nothing is quantised; see `finish_planned`."""
-    return finish_planned(model, calls, target=target)[0]
 
 
 def finish_planned(

@@ -125,16 +125,6 @@ class LayerSpec:
         """Parameters of the dense weight, and multiply-adds per token of the product with it."""
         return self.out_features * self.in_features
 
-    @property
-    def low_rank_multiply_adds(self) -> int:
-        """Multiply-adds per token of the two products with the full `u` and `v`, whoever stores them."""
-        return self.rank * (self.in_features + self.out_features)
-
-    @property
-    def sparse_multiply_adds(self) -> int:
-        """Multiply-adds per token of the product with `sparse`."""
-        return math.prod(self.sparse_shape)
-
     def to_entry(self) -> dict[str, Any]:
         """Return the layer's entry in the `quantization_config` of config.json."""
         entry = {key: getattr(self, field) for key, field in _FIELDS.items()}

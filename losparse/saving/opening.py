@@ -20,6 +20,8 @@ from .folder import Checkpoint, stored_layers
 _NEW_NUMBERS = 500_000_000
 """Numbers that a model may hold beyond twice those of its folder: a new head, masks that are computed."""
 _NUMBER = re.compile(r"\d+")
+_LONGEST = 240
+"""Characters that are shown of another library's message."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def embedding_rows(model: Any) -> int | None:
     return table.num_embeddings if isinstance(table, nn.Embedding) else None
 
 
-def first_line(error: BaseException, most: int = 240) -> str:
+def first_line(error: BaseException) -> str:
     """Return the beginning of another library's message, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= most else text[: most - 3] + "..."
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

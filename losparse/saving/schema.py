@@ -61,7 +61,6 @@ def optional(rule: Rule) -> Rule:
 
 
 TEXT = Rule("a text that is not empty", lambda value: isinstance(value, str) and bool(value))
-FLAG = Rule("true or false", lambda value: isinstance(value, bool))
 OBJECT = Rule("an object", lambda value: isinstance(value, dict))
 
 # A decoder's sizes may be lists, one entry a block: those are left to its own configuration.

@@ -54,7 +54,6 @@ def test_counts_and_shapes_by_hand() -> None:
     assert (ROWS.parameters, ROWS.dense_parameters) == (2 * 14 + 3 * 6, 48)
     assert COLUMNS.shapes() == {"u": (8, 2), "v": (2, 4), "sparse": (8, 3), "kept": (3,), "pivots": (2,)}
     assert COLUMNS.parameters == 2 * 12 + 8 * 3  # 4 fewer than plain factors
-    assert (COLUMNS.low_rank_multiply_adds, COLUMNS.sparse_multiply_adds) == (2 * 14, 8 * 3)
     assert MEMBER.parameters == 4 * 5 + 1 * 6  # its v is the owner's
     assert ROWS.words == "8x6, rank 2, kept 3, axis 'out'"
 

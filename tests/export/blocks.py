@@ -20,7 +20,7 @@ from losparse_export.graph.layer import PlannedLayer
 from losparse_export.graph.marks import SCOPE
 from losparse_export.graph.naming import unmarked
 from losparse_export.graph.node import DOMAIN, find_factored
-from losparse_export.target import CPU
+from losparse_export.target import CPU, finish_planned
 
 from .builders import factored_node, initializer, make_layer, run_graph
 
@@ -237,3 +237,8 @@ def assert_equal_outputs(
     for actual, reference in zip(run_graph(model, feeds), expected, strict=True):
         assert actual.shape == reference.shape
         np.testing.assert_allclose(actual, reference, rtol=0, atol=atol * max(1.0, np.abs(reference).max(initial=0.0)))
+
+
+def finish_model(model: ir.Model, call: Call | None = None) -> ir.Model:
+    """Finish a model of which nothing is quantised."""
+    return finish_planned(model, call)[0]

@@ -19,9 +19,10 @@ from losparse.random_factors import random_factors_
 from losparse_export import TaskModel, plan_model, trace_model
 from losparse_export.passes import fold_model
 from losparse_export.planning.lower import lower_model
-from losparse_export.target import finish_model, prepare_model
+from losparse_export.target import prepare_model
 from losparse_runtime.contract.task import TASKS
 
+from .blocks import finish_model
 from .builders import run_graph
 
 ATOL = 2e-5

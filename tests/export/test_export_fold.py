@@ -17,7 +17,6 @@ import torch
 from losparse_export import lower_model
 from losparse_export.graph.layer import Order
 from losparse_export.passes import Fold, fold_model
-from losparse_export.target import finish_model
 
 from .blocks import (
     Blocks,
@@ -27,6 +26,7 @@ from .blocks import (
     every_plan,
     feed_forward,
     feeds_for,
+    finish_model,
     make_dense,
     shapes_of,
 )

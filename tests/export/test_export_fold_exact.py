@@ -21,9 +21,9 @@ from losparse.layers.factored import FactoredLinear
 from losparse_export import LOWERINGS, Call, lower_model
 from losparse_export.graph.node import OP_TYPE
 from losparse_export.passes import SharePass, fold_model
-from losparse_export.target import finish_model, prepare_model
+from losparse_export.target import prepare_model
 
-from .blocks import Blocks, assert_equal_outputs, dense_outputs, every_plan, feeds_for, make_dense
+from .blocks import Blocks, assert_equal_outputs, dense_outputs, every_plan, feeds_for, finish_model, make_dense
 from .builders import make_layer
 
 ATOL = 2e-5

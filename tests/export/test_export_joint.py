@@ -12,10 +12,9 @@ from losparse.layers.joint import split
 from losparse.models.report import report as stored_by
 from losparse_export import Plan, TaskModel, trace_model
 from losparse_export.planning.choose import plan_model
-from losparse_export.target import finish_model
 from losparse_runtime.contract.task import TASKS
 
-from .blocks import Blocks, assert_equal_outputs, dense_outputs, feeds_for, lowered_to
+from .blocks import Blocks, assert_equal_outputs, dense_outputs, feeds_for, finish_model, lowered_to
 from .builders import build_model, make_layer
 
 ATOL = 1e-5  # rounding is near 1e-6, a row in another's place is off by 0.01 and more

@@ -21,10 +21,10 @@ from losparse_export.parity.gate import make_feeds
 from losparse_export.parity.lengths import Case
 from losparse_export.parity.locate import LayerDifference, first_difference
 from losparse_export.passes import ReduceAttentionPass, SharePass, fold_model
-from losparse_export.target import finish_model, prepare_model
+from losparse_export.target import prepare_model
 from losparse_runtime.contract.task import TASKS
 
-from .blocks import prefer
+from .blocks import finish_model, prefer
 
 TOLERANCE = 1e-4
 LAYERS = "bert.encoder.layer."

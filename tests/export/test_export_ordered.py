@@ -18,7 +18,7 @@ import torch
 from losparse_export import Call, Counts, PlannedLayer
 from losparse_export.graph.layer import Order
 from losparse_export.passes import fold_model
-from losparse_export.target import CPU, finish_model
+from losparse_export.target import CPU
 
 from .blocks import (
     Blocks,
@@ -27,6 +27,7 @@ from .blocks import (
     dense_outputs,
     feed_forward,
     feeds_for,
+    finish_model,
     lowered_to,
     operators,
 )

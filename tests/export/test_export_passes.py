@@ -9,8 +9,8 @@ import pytest
 from losparse_export.graph.marks import SCOPE
 from losparse_export.graph.naming import module_of_path, scope_path
 from losparse_export.passes import NamePass, ShareWeightsPass
-from losparse_export.target import finish_model
 
+from .blocks import finish_model
 from .builders import run_graph
 
 RANDOM = np.random.default_rng(0)

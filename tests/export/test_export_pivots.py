@@ -22,12 +22,12 @@ from losparse_export import Plan, TaskModel, lower_model, trace_model
 from losparse_export.graph.node import find_factored
 from losparse_export.passes import fold_model
 from losparse_export.planning.choose import plan_model
-from losparse_export.target import finish_model, prepare_model
+from losparse_export.target import prepare_model
 from losparse_export.tracing.factors import replace_factors
 from losparse_runtime.contract.task import TASKS
 
 from ..pivoting import store_pivots_
-from .blocks import Blocks, assert_equal_outputs, dense_outputs, every_plan, feeds_for, lowered_to, prefer
+from .blocks import Blocks, assert_equal_outputs, dense_outputs, every_plan, feeds_for, finish_model, lowered_to, prefer
 from .builders import LAYER, build_model, layer_graph, make_layer
 
 ATOL = 1e-5

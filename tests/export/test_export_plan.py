@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import subprocess
 import sys
@@ -75,7 +76,7 @@ def test_default_choice(shape, chosen):
 def test_dense_from_break_even_on(out, in_, rank, kept, axis, tokens):
     shape = PlannedLayer(out, in_, min(rank, out, in_), min(kept, out if axis == "out" else in_), axis)
     chosen = plan_layers({"a": shape}, calls=Call(length=tokens)).layers["a"].lowering
-    if shape.low_rank_multiply_adds + shape.sparse_multiply_adds >= shape.dense_parameters:
+    if shape.rank * (in_ + out) + math.prod(shape.sparse_shape) >= shape.dense_parameters:
         assert chosen == "dense"
 
 

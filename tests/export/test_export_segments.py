@@ -15,9 +15,8 @@ import pytest
 
 from losparse_export import Call
 from losparse_export.passes import SplitSegmentsPass, fold_model
-from losparse_export.target import finish_model
 
-from .blocks import Blocks, assert_equal_outputs, dense_outputs, feed_forward, feeds_for, lowered_to
+from .blocks import Blocks, assert_equal_outputs, dense_outputs, feed_forward, feeds_for, finish_model, lowered_to
 from .builders import run_graph
 
 ATOL = 1e-7

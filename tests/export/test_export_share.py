@@ -15,9 +15,9 @@ from onnx_ir.passes import common
 from losparse_export import Call
 from losparse_export.costs import Traffic
 from losparse_export.passes import SharePass, WantPrecisionPass, fold_model
-from losparse_export.target import CPU, finish_model, prepare_model
+from losparse_export.target import CPU, prepare_model
 
-from .blocks import Blocks, assert_equal_outputs, dense_outputs, feeds_for, lowered_to, make_dense
+from .blocks import Blocks, assert_equal_outputs, dense_outputs, feeds_for, finish_model, lowered_to, make_dense
 from .builders import make_layer, run_graph
 
 ATOL = 1e-6

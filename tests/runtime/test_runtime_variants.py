@@ -22,7 +22,7 @@ from losparse_runtime.contract.folder import Folder, parse_folder
 from losparse_runtime.contract.metadata import select
 from losparse_runtime.contract.signature import Signature
 from losparse_runtime.contract.tensors import TensorSpec
-from losparse_runtime.contract.variant import ModelFile, Variant, model_file
+from losparse_runtime.contract.variant import ModelFile, Variant
 
 MakeFolder = Callable[..., Any]
 
@@ -83,8 +83,8 @@ def two_variants(make_folder: MakeFolder) -> Path:
     path: Path = make_folder("feature-extraction").path
     like = read_folder(path)
     models = {
-        name: embed(path / model_file("model", kind), [[each, 10 * each] for each in range(0, 12 * scale, scale)])
-        for name, kind, scale in (("fp32", None, 1), ("int8", "int8", 2))
+        name: embed(path / file, [[each, 10 * each] for each in range(0, 12 * scale, scale)])
+        for name, file, scale in (("fp32", "model.onnx", 1), ("int8", "model.int8.onnx", 2))
     }
     variants = {name: variant({"model": model}, name) for name, model in models.items()}
     variants["int8"] = replace(

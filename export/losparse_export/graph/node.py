@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from losparse.layers.spec import LayerSpec
 
 from .layer import PlannedLayer
-from .marks import REORDERED, marks_of, scope_of
+from .marks import marks_of, scope_of
 
 DOMAIN = "losparse"
 OP_TYPE = "FactoredLinear"
@@ -63,11 +63,6 @@ class FactoredNode:
         x = self.node.inputs[0]
         assert x is not None, "the trace gives every layer an input"
         return x
-
-    @property
-    def reordered(self) -> bool:
-        """Whether the outputs stand in another order than PyTorch's."""
-        return REORDERED in marks_of(self.node).kinds
 
     @property
     def bias_values(self) -> Array | None:

@@ -10,7 +10,6 @@ mask's last but one axis with the queries and fails (LayoutLM, Falcon). One Expa
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 _QUERY, _MASK = 0, 3
@@ -65,9 +64,3 @@ def _tokens(graph: ir.Graph, query: ir.Value) -> ir.Node:
     inputs = [value for value in graph.inputs if value.shape is not None and value.shape[1] == query.shape[2]]
     value, axis = (inputs[0], 1) if inputs else (query, 2)
     return ir.Node("", "Shape", [value], [ir.AttrInt64("start", axis), ir.AttrInt64("end", axis + 1)])
-
-
-def _ones(graph: ir.Graph, name: str, count: int) -> ir.Value:
-    value = ir.Value(name=name, const_value=ir.tensor(np.ones(count, np.int64)))
-    graph.register_initializer(value)
-    return value

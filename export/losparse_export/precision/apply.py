@@ -37,7 +37,7 @@ def apply_precision(
     """Rewrite a finished graph in another precision.
 
     Args:
-        model: a graph with named nodes, as `finish_model` leaves it; it is not changed.
+        model: a graph with named nodes, as `finish_planned` leaves it; it is not changed.
         precision: one of `PRECISIONS`.
         nodes: names of the MatMul nodes to quantise; None for all of `quantisable_nodes`. fp32 and fp16 have no such
             choice and do not look at it.

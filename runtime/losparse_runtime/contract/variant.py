@@ -134,16 +134,6 @@ def parse_models(fields: Fields) -> dict[str, ModelFile]:
     return {name: ModelFile(entry.text("file"), entry.digest("fingerprint")) for name, entry in entries.items()}
 
 
-def model_file(graph: str, variant: str | None = None) -> str:
-    """Return the name of a graph's file.
-
-    Args:
-        graph: its name.
-        variant: the variant's; None for the first one of a folder, which other tools find by the graph's name alone.
-    """
-    return f"{graph}.onnx" if variant is None else f"{graph}.{variant}.onnx"
-
-
 def data_file(file: str) -> str:
     """Return the name of the file that holds the weights of a graph's file where they are large."""
     return f"{file}.data"
