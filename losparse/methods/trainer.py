@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..errors import LosparseError
 from ..layers.training import TrainingForm, training_layers
@@ -32,7 +33,7 @@ def layers_to_prune(model: nn.Module, kind: type[Form]) -> dict[str, Form]:
     return layers
 
 
-def whole_gradients(layers: Mapping[str, TrainingForm], optimizer: Any) -> list[Tensor] | None:
+def whole_gradients(layers: Mapping[str, TrainingForm], optimizer: Optimizer | None) -> list[Tensor] | None:
     """Return the gradients of the layers' `sparse` before the optimizer step, without the fp16 loss scale.
 
     Args:
@@ -70,13 +71,14 @@ def refuse_unsupported(args: TrainingArguments) -> None:
         )
 
 
-def _unscale(optimizer: Any) -> None:
+def _unscale(optimizer: Optimizer | None) -> None:
     """Take the fp16 loss scale out of the gradients, unless the Trainer did so when it clipped or took their norm."""
     scaler = getattr(optimizer, "scaler", None)
     if scaler is None:
         return
+    inner: Optimizer = getattr(optimizer, "optimizer")  # noqa: B009 (accelerate's, which has no types)
     try:
-        scaler.unscale_(optimizer.optimizer)
+        scaler.unscale_(inner)
     except RuntimeError as error:
         if "unscale_()" not in str(error):  # how it refuses a second time
             raise

@@ -19,15 +19,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
-
-if TYPE_CHECKING:
-    from .session import Session
+from .session import Session
 
 Array = NDArray[Any]
 _ONE = "output"  # the name of a bare array

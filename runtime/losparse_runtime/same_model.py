@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from .errors import InputError
-
-if TYPE_CHECKING:
-    from .session import Session
+from .session import Session
 
 
 def require_same_model(sessions: Sequence[Session], *, labels: bool = True) -> None:

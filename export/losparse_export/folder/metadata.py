@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-import losparse
+from losparse import __version__
 from losparse.layers.factored import FactoredLinear
 from losparse.models.signature import padding_token
 from losparse_runtime.contract.folder import DESCRIPTION_KEY, FINGERPRINT_KEY, MODEL_GRAPH, Folder, Source
@@ -113,7 +113,7 @@ def model_config(loaded: Loaded) -> dict[str, Any]:
 
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages an export depends on."""
-    found = {"losparse": losparse.__version__}
+    found = {"losparse": __version__}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

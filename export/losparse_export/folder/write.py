@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-import losparse
+from losparse import __version__
 from losparse_runtime.contract.config import CONFIG_FILE
 from losparse_runtime.contract.files import PLAN_FILE, record_files, write_json, write_metadata
 from losparse_runtime.contract.folder import MODEL_GRAPH, Folder
@@ -51,7 +51,7 @@ def write_folder(
         max_length=longest_text(loaded, sentences),
         type_ids=type_ids,
     )
-    graph.producer_name, graph.producer_version = "losparse", losparse.__version__
+    graph.producer_name, graph.producer_version = "losparse", __version__
     graph.metadata_props.clear()
     graph.metadata_props.update(graph_metadata(contents, precision, MODEL_GRAPH, plan.digest()))
     save_model(graph, folder, external_from=external_from)

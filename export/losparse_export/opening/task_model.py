@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from losparse.errors import LosparseError
 from losparse.models.positions import count_positions, text_limit
@@ -65,7 +65,7 @@ class TaskModel(nn.Module):
         tokenizer_limit: tokens of a text that its tokenizer allows, for a model without positions of its own.
     """
 
-    def __init__(self, model: Any, task: Task, tokenizer_limit: int | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, task: Task, tokenizer_limit: int | None = None) -> None:
         super().__init__()
         self.model = model
         self.task = task

@@ -11,27 +11,53 @@ resumed training reads it back with the weights. All ranks see the same gradient
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.optim import Optimizer
+from transformers import PretrainedConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..trainer import layers_to_prune, refuse_unsupported, whole_gradients
 from .algorithm import CubicSchedule, accumulate_sensitivity, close_window, update_masks
 from .coupling import Family
 from .layer import FactoredLinearTraining
 
-if TYPE_CHECKING:
-    from .method import LoSparse
-
 logger = logging.getLogger(__name__)
+
+
+class Settings(Protocol):
+    """What the callback reads of a method, `LoSparse`."""
+
+    @property
+    def window(self) -> int:
+        """Optimizer steps over which sensitivity is averaged, and between two masking steps of the ramp."""
+
+    @property
+    def beta(self) -> float:
+        """Memory of the sensitivity average, per window."""
+
+    @property
+    def uncertainty_beta(self) -> float | None:
+        """Memory of the uncertainty average, per window; None leaves the term out."""
+
+    def schedule(self, total_steps: int) -> CubicSchedule:
+        """Return the schedule of a training of `total_steps` optimizer steps."""
+
+    def families(
+        self, layers: Mapping[str, FactoredLinearTraining], config: PretrainedConfig | None = None
+    ) -> list[Family]:
+        """Return which layers decide together what they keep."""
+
+    def sparse_budget(self, layers: Sequence[FactoredLinearTraining]) -> int:
+        """Return how many residual parameters fit into the budget."""
 
 
 class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
     """Scores and prunes the layers that `compress_(model, method)` put into the model."""
 
-    def __init__(self, method: LoSparse) -> None:
+    def __init__(self, method: Settings) -> None:
         """Remember the method; the layers are found when training begins."""
         self.method = method
         self.layers: dict[str, FactoredLinearTraining] = {}
@@ -103,7 +129,7 @@ class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
         return round(self.schedule.kept_share(step, self.budget / total) * total)
 
     @torch.no_grad()
-    def _forget_momentum(self, optimizer: Any) -> None:
+    def _forget_momentum(self, optimizer: Optimizer | None) -> None:
         """Zero the optimizer's moments of dropped groups: they would only fight the mask from here on."""
         state = getattr(optimizer, "state", {})
         for layer in self.layers.values():

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from torch import Tensor
 from ...models.roles import Partners
 from ...models.roles import partners as partners_of
 from .layer import FactoredLinearTraining
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ def separate(layers: Mapping[str, FactoredLinearTraining]) -> list[Family]:
     return [Family((name,)) for name in layers]
 
 
-def couple(layers: Mapping[str, FactoredLinearTraining], config: Any, *, multiple: int) -> list[Family]:
+def couple(
+    layers: Mapping[str, FactoredLinearTraining], config: PretrainedConfig | None, *, multiple: int
+) -> list[Family]:
     """Couple the layers of attention and feed-forward parts.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ...errors import LosparseError
 from ...layers.budget import rank_for
@@ -17,7 +17,7 @@ from ..base import Description
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import TrainerCallback
+    from transformers import PretrainedConfig, TrainerCallback
 
     from ...layers.spec import Axis
     from .algorithm import CubicSchedule
@@ -83,7 +83,9 @@ class LoSparse:
         """Return which side of the layer's weight is kept in groups."""
         return "in" if self.structure != "rows" and writes_residual(name) else "out"
 
-    def families(self, layers: Mapping[str, FactoredLinearTraining], config: Any = None) -> list[Family]:
+    def families(
+        self, layers: Mapping[str, FactoredLinearTraining], config: PretrainedConfig | None = None
+    ) -> list[Family]:
         """Return which layers decide together what they keep; `config` is the model's, for its number of heads."""
         from .coupling import couple, separate
 

@@ -35,17 +35,13 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..losparse.algorithm import CubicSchedule, balanced_svd
 from .layer import MixedRankLinear
-
-if TYPE_CHECKING:
-    from .method import Score
-
+from .score import Score
 
 _FLOOR = 0.01
 """Smallest row weight d_i^2, as a share of the mean one; without it a dead row would be divided by 0."""

@@ -12,9 +12,10 @@ lives in buffers of the layers and in the Trainer's count of steps, so every che
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch.distributed as dist
+from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...errors import LosparseError
@@ -22,17 +23,34 @@ from ..losparse.algorithm import CubicSchedule
 from ..trainer import layers_to_prune, refuse_unsupported, whole_gradients
 from .algorithm import Stages, accumulate_score, draw_high_rank, factor, prune
 from .layer import MixedRankLinear
-
-if TYPE_CHECKING:
-    from .method import LPAF
+from .score import Score
 
 logger = logging.getLogger(__name__)
+
+
+class Settings(Protocol):
+    """What the callback reads of a method, `LPAF`."""
+
+    @property
+    def window(self) -> int:
+        """Optimizer steps between two masking steps of the ramp."""
+
+    @property
+    def score(self) -> Score:
+        """What is added up over the steps."""
+
+    @property
+    def target_density(self) -> float:
+        """Share of every layer's weights that survive stage 1."""
+
+    def schedule(self, total_steps: int) -> Stages:
+        """Return the stages of a training of `total_steps` optimizer steps."""
 
 
 class LPAFCallback(TrainerCallback):  # type: ignore[misc]
     """Takes the layers that `compress_(model, LPAF(...))` put into the model through their three stages."""
 
-    def __init__(self, method: LPAF) -> None:
+    def __init__(self, method: Settings) -> None:
         """Remember the method; the layers are found when training begins."""
         self.method = method
         self.layers: dict[str, MixedRankLinear] = {}
@@ -105,13 +123,13 @@ class LPAFCallback(TrainerCallback):  # type: ignore[misc]
         if step == self.stages.boundary:
             self._factor(kwargs.get("optimizer"))
 
-    def _score(self, optimizer: Any) -> None:
+    def _score(self, optimizer: Optimizer | None) -> None:
         gradients = whole_gradients(self.layers, optimizer)
         if gradients is not None:
             for layer, gradient in zip(self.layers.values(), gradients, strict=True):
                 accumulate_score(layer, gradient, self.method.score)
 
-    def _factor(self, optimizer: Any) -> None:
+    def _factor(self, optimizer: Optimizer | None) -> None:
         """Fill all factors, the same on all ranks, and let the optimizer begin anew with them."""
         moments = getattr(optimizer, "state", {})
         for layer in self.layers.values():

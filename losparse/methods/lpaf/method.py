@@ -5,12 +5,13 @@ Values are read, checked and described without torch, so what computes is import
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from ...errors import LosparseError
 from ...layers.budget import break_even_rank, pivot_rank, rank_for
 from ...validation import Flag, OneOrMore, Share, ShareBelow1, ShareBetween, ShareFrom0, checked
 from ..base import Description
+from .score import Score
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from .algorithm import Stages
     from .layer import MixedRankLinear
-
-Score = Literal["movement", "sensitivity"]
 
 
 @checked
