@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from losparse.errors import LosparseError
+from losparse.errors import LosparseError, shown
 from losparse_runtime.contract.progress import Phases
 
 from .costs import Call, Calls, Traffic
@@ -19,7 +19,7 @@ from .planning.lower import lower_model
 from .planning.plan import LayerPlan, Plan
 from .planning.tune import tune_plan
 from .precision.table import PRECISION_TABLE
-from .target import CPU, Target, finish_planned
+from .target import CPU, Target, check_target, finish_planned
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ def build_graph(
         LosparseError: there is a plan and something else that chooses, or the plan is for another model or precision,
             names a form that does not apply, has other folds or orders than the model, or leaves nothing to quantise.
     """
+    check_target(target)
     check_choice(plan, calls, tune=tune)
     wanted = PRECISION_TABLE[precision]
     planned = wanted.planned if wanted.planned in target.plans else "fp32"
@@ -98,6 +99,8 @@ def check_choice(plan: Plan | None, calls: Calls | None, *, tune: bool) -> None:
     Raises:
         LosparseError: see above.
     """
+    if plan is not None and not isinstance(plan, Plan):
+        raise LosparseError(f"plan must be a Plan, as Plan.read(FILE) returns it, got {shown(plan)}")
     if plan is not None and (tune or calls is not None):
         other = "tune=True (--tune)" if tune else "calls= (--batch, --length, --threads)"
         raise LosparseError(f"plan= (--plan) says what every layer becomes, so {other} would change nothing; give one")

@@ -7,6 +7,7 @@ The unit of a price is one multiply-add of a matrix product; everything else is 
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from losparse.errors import LosparseError, shown
 
 Product = tuple[int, int]
 """Input and output features of a product with a constant."""
+
+_MOST = 2**31 - 1  # of a size in a call: what onnxruntime itself can count in 32 bits
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,14 @@ class Call:
         """Check every field.
 
         Raises:
-            LosparseError: one is no whole number, or below 1 (`past`: below 0).
+            LosparseError: one is no whole number, below 1 (`past`: below 0), or above 2**31 - 1.
         """
         for name, value in asdict(self).items():
             least = 0 if name == "past" else 1
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise LosparseError(f"{name} must be a whole number of at least {least}, got {value!r}")
+                raise LosparseError(f"{name} must be a whole number of at least {least}, got {shown(value)}")
+            if value > _MOST:
+                raise LosparseError(f"{name} must be a whole number of at most {_MOST:,}, got {shown(value)}")
 
     @property
     def tokens(self) -> int:
@@ -96,19 +101,21 @@ class Traffic:
     weights: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        """Check calls and weights.
+        """Check calls and weights; the weights become floats.
 
         Raises:
-            LosparseError: there is no call, one comes twice, or a weight is not a positive number.
+            LosparseError: there is no call, one comes twice, or there is not one positive finite weight for each.
         """
         if not self.calls or not all(isinstance(call, Call) for call in self.calls):
             raise LosparseError("calls must be a Call, or at least one pair of a Call and its weight")
         twice = next((call for place, call in enumerate(self.calls) if call in self.calls[:place]), None)
         if twice is not None:
             raise LosparseError(f"calls must be different ones, got {twice.words} twice; add their weights up")
-        for weight in self.weights:
-            if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < math.inf:
-                raise LosparseError(f"the weight of a call must be a number above 0, got {shown(weight)}")
+        if len(self.weights) != len(self.calls):
+            raise LosparseError(
+                f"every call must have one weight, got calls: {len(self.calls)}, weights: {len(self.weights)}"
+            )
+        object.__setattr__(self, "weights", tuple(_weight(weight) for weight in self.weights))
 
     @classmethod
     def of(cls, calls: Calls | Traffic | None) -> Traffic:
@@ -130,7 +137,7 @@ class Traffic:
     @property
     def shares(self) -> tuple[float, ...]:
         """The share of every call in all calls."""
-        return tuple(weight / sum(self.weights) for weight in self.weights)
+        return _shares(self.weights)
 
     @property
     def words(self) -> str:
@@ -141,8 +148,8 @@ class Traffic:
 
     def per_token(self, price: Callable[[Call], float]) -> float:
         """Average over all tokens of all calls what one token takes in each."""
-        weighted = [weight * call.tokens for call, weight in zip(self.calls, self.weights, strict=True)]
-        shares = (part / sum(weighted) for part in weighted)  # 1 for a single call: its price is not rounded
+        tokens = [weight * call.tokens for call, weight in zip(self.calls, _scaled(self.weights), strict=True)]
+        shares = _shares(tokens)  # 1 for a single call: its price is not rounded
         return sum(share * price(call) for call, share in zip(self.calls, shares, strict=True))
 
     def per_call(self, times: Callable[[Call], float]) -> float:
@@ -152,6 +159,29 @@ class Traffic:
     def to_list(self) -> list[dict[str, Any]]:
         """Return the calls as JSON values."""
         return [{**asdict(call), "weight": weight} for call, weight in zip(self.calls, self.weights, strict=True)]
+
+
+def _weight(weight: object) -> float:
+    """Return a weight as a float: of Python's or numpy's numbers."""
+    try:
+        number = math.nan if isinstance(weight, bool) or not isinstance(weight, numbers.Real) else float(weight)
+    except OverflowError:  # more digits than a float holds
+        number = math.inf
+    if not 0 < number < math.inf:
+        raise LosparseError(f"the weight of a call must be a finite number above 0, got {shown(weight)}")
+    return number
+
+
+def _scaled(weights: Sequence[float]) -> list[float]:
+    """Divide by a power of two, so that the largest is below 1: sums do not overflow, and nothing large is rounded."""
+    _, exponent = math.frexp(max(weights))
+    return [math.ldexp(weight, -exponent) for weight in weights]
+
+
+def _shares(weights: Sequence[float]) -> tuple[float, ...]:
+    """Return what every weight is of the sum of all."""
+    parts = _scaled(weights)
+    return tuple(part / sum(parts) for part in parts)
 
 
 ONE_TEXT = Traffic()

@@ -33,7 +33,7 @@ from .planning.plan import Plan
 from .precision.apply import apply_precision
 from .precision.base import INT8_BITS
 from .precision.table import PRECISION_TABLE, check_overflow, check_precision, check_weight_bits
-from .target import CPU, Target, prepare_model
+from .target import CPU, Target, check_target, prepare_model
 from .tracing.trace import Tracer, check_opset, trace_model
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def export_model(
     task: str | None = None,
     opset: int = 23,
     overwrite: bool = False,
-    plan: Plan | None = None,
+    plan: Plan | Path | str | None = None,
     calls: Calls | None = None,
     tune: bool = False,
     target: Target = CPU,
@@ -95,8 +95,8 @@ def export_model(
             "text-classification" is also any task of one row of logits a text that the configuration says.
         opset: ONNX operator set, 23 or 18.
         overwrite: replace an earlier export at `out`.
-        plan: the form of every factored layer, which leaves nothing to `calls` and `tune`; None for the cheapest by
-            estimate.
+        plan: the form of every factored layer, or a file of it, which leaves nothing to `calls` and `tune`; None for
+            the cheapest by estimate.
         calls: what to plan for: a `Call` of a batch, a length and, for `tune`, threads, or several with how often each
             comes, as in `[(Call(1, 128), 0.7), (Call(8, 32), 0.3)]`; one text of 128 tokens on one thread by default.
         tune: choose every layer's form by timing on this machine, and the dense model where the whole is faster so.
@@ -121,6 +121,8 @@ def export_model(
         LosparseError: the source, an argument or the target is refused.
     """
     out = Path(out)
+    check_target(target)
+    plan = Plan.read(plan) if isinstance(plan, Path | str) else plan
     check_opset(opset)
     check_precision(precision, calibrated=calibration is not None)
     check_weight_bits(weight_bits, precision)

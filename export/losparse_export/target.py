@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from losparse.errors import LosparseError
+from losparse.errors import LosparseError, shown
 
 from .costs import Calls, Costs, Counts, Traffic
 from .lowerings import LOWERINGS, Lowering
@@ -98,6 +98,16 @@ def target_by_name(name: str) -> Target:
     if name not in TARGETS:
         raise LosparseError(f"target (--target) must be one of {', '.join(TARGETS)}, got {name!r}")
     return TARGETS[name]
+
+
+def check_target(target: object) -> None:
+    """Refuse what is no `Target`, such as the name of one.
+
+    Raises:
+        LosparseError: see above.
+    """
+    if not isinstance(target, Target):
+        raise LosparseError(f"target must be a Target, as losparse_export.CPU is, got {shown(target)}")
 
 
 def prepare_model(model: ir.Model, target: Target = CPU) -> ir.Model:

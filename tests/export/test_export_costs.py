@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from losparse_export import CPU, TARGETS, Call, Costs, Counts
+from losparse.errors import LosparseError
+from losparse_export import CPU, TARGETS, Call, Costs, Counts, export_model
 from losparse_export.costs import Traffic
 
 COSTS = Costs(node=100.0, element=2.0, gather=30.0, move=5.0, int8=0.5, quantise=3.0, scale=1.0, panel=4)
@@ -41,3 +43,47 @@ def test_calls_are_averaged_by_how_often_they_come():
 
 def test_the_first_target_is_the_cpu():
     assert TARGETS == {"cpu": CPU} and CPU.provider == "CPUExecutionProvider" and CPU.plans == ("fp32", "int8")
+
+
+def test_weights_of_any_size_are_shares():
+    huge, short, long = 1e308, Call(1, 2), Call(1, 10)
+    traffic = Traffic.of([(short, huge), (long, huge), (Call(2, 5), 1e-308)])
+    assert traffic.shares[:2] == (0.5, 0.5) and traffic.shares[2] == 0.0
+    # 2 and 10 of 12 tokens
+    assert traffic.per_token(lambda call: float(call.length)) == pytest.approx(2 * 2 / 12 + 10 * 10 / 12)
+    assert Traffic.of([(short, 5e-324), (long, 5e-324)]).shares == (0.5, 0.5)
+
+
+def test_weights_may_be_numbers_of_numpy():
+    traffic = Traffic.of([(Call(1, 2), np.int64(3)), (Call(1, 10), np.float32(1))])
+    assert traffic.shares == (0.75, 0.25) and [type(weight) for weight in traffic.weights] == [float, float]
+
+
+@pytest.mark.parametrize("weight", [10**400, float("inf"), float("nan"), 0, -1.0, True, "1", None])
+def test_other_weights_are_refused(weight):
+    with pytest.raises(LosparseError, match="the weight of a call must be a finite number above 0, got") as caught:
+        Traffic.of([(Call(), weight), (Call(1, 10), 1.0)])
+    assert len(str(caught.value)) < 200
+
+
+def test_every_call_has_a_weight():
+    with pytest.raises(LosparseError, match="every call must have one weight, got calls: 2, weights: 1"):
+        Traffic((Call(), Call(1, 10)), (1.0,))
+
+
+@pytest.mark.parametrize("field", ["batch", "length", "past", "threads"])
+@pytest.mark.parametrize("value", [2**31, 10**400])
+def test_a_call_is_not_beyond_what_can_be_counted(field, value):
+    with pytest.raises(LosparseError, match=f"{field} must be a whole number of at most 2,147,483,647, got") as caught:
+        Call(**{field: value})
+    assert len(str(caught.value)) < 200
+    assert Call(2**31 - 1, 2**31 - 1, 2**31 - 1, 2**31 - 1).tokens == (2**31 - 1) ** 2
+
+
+def test_other_things_in_place_of_targets_and_plans_are_refused_in_one_line(tmp_path):
+    with pytest.raises(LosparseError, match=r"target must be a Target, as losparse_export\.CPU is, got 'cpu'"):
+        export_model(tmp_path, tmp_path / "out", target="cpu")  # type: ignore[arg-type]
+    with pytest.raises(LosparseError, match=r"plan must be a Plan, as Plan\.read\(FILE\) returns it, got \{\}"):
+        export_model(tmp_path, tmp_path / "out", plan={})  # type: ignore[arg-type]
+    with pytest.raises(LosparseError, match=r"missing\.json: cannot be read"):
+        export_model(tmp_path, tmp_path / "out", plan=tmp_path / "missing.json")

@@ -129,8 +129,8 @@ def test_weights_are_shares_in_any_unit():
         ([], "calls must be a Call, or at least one pair"),
         ([SHORT, LONG], "calls must be a Call, or pairs of a Call and its weight"),
         ([(SHORT, 1), (SHORT, 2)], "got 1 x 4 tokens, threads: 1 twice; add their weights up"),
-        ([(SHORT, 0)], "the weight of a call must be a number above 0, got 0"),
-        ([(SHORT, float("nan"))], "the weight of a call must be a number above 0, got nan"),
+        ([(SHORT, 0)], "the weight of a call must be a finite number above 0, got 0"),
+        ([(SHORT, float("nan"))], "the weight of a call must be a finite number above 0, got nan"),
         ([(4, 1.0)], "calls must be a Call, or at least one pair"),
     ],
 )

@@ -164,16 +164,13 @@ class PlanFile:
     folds: tuple[FoldEntry, ...]
     layers: dict[str, LayerEntry]
 
-    def to_traffic(self, source: str) -> Traffic:
+    def to_traffic(self) -> Traffic:
         """Return the calls.
 
         Raises:
-            LosparseError: there is none, or one comes twice; `source` is what the message calls the plan.
+            LosparseError: there is none, one comes twice, or one is too large.
         """
-        try:
-            return Traffic(tuple(call.to_call() for call in self.calls), tuple(call.weight for call in self.calls))
-        except LosparseError as error:
-            raise LosparseError(f"{source}: {error}") from None
+        return Traffic(tuple(call.to_call() for call in self.calls), tuple(call.weight for call in self.calls))
 
 
 @checked
@@ -193,3 +190,11 @@ class PlanOfTokens:
     precision: _Precision
     folds: tuple[FoldEntry, ...]
     layers: dict[str, LayerEntry]
+
+    def to_traffic(self) -> Traffic:
+        """Return the call.
+
+        Raises:
+            LosparseError: it is too large.
+        """
+        return Traffic.of(Call(length=self.tokens))

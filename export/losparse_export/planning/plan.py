@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from losparse.errors import LosparseError
+from losparse.errors import LosparseError, shown
 from losparse.validation import json_schema, read_as
 
 from ..costs import ONE_TEXT, Call, Traffic
@@ -104,18 +104,24 @@ class Plan:
         Raises:
             LosparseError: an unknown or missing key, a wrong type, or a form that this version does not have.
         """
-        kind = data.get("format", FORMAT) if isinstance(data, Mapping) else FORMAT
+        kind = data.get("format") if isinstance(data, Mapping) else FORMAT
+        if isinstance(data, Mapping) and "format" not in data:
+            raise LosparseError(f"{source}: format is missing; it must be {FORMAT_OF_TOKENS} or {FORMAT}")
         if kind not in (FORMAT_OF_TOKENS, FORMAT):
             raise LosparseError(
-                f"{source}: plan format is {kind!r}, this losparse reads {FORMAT_OF_TOKENS} and {FORMAT}"
+                f"{source}: plan format is {shown(kind)}, this losparse reads {FORMAT_OF_TOKENS} and {FORMAT}"
             )
         file: PlanOfTokens | PlanFile
         if kind == FORMAT:
             file = read_as(PlanFile, data, source, name="a plan")
-            target, calls = file.target, file.to_traffic(source)
+            target = file.target
         else:
             file = read_as(PlanOfTokens, data, source, name="a plan")
-            target, calls = CPU.name, Traffic.of(Call(length=file.tokens))
+            target = CPU.name
+        try:
+            calls = file.to_traffic()
+        except LosparseError as error:
+            raise LosparseError(f"{source}: {error}") from None
         layers = {
             name: LayerPlan(
                 entry.to_spec(f"{source}: layers[{name!r}]"),
