@@ -42,51 +42,13 @@ from .precision.apply import apply_precision
 from .target import CPU, Target, prepare_model
 from .tracing.factors import replace_factors
 from .tracing.trace import trace_model
+from .verdict import Row, verdict
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 # Shares of the budget for the rank part that are tried beside the one asked for.
 _GRID = (0.0, 0.1, 0.25, 0.5)
-# Below this gain over the best dense variant, compression is not worth a training for its speed.
-_WORTH = 1.1
-
-
-@dataclass(frozen=True)
-class Row:
-    """One variant.
-
-    Attributes:
-        form: "dense" or "factored".
-        precision: one that the target plans.
-        keep: kept share of the compressed layers' parameters, as it came out; 1 for dense.
-        low_rank: share that was planned for the rank part.
-        layer_parameters: of those layers.
-        model_parameters: of the whole model.
-        file_bytes: size of the exported model.
-        median_ms: wall time of one run.
-        min_ms: of the fastest run.
-        speedup: over dense fp32 in runs side by side, median over the rounds.
-        speedup_low: lower end of the 95 % interval of that median.
-        speedup_high: its upper end.
-        noisy: whether the machine was disturbed; see `losparse_runtime.Latency`.
-        asked: whether it is the setting that was asked for.
-    """
-
-    form: str
-    precision: str
-    keep: float
-    low_rank: float
-    layer_parameters: int
-    model_parameters: int
-    file_bytes: int
-    median_ms: float
-    min_ms: float
-    speedup: float
-    speedup_low: float
-    speedup_high: float
-    noisy: bool
-    asked: bool
 
 
 @dataclass(frozen=True)
@@ -309,28 +271,3 @@ def _kinds(dense: Session, factored: Session, names: Sequence[str], call: Call) 
         for name, ms in time_by(nodes, kind).items():
             kinds.setdefault(name, {})[label] = ms
     return kinds
-
-
-def verdict(rows: Sequence[Row], call: Call) -> tuple[bool, str]:
-    """Say in plain words whether compressing is worth it for speed, by the speedups, which are of runs side by side."""
-    dense = max((row for row in rows if row.form == "dense"), key=lambda row: row.speedup)
-    best = max((row for row in rows if row.form == "factored"), key=lambda row: row.speedup)
-    asked = max((row for row in rows if row.asked), key=lambda row: row.speedup)
-    gain, own = best.speedup / dense.speedup, asked.speedup / dense.speedup
-    where = f"at {call.batch} x {call.length} tokens and {call.threads} thread{'s' if call.threads > 1 else ''}"
-    opponent = f"the best dense variant ({dense.precision}, {dense.median_ms:.1f} ms)"
-    if gain < _WORTH:
-        return False, (
-            f"Not worth it for speed {where}: the fastest factored variant takes {best.median_ms:.1f} ms, {gain:.2f} "
-            f"times the speed of {opponent}; export the dense model with --precision {dense.precision} instead."
-        )
-    text = (
-        f"Worth it {where}: what was asked for takes {asked.median_ms:.1f} ms, {own:.2f} times the speed of {opponent}."
-    )
-    if best.low_rank != asked.low_rank and best.speedup / asked.speedup > 1.05:
-        text += (
-            f" Faster at the same size: --low-rank {best.low_rank:g}"
-            if best.low_rank
-            else " Faster at the same size: --method pruning"
-        ) + f" ({best.precision}, {best.median_ms:.1f} ms); only training tells which is more accurate."
-    return True, text

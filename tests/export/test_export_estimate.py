@@ -10,7 +10,7 @@ from transformers import BertConfig
 from losparse import LoSparse
 from losparse.errors import LosparseError
 from losparse_export import Call, Estimate, estimate_model
-from losparse_export.estimate import Row, verdict
+from losparse_export.verdict import Row, verdict
 
 CONFIG = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=100)
 
@@ -63,28 +63,53 @@ DENSE = (row("dense", "fp32", 30.0), row("dense", "int8", 10.0))
 
 
 def test_verdict_not_worth_it():
-    worth, text = verdict([*DENSE, row("factored", "fp32", 9.5, asked=True)], Call())
+    worth, text = verdict([*DENSE, row("factored", "int8", 11.0, asked=True)], Call())
     assert not worth
-    assert text.startswith(
-        "Not worth it for speed at 1 x 128 tokens and 1 thread: the fastest factored variant takes 9.5"
+    assert text == (
+        "Not worth it for speed at 1 x 128 tokens and 1 thread: the fastest factored variant is 0.91 times (0.85 to "
+        "0.97) as fast as dense int8; export the dense model with --precision int8 instead."
     )
-    assert "1.05 times the speed of the best dense variant (int8, 10.0 ms)" in text
 
 
 def test_verdict_worth_it_and_a_better_split():
     asked, other = row("factored", "int8", 5.0, asked=True), row("factored", "int8", 4.0, low_rank=0.02)
     worth, text = verdict([*DENSE, asked, other], Call(2, 64, threads=4))
-    assert worth and "2.00 times the speed of the best dense variant" in text and "4 threads" in text
-    assert "Faster at the same size: --low-rank 0.02 (int8, 4.0 ms)" in text
+    assert worth and "what was asked for is 2.00 times (1.87 to 2.14) as fast as dense int8" in text
+    assert "4 threads" in text
+    assert "Faster at the same size: --low-rank 0.02, 2.50 times (2.34 to 2.67) as fast as dense int8" in text
     assert "--method pruning" in verdict([*DENSE, asked, replace(other, low_rank=0.0)], Call())[1]
+    close = replace(other, speedup_low=asked.speedup_high - 0.1)
+    assert "Faster" not in verdict([*DENSE, asked, close], Call())[1]
+
+
+def test_the_verdict_compares_within_the_precisions_that_were_measured():
+    """Factored fp32 beats dense fp32; dense int8 is no match for it as long as factored int8 was not measured."""
+    worth, text = verdict([*DENSE, row("factored", "fp32", 9.5, asked=True)], Call())
+    assert worth and "what was asked for is 3.16 times (2.95 to 3.38) as fast as dense fp32" in text
+    assert text.endswith(
+        "Factored int8 was not measured, and dense int8 is 3.00 times (2.81 to 3.21) as fast as dense fp32; leave out "
+        "--precision to compare it."
+    )
+    assert "not measured" not in verdict([*DENSE, row("factored", "int8", 5.0, asked=True)], Call())[1]
+
+
+@pytest.mark.parametrize(("low", "high", "begin"), [(2.4, 4.2, "Too close to tell"), (2.9, 3.1, "Not worth it")])
+def test_the_verdict_where_intervals_overlap(low, high, begin):
+    """Too close where the interval holds both no gain and a worthwhile one; not worth it where it holds no such."""
+    asked = replace(row("factored", "int8", 9.5, asked=True), speedup=3.05, speedup_low=low, speedup_high=high)
+    dense = replace(DENSE[1], speedup=3.0, speedup_low=2.95, speedup_high=3.05)
+    worth, text = verdict([DENSE[0], dense, asked], Call())
+    assert not worth and text.startswith(begin)
 
 
 def test_the_verdict_is_that_of_runs_side_by_side():
     """Medians of a disturbed machine, as were seen: 13.8 and 2.5 ms, while the rounds said 4.17."""
-    dense = replace(row("dense", "fp32", 13.8), speedup=1.0)
-    asked = replace(row("factored", "fp32", 2.5, asked=True), speedup=4.17)
+    dense = replace(row("dense", "fp32", 13.8), speedup=1.0, speedup_low=1.0, speedup_high=1.0)
+    asked = row("factored", "fp32", 2.5, asked=True)
+    asked = replace(asked, speedup=4.17, speedup_low=4.1, speedup_high=4.2)
     worth, text = verdict([dense, asked], Call())
-    assert worth and "what was asked for takes 2.5 ms, 4.17 times the speed of" in text
+    assert worth and "what was asked for is 4.17 times (4.10 to 4.20) as fast as dense fp32" in text
+    assert "13.8" not in text and "ms" not in text
 
 
 def test_refuses_precisions_it_cannot_measure():

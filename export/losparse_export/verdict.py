@@ -1,0 +1,110 @@
+"""Variants of a model that were timed side by side, and in words whether compressing is worth it for speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .costs import Call
+
+# Below this gain over the best dense variant, compression is not worth a training for its speed.
+_WORTH = 1.1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant.
+
+    Attributes:
+        form: "dense" or "factored".
+        precision: one that the target plans.
+        keep: kept share of the compressed layers' parameters, as it came out; 1 for dense.
+        low_rank: share that was planned for the rank part.
+        layer_parameters: of those layers.
+        model_parameters: of the whole model.
+        file_bytes: size of the exported model.
+        median_ms: wall time of one run.
+        min_ms: of the fastest run.
+        speedup: over dense fp32 in runs side by side, median over the rounds.
+        speedup_low: lower end of the 95 % interval of that median.
+        speedup_high: its upper end.
+        noisy: whether the machine was disturbed; see `losparse_runtime.Latency`.
+        asked: whether it is the setting that was asked for.
+    """
+
+    form: str
+    precision: str
+    keep: float
+    low_rank: float
+    layer_parameters: int
+    model_parameters: int
+    file_bytes: int
+    median_ms: float
+    min_ms: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    noisy: bool
+    asked: bool
+
+
+def verdict(rows: Sequence[Row], call: Call) -> tuple[bool, str]:
+    """Say in plain words whether compressing is worth it for speed.
+
+    Compared are speed-ups over dense fp32, which are of runs side by side, within the precisions that factored variants
+    were measured in. Medians are of runs apart, and say nothing here.
+
+    Args:
+        rows: dense fp32 among them, and at least one factored variant that was asked for.
+        call: what was timed.
+
+    Returns:
+        Whether it is worth it, and the sentences.
+    """
+    factored = [row for row in rows if row.form == "factored"]
+    dense = [row for row in rows if row.form == "dense"]
+    measured = {row.precision for row in factored}
+    best, asked = _fastest(factored), _fastest([row for row in rows if row.asked])
+    opponent = _fastest([row for row in dense if row.precision in measured])
+    where = f"at {call.batch} x {call.length} tokens and {call.threads} thread{'s' if call.threads > 1 else ''}"
+    gain, low, high = _gain(best, opponent)
+    worth = gain >= _WORTH and low > 1
+    if worth:
+        found = f"Worth it {where}: what was asked for is {_times(asked, opponent)}."
+        if best.low_rank != asked.low_rank and best.speedup_low > asked.speedup_high:
+            other = f"--low-rank {best.low_rank:g}" if best.low_rank else "--method pruning"
+            found += (
+                f" Faster at the same size: {other}, {_times(best, opponent)}; only training tells which is more "
+                "accurate."
+            )
+    elif low <= 1 and high >= _WORTH:
+        found = (
+            f"Too close to tell {where}: the fastest factored variant is {_times(best, opponent)}; run it again on an "
+            "idle machine."
+        )
+    else:
+        found = (
+            f"Not worth it for speed {where}: the fastest factored variant is {_times(best, opponent)}; export the "
+            f"dense model with --precision {opponent.precision} instead."
+        )
+    unmeasured = [
+        f"Factored {row.precision} was not measured, and dense {row.precision} is "
+        f"{_times(row, next(each for each in dense if each.precision == 'fp32'))}; leave out --precision to compare it."
+        for row in dense
+        if row.precision not in measured and row.precision != "fp32"
+    ]
+    return worth, " ".join([found, *unmeasured])
+
+
+def _fastest(rows: Sequence[Row]) -> Row:
+    return max(rows, key=lambda row: row.speedup)
+
+
+def _gain(one: Row, other: Row) -> tuple[float, float, float]:
+    """Return how many times as fast one variant is as another, and the ends that both intervals allow."""
+    return one.speedup / other.speedup, one.speedup_low / other.speedup_high, one.speedup_high / other.speedup_low
+
+
+def _times(one: Row, other: Row) -> str:
+    gain, low, high = _gain(one, other)
+    return f"{gain:.2f} times ({low:.2f} to {high:.2f}) as fast as dense {other.precision}"
