@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from losparse_runtime.contract.task import find_task
+from losparse_runtime.contract.task import TASK_FIELD, find_task
 
 
 def decides_each_class(model: Any) -> bool:
     """Tell whether any number of a model's classes applies to a text, so that each logit is a decision of its own."""
-    task = find_task(type(model).__name__, getattr(getattr(model, "config", None), "problem_type", None))
+    config = getattr(model, "config", None)
+    problem, named = getattr(config, "problem_type", None), getattr(config, TASK_FIELD, None)
+    task = find_task(type(model).__name__, problem, named=named)
     return task is not None and task.labels == "classes"
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from losparse_runtime.contract.progress import Progress
-from losparse_runtime.contract.task import find_task
+from losparse_runtime.contract.task import TASK_FIELD, find_task
 from losparse_runtime.contract.tensors import TOKENS
 
 from ..compress import compress_
@@ -78,11 +78,12 @@ def _prepare(job: CompressionJob, checkpoint: Checkpoint, progress: Progress) ->
     """Open and check everything: the cheap first, the model before the texts are tokenised."""
     recipe = job.recipe
     refuse_compressed(checkpoint)
-    task = find_task(architecture_of(checkpoint).__name__, checkpoint.config.get("problem_type"))
+    config = checkpoint.config
+    task = find_task(architecture_of(checkpoint).__name__, config.get("problem_type"), named=config.get(TASK_FIELD))
     full_rows = find_texts(task).full_rows
     with progress.stage("reading the data"):
         texts = read_calibration(job, task)
-    if texts is not None and checkpoint.config.get("is_encoder_decoder"):
+    if texts is not None and config.get("is_encoder_decoder"):
         raise LosparseError(
             f"model '{checkpoint.folder}' has an encoder and a decoder, which --calibration cannot run; take a method "
             "that needs no texts, such as svd"

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from losparse_runtime.contract.task import TASK_FIELD, TASKS
+
 from ..errors import LosparseError, shown
 from ..layers.spec import LayerSpec
 
@@ -129,11 +131,22 @@ def check_config(config: Mapping[str, Any], file: Path) -> None:
     for name, rule in _CONFIG.items():
         if name in config and not rule.fits(config[name]):
             raise LosparseError(f"'{file}': '{name}' must be {rule.wanted}, got {shown(config[name])}; {_WAY_OUT}")
+    _check_task(config, file)
     words, padding = config.get("vocab_size"), config.get("pad_token_id")
     if isinstance(words, int) and padding is not None and not -words <= padding < words:
         raise LosparseError(
             f"'{file}': 'pad_token_id' must be below the {words} tokens of 'vocab_size', got {padding}; set it to the "
             "token that pads, after model.resize_token_embeddings where that one is new"
+        )
+
+
+def _check_task(config: Mapping[str, Any], file: Path) -> None:
+    """Refuse the name of a task that is none, which a losparse that has it wrote."""
+    named = config.get(TASK_FIELD)
+    if named is not None and not (isinstance(named, str) and named in TASKS):
+        raise LosparseError(
+            f"'{file}': '{TASK_FIELD}' must be one of {', '.join(TASKS)}, got {shown(named)}; register that task, or "
+            "take the field out and name another with task= (--task)"
         )
 
 

@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from losparse_runtime.contract.task import Task, find_task
+from losparse_runtime.contract.task import TASK_FIELD, Task, find_task
 
 from ..calibration.running import Batch
 from ..compress import compact_, compress_
@@ -132,6 +132,7 @@ def fine_tune(
         compression = report(model)
     metrics = validation_metrics(trainer, find_data(known))
     model.eval().requires_grad_(True)
+    _name_task(model, known)
     if use_cache is not None:
         model.config.use_cache = use_cache  # the Trainer turns it off, which is for training alone
     return FineTuneResult(metrics=metrics, steps=steps, seconds=seconds, compression=compression)
@@ -213,9 +214,20 @@ def _task_of(model: nn.Module) -> Task:
     """
     config = getattr(model, "config", None)
     outputs = getattr(config, "num_labels", None)
-    task = find_task(type(model).__name__, getattr(config, "problem_type", None), outputs)
+    problem, named = getattr(config, "problem_type", None), getattr(config, TASK_FIELD, None)
+    task = find_task(type(model).__name__, problem, outputs, named=named)
     if task is None or task.name not in TASK_DATA:
         raise LosparseError(
             f"what to train {type(model).__name__} for must be said: pass task=, one of {', '.join(TASK_DATA)}"
         )
     return task
+
+
+def _name_task(model: PreTrainedModel, task: Task) -> None:
+    """Write a task's name into a model's configuration where nothing else in it says that task; else take it out."""
+    config = model.config
+    said = find_task(type(model).__name__, getattr(config, "problem_type", None), getattr(config, "num_labels", None))
+    if said is None or said.name != task.name:
+        setattr(config, TASK_FIELD, task.name)
+    elif hasattr(config, TASK_FIELD):
+        delattr(config, TASK_FIELD)

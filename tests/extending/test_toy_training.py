@@ -20,7 +20,8 @@ from losparse.data.tables import Table
 from losparse.data.tasks.base import TaskData
 from losparse.data.tasks.registry import TASK_DATA
 from losparse_export.opening.task_model import choose_task
-from losparse_runtime.contract.task import REGRESSION, TASKS, TEXT_CLASSIFICATION
+from losparse_runtime import Session
+from losparse_runtime.contract.task import REGRESSION, TASKS, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, find_task
 
 from ..cli.conftest import FEW, Command, losparse, make_model, make_texts, make_tokenizer
 
@@ -70,8 +71,51 @@ def test_a_toy_task_is_compressed_by_the_command_line(losparse: Command, tmp_pat
     report = json.loads((tmp_path / "out" / "losparse_report.json").read_text())
     assert (report["steps"], list(report["metrics"])) == (2, ["guessed", "loss"])
     assert report["recipe"]["task"] == "length" and "validation guessed: " in done.out
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["losparse_task"] == "length"
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert model.config.id2label == {0: "short", 1: "long"}
+
+
+def test_a_trained_toy_task_is_exported_unasked(
+    losparse: Command, tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, smaller, out = (tmp_path / name for name in ("model", "smaller", "out"))
+    make_model().save_pretrained(model)
+    make_tokenizer().save_pretrained(model)
+    with monkeypatch.context() as patch:
+        patch.setitem(TASKS, LENGTH.name, LENGTH)
+        patch.setitem(TASK_DATA, LENGTH.name, Lengths())
+        # Blocks alone, so that the model is still dense and can be compressed once more, without training.
+        few = ("--task", "length", "--train", texts, "--max-steps", 1, "--method", "none", "--keep-layers", 1)
+        assert losparse("compress", model, smaller, *few).code == 0
+        assert losparse("compress", smaller, tmp_path / "svd", "--method", "svd").code == 0
+        done = losparse("export", tmp_path / "svd", out)
+        assert (done.code, done.out.split(",")[0]) == (0, f"{out}: length"), done.err
+        assert json.loads((out / "losparse.json").read_text())["task"] == Session(out, threads=1).task == "length"
+        assert "losparse_task" not in json.loads((out / "config.json").read_text())
+        assert losparse("check", out, "--reference", tmp_path / "svd").code == 0
+    # Where nobody registers the task.
+    losparse("export", smaller, tmp_path / "none").refused("'losparse_task' must be one of", "got 'length'; register")
+    # Trained for another one since.
+    other = AutoModelForSequenceClassification.from_pretrained(smaller)
+    tokenizer, rows = make_tokenizer(), [{"input_ids": [2, 5, 3], "labels": 1}] * 4
+    training = Training(max_steps=1, batch_size=2)
+    fine_tune(other, tokenizer, rows, rows, training, output_dir=tmp_path, task="text-classification", quiet=True)
+    assert not hasattr(other.config, "losparse_task")
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_name_in_the_configuration_goes_with_its_kind_of_head() -> None:
+    one = "single_label_classification"
+    assert find_task("BertForSequenceClassification", one, 2, named="length") is LENGTH
+    assert find_task("BertOfMyOwn", named="length") is LENGTH
+    assert find_task("BertForSequenceClassification", "regression", 1, named="length") is REGRESSION
+    assert find_task("BertForTokenClassification", named="length") is TOKEN_CLASSIFICATION
+    assert choose_task("text-classification", "BertForSequenceClassification", "m", one, 2, named="length") is (
+        TEXT_CLASSIFICATION
+    )
+    with pytest.raises(LosparseError, match=r"m: losparse_task must be one of .*, got 'lengths'"):
+        choose_task(None, "BertForSequenceClassification", "m", one, 2, named="lengths")
 
 
 @pytest.mark.usefixtures("registered")

@@ -16,6 +16,7 @@ from losparse.layers.factored import FactoredLinear
 from losparse.models.signature import padding_token
 from losparse_runtime.contract.folder import DESCRIPTION_KEY, FINGERPRINT_KEY, MODEL_GRAPH, Folder, Source
 from losparse_runtime.contract.signature import Signature
+from losparse_runtime.contract.task import TASK_FIELD
 from losparse_runtime.contract.tensors import TensorSpec
 from losparse_runtime.contract.variant import MODEL_FILE, ModelFile, Variant
 
@@ -102,6 +103,7 @@ def model_config(loaded: Loaded) -> dict[str, Any]:
     """Return the model's configuration for `config.json`, as of a plain model that is not quantised."""
     config: dict[str, Any] = json.loads(loaded.model.config.to_json_string(use_diff=False))
     config.pop("quantization_config", None)
+    config.pop(TASK_FIELD, None)  # losparse.json says the task
     config.pop("_name_or_path", None)  # a path of the machine that exported
     if "pad_token_id" in config:
         config["pad_token_id"] = padding_token(loaded.model.config)  # readers know null alone for none

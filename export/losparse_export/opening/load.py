@@ -20,7 +20,7 @@ from losparse.saving.folder import Checkpoint, read_checkpoint
 from losparse.saving.opening import Opened, check_finite, open_whole
 from losparse.saving.outputs import check_outputs, read_record
 from losparse.saving.source import Download, find_model
-from losparse_runtime.contract.task import Task
+from losparse_runtime.contract.task import TASK_FIELD, Task
 
 from .families import TESTED
 from .kinds import check_reads_text, check_task_fits, class_of, fit_padding, opening_class
@@ -101,7 +101,8 @@ def _from_memory(model: Any, task: str | None) -> Loaded:
     check_task_fits(task, architecture, architecture)
     config = model.config
     problem, outputs = getattr(config, "problem_type", None), getattr(config, "num_labels", None)
-    return Loaded(model, choose_task(task, architecture, architecture, problem, outputs), name, None)
+    named = getattr(config, TASK_FIELD, None)
+    return Loaded(model, choose_task(task, architecture, architecture, problem, outputs, named=named), name, None)
 
 
 def _from_folder(folder: Path, name: str, task: str | None) -> Loaded:
@@ -112,7 +113,8 @@ def _from_folder(folder: Path, name: str, task: str | None) -> Loaded:
     check_task_fits(task, architecture, str(folder))
     names = checkpoint.config.get("id2label")
     outputs = len(names) if isinstance(names, dict) else checkpoint.config.get("num_labels")
-    chosen = choose_task(task, architecture, str(folder), checkpoint.config.get("problem_type"), outputs)
+    problem, named = checkpoint.config.get("problem_type"), checkpoint.config.get(TASK_FIELD)
+    chosen = choose_task(task, architecture, str(folder), problem, outputs, named=named)
     model = _open(checkpoint, chosen, architecture)
     fit_padding(model, folder)
     record = read_record(folder)

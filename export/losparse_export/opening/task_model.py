@@ -12,14 +12,20 @@ from losparse.errors import LosparseError
 from losparse.models.positions import count_positions, text_limit
 from losparse.models.signature import signature_of
 from losparse_runtime.contract.signature import Signature
-from losparse_runtime.contract.task import TASKS, Task, find_task, meant_task
+from losparse_runtime.contract.task import TASK_FIELD, TASKS, Task, find_task, meant_task
 from losparse_runtime.contract.tensors import MASK, TOKENS, TYPES
 
 from .copies import private_copy
 
 
 def choose_task(
-    name: str | None, architecture: str | None, source: str, problem: str | None = None, outputs: int | None = None
+    name: str | None,
+    architecture: str | None,
+    source: str,
+    problem: str | None = None,
+    outputs: int | None = None,
+    *,
+    named: str | None = None,
 ) -> Task:
     """Find the task of a model.
 
@@ -29,6 +35,7 @@ def choose_task(
         source: what to call the model in messages.
         problem: `problem_type` of its configuration; None where that does not say.
         outputs: rows of its head; None where nobody knows.
+        named: the task that its configuration names (`TASK_FIELD`); None where it names none.
 
     Raises:
         LosparseError: there is no such task, the model does not say which, its configuration says another one, or
@@ -37,7 +44,11 @@ def choose_task(
     known = ", ".join(task.name for task in TASKS.values() if task.exported)
     if name is not None and name not in TASKS:
         raise LosparseError(f"task must be one of {known}, got {name!r}")
-    task = find_task(architecture, problem, outputs) if name is None else TASKS[name]
+    if name is None and named is not None and named not in TASKS:
+        raise LosparseError(
+            f"{source}: {TASK_FIELD} must be one of {known}, got {named!r}; name one with task= (--task)"
+        )
+    task = find_task(architecture, problem, outputs, named=named) if name is None else TASKS[name]
     if task is None:
         raise LosparseError(
             f"{source}: architecture {architecture!r} does not say the task; name one of {known} with task= (--task)"

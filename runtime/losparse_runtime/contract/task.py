@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+TASK_FIELD = "losparse_task"
+"""Of a model's config.json: the name of its task, where class, problem_type and head say another one, or none."""
+
 Labels = Literal["class", "classes", "number", "span", "none"]
 """What an example is labelled with: one class (a text's, or each of its words'), any number of classes, a number, a
 span of its second text, or nothing."""
@@ -29,7 +32,10 @@ class Task:
         labels: what an example is labelled with.
         per_token: whether an output has one row a token: axes batch and sequence first.
         names_classes: whether a folder names the classes of its logits.
-        problem: `problem_type` of transformers' configuration, by which tasks with one class name differ.
+        problem: `problem_type` of transformers' configuration, by which tasks with one class name differ; training
+            writes it, and by it transformers chooses the loss. A task that shares class and problem with one further
+            up in `TASKS` is found by its name alone. None where the class says the task, or transformers' head does
+            not read it.
         helper: the method of `Session` that does the task on texts; None where none does.
         metric: the number that a training is judged by, as `losparse.data` calls it; None where nothing is measured.
         causal: whether it predicts the next token of a text, so that its model must not see it.
@@ -193,12 +199,30 @@ TASKS = {task.name: task for task in _ALL}
 
 
 def find_task(
-    architecture: str | None, problem: str | None = None, outputs: int | None = None, tasks: Mapping[str, Task] = TASKS
+    architecture: str | None,
+    problem: str | None = None,
+    outputs: int | None = None,
+    tasks: Mapping[str, Task] = TASKS,
+    *,
+    named: str | None = None,
 ) -> Task | None:
-    """Return the task of a model by its class name; None where that does not say. See `Task.recognises`."""
-    if architecture is None:
-        return None
-    return next((task for task in tasks.values() if task.recognises(architecture, problem, outputs)), None)
+    """Return the task of a model; None where nothing says it.
+
+    Args:
+        architecture: its class name; None where nobody knows it. See `Task.recognises`, also for the next two.
+        problem: `problem_type` of its configuration.
+        outputs: rows of its head.
+        tasks: to choose from.
+        named: what its configuration has as `TASK_FIELD`. It comes first, unless the head was changed since for
+            another kind of task. None where it has none.
+    """
+    known = tasks.values()
+    found = next((task for task in known if architecture and task.recognises(architecture, problem, outputs)), None)
+    stated = next((task for task in known if task.name == named), None)
+    if stated is None or found is None:
+        return stated or found
+    kept = stated.auto_class == found.auto_class and (problem is None or stated.problem in (None, problem))
+    return stated if kept else found
 
 
 def meant_task(task: Task, problem: str | None, outputs: int | None, tasks: Mapping[str, Task] = TASKS) -> Task:
