@@ -23,7 +23,16 @@ def to_bfloat(model: ir.Model, conversion: Conversion) -> ir.Model:
 
 
 # 8 bits are 0.4 % a weight; a model of two layers multiplies a dozen of them in a row.
-TOY = Precision("weights-8", "a test: weights of 8 bits", 0.1, 0.99, convert=to_bfloat, planned="int8", marked="all")
+TOY = Precision(
+    "weights-8",
+    "a test: weights of 8 bits",
+    0.1,
+    0.99,
+    convert=to_bfloat,
+    planned="int8",
+    marked="all",
+    mixes_texts=True,
+)
 
 
 def test_a_toy_precision_is_planned_marked_made_and_judged(export_bert, monkeypatch, tmp_path):
@@ -31,4 +40,5 @@ def test_a_toy_precision_is_planned_marked_made_and_judged(export_bert, monkeypa
     report = export_bert(tmp_path / "out", precision="weights-8")
     assert report.plan.precision == "int8" and 1e-6 < report.parity.max_abs <= report.parity.tolerance
     assert report.metadata["precision"] == "weights-8" and "weight_bits" not in report.metadata
-    assert Session(tmp_path / "out", threads=1).metadata.precision == "weights-8"
+    assert (metadata := Session(tmp_path / "out", threads=1).metadata).precision == "weights-8"
+    assert metadata.variant.mixes_texts  # so that a session that is batch_invariant runs texts one by one

@@ -46,7 +46,24 @@ def test_texts_run_alone_where_the_batch_may_change_them(make_folder: MakeFolder
         variants = {"fp32": replace(metadata.variant, **fields)}
         return replace(metadata, folder=replace(metadata.folder, variants=variants))
 
-    assert depends_on_batch(changed(precision="int8"), "right")
     assert not depends_on_batch(changed(precision="int8-static"), "right")
+    assert depends_on_batch(changed(precision="int8-rows", mixes_texts=True), "right")
     assert depends_on_batch(changed(parity=moved), "right")
     assert not depends_on_batch(changed(parity=within), "right")
+
+
+def test_a_folder_says_that_texts_mix_where_its_precision_does_not(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+
+    def read(**fields: Any) -> Metadata:
+        folder.edit(lambda data: data.update(fields))
+        return read_metadata(folder.path)
+
+    assert read(precision="int8").variant.mixes_texts and not read(precision="int8-rows").variant.mixes_texts
+    for fields, written in (
+        ({"precision": "int8-rows", "mixes_texts": True}, True),
+        ({"precision": "int8", "mixes_texts": True}, None),
+        ({"precision": "int8-rows", "mixes_texts": False}, None),
+    ):
+        variant = read(**fields).variant
+        assert variant.numbers().get("mixes_texts") == written and variant.mixes_texts == fields["mixes_texts"]

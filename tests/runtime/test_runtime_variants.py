@@ -67,7 +67,8 @@ def decode(file: Path, table: list[list[float]]) -> ModelFile:
 
 
 def variant(models: dict[str, ModelFile], precision: str, **measured: Any) -> Variant:
-    return Variant(precision, None, 20, 10, models, (), **{"parity": PARITY, **measured})
+    mixes = {"mixes_texts": precision == "int8"}
+    return Variant(precision, None, 20, 10, models, (), **{"parity": PARITY, **mixes, **measured})
 
 
 def contents(path: Path, like: Folder, graphs: dict[str, Signature], variants: dict[str, Variant]) -> Folder:

@@ -60,6 +60,7 @@ def describe_model(
         models={MODEL_GRAPH: ModelFile(MODEL_FILE, fingerprint(model))},
         disabled_optimizers=target.disabled_optimizers,
         provider=target.provider,
+        mixes_texts=PRECISION_TABLE[precision].mixes_texts,
     )
     return Folder(
         task=loaded.task.name,

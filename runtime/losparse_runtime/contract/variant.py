@@ -10,6 +10,8 @@ from .fields import Fields
 
 MODEL_FILE = "model.onnx"
 DEFAULT_PROVIDER = "CPUExecutionProvider"
+_MIXES = "int8"
+"""The precision that mixes the texts of a batch where a folder does not say: it was the only one for long."""
 SAFE_WEIGHT_BITS = 7
 """Bits of a weight in an int8 product that no CPU overflows with."""
 
@@ -49,6 +51,7 @@ class Variant:
             yet: only a folder that is being made.
         accuracy: right answers on labelled texts; None where there were none.
         times: median milliseconds of a call, by what it was called with; None where nobody measured.
+        mixes_texts: whether a text's numbers hang on the others of its batch beyond the order of sums.
     """
 
     precision: str
@@ -61,6 +64,7 @@ class Variant:
     parity: Mapping[str, Any] | None = None
     accuracy: Mapping[str, Any] | None = None
     times: Mapping[str, float] | None = None
+    mixes_texts: bool = False
 
     @property
     def wide(self) -> bool:
@@ -70,7 +74,8 @@ class Variant:
     def numbers(self) -> dict[str, Any]:
         """Return precision and versions as JSON values."""
         bits = {} if self.weight_bits is None else {"weight_bits": self.weight_bits}
-        return {"precision": self.precision, **bits, "opset": self.opset, "ir_version": self.ir_version}
+        mixes = {} if self.mixes_texts == (self.precision == _MIXES) else {"mixes_texts": self.mixes_texts}
+        return {"precision": self.precision, **bits, **mixes, "opset": self.opset, "ir_version": self.ir_version}
 
     def measured(self) -> dict[str, Any]:
         """Return accuracy and times as JSON values, those that there are."""
@@ -121,6 +126,7 @@ def parse_variant(fields: Fields, models: Mapping[str, ModelFile]) -> Variant:
         parity=None if fields.is_null("parity") else _parity(fields.object("parity")),
         accuracy=fields.object("accuracy").data if "accuracy" in fields.data else None,
         times=_times(fields.object("times")) if "times" in fields.data else None,
+        mixes_texts=fields.flag("mixes_texts") if "mixes_texts" in fields.data else fields.text("precision") == _MIXES,
     )
 
 

@@ -1,9 +1,9 @@
 """Texts of a batch one at a time, each as if it were alone: for models whose answers depend on the other texts.
 
-In precision int8 a product scales its input by the largest number in it, so one text decides how all the others of its
-batch are rounded. Padding has a part in it too, so every text is run at its own length. Padding on the left shifts a
-short text to other positions than it has alone, which models with absolute positions answer otherwise, in every
-precision.
+In some precisions (int8; a variant says so as "mixes_texts") a product scales its input by the largest number in it, so
+one text decides how all the others of its batch are rounded. Padding has a part in it too, so every text is run at its
+own length. Padding on the left shifts a short text to other positions than it has alone, which models with absolute
+positions answer otherwise, in every precision.
 """
 
 from __future__ import annotations
@@ -18,9 +18,6 @@ from ..contract.metadata import Metadata
 from ..contract.signature import Signature
 from ..contract.tensors import Arrays
 
-# The precision that scales the texts of a batch together.
-_MIXED = "int8"
-
 
 def depends_on_batch(metadata: Metadata, padding_side: str) -> bool:
     """Whether what is said of a text may move by more than the order of sums with the other texts of its batch.
@@ -29,7 +26,7 @@ def depends_on_batch(metadata: Metadata, padding_side: str) -> bool:
         metadata: of the folder; what its exporter measured counts too.
         padding_side: where the folder fills short texts, "left" or "right".
     """
-    if metadata.precision == _MIXED or padding_side == "left":
+    if metadata.variant.mixes_texts or padding_side == "left":
         return True
     parity = metadata.parity or {}
     mates = parity.get("batch_mates")  # earlier writers did not measure it
