@@ -18,6 +18,7 @@ from losparse.layers.linear import find_targets, weight_of
 from losparse.layers.spec import LayerSpec
 from losparse.methods import Description, OneShot, method_from_dict
 from losparse.methods.one_shot.allocate import Size
+from losparse.methods.one_shot.base import Allocation
 from losparse.models.report import report
 from losparse.validation import OneOrMore, checked
 
@@ -36,6 +37,7 @@ class LongestRows(OneShot):
 
     norm: OneOrMore = 2
 
+    allocations: ClassVar[tuple[Allocation, ...]] = ("uniform", "last-k", "by-type", "search")  # it has no rank
     description: ClassVar[Description] = Description(
         summary="the longest rows of every weight", needs=(), cost="seconds", reference="a test"
     )
@@ -49,7 +51,7 @@ class LongestRows(OneShot):
     ) -> FactoredLinear:
         """Return the layer of the longest rows."""
         kept = torch.sort(torch.topk(weight.norm(p=float(self.norm), dim=1), size.kept).indices).values
-        spec = LayerSpec(*weight.shape, rank=0, kept=size.kept, bias=bias is not None)
+        spec = LayerSpec(weight.shape[0], weight.shape[1], rank=0, kept=size.kept, bias=bias is not None)
         layer = FactoredLinear.from_spec(spec, device=weight.device, dtype=weight.dtype)
         return layer.copy_(sparse=weight[kept], kept=kept, bias=bias)
 
@@ -90,6 +92,8 @@ def test_a_toy_method_is_listed_and_checked_like_any_other(losparse: Command) ->
     assert "longest-rows" in (listed := losparse("methods").out) and "the longest rows of every weight" in listed
     with pytest.raises(LosparseError, match=r"norm must be .* got 0"):
         LongestRows(norm=0)
+    with pytest.raises(LosparseError, match=r"one of uniform, .* for LongestRows, got 'global'"):
+        LongestRows(allocation="global")
     with pytest.raises(LosparseError, match="nrom"):
         method_from_dict({"name": "longest-rows", "nrom": 1})
 

@@ -19,7 +19,7 @@ class PlainGeluPass(ir.passes.InPlacePass):
         """Run the pass on the main graph."""
         graph, gelus = model.graph, [node for node in model.graph if node.op_type == "Gelu"]
         root, one, half = (
-            add_constant(graph, f"gelu_{name}", np.float32(number))
+            add_constant(graph, f"gelu_{name}", np.array(number, np.float32))
             for name, number in (("root", 2**0.5), ("one", 1.0), ("half", 0.5))
         )
         for node in gelus:

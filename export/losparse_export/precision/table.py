@@ -20,8 +20,14 @@ from .int8_weights import INT8_WEIGHTS
 # largest difference and smallest cosine of all runs. The bound on the cosine allows about one and a half times the
 # measured 1 - cosine, and more where that is small. What it must catch: int8 with 8-bit weights on a CPU whose kernel
 # saturates gave a cosine of 0.01 in the factored models, one scale for a whole matrix 0.72..0.78.
-_ALL = (FP32, INT8, INT8_STATIC, INT8_WEIGHTS, INT4_WEIGHTS, FP16)
-PRECISION_TABLE = {precision.name: precision for precision in _ALL}
+PRECISION_TABLE: dict[str, Precision] = {
+    FP32.name: FP32,
+    INT8.name: INT8,
+    INT8_STATIC.name: INT8_STATIC,
+    INT8_WEIGHTS.name: INT8_WEIGHTS,
+    INT4_WEIGHTS.name: INT4_WEIGHTS,
+    FP16.name: FP16,
+}
 PRECISIONS = tuple(PRECISION_TABLE)
 
 

@@ -8,7 +8,7 @@ needs and which metric it makes of them; everything else is here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -66,11 +66,19 @@ class OneShot:
     joint: Flag = False
 
     trains: ClassVar[bool] = False
+    allocations: ClassVar[tuple[Allocation, ...]] = get_args(Allocation)
+    """Those that it can follow. "uniform-rank" and "global" give ranks, unless it says `sizes` or `candidates` itself.
+    """
     looks_at: ClassVar[frozenset[Statistic]] = frozenset()
     description: ClassVar[Description]
 
     def __post_init__(self) -> None:
         """Check what several fields say together."""
+        if self.allocation not in self.allocations:
+            raise LosparseError(
+                f"allocation must be one of {', '.join(self.allocations)} for {type(self).__name__}, "
+                f"got {self.allocation!r}"
+            )
         if (self.weights is not None) != (self.allocation == "by-type"):
             raise LosparseError(
                 f"weights are for allocation='by-type', which needs them; got allocation={self.allocation!r} and "

@@ -185,17 +185,15 @@ FEATURE_EXTRACTION = Task(
     trained=False,
 )
 
-# Features last: their ending is the shortest.
-_ALL = (
-    TEXT_CLASSIFICATION,
-    MULTI_LABEL_CLASSIFICATION,
-    REGRESSION,
-    TOKEN_CLASSIFICATION,
-    QUESTION_ANSWERING,
-    CAUSAL_LM,
-    FEATURE_EXTRACTION,
-)
-TASKS = {task.name: task for task in _ALL}
+TASKS: dict[str, Task] = {
+    TEXT_CLASSIFICATION.name: TEXT_CLASSIFICATION,
+    MULTI_LABEL_CLASSIFICATION.name: MULTI_LABEL_CLASSIFICATION,
+    REGRESSION.name: REGRESSION,
+    TOKEN_CLASSIFICATION.name: TOKEN_CLASSIFICATION,
+    QUESTION_ANSWERING.name: QUESTION_ANSWERING,
+    CAUSAL_LM.name: CAUSAL_LM,
+    FEATURE_EXTRACTION.name: FEATURE_EXTRACTION,  # last: its ending is the shortest
+}
 
 
 def find_task(

@@ -8,6 +8,10 @@ from . import answer, classify, embed, rank, tag
 from .base import Helper
 
 HELPERS: dict[str, Helper[Any]] = {
-    helper.name: helper for helper in (classify.HELPER, rank.HELPER, tag.HELPER, answer.HELPER, embed.HELPER)
+    classify.HELPER.name: classify.HELPER,
+    rank.HELPER.name: rank.HELPER,
+    tag.HELPER.name: tag.HELPER,
+    answer.HELPER.name: answer.HELPER,
+    embed.HELPER.name: embed.HELPER,
 }
 """By the name that tasks call them (`Task.helper`)."""
