@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NoReturn
 
-from ..errors import LosparseError
+from ..errors import LosparseError, shown
 from ..validation import Numeric, OneOf, wanted
 from ..validation.fields import attribute_docs, field_types, members, unwrap
+from ..validation.marks import TOO_LARGE
 from ..validation.words import in_range
 
 
@@ -231,7 +232,7 @@ def _reader(hint: Any) -> Callable[[str], Any]:
     optional = type(None) in members(hint)
     present = next(member for member in members(hint) if member is not type(None))
     kind, marks = unwrap(present)
-    allowed = wanted(present) + (", or none" if optional else "")
+    none = ", or none" if optional else ""
     number = next((mark for mark in marks if isinstance(mark, Numeric)), None)
 
     def read(text: str) -> Any:
@@ -239,8 +240,9 @@ def _reader(hint: Any) -> Callable[[str], Any]:
             return None
         try:
             return kind(text) if number is None else replace(number, texts=True).read(text, kind)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be {allowed}, got {text!r}") from None
+        except ValueError as error:
+            allowed = wanted(present, largest=str(error) == TOO_LARGE) + none
+            raise argparse.ArgumentTypeError(f"must be {allowed}, got {shown(text)}") from None
 
     return read
 

@@ -65,7 +65,7 @@ def check_work(out: Path, settings: dict[str, Any], *, resume: bool, overwrite: 
             f"'{work}' holds an unfinished training; add --resume to go on with it, or --overwrite to begin again"
         )
     if resume:
-        before = read_object(work / SETTINGS)
+        before = _settings_before(work)
         changed = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
         if changed:
             raise LosparseError(
@@ -73,3 +73,18 @@ def check_work(out: Path, settings: dict[str, Any], *, resume: bool, overwrite: 
                 f"{before.get(changed[0])!r} then, {settings.get(changed[0])!r} now"
             )
     return work
+
+
+def _settings_before(work: Path) -> dict[str, Any]:
+    """Return the settings that the training in a work folder began with.
+
+    Raises:
+        LosparseError: their file is damaged.
+    """
+    try:
+        return read_object(work / SETTINGS)
+    except LosparseError:
+        raise LosparseError(
+            f"'{work / SETTINGS}' is damaged, so its training cannot go on; add --overwrite in place of --resume, or "
+            f"remove '{work}', to begin again"
+        ) from None

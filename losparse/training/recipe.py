@@ -44,6 +44,8 @@ Blocks = Annotated[
     _Number | Annotated[tuple[_Number, ...], NotEmpty()], Says("a number of blocks, or a list of their numbers")
 ]
 """How many transformer blocks, or which ones."""
+Seed = Annotated[int, Numeric(least=0, most=2**32 - 1)]
+"""What numpy's and torch's generators take both."""
 
 
 @checked
@@ -86,7 +88,7 @@ class Training:
     max_grad_norm: NotNegative = 1.0
     bf16: Flag = False
     freeze_embeddings: Flag = True
-    seed: ZeroOrMore = 0
+    seed: Seed = 0
     calibration_examples: OneOrMore | None = None
     distill_weight: ShareFrom0 = 0.0
     distill_temperature: Positive = 2.0

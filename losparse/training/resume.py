@@ -15,6 +15,7 @@ from ..saving.schema import read_object
 
 logger = logging.getLogger(__name__)
 
+CONFIG = "config.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -46,6 +47,10 @@ def missing_part(checkpoint: Path) -> str | None:
         listed = None
     if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
         return state.name if not state.is_file() else "a damaged JSON file"
+    try:
+        read_object(checkpoint / CONFIG)  # the Trainer reads it before the weights
+    except LosparseError:
+        return CONFIG
     random = sorted(path.name for path in checkpoint.glob("rng_state*.pth")) or ["rng_state.pth"]
     for name in ("optimizer.pt", "scheduler.pt", *random):
         if not zipfile.is_zipfile(checkpoint / name):  # what torch.save writes, with its directory at the end

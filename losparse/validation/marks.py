@@ -14,6 +14,9 @@ from typing import Annotated, Any, TypeVar
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 NOT_FINITE = "not finite"
+TOO_LARGE = "too large"
+LARGEST = 2**31 - 1
+"""Of a whole number, where nothing else is said: many are handed to libraries that count in 32 bits."""
 _Number = TypeVar("_Number", int, float)
 _WHOLE = re.compile(r"[-+]?\d{1,18}")
 
@@ -29,7 +32,7 @@ class Numeric:
         above: it is larger than this.
         least: it is this or larger.
         below: it is smaller than this.
-        most: it is this or smaller.
+        most: it is this or smaller; a whole number is never above `LARGEST` where neither this nor `below` is given.
         texts: whether it may be written as text.
     """
 
@@ -73,6 +76,8 @@ class Numeric:
         number = self._number(value)
         if isinstance(number, float) and not number.is_integer():
             raise ValueError("it has a fraction, or is not finite")
+        if self.most is None and self.below is None and number > LARGEST:
+            raise ValueError(TOO_LARGE)
         return self._in_range(int(number))
 
     def _number(self, value: Any) -> float | int:

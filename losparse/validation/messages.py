@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LosparseError, shown
 from .fields import field_types, members, unwrap
-from .marks import NOT_FINITE
+from .marks import NOT_FINITE, TOO_LARGE
 from .words import wanted
 
 if TYPE_CHECKING:
@@ -92,8 +92,9 @@ def _said(found: ErrorDetails, place: _Place) -> tuple[str, bool]:
         return f": {place.owner.__name__} has the fields {', '.join(field_types(place.owner))}, each once", False
     if found["loc"] and found["loc"][-1] == _KEY:
         return f"must have texts as keys, got {shown(found['input'])}", False
-    finite = str(found.get("ctx", {}).get("error", "")) == NOT_FINITE
-    return f"must be {wanted(place.hint, finite=finite)}, got {shown(found['input'])}", False
+    cause = str(found.get("ctx", {}).get("error", ""))
+    said = wanted(place.hint, finite=cause == NOT_FINITE, largest=cause == TOO_LARGE)
+    return f"must be {said}, got {shown(found['input'])}", False
 
 
 def _places(found: ErrorDetails) -> tuple[int | str, ...]:

@@ -8,25 +8,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from .fields import in_words, members, unwrap
-from .marks import NotEmpty, Numeric, OneOf
+from .marks import LARGEST, NotEmpty, Numeric, OneOf
 
 TABLE = "a table of keys and values"
 
 
-def wanted(hint: Any, *, finite: bool = False) -> str:
+def wanted(hint: Any, *, finite: bool = False, largest: bool = False) -> str:
     """Say what a type allows, as in "a whole number of 1 or more, or null".
 
     Args:
         hint: type of a field, with its marks.
         finite: say of numbers that they are finite, where infinity came.
+        largest: say of whole numbers how large any may be, where a larger one came.
     """
     parts = members(hint, said=True)
-    choices = [_one(part, finite) for part in parts if part is not type(None)]
+    choices = [_one(part, finite, largest) for part in parts if part is not type(None)]
     null = ", or null" if len(parts) > len(choices) else ""
     return ", or ".join(dict.fromkeys(choices)) + null
 
 
-def _one(hint: Any, finite: bool) -> str:
+def _one(hint: Any, finite: bool, largest: bool) -> str:
     """Say what a type allows that is no union, or is one that a mark says in words."""
     base, marks = unwrap(hint)
     said = in_words(marks)
@@ -39,7 +40,7 @@ def _one(hint: Any, finite: bool) -> str:
         return f"one of {', '.join(map(str, listed or inner))}"
     if base in (int, float):
         noun = "a whole number" if base is int else "a finite number" if finite else "a number"
-        return noun + in_range(hint)
+        return noun + in_range(hint) + (f", at most {LARGEST}" if base is int and largest else "")
     if base in (bool, str):
         return "true or false" if base is bool else f"a text{not_empty}"
     if origin in (tuple, list, Sequence):
@@ -51,12 +52,18 @@ def in_range(hint: Any) -> str:
     """Say the range of a number, or of one or None, with a space in front; empty where there is none."""
     marks = (mark for member in members(hint) for mark in unwrap(member)[1])
     mark = next((mark for mark in marks if isinstance(mark, Numeric)), None)
-    low = None if mark is None else mark.least if mark.above is None else mark.above
-    high = None if mark is None else mark.most if mark.below is None else mark.below
-    if mark is None or (low is None and high is None):
+    if mark is None:
         return ""
-    if high is None:
-        return f" above {low:g}" if mark.above is not None else f" of {low:g} or more"
+    low = mark.least if mark.above is None else mark.above
+    high = mark.most if mark.below is None else mark.below
     if low is None:
-        return f" below {high:g}" if mark.below is not None else f" of {high:g} or less"
-    return f" in {'[' if mark.above is None else '('}{low:g}, {high:g}{']' if mark.below is None else ')'}"
+        if high is None:
+            return ""
+        return f" below {_limit(high)}" if mark.below is not None else f" of {_limit(high)} or less"
+    if high is None:
+        return f" above {_limit(low)}" if mark.above is not None else f" of {_limit(low)} or more"
+    return f" in {'[' if mark.above is None else '('}{_limit(low)}, {_limit(high)}{']' if mark.below is None else ')'}"
+
+
+def _limit(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"

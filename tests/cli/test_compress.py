@@ -211,6 +211,16 @@ def test_a_checkpoint_that_was_cut_off_does_not_stop_a_resumed_training(
     assert "8 steps" in done.out and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_settings_of_a_training_that_are_damaged_name_the_way_out(compress_into: Any, tmp_path: Path) -> None:
+    work = tmp_path / "out.partial"
+    work.mkdir()
+    (work / "settings.json").write_text('{"a": ')
+    compress_into(*FEW, "--resume").refused(
+        "settings.json' is damaged", "add --overwrite in place of --resume, or remove '", "out.partial', to begin again"
+    )
+    assert compress_into(*FEW, "--overwrite").code == 0
+
+
 def test_resuming_where_there_is_nothing_to_go_on_with_says_so(
     compress_into: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

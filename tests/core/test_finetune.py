@@ -163,7 +163,7 @@ def checkpoints(tokenizer, tmp_path):
     return tmp_path
 
 
-FILES = ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors")
+FILES = ("trainer_state.json", "config.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors")
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -153,7 +153,8 @@ def test_a_later_format_is_refused_with_the_way_out(make_folder: MakeFolder) -> 
         ("inputs.0.name", "ids", r"'inputs' must have 'input_ids' with the two axes batch and sequence"),
         ("inputs.0.shape", ["batch"], r"'inputs' must have 'input_ids' with the two axes batch and sequence"),
         ("inputs.0.dtype", "long", r"'inputs\[0\].dtype' must be one of float32, .*, got 'long'"),
-        ("inputs.1.shape", ["batch", 0], r"'inputs\[1\].shape' must be a list of axis names and sizes >= 1"),
+        ("inputs.1.shape", ["batch", 0], r"'inputs\[1\].shape' must be a list of axis names and sizes in 1\.\.2147"),
+        ("inputs.1.shape", ["batch", 10**400], r"must be a list of axis names and sizes in 1\.\.2147483647, got "),
         ("inputs.1.shape", "batch", r"'inputs\[1\].shape' must be a list of axis names"),
         ("outputs.0.name", "scores", r"'outputs' must have 'logits' for task text-classification, got scores"),
         ("labels", "red", r"'labels' must be a list of strings, got 'red'"),
@@ -289,3 +290,11 @@ def test_what_a_hub_or_git_adds_is_no_change(make_folder: MakeFolder) -> None:
     # This folder's writer listed the model alone, so its tokenizer may be there unlisted.
     found = [line.split(":")[0] for line in changed_files(folder)]
     assert found == [name for name in wrong if name != "vocab.txt"]
+
+
+def test_a_name_too_long_for_a_file_is_refused_in_one_line(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    folder.edit(lambda data: data["files"].update({"a" * 300: data["files"]["model.onnx"]}))
+    for read in (read_metadata, changed_files):
+        with pytest.raises(FolderError, match=r"^.*aaa: cannot be read \(File name too long\)$"):
+            read(folder.path)

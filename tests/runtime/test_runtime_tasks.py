@@ -12,6 +12,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from losparse_runtime import Answer, Classification, InputError, RunError, Session, Tag
+from losparse_runtime.contract.task import TASKS
+from losparse_runtime.tasks.rank import HELPER as RANK
 
 from .conftest import Answering, Fixed
 
@@ -206,6 +208,25 @@ def test_numbers_of_a_regression_are_the_scores(make_folder: MakeFolder) -> None
     inputs = {"input_ids": np.array([ids("a")])}
     logits = Session(folder.path, threads=1).run(inputs)["logits"][0]
     assert list(found.scores.values()) == pytest.approx(logits.tolist(), rel=1e-6)
+
+
+def test_several_numbers_of_a_regression_have_a_column_each(make_folder: MakeFolder) -> None:
+    folder = make_folder("text-classification")
+    folder.edit(lambda data: data.update(task="regression"))
+    folder.edit(lambda data: data.update(problem_type="regression"), "config.json")
+    session = Session(folder.path, threads=1)
+    texts = ["a", "b c"]
+    found = session.classify(texts)
+    assert RANK.without is not None
+    table = RANK.without.table(TASKS[session.task], found, texts)
+    assert (table.columns, table.left) == (("red", "green", "blue", "text"), (3,))
+    assert [row[:3] for row in table.rows] == [
+        tuple(f"{score:.4f}" for score in each.scores.values()) for each in found
+    ]
+    assert [row[3] for row in table.rows] == texts
+    for helper in (session.embed, session.tag):  # rank would refuse it too
+        with pytest.raises(InputError, match=r"is for regression; use classify, or run for the raw outputs$"):
+            helper("a")
 
 
 def spans_by_hand(folder: Any, context: str, max_tokens: int) -> tuple[int, int, float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def read_folder(folder: Path | str) -> Folder:
     contents = parse_folder(read_json(folder / METADATA_FILE))
     for name, record in contents.files.items():
         file = folder / name
-        size = file.stat().st_size if file.is_file() else None
+        size = _size(file)
         if size is None:
             raise FolderError(
                 f"{file}: missing, but {METADATA_FILE} names it; copy the whole folder, or export it again"
@@ -112,6 +113,21 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
     """
     files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.name != METADATA_FILE)
     return {file.name: FileRecord(file.stat().st_size, _digest(file)) for file in files}
+
+
+def _size(file: Path) -> int | None:
+    """Return the bytes of a file; None where there is no such file.
+
+    Raises:
+        FolderError: the system does not say, as of a name that is too long for it.
+    """
+    try:
+        found = file.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL within the name
+        return None
+    except OSError as error:
+        raise FolderError(f"{file}: cannot be read ({error.strerror})") from error
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _digest(file: Path) -> str:
@@ -186,7 +202,7 @@ def _beside_the_model(name: str) -> bool:
 def _changed(folder: Path, name: str, record: FileRecord) -> str | None:
     """Say in what a file differs from its record; None where it does not."""
     file = folder / name
-    if not file.is_file():
+    if _size(file) is None:
         return f"missing, {METADATA_FILE} lists it"
     try:
         digest = _digest(file)

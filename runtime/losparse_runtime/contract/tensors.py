@@ -62,6 +62,7 @@ ORT_DTYPES = {
     "tensor(bool)": "bool",
 }
 DTYPES = tuple(ORT_DTYPES.values())
+_MOST = 2**31 - 1  # of a size
 
 
 def role_of(name: str) -> Role:
@@ -118,14 +119,14 @@ def parse_tensor(fields: Fields) -> TensorSpec:
 def _shape(fields: Fields) -> tuple[int | str, ...]:
     shape = fields.data.get("shape")
     if not isinstance(shape, list) or not all(_is_axis(axis) for axis in shape):
-        fields.fail("shape", "a list of axis names and sizes >= 1")
+        fields.fail("shape", f"a list of axis names and sizes in 1..{_MOST}")
     return tuple(shape)
 
 
 def _is_axis(axis: object) -> bool:
     if isinstance(axis, str):
         return bool(axis)
-    return isinstance(axis, int) and not isinstance(axis, bool) and axis >= 1
+    return isinstance(axis, int) and not isinstance(axis, bool) and 1 <= axis <= _MOST
 
 
 @dataclass(frozen=True)

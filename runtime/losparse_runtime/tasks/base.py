@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..contract.config import ModelConfig
 from ..contract.metadata import Metadata
-from ..contract.task import TASKS, Task
+from ..contract.task import TASKS, TEXT_CLASSIFICATION, Task
 from ..contract.tensors import MASK, Arrays
 from ..errors import InputError, RunError
 from ..text.encoder import TextEncoder
@@ -153,6 +153,8 @@ def require(session: Served, helper: str, *, does: bool | None = None) -> None:
     own = TASKS[session.task].helper
     if own == helper if does is None else does:
         return
+    if TASKS[session.task].labels == "number" and session.labels is not None and len(session.labels) > 1:
+        own = TEXT_CLASSIFICATION.helper  # several numbers a text are no order of texts
     wanted = " or ".join(task.name for task in TASKS.values() if task.helper == helper)
     others = "use run" if own is None else f"use {own}, or run"
     raise InputError(

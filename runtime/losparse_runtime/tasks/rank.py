@@ -112,8 +112,11 @@ def _table(task: Task, results: Sequence[_Scored], texts: Sequence[str]) -> Tabl
 
 
 def _numbers(task: Task, results: Sequence[Classification], texts: Sequence[str]) -> Table:
-    rows = [(f"{each.score:.4f}", text) for each, text in zip(results, texts, strict=True)]
-    return Table(("score", "text"), rows, (1,))
+    numbers = list(results[0].scores)  # the folder's labels; the only one of a model of one output says little
+    rows = [
+        (*(f"{each.scores[name]:.4f}" for name in numbers), text) for each, text in zip(results, texts, strict=True)
+    ]
+    return Table((*(["score"] if len(numbers) == 1 else numbers), "text"), rows, (len(numbers),))
 
 
 HELPER = Helper(
