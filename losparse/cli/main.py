@@ -96,7 +96,8 @@ def main(argv: Sequence[str] | None = None, load: Load = load_command) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except BaseException as error:
-        # Of BaseExceptions those that Rust's panics come as are reported like any other error.
+        # Of BaseExceptions those that Rust's panics come as are reported like any other error. `text.panics` says so
+        # too; it is not imported here, where --help ends as well.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         if "--traceback" in arguments:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from losparse_runtime.text.panics import is_panic
+
 from ...errors import LosparseError
 from ..columns import Columns, texts_and_pairs
 from ..examples import Examples
@@ -79,7 +81,7 @@ class TaskData:
         try:
             return self._all_rows(examples, tokenizer, max_length, progress)
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # of Rust; its class is made at the first panic
+            if not is_panic(error):  # stderr is not held meanwhile, as `panics_caught` does: a bar is drawn there
                 raise
             reason = " ".join(str(error).split())[:200]
             raise LosparseError(

@@ -22,6 +22,11 @@ class PanicError(Exception):
     """Code in Rust panicked; the message is its own, on one line."""
 
 
+def is_panic(error: BaseException) -> bool:
+    """Tell whether Rust raised it, by its name: the class is made at the first panic, and nothing exports it."""
+    return type(error).__name__ == "PanicException"
+
+
 @contextmanager
 def panics_caught() -> Iterator[None]:
     """Raise a panic inside the block as a `PanicError`, which `except Exception` catches.
@@ -33,7 +38,7 @@ def panics_caught() -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # its class is made at the first panic; nothing exports it
+            if not is_panic(error):
                 raise
             raise PanicError(one_line(error)) from error
 
