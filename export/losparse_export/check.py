@@ -30,6 +30,7 @@ from losparse_runtime.checking.numbers import (
 )
 from losparse_runtime.checking.report import CheckedPart, CheckReport, Judgement
 from losparse_runtime.checking.tokens import text_differences
+from losparse_runtime.contract.files import METADATA_FILE
 from losparse_runtime.contract.progress import SILENT, Progress
 from losparse_runtime.contract.task import TASKS
 from losparse_runtime.contract.tensors import Arrays
@@ -100,7 +101,7 @@ def open_reference(session: Session, folder: Path, *, threads: int | None = None
         LosparseError: it cannot be opened.
         InputError: it is an ONNX folder of another model.
     """
-    if (folder / "losparse.json").is_file():
+    if (folder / METADATA_FILE).is_file():
         other = Session(folder, threads=threads)
         require_same_model([session, other], labels=False)
         return onnx_reference(other)

@@ -201,6 +201,8 @@ class Costs:
         quantise: quantising one input feature of a product.
         scale: scaling one output of a product in int8 back.
         panel: outputs below which a product takes as long as with this many.
+        narrower: the least share of a head's dimensions that narrower heads must save to be worth their nodes.
+        error: the factor by which an estimate is off at most; dearer forms than that need not be timed.
     """
 
     node: float
@@ -211,6 +213,8 @@ class Costs:
     quantise: float
     scale: float
     panel: int
+    narrower: float
+    error: float
 
     def product(self, product: Product, precision: str = "fp32") -> float:
         """Return what a product takes per token; in int8 only where that is faster (see `gains`)."""

@@ -77,6 +77,8 @@ _ZEN3 = Costs(
     scale=9.0,
     # The kernels work on panels of 16 columns.
     panel=32,
+    narrower=0.2,
+    error=3.0,
 )
 
 # Fusions of onnxruntime 1.31 that cost time on the CPU provider: as one node, normalisation and sum take several times

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from losparse_runtime.contract.files import write_json
+
 from ..environment import machine, versions
 from ..errors import LosparseError
-from ..saving.staging import write_json
 from .output import check_json_target, human_bytes, print_table
 from .parser import positive_int
 from .progress import StderrProgress

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from losparse_runtime.contract.files import write_json
+
 from ..errors import LosparseError
-from ..saving.staging import write_json
 from .output import check_json_target, print_table
 from .parser import refuse_idle
 from .progress import StderrProgress

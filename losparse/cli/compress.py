@@ -8,11 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from losparse_runtime.contract.files import write_json
+
 from ..errors import LosparseError
 from ..methods import METHODS, NO_METHOD
 from ..pipeline.job import WITHOUT_TRAINING, CompressionJob
-from ..pipeline.report import REPORT, CompressedFolder
-from ..saving.staging import write_json
+from ..pipeline.report import CompressedFolder
+from ..saving.staging import REPORT
 from ..training.recipe import Recipe, Training
 from .output import check_json_target
 from .parser import PrintSchema, add_dataclass_flags, add_field_flags, given, positive_int

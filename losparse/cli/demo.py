@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..saving.staging import check_out, write_json
+from losparse_runtime.contract.files import write_json
+
+from ..saving.staging import check_out
 from .bench import shown_speedup
 from .output import check_json_target, human_bytes, print_table
 from .parser import positive_int

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from losparse_runtime.contract.files import write_json
+
 from ..environment import machine, versions
-from ..saving.staging import write_json
 from .bench import notes, shown_speedup
 from .export import add_target_option, call_of, target_of
 from .output import check_json_target, human_bytes, print_table

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from losparse_runtime.contract.files import METADATA_FILE, write_json
+
 from ..errors import LosparseError
 from ..saving.contents import FolderContents, StoredLayer, inspect_folder
-from ..saving.staging import write_json
 from .output import check_json_target, human_bytes, print_table
 
 _PIVOTS = {None: "", "out": " (pivot outputs)", "in": " (pivot inputs)"}
@@ -25,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the table."""
     check_json_target(options.json)
     contents = inspect_folder(options.folder)
-    if options.reasons and not (options.folder / "losparse.json").is_file():
+    if options.reasons and not (options.folder / METADATA_FILE).is_file():
         raise LosparseError(f"--reasons is for an ONNX folder, and '{options.folder}' is a checkpoint; leave it out")
     _print(options.folder, contents)
     if options.reasons:

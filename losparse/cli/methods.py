@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from losparse_runtime.contract.files import write_json
+
 from ..methods import METHODS
-from ..saving.staging import write_json
 from .output import check_json_target, print_table
 
 # Two tables of less than 120 columns, for one of more than 200.

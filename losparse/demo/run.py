@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from losparse_export import export_model
 from losparse_export.check import check_session, open_reference
 from losparse_runtime import Session, benchmark
+from losparse_runtime.contract.files import write_json
 from losparse_runtime.contract.progress import SILENT, Advance, Progress, StageTimes
 from losparse_runtime.contract.task import TASKS
 
@@ -33,7 +34,7 @@ from ..pipeline.steps import train_model
 from ..pipeline.texts import tokenize_parts
 from ..saving.contents import inspect_folder
 from ..saving.folder import read_checkpoint
-from ..saving.staging import DEMO_REPORT, check_out, staged_folder, write_json
+from ..saving.staging import DEMO_REPORT, check_out, staged_folder
 from ..training.opening import load_model, load_tokenizer
 from ..training.recipe import Recipe, Training
 from .docstrings import DocstringData, load_docstrings

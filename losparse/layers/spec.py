@@ -23,9 +23,12 @@ PivotSide = Literal["out", "in"]
 PARTS = ("u", "v", "sparse", "kept", "pivots", "bias")
 """Tensors of a factored layer, as they are called in the weights."""
 
+LARGEST_SIZE = 2**31 - 1
+"""What a number of a configuration may be at most."""
+COPY_AGAIN = "copy the folder again, or save the model again with save_pretrained"
+"""The way out of a configuration that is damaged."""
+
 _SIDES = ("out", "in")
-_MOST = 2**31 - 1
-_WAY_OUT = "copy the folder again, or save the model again with save_pretrained"
 
 
 @dataclass(frozen=True)
@@ -143,19 +146,19 @@ class LayerSpec:
         """
         broken = f"quantization_config entry of {name!r} is malformed"
         if not isinstance(entry, Mapping):
-            raise LosparseError(f"{broken}: it must be an object, got {shown(entry)}; {_WAY_OUT}")
+            raise LosparseError(f"{broken}: it must be an object, got {shown(entry)}; {COPY_AGAIN}")
         for key, (wanted, fits) in _RULES.items():
             if key not in entry and key not in _MAY_LACK:
-                raise LosparseError(f"{broken}: '{key}' is missing; {_WAY_OUT}")
+                raise LosparseError(f"{broken}: '{key}' is missing; {COPY_AGAIN}")
             if not fits(entry.get(key)):
-                raise LosparseError(f"{broken}: '{key}' must be {wanted}, got {shown(entry.get(key))}; {_WAY_OUT}")
+                raise LosparseError(f"{broken}: '{key}' must be {wanted}, got {shown(entry.get(key))}; {COPY_AGAIN}")
         values: dict[str, Any] = {field: entry.get(key) for key, field in _FIELDS.items()}
         try:
             return cls(**values, shares_v=entry.get("v_of") is not None, v_of=entry.get("v_of"))
         except LosparseError:
             size = f"{entry['out']}x{entry['in']}"
             raise LosparseError(
-                f"{broken}: rank {entry['rank']} or kept {entry['kept']} exceeds its size {size}; {_WAY_OUT}"
+                f"{broken}: rank {entry['rank']} or kept {entry['kept']} exceeds its size {size}; {COPY_AGAIN}"
             ) from None
 
     def to_attributes(self) -> dict[str, Any]:
@@ -237,12 +240,12 @@ _MAY_LACK = ("pivots", "v_of")  # of the first writers, or where there is nothin
 
 
 def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= _MOST
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST_SIZE
 
 
 _Rule = tuple[str, Callable[[Any], bool]]
-_SIZE: _Rule = (f"a whole number in 1..{_MOST}", lambda value: _is_whole(value, 1))
-_COUNT: _Rule = (f"a whole number in 0..{_MOST}", lambda value: _is_whole(value, 0))
+_SIZE: _Rule = (f"a whole number in 1..{LARGEST_SIZE}", lambda value: _is_whole(value, 1))
+_COUNT: _Rule = (f"a whole number in 0..{LARGEST_SIZE}", lambda value: _is_whole(value, 0))
 # What a value of an entry must be: in words, and as a test.
 _RULES: dict[str, _Rule] = {
     "in": _SIZE,

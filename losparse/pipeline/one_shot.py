@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from losparse_runtime.contract.files import write_json
 from losparse_runtime.contract.progress import Progress
 from losparse_runtime.contract.task import TASK_FIELD, find_task
 from losparse_runtime.contract.tensors import TOKENS
@@ -25,13 +26,13 @@ from ..layers.casting import cast_
 from ..models.report import CompressionReport, dense_report
 from ..saving.folder import Checkpoint, read_checkpoint, refuse_compressed
 from ..saving.pooling import copy_pooling
-from ..saving.staging import staged_folder, write_json
+from ..saving.staging import REPORT, staged_folder
 from ..training.batches import calibration_batches
 from ..training.opening import architecture_of, fit_padding, load_as_is, load_tokenizer, text_length
 from .dropping import drop_on_texts, drop_unseen
 from .job import WITHOUT_TRAINING, CompressionJob
 from .outcome import Original, count_original, outcome_of
-from .report import REPORT, CompressedFolder
+from .report import CompressedFolder
 from .texts import read_calibration, tokenize_calibration
 
 if TYPE_CHECKING:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..models.report import CompressionReport
 
-REPORT = "losparse_report.json"
-
 
 @dataclass(frozen=True)
 class CompressedFolder:

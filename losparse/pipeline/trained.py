@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from losparse_runtime.contract.files import write_json
 from losparse_runtime.contract.progress import Progress
 from losparse_runtime.contract.task import TASKS
 
@@ -19,7 +20,7 @@ from ..data.tokens import Tokenized
 from ..models.report import dense_report
 from ..saving.folder import Checkpoint, read_checkpoint, refuse_compressed
 from ..saving.source import find_model
-from ..saving.staging import staged_folder, write_json
+from ..saving.staging import REPORT, staged_folder
 from ..training.adapters import require_lora
 from ..training.batches import calibration_batches, importance_batches
 from ..training.distill import pair_blocks
@@ -30,7 +31,7 @@ from ..training.recipe import Recipe
 from .dropping import drop_on_texts, drop_unseen
 from .job import CompressionJob
 from .outcome import Original, count_original, outcome_of
-from .report import REPORT, CompressedFolder
+from .report import CompressedFolder
 from .steps import check_schedule, default_save_steps, train_model
 from .texts import load_parts, read_calibration, tokenize_calibration, tokenize_parts
 

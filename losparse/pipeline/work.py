@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from losparse_runtime.contract.files import write_json
+
 from ..errors import LosparseError
 from ..saving.schema import read_object
-from ..saving.staging import write_json
 
 SETTINGS = "settings.json"
 

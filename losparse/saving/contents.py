@@ -168,7 +168,7 @@ def _onnx_contents(folder: Path) -> FolderContents:
             _planned_layer(name, plan["layers"][name]) for name in sorted(plan.get("layers", {}), key=_natural)
         )
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
-        raise LosparseError(f"'{folder / 'plan.json'}' is malformed ({error!r}); export the folder again") from None
+        raise LosparseError(f"'{folder / PLAN_FILE}' is malformed ({error!r}); export the folder again") from None
     parameters, size = int(metadata.parameters["model"]), metadata.model_bytes
     return FolderContents("ONNX folder", layers, parameters, size, metadata.precision, metadata.weight_bits)
 

@@ -17,14 +17,12 @@ from typing import Any
 from losparse_runtime.contract.task import TASK_FIELD, TASKS
 
 from ..errors import LosparseError, shown
-from ..layers.spec import LayerSpec
+from ..layers.spec import COPY_AGAIN, LARGEST_SIZE, LayerSpec
 
 # Without pivots a folder is what losparse wrote before it had them, and older versions go on reading it.
 FORMAT, PIVOT_FORMAT, JOINT_FORMAT = 1, 2, 3
 
-_WAY_OUT = "copy the folder again, or save the model again with save_pretrained"
 _MOST_BLOCKS = 10_000
-_MOST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Rule:
     fits: Callable[[Any], bool]
 
 
-def _whole(least: int, most: int = _MOST) -> Rule:
+def _whole(least: int, most: int = LARGEST_SIZE) -> Rule:
     def fits(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
@@ -82,7 +80,7 @@ _CONFIG: dict[str, Rule] = {
     "id2label": optional(Rule("an object that names the classes 0, 1, ...", _class_map)),
     "label2id": optional(OBJECT),
     "quantization_config": optional(OBJECT),
-    "pad_token_id": optional(Rule("a whole number", _whole(-_MOST).fits)),
+    "pad_token_id": optional(Rule("a whole number", _whole(-LARGEST_SIZE).fits)),
     **dict.fromkeys((*_SIZES, *_HEADS), optional(_SIZE)),
     **dict.fromkeys(_DEPTHS, optional(_BLOCKS)),
     **dict.fromkeys(_EPSILONS, optional(Rule("a finite number of 0 or more", _finite))),
@@ -103,9 +101,9 @@ def read_object(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise LosparseError(f"'{file}' cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
-        raise LosparseError(f"'{file}' is not valid JSON: {shown(error)}; {_WAY_OUT}") from None
+        raise LosparseError(f"'{file}' is not valid JSON: {shown(error)}; {COPY_AGAIN}") from None
     if not isinstance(data, dict):
-        raise LosparseError(f"'{file}' must hold a JSON object, got {type(data).__name__}; {_WAY_OUT}")
+        raise LosparseError(f"'{file}' must hold a JSON object, got {type(data).__name__}; {COPY_AGAIN}")
     return data
 
 
@@ -130,7 +128,7 @@ def check_config(config: Mapping[str, Any], file: Path) -> None:
         raise LosparseError(f"'{file}' has no model_type; it is not a transformers model")
     for name, rule in _CONFIG.items():
         if name in config and not rule.fits(config[name]):
-            raise LosparseError(f"'{file}': '{name}' must be {rule.wanted}, got {shown(config[name])}; {_WAY_OUT}")
+            raise LosparseError(f"'{file}': '{name}' must be {rule.wanted}, got {shown(config[name])}; {COPY_AGAIN}")
     _check_task(config, file)
     words, padding = config.get("vocab_size"), config.get("pad_token_id")
     if isinstance(words, int) and padding is not None and not -words <= padding < words:

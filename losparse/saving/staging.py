@@ -11,15 +11,17 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from losparse_runtime.contract.files import METADATA_FILE
 
 from ..errors import LosparseError
 
+REPORT = "losparse_report.json"
+"""What a compression writes into its folder about itself."""
 DEMO_REPORT = "report.json"
 """What the demo writes into its folder. Others use that name too, so what is in it decides."""
 
@@ -48,9 +50,9 @@ class Writer:
         return any((folder / name).is_file() for name in self.markers) or (self.demo and _is_of_demo(folder))
 
 
-EXPORT = Writer("losparse export", ("losparse.json",))
+EXPORT = Writer("losparse export", (METADATA_FILE,))
 """An export, made again in minutes, may stand in the place of another one, not in that of a trained checkpoint."""
-LOSPARSE = Writer("losparse", (*EXPORT.markers, "losparse_report.json"), demo=True)
+LOSPARSE = Writer("losparse", (*EXPORT.markers, REPORT), demo=True)
 
 
 def _is_of_demo(folder: Path) -> bool:
@@ -169,17 +171,3 @@ def _share(folder: Path) -> None:
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():  # what a link points at is not ours
             path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write a JSON file, whole or not at all; NaN and infinity are refused, since JSON has neither."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as sink:
-            json.dump(data, sink, indent=2, ensure_ascii=False, allow_nan=False)
-            sink.write("\n")
-        Path(temporary).chmod(0o644)  # mkstemp makes it private
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

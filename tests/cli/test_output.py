@@ -15,7 +15,7 @@ from losparse.cli.output import human_bytes, print_table
 from losparse.cli.periodic import PeriodicLine
 from losparse.cli.progress import StderrProgress
 from losparse.environment import machine, versions
-from losparse.saving.staging import write_json
+from losparse_runtime.contract.files import write_json
 
 
 def test_a_plain_table_is_aligned_and_has_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:

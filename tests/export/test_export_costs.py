@@ -11,7 +11,9 @@ from losparse.errors import LosparseError
 from losparse_export import CPU, TARGETS, Call, Costs, Counts, export_model
 from losparse_export.costs import Traffic
 
-COSTS = Costs(node=100.0, element=2.0, gather=30.0, move=5.0, int8=0.5, quantise=3.0, scale=1.0, panel=4)
+COSTS = Costs(
+    node=100.0, element=2.0, gather=30.0, move=5.0, int8=0.5, quantise=3.0, scale=1.0, panel=4, narrower=0.2, error=3.0
+)
 COUNTS = Counts([(10, 20), (20, 5)], nodes=4, elements=7, moved=3, gathered=2, quantised=6, multiply_adds=11)
 
 

@@ -62,7 +62,7 @@ FINISH: tuple[PassMaker, ...] = (
     lambda _: common.RemoveUnusedNodesPass(),
     # First of all: the passes behind it join products only where the same is wanted of them.
     lambda asked: WantPrecisionPass(asked.precision, asked.layers),
-    lambda _: ReduceAttentionPass(),
+    lambda asked: ReduceAttentionPass(asked.costs),
     lambda _: SplitSegmentsPass(),
     # Before the sums: a stacked product takes the biases of its parts along.
     lambda asked: SharePass(asked.costs, asked.calls),

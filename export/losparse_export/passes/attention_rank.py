@@ -25,25 +25,28 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from ..costs import Costs
 from ..graph.constants import add_constant, constant_matrix, constant_vector, derived_name, new_node, replace_value
 from ..graph.marks import REORDERED, mark_kind, mark_wanted, marks_of
 from ..graph.naming import place_of
 from ..graph.node import Array
 
-# Narrower heads must save at least this share of the dimensions, or the extra nodes are not worth it.
-_SAVES = 0.2
-
 
 class ReduceAttentionPass(ir.passes.InPlacePass):
-    """Narrows the heads of every Attention whose inputs are folded low-rank layers."""
+    """Narrows the heads of every Attention whose inputs are folded low-rank layers, where that saves enough."""
+
+    def __init__(self, costs: Costs) -> None:
+        """Take the costs of the machine, which say what is enough."""
+        super().__init__()
+        self.costs = costs
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on the main graph."""
         changed = False
         for node in tuple(model.graph):
             if (node.domain, node.op_type) == ("", "Attention") and "q_num_heads" in node.attributes:
-                changed |= _reduce_scores(model.graph, node)
-                changed |= _reduce_values(model.graph, node)
+                changed |= _reduce_scores(model.graph, node, self.costs.narrower)
+                changed |= _reduce_values(model.graph, node, self.costs.narrower)
         return ir.passes.PassResult(model, changed)
 
 
@@ -138,7 +141,7 @@ def _features(value: ir.Value) -> int:
     return last if isinstance(last, int) else 0
 
 
-def _reduce_scores(graph: ir.Graph, node: ir.Node) -> bool:
+def _reduce_scores(graph: ir.Graph, node: ir.Node, least: float) -> bool:
     heads = node.attributes["q_num_heads"].as_int()
     # A soft cap bends every score, so what depends on the query alone no longer drops out of the softmax.
     cap = node.attributes.get("softcap")
@@ -150,7 +153,7 @@ def _reduce_scores(graph: ir.Graph, node: ir.Node) -> bool:
     if query.wanted != key.wanted:
         return False
     width = query.kept_width + key.rank
-    if query.kept_width != key.kept_width or query.width != key.width or width > (1 - _SAVES) * query.width:
+    if query.kept_width != key.kept_width or query.width != key.width or width > (1 - least) * query.width:
         return False
     u_q, u_k = query.u.astype(np.float64), key.u.astype(np.float64)  # (heads, rank, others)
     weight = np.einsum("hqd,hkd->qhk", u_q, u_k).reshape(query.rank, -1)
@@ -163,14 +166,14 @@ def _reduce_scores(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
-def _reduce_values(graph: ir.Graph, node: ir.Node) -> bool:
+def _reduce_values(graph: ir.Graph, node: ir.Node, least: float) -> bool:
     heads = node.attributes["kv_num_heads"].as_int()
     value = _read(node.inputs[2], heads)
     if value is None or node.attributes["q_num_heads"].as_int() != heads:
         return False
     width = value.kept_width + value.rank
     flat = _only_reader(node.outputs[0], "Reshape")
-    if flat is None or width > (1 - _SAVES) * value.width:
+    if flat is None or width > (1 - least) * value.width:
         return False
     readers = list(flat.outputs[0].uses())
     products = [

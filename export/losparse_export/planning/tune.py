@@ -37,8 +37,6 @@ from .plan import LayerPlan, Plan
 
 logger = logging.getLogger(__name__)
 
-# Forms whose estimate is above the cheapest one's by this factor are not timed: it is off by less.
-_HOPELESS = 3.0
 _LEAST_ROUNDS, _LEAST_SECONDS = 9, 0.15
 _NAME = "layer"
 
@@ -83,11 +81,14 @@ def tune_plan(
         times[spec, precision] = timing.times(spec, precision)
         _write_times(file, known)
     phases.at("timing forms", len(specs), len(specs))
-    layers = {n: _fastest(layer, times[layer.spec, layer.precision], traffic) for n, layer in plan.layers.items()}
+    layers = {
+        name: _fastest(layer, times[layer.spec, layer.precision], traffic, target.costs.error)
+        for name, layer in plan.layers.items()
+    }
     return replace(plan, layers=layers, calls=traffic)
 
 
-def _fastest(layer: LayerPlan, times: Mapping[str, float], calls: Traffic) -> LayerPlan:
+def _fastest(layer: LayerPlan, times: Mapping[str, float], calls: Traffic, error: float) -> LayerPlan:
     best = min(times, key=lambda name: times[name])
     where = f"at {calls.words}"
     refused = {name: why for name, why in {layer.lowering: "estimated", **layer.refused}.items() if name != best}
@@ -95,7 +96,7 @@ def _fastest(layer: LayerPlan, times: Mapping[str, float], calls: Traffic) -> La
         if name in times:
             refused[name] = f"takes {times[name]:.3f} ms {where}, {best} takes {times[best]:.3f} ms"
         elif refused[name].startswith(("costs", "estimated")):
-            refused[name] = f"not timed: its estimate is more than {_HOPELESS:g} times the cheapest one's"
+            refused[name] = f"not timed: its estimate is more than {error:g} times the cheapest one's"
     reason = f"fastest of {len(times)} that were timed: {times[best]:.3f} ms {where}"
     return replace(layer, lowering=best, reason=reason, refused=refused)
 
@@ -113,7 +114,7 @@ class _Timing:
         """Return milliseconds by form, on the average over all calls; what is not known is timed and noted."""
         listed = candidates(spec, calls=self.calls, precision=precision, target=self.target)
         costs = {c.lowering: c.cost for c in listed if c.cost is not None}
-        names = [name for name, cost in costs.items() if cost <= _HOPELESS * min(costs.values())]
+        names = [name for name, cost in costs.items() if cost <= self.target.costs.error * min(costs.values())]
         measured = {call: self._in_call(spec, precision, names, call) for call in self.calls.calls}
         return {name: self.calls.per_call(lambda call: measured[call][name]) for name in names}  # noqa: B023
 

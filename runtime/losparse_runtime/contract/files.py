@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +100,17 @@ def write_metadata(folder: Path, contents: Folder) -> None:
 
 
 def write_json(file: Path, data: Any) -> None:
-    """Write a file of an exported folder."""
-    file.write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    """Write a JSON file, whole or not at all; NaN and infinity are refused, since JSON has neither."""
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as sink:
+            json.dump(data, sink, indent=2, ensure_ascii=False, allow_nan=False)
+            sink.write("\n")
+        Path(temporary).chmod(0o644)  # mkstemp makes it private
+        Path(temporary).replace(file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def record_files(folder: Path) -> dict[str, FileRecord]:
