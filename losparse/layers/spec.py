@@ -23,6 +23,9 @@ PivotSide = Literal["out", "in"]
 PARTS = ("u", "v", "sparse", "kept", "pivots", "bias")
 """Tensors of a factored layer, as they are called in the weights."""
 
+PLAN_KEYS = ("shape", "rank", "kept", "axis", "pivots", "shared")
+"""Keys of a layer's sizes in a plan, in the order in which they are written."""
+
 LARGEST_SIZE = 2**31 - 1
 """What a number of a configuration may be at most."""
 COPY_AGAIN = "copy the folder again, or save the model again with save_pretrained"
@@ -194,24 +197,26 @@ class LayerSpec:
 
     def to_plan(self) -> dict[str, Any]:
         """Return the layer's sizes as a plan has them; a plan does not say whether there is a bias."""
-        return {
-            "shape": [self.out_features, self.in_features],
-            "rank": self.rank,
-            "kept": self.kept,
-            "axis": self.axis,
-            "pivots": self.pivot_side,
-            "shared": self.shares_v,
-        }
+        shape = [self.out_features, self.in_features]
+        values = (shape, self.rank, self.kept, self.axis, self.pivot_side, self.shares_v)
+        return dict(zip(PLAN_KEYS, values, strict=True))
 
     @classmethod
     def from_plan(cls, entry: Mapping[str, Any]) -> LayerSpec:
         """Read a layer's sizes of a plan, as `to_plan` wrote them; the first writers had neither pivots nor shared.
 
+        Args:
+            entry: of the plan's file; other keys than `PLAN_KEYS` are passed over.
+
         Raises:
             LosparseError: a size is missing, of another type or out of range; it does not say of which layer.
         """
         shape = entry.get("shape")
-        sizes = [*shape, entry.get("rank"), entry.get("kept")] if isinstance(shape, list) and len(shape) == 2 else []
+        sizes = (
+            [*shape, entry.get("rank"), entry.get("kept")]
+            if isinstance(shape, list | tuple) and len(shape) == 2
+            else []
+        )
         if not sizes or not all(_is_whole(size, 0) for size in sizes):
             raise LosparseError("shape must be [out, in], and it, rank and kept whole numbers >= 0")
         if entry.get("axis") not in _SIDES:

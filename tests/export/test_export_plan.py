@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from losparse.errors import LosparseError
+from losparse.layers.spec import PLAN_KEYS
 from losparse_export import LOWERINGS, Call, Plan, PlannedLayer, candidates, plan_layers
 from losparse_export.graph.layer import Order
 from losparse_export.passes import Fold
@@ -214,6 +215,7 @@ def test_json_schema_says_what_a_file_may_hold():
         "description": "inner width of the low-rank part.",
     }
     assert layer["additionalProperties"] is False
+    assert set(PLAN_KEYS) < set(layer["properties"])
 
 
 def test_digest_follows_the_choices(plan):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from losparse.errors import LosparseError
+from losparse.layers.spec import PLAN_KEYS, LayerSpec
 from losparse.validation import AnyText, Flag, NotEmpty, Numeric, OneOf, Says, checked
 
 from ..costs import Call, Traffic
@@ -28,7 +29,7 @@ _Side = Literal["out", "in"]
 
 @checked
 class OrderEntry:
-    """How one side of a layer was put in order; see `graph.node.Order`.
+    """How one side of a layer was put in order; see `graph.layer.Order`.
 
     Attributes:
         side: "out" where the layer's outputs were put in order, "in" where its inputs were.
@@ -51,7 +52,7 @@ class OrderEntry:
 
 @checked
 class LayerEntry:
-    """What becomes of one layer, and its sizes.
+    """What becomes of one layer, and its sizes, which `LayerSpec.to_plan` writes and `LayerSpec.from_plan` reads.
 
     Attributes:
         lowering: name of the chosen form; may be edited.
@@ -87,15 +88,7 @@ class LayerEntry:
         """
         order = None if self.order is None else self.order.to_order()
         try:
-            return PlannedLayer(
-                *self.shape,
-                self.rank,
-                self.kept,
-                self.axis,
-                pivot_side=self.pivots,
-                shares_v=self.shared,
-                order=order,
-            )
+            return PlannedLayer.of(LayerSpec.from_plan({key: getattr(self, key) for key in PLAN_KEYS}), order)
         except LosparseError as error:
             raise LosparseError(f"{source}: {error}") from None
 

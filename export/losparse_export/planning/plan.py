@@ -187,17 +187,13 @@ def _rechoose(name: str, layer: LayerPlan, lowering: str | None, target: Target)
 
 
 def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
+    """Return a layer's entry in a file; a form of a target of one's own is written too, so it is not checked here."""
     return {
         "lowering": layer.lowering,
         "precision": layer.precision,
         "reason": layer.reason,
         "refused": dict(layer.refused),
-        "shape": [layer.spec.out_features, layer.spec.in_features],
-        "rank": layer.spec.rank,
-        "kept": layer.spec.kept,
-        "axis": layer.spec.axis,
-        "pivots": layer.spec.pivot_side,
-        "shared": layer.spec.shares_v,
+        **layer.spec.to_plan(),
         "order": None if layer.spec.order is None else asdict(layer.spec.order),
     }
 
