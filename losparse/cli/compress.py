@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -14,8 +15,10 @@ from ..errors import LosparseError
 from ..methods import METHODS, NO_METHOD
 from ..pipeline.job import WITHOUT_TRAINING, CompressionJob
 from ..pipeline.report import CompressedFolder
+from ..pipeline.run import compress_folder
 from ..saving.staging import REPORT
 from ..training.recipe import Recipe, Training
+from ..validation import WrongValueError
 from .output import check_json_target
 from .parser import PrintSchema, add_dataclass_flags, add_field_flags, given, positive_int
 from .progress import StderrProgress
@@ -102,15 +105,11 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compress, save and print what came of it."""
-    from ..pipeline.run import compress_folder
-    from ..training.opening import quiet_transformers
-
     job = CompressionJob(recipe=read_recipe(options), **{name: getattr(options, name) for name in _PARTS})
     job.check()
     if job.train is None:
         _refuse_training_flags(options)
     check_json_target(options.json)
-    quiet_transformers()
     done = compress_folder(job, StderrProgress(verbose=options.verbose), options.callbacks)
     if done is not None:
         print_report(_title(job, done), done.report)
@@ -138,7 +137,7 @@ def _refuse_training_flags(options: argparse.Namespace) -> None:
     flags = [name for name in given(options, "recipe") if name == "task"]
     flags += [name for name in given(options, "training") if name not in WITHOUT_TRAINING]
     if flags:
-        raise LosparseError(f"--{flags[0].replace('_', '-')} is for training; leave it out, or add --train FILE")
+        raise LosparseError(f"{_flag(flags[0])} is for training; leave it out, or add --train FILE")
 
 
 def read_recipe(options: argparse.Namespace) -> Recipe:
@@ -153,4 +152,28 @@ def read_recipe(options: argparse.Namespace) -> Recipe:
     data["method"] |= given(options, "method")
     data["training"] |= given(options, "training")
     data |= given(options, "recipe")
-    return Recipe.from_dict(data)
+    try:
+        return Recipe.from_dict(data)
+    except WrongValueError as error:
+        raise _of_flag(error, options, str(data["method"]["name"])) from None
+
+
+def _of_flag(error: WrongValueError, options: argparse.Namespace, method: str) -> LosparseError:
+    """Return an error of a recipe in the words of the command line, where the value came from a flag."""
+    group, _, name = error.path.rpartition(".")
+    if name not in given(options, group or "recipe"):
+        return error
+    flag = _flag(name)
+    if not error.unknown:
+        said = re.sub(r"\b[a-z]+(_[a-z]+)+\b", lambda found: _FLAG_OF.get(found[0], found[0]), error.said)
+        return LosparseError(f"{flag}{said}" if said[0] == ":" else f"{flag} {said}")
+    takes = ", ".join(_flag(field.name) for field in fields(METHODS[method]) if field.init)
+    return LosparseError(f"{flag} is not for --method {method}, which takes {takes}; leave it out")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+_FLAG_OF = {field.name: _flag(field.name) for kind in (Recipe, Training, *METHODS.values()) for field in fields(kind)}
+"""Flags by what a recipe calls them."""

@@ -38,13 +38,13 @@ def run(options: argparse.Namespace) -> int:
     check_out(options.out, overwrite=options.overwrite)
     check_json_target(options.json)
     from ..demo.run import run_demo
-    from ..training.opening import quiet_transformers
+    from ..training.opening import transformers_quiet
 
-    quiet_transformers()
     progress = StderrProgress(verbose=options.verbose)
-    report = run_demo(
-        options.out, steps=options.steps, overwrite=options.overwrite, setup=options.setup, progress=progress
-    )
+    with transformers_quiet():
+        report = run_demo(
+            options.out, steps=options.steps, overwrite=options.overwrite, setup=options.setup, progress=progress
+        )
     _print(options.out, report)
     if options.json is not None:
         write_json(options.json, report)

@@ -15,7 +15,7 @@ from ..errors import LosparseError, shown
 from ..validation import Numeric, OneOf, wanted
 from ..validation.fields import attribute_docs, field_types, members, unwrap
 from ..validation.marks import TOO_LARGE
-from ..validation.words import in_range
+from ..validation.words import did_you_mean, in_range
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -50,6 +50,14 @@ class CommandParser(argparse.ArgumentParser):
         names = [each.lstrip("-") for each in self._option_string_actions]
         found = difflib.get_close_matches(flag.lstrip("-"), names, n=1)
         self.error(f"unrecognized arguments: {' '.join(left)}" + (f"; did you mean --{found[0]}?" if found else ""))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse a value that is not among a flag's, with the nearest of them."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += did_you_mean(value, list(map(str, action.choices or ())))
+            raise
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse would print with its usage.

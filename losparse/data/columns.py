@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..errors import LosparseError
@@ -45,8 +46,11 @@ def find_column(table: Table, named: str | None, usual: Sequence[str], option: s
         if name in table.columns:
             return name
     kind = f"column '{named}'" if named is not None else f"column called {' or '.join(usual)}"
+    headed = Path(table.name).suffix.lower() in (".csv", ".tsv")
+    header = " (its first line, which must name the columns)" if headed else ""
     raise LosparseError(
-        f"{table.name} has no {kind}; its columns are {', '.join(table.columns)}; name one with --{option}-column"
+        f"{table.name} has no {kind}; its columns are {', '.join(table.columns)}{header}; name one with "
+        f"--{option}-column"
     )
 
 

@@ -13,8 +13,15 @@ LABEL_COLUMNS = ("label", "labels", "category", "class", "target")
 """Columns in which the class of a text is looked for."""
 
 
-def label_text(table: Table, row: int, column: str, value: Any) -> str:
+def label_text(table: Table, row: int, column: str, value: Any, *, several: str = "") -> str:
     """Return a label as text; integers and booleans are allowed, numbers with a fraction are not labels.
+
+    Args:
+        table: where it stands.
+        row: of the table.
+        column: of labels.
+        value: what stands there.
+        several: what to do where a list or nothing stands in its place.
 
     Raises:
         LosparseError: it is none.
@@ -23,7 +30,10 @@ def label_text(table: Table, row: int, column: str, value: Any) -> str:
         return str(value).lower()
     text = str(value).strip() if isinstance(value, str | int) else ""
     if not text or re.fullmatch(r"[-+]?\d*\.\d+", text):
-        raise LosparseError(f"{table.where(row)}: '{column}' must be a label (a text or an integer), got {show(value)}")
+        way_out = f"; {several}" if several and (isinstance(value, list) or value == "") else ""
+        raise LosparseError(
+            f"{table.where(row)}: '{column}' must be a label (a text or an integer), got {show(value)}{way_out}"
+        )
     return table.whole(row, column, text)
 
 

@@ -22,6 +22,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -91,23 +92,44 @@ def read_table(
     Raises:
         LosparseError: there is no such file or data set, it is empty, or a line of it cannot be read.
     """
+    check_source(source, plain=plain)
     path = Path(source)
-    suffixes = (*SUFFIXES, PLAIN) if plain else SUFFIXES
-    if path.is_file():
-        table = _read_file(path, suffixes)
-    elif path.is_dir():
-        raise LosparseError(f"data must be a {_one_of(suffixes)} file, got the folder '{path}'")
-    else:
-        table = _read_hub(str(source), split, suffixes, open_hub)
+    table = _read_file(path) if path.is_file() else _read_hub(str(source), split, open_hub)
     if not table.rows:
         raise LosparseError(f"{table.name} has no rows; it needs at least one under its column names")
     return table
 
 
-def _read_file(path: Path, suffixes: tuple[str, ...]) -> Table:
+def check_source(source: str | Path, *, plain: bool = False) -> None:
+    """Refuse what no table can be read from, by its name alone: nothing is opened, and the hub is not asked.
+
+    Args:
+        source: see `read_table`.
+        plain: see `read_table`.
+
+    Raises:
+        LosparseError: it is a folder, a file of another suffix, or neither a file nor a hub data set's name; or data
+            sets of the hub cannot be read here.
+    """
+    path, suffixes = Path(source), (*SUFFIXES, PLAIN) if plain else SUFFIXES
+    if path.is_dir():
+        raise LosparseError(f"data must be a {_one_of(suffixes)} file, got the folder '{path}'")
     suffix = path.suffix.lower()
-    if suffix not in suffixes:
-        raise LosparseError(f"data must be a {_one_of(suffixes)} file, got '{path}'")
+    if path.is_file():
+        if suffix not in suffixes:
+            raise LosparseError(f"data must be a {_one_of(suffixes)} file, got '{path}'")
+        return
+    name = str(source)
+    if _HUB_NAME.fullmatch(name) is None or suffix in {*SUFFIXES, PLAIN, ".json", ".parquet"}:
+        raise LosparseError(
+            f"no data file '{name}'; give a {_one_of(suffixes)} file or a hub data set as owner/name[@config][:split]"
+        )
+    if find_spec("datasets") is None:
+        raise LosparseError(f"no data file '{name}', and reading it from the hub needs: pip install 'losparse[train]'")
+
+
+def _read_file(path: Path) -> Table:
+    suffix = path.suffix.lower()
     text = _decode(path)
     if not text.strip():
         needed = "at least one text" if suffix == PLAIN else "column names and at least one row"
@@ -203,18 +225,11 @@ def _read_jsonl(path: Path, text: str) -> Table:
     return Table(str(path), tuple(dict.fromkeys(name for row in rows for name in row)), rows, lines)
 
 
-def _read_hub(name: str, split: str, suffixes: tuple[str, ...], open_hub: Callable[..., Any] | None) -> Table:
+def _read_hub(name: str, split: str, open_hub: Callable[..., Any] | None) -> Table:
+    import datasets
+
     match = _HUB_NAME.fullmatch(name)
-    if match is None or Path(name).suffix.lower() in {*SUFFIXES, PLAIN, ".json", ".parquet"}:
-        raise LosparseError(
-            f"no data file '{name}'; give a {_one_of(suffixes)} file or a hub data set as owner/name[@config][:split]"
-        )
-    try:
-        import datasets
-    except ImportError:
-        raise LosparseError(
-            f"no data file '{name}', and reading it from the hub needs: pip install 'losparse[train]' datasets"
-        ) from None
+    assert match is not None, "a name that check_source took"
     opened = datasets.load_dataset if open_hub is None else open_hub
     try:
         data = opened(match["name"], match["config"], split=match["split"] or split)

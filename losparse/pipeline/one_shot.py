@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +23,7 @@ from ..environment import peak_memory_bytes
 from ..errors import LosparseError
 from ..layers.casting import cast_
 from ..models.report import CompressionReport, dense_report
-from ..saving.folder import Checkpoint, read_checkpoint, refuse_compressed
+from ..saving.folder import Checkpoint
 from ..saving.pooling import copy_pooling
 from ..saving.staging import REPORT, staged_folder
 from ..training.batches import calibration_batches
@@ -56,18 +55,18 @@ class _Prepared:
     max_length: int | None
 
 
-def run_one_shot(job: CompressionJob, source: Path, progress: Progress) -> CompressedFolder:
+def run_one_shot(job: CompressionJob, checkpoint: Checkpoint, progress: Progress) -> CompressedFolder:
     """Compress a model and save it.
 
     Args:
         job: without `train`.
-        source: folder of its model.
+        checkpoint: of its model.
         progress: shows the stages.
 
     Raises:
         LosparseError: see `compress_folder`.
     """
-    prepared = _prepare(job, read_checkpoint(source), progress)
+    prepared = _prepare(job, checkpoint, progress)
     started = time.perf_counter()
     compression = _compress(prepared, progress)
     seconds = time.perf_counter() - started
@@ -78,7 +77,6 @@ def run_one_shot(job: CompressionJob, source: Path, progress: Progress) -> Compr
 def _prepare(job: CompressionJob, checkpoint: Checkpoint, progress: Progress) -> _Prepared:
     """Open and check everything: the cheap first, the model before the texts are tokenised."""
     recipe = job.recipe
-    refuse_compressed(checkpoint)
     config = checkpoint.config
     task = find_task(architecture_of(checkpoint).__name__, config.get("problem_type"), named=config.get(TASK_FIELD))
     full_rows = find_texts(task).full_rows

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from losparse_runtime.contract.progress import SILENT, Progress
 
-from ..saving.source import find_model
-from ..saving.staging import check_out
+from ..saving.folder import Checkpoint
+from .inputs import check_inputs
 from .job import CompressionJob
-from .one_shot import run_one_shot
 from .report import CompressedFolder
-from .trained import prepare, save, train
 from .work import check_work, work_folder, work_path
 
 if TYPE_CHECKING:
@@ -39,18 +35,36 @@ def compress_folder(
         LosparseError: the parts do not fit together, something cannot be read, the model or a layer cannot be
             compressed, or training diverged; nothing is then written, but for the checkpoints in OUT.partial.
     """
-    job.check()
-    if process_rank() > 0:
-        if job.train is not None:
-            _train_along(job, callbacks)
-        return None
-    source = find_model(job.model)
-    check_out(job.out_folder, overwrite=job.overwrite, sources=(source,))
-    if job.train is None:
-        return run_one_shot(job, source, progress)
+    rank = process_rank()
+    checkpoint = check_inputs(job, writes=rank == 0)
     settings = {**job.settings, "recipe": job.recipe.to_dict()}
-    check_work(job.out_folder, settings, resume=job.resume, overwrite=job.overwrite)
-    prepared = prepare(job, source, progress)
+    if job.train is not None and rank == 0:
+        check_work(job.out_folder, settings, resume=job.resume, overwrite=job.overwrite)
+    # Only here, when nothing is wrong that costs no torch to see: that takes seconds to load.
+    from ..training.opening import transformers_quiet
+
+    with transformers_quiet():
+        _gather_on_cpu()
+        if rank > 0:
+            _train_along(job, checkpoint, callbacks)
+            return None
+        return _compress(job, checkpoint, settings, progress, callbacks)
+
+
+def _compress(
+    job: CompressionJob,
+    checkpoint: Checkpoint,
+    settings: dict[str, Any],
+    progress: Progress,
+    callbacks: Sequence[TrainerCallback],
+) -> CompressedFolder:
+    if job.train is None:
+        from .one_shot import run_one_shot
+
+        return run_one_shot(job, checkpoint, progress)
+    from .trained import prepare, save, train
+
+    prepared = prepare(job, checkpoint, progress)
     with work_folder(job.out_folder, settings, resume=job.resume, overwrite=job.overwrite) as work:
         result = train(prepared, work, progress, callbacks)
         with progress.stage("writing"):
@@ -60,12 +74,24 @@ def compress_folder(
 def process_rank() -> int:
     """Return which process of a distributed training this is, as torchrun and accelerate number them; 0 if alone."""
     rank = os.environ.get("RANK")
-    if rank is not None and not torch.cuda.is_available():
-        # Without it accelerate takes the processes for strangers where there is no GPU, and each trains on its own.
-        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
     return int(rank or 0)
 
 
-def _train_along(job: CompressionJob, callbacks: Sequence[TrainerCallback]) -> None:
+def _gather_on_cpu() -> None:
+    """Tell accelerate that the processes of a distributed training belong together where there is no GPU.
+
+    Without it accelerate takes them for strangers there, and each trains on its own.
+    """
+    import torch
+
+    if "RANK" in os.environ and not torch.cuda.is_available():
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+
+def _train_along(job: CompressionJob, checkpoint: Checkpoint, callbacks: Sequence[TrainerCallback]) -> None:
     """Be one of the other processes of a distributed training: take part in it, and leave all writing to the first."""
-    train(prepare(job, find_model(job.model), SILENT), work_path(job.out_folder), SILENT, callbacks)
+    if job.train is None:
+        return
+    from .trained import prepare, train
+
+    train(prepare(job, checkpoint, SILENT), work_path(job.out_folder), SILENT, callbacks)

@@ -5,6 +5,7 @@ MODEL --drop blocks (keep_layers)--> shallower --compress (method) and fine-tune
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..data.examples import Examples
 from ..data.tasks.registry import find_data
 from ..data.tokens import Tokenized
 from ..models.report import dense_report
-from ..saving.folder import Checkpoint, read_checkpoint, refuse_compressed
+from ..saving.folder import Checkpoint, read_checkpoint
 from ..saving.source import find_model
 from ..saving.staging import REPORT, staged_folder
 from ..training.adapters import require_lora
@@ -26,7 +27,7 @@ from ..training.batches import calibration_batches, importance_batches
 from ..training.distill import pair_blocks
 from ..training.fine_tune import FineTuneResult
 from ..training.opening import fit_padding, load_model, load_tokenizer, text_length
-from ..training.problems import check_problem, check_teacher, labels_of, warn_of_order
+from ..training.problems import check_problem, check_teacher, labels_of, replaced_head, warn_of_order
 from ..training.recipe import Recipe
 from .dropping import drop_on_texts, drop_unseen
 from .job import CompressionJob
@@ -37,6 +38,8 @@ from .texts import load_parts, read_calibration, tokenize_calibration, tokenize_
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Prepared:
         parts: rows to train on and to measure on.
         calibration: batches that a one-shot method looks at, where the job says which texts.
         max_length: tokens of a text.
+        replaced: why the model's own head is not what is trained; None where it is, or where there is none.
     """
 
     job: CompressionJob
@@ -66,14 +70,15 @@ class Prepared:
     parts: tuple[Tokenized, Tokenized]
     calibration: list[dict[str, Any]] | None
     max_length: int
+    replaced: str | None
 
 
-def prepare(job: CompressionJob, source: Path, progress: Progress) -> Prepared:
+def prepare(job: CompressionJob, checkpoint: Checkpoint, progress: Progress) -> Prepared:
     """Open and check everything: the cheap first, the model before the data is tokenised, all before training.
 
     Args:
         job: whose `train` is given.
-        source: folder of its model.
+        checkpoint: of its model.
         progress: shows the stages.
 
     Raises:
@@ -81,8 +86,6 @@ def prepare(job: CompressionJob, source: Path, progress: Progress) -> Prepared:
     """
     recipe, task = job.recipe, TASKS[job.recipe.task]
     require_lora(recipe.training, recipe.method)
-    checkpoint = read_checkpoint(source)
-    refuse_compressed(checkpoint)
     known = labels_of(checkpoint, task)
     if known is None and job.teacher is not None:
         known = labels_of(read_checkpoint(find_model(job.teacher)), task)
@@ -90,8 +93,11 @@ def prepare(job: CompressionJob, source: Path, progress: Progress) -> Prepared:
         train, validation = load_parts(job, known)
         texts = read_calibration(job, task)
     with progress.stage("opening the model"):
-        tokenizer = load_tokenizer(source, pads=not find_data(task).full_rows)
+        tokenizer = load_tokenizer(checkpoint.folder, pads=not find_data(task).full_rows)
         check_problem(checkpoint, task, train.label_names)
+        replaced = replaced_head(checkpoint, task, train.label_names)
+        if replaced is not None:
+            logger.warning("%s", replaced)
         warn_of_order(checkpoint, task, train.label_names)
         model = load_model(checkpoint, task, train.label_names, recipe.training.seed)
         fit_padding(model, tokenizer)
@@ -114,7 +120,7 @@ def prepare(job: CompressionJob, source: Path, progress: Progress) -> Prepared:
     if teacher is not None and recipe.training.distill_hidden > 0:
         pair_blocks(model, teacher)
     recipe = _with_save_steps(recipe, check_schedule(recipe, len(parts[0])))
-    return Prepared(job, recipe, checkpoint, model, original, teacher, tokenizer, parts, calibration, length)
+    return Prepared(job, recipe, checkpoint, model, original, teacher, tokenizer, parts, calibration, length, replaced)
 
 
 def _with_save_steps(recipe: Recipe, steps: int) -> Recipe:
@@ -173,6 +179,7 @@ def save(prepared: Prepared, result: FineTuneResult) -> CompressedFolder:
             "steps": result.steps,
             "seconds": result.seconds,
             "metrics": result.metrics,
+            "replaced_head": prepared.replaced,
             **outcome_of(prepared.model, folder, prepared.checkpoint, prepared.original, compression),
         }
         write_json(folder / REPORT, report)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from losparse_runtime.contract.files import METADATA_FILE
+
 from ..errors import LosparseError
 from ..layers.spec import PARTS, LayerSpec
 from .headers import read_header
@@ -73,6 +75,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         kind = "is a file" if folder.exists() else "does not exist"
         raise LosparseError(f"model folder '{folder}' {kind}; give a folder with config.json and {WEIGHTS}")
     if not (folder / "config.json").is_file():
+        _refuse_exported(folder)
         raise LosparseError(f"model folder '{folder}' has no config.json; give a folder that save_pretrained wrote")
     refuse_links_out(folder)
     config = read_object(folder / "config.json")
@@ -168,7 +171,21 @@ def weight_files(folder: Path) -> list[Path]:
             f"model folder '{folder}' has {variants[0]} but no {WEIGHTS}; weights that save_pretrained wrote with "
             "variant= are not read, save the model again without it"
         )
+    _refuse_exported(folder)
     raise LosparseError(f"model folder '{folder}' has no weights; it needs {WEIGHTS}")
+
+
+def _refuse_exported(folder: Path) -> None:
+    """Refuse an ONNX folder, which keeps the configuration of its model beside the graph.
+
+    Raises:
+        LosparseError: it is one.
+    """
+    if (folder / METADATA_FILE).is_file():
+        raise LosparseError(
+            f"model folder '{folder}' is an exported ONNX folder, which has no weights to start from; give the "
+            "checkpoint that it was exported from"
+        )
 
 
 def stored_layers(checkpoint: Checkpoint, *, renamed: bool = False) -> dict[str, LayerSpec]:

@@ -10,6 +10,8 @@ from ..errors import LosparseError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # no pickles, no code
+_SHOWN = 300
+"""Most characters of what the hub's client says."""
 
 Download = Callable[[str, list[str]], str]
 """Fetches the files of a hub id whose names match one of the patterns; returns the folder they are in."""
@@ -37,8 +39,18 @@ def find_model(name: str | Path, *, download: Download | None = None) -> Path:
     try:
         return Path((download or _download)(name, list(_FILES)))
     except Exception as error:  # the hub client raises many unrelated types: network, no such name, no rights
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise LosparseError(f"no model folder '{name}', and it could not be fetched from the hub: {reason}") from error
+        raise LosparseError(
+            f"no model folder '{name}', and it could not be fetched from the hub: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what the hub's client says: whole sentences of it, for it often adds a page of advice."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    if len(said) <= _SHOWN:
+        return said
+    ends = [match.end() for match in re.finditer(r"[.!?](?= )", said[:_SHOWN])]
+    return said[: ends[-1]] if ends else said[: said.rindex(" ", 0, _SHOWN)] + " ..." if " " in said[:_SHOWN] else said
 
 
 def _download(name: str, patterns: list[str]) -> str:

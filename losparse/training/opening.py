@@ -7,7 +7,8 @@ read_checkpoint(folder) --load_model(task, labels)--> the task's class in fp32, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,22 @@ from ..saving.folder import Checkpoint
 from ..saving.opening import Opened, check_finite, embedding_rows, open_tokenizer, open_whole
 
 
-def quiet_transformers() -> None:
-    """Keep transformers' own progress bars and advice out of a program's output."""
+@contextmanager
+def transformers_quiet() -> Iterator[None]:
+    """Keep transformers' own progress bars and advice out of a program's output, while the block runs."""
+    said, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    accelerate = logging.getLogger("accelerate")
+    level = accelerate.level
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    accelerate.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(said)
+        accelerate.setLevel(level)
+        if bars:
+            transformers.logging.enable_progress_bar()
 
 
 def load_model(

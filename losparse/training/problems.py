@@ -52,7 +52,7 @@ def warn_of_order(checkpoint: Checkpoint, task: Task, labels: Sequence[str]) -> 
             "the classes of '%s' are not called %s: these are taken for its classes 0 to %d in this order; if it "
             "learned another, give class ids as labels, or set id2label in its config.json",
             checkpoint.folder,
-            ", ".join(labels[:_SHOWN]) + (", ..." if len(labels) > _SHOWN else ""),
+            _some(labels),
             len(labels) - 1,
         )
 
@@ -100,7 +100,7 @@ def check_teacher(
 
 
 def check_problem(checkpoint: Checkpoint, task: Task, labels: Sequence[str], *, role: str = "model") -> None:
-    """Refuse a head that was trained for another problem and would be taken for this one; say when it is replaced.
+    """Refuse a head that was trained for another problem and would be taken for this one.
 
     Args:
         checkpoint: of a dense model.
@@ -111,28 +111,51 @@ def check_problem(checkpoint: Checkpoint, task: Task, labels: Sequence[str], *, 
     Raises:
         LosparseError: the head has as many outputs as training needs, and its `problem_type` is another.
     """
-    outputs, problem = outputs_of(checkpoint, task), checkpoint.config.get("problem_type")
-    trained = next((each for each in TASKS.values() if each.problem is not None and each.problem == problem), None)
+    outputs, trained = outputs_of(checkpoint, task), _trained_for(checkpoint)
     if outputs is None or task.problem is None or trained is None:
         return
-    needed = task.outputs_needed(len(labels))
-    if problem != task.problem and outputs == needed:
+    problem = trained.problem
+    if problem != task.problem and outputs == task.outputs_needed(len(labels)):
         other = f"train it for {trained.name} (--task), " if trained.outputs_needed(outputs) == outputs else ""
         raise LosparseError(
             f"the head of the {role} '{checkpoint.folder}' gives {_MEANS[trained.labels]} (problem_type {problem!r}), "
             f"and {task.name} is about {_MEANS[task.labels]}; {other}compress it as it is (without --train), or set "
             f"problem_type in its config.json to {task.problem!r}"
         )
-    if problem != task.problem or (task.labels == "number" and outputs != needed):
-        logger.warning(
-            "the head of the %s '%s' (%s, outputs: %d) is replaced by a new one of %d for %s",
-            role,
-            checkpoint.folder,
-            problem,
-            outputs,
-            needed,
-            task.name,
+
+
+def replaced_head(checkpoint: Checkpoint, task: Task, labels: Sequence[str]) -> str | None:
+    """Say that training puts a new head in the place of the model's own, and why; None where it does not.
+
+    Args:
+        checkpoint: of a dense model, which `check_problem` let pass.
+        task: to train for.
+        labels: of the training data.
+    """
+    outputs, needed, trained = outputs_of(checkpoint, task), task.outputs_needed(len(labels)), _trained_for(checkpoint)
+    if outputs is None or outputs == needed:
+        return None
+    if trained is not None and task.problem is not None and (trained.problem != task.problem or not labels):
+        return (
+            f"the head of the model '{checkpoint.folder}' ({trained.problem}, outputs: {outputs}) is replaced by a new "
+            f"one of {needed} for {task.name}"
         )
+    known = labels_of(checkpoint, task)
+    classes = f"{outputs} classes without names" if known is None else f"the classes {_some(known)}"
+    if not labels:
+        return f"'{checkpoint.folder}' has {classes}, {task.name} needs outputs: {needed}; a new head is trained"
+    return f"'{checkpoint.folder}' has {classes}, the data has {len(labels)}, {_some(labels)}; a new head is trained"
+
+
+def _some(labels: Sequence[str]) -> str:
+    """Return the first labels, for a message."""
+    return ", ".join(labels[:_SHOWN]) + (", ..." if len(labels) > _SHOWN else "")
+
+
+def _trained_for(checkpoint: Checkpoint) -> Task | None:
+    """Return the task whose problem a model says it was trained for; None where it says none."""
+    problem = checkpoint.config.get("problem_type")
+    return next((each for each in TASKS.values() if each.problem is not None and each.problem == problem), None)
 
 
 def _has_nameless_head(checkpoint: Checkpoint, task: Task, labels: Sequence[str]) -> bool:

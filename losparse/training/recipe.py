@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +33,8 @@ from ..validation import (
     json_schema,
     read_as,
 )
+
+_SUFFIXES = (".json", ".yaml", ".yml")
 
 LoraAlso = Literal["nothing", "head", "small"]
 
@@ -190,26 +192,46 @@ class Recipe:
         """
         if not path.is_file():
             raise LosparseError(f"recipe file {str(path)!r} does not exist")
+        if path.suffix.lower() not in _SUFFIXES:
+            raise LosparseError(
+                f"a recipe must be a {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file, got {str(path)!r}"
+            )
         try:
             text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark before the text
-            if path.suffix in (".yaml", ".yml"):
-                import yaml
-
-                data = yaml.safe_load(text)
-            else:
-                data = json.loads(text)
+            data = _parse(text, yaml=path.suffix.lower() != ".json") if text.strip() else None
+        except ModuleNotFoundError:
+            raise
         except UnicodeDecodeError as error:
             byte = f"byte 0x{error.object[error.start]:02x} is not utf-8"
             raise LosparseError(f"recipe file {str(path)!r} cannot be read: {byte}; save the file as utf-8") from error
         except Exception as error:  # the two parsers share no base class but ValueError-likes
-            reason = str(error).splitlines()[0]
-            raise LosparseError(f"recipe file {str(path)!r} cannot be read: {reason}") from error
+            raise LosparseError(f"recipe file {str(path)!r} cannot be read: {_reason(error)}") from error
+        if data is None:
+            keys = ", ".join(each.name for each in fields(cls))
+            raise LosparseError(f"recipe file {str(path)!r} is empty; it needs at least one of the keys {keys}")
         return cls.from_dict(data, str(path))
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """Return the JSON schema of a recipe file, by which editors complete and check it."""
         return json_schema(cls)
+
+
+def _parse(text: str, *, yaml: bool) -> Any:
+    if not yaml:
+        return json.loads(text)
+    from yaml import safe_load
+
+    return safe_load(text)
+
+
+def _reason(error: Exception) -> str:
+    """Say what a parser found wrong, and in which line; YAML's says that over several lines, and the place last."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if problem is None or mark is None:
+        return str(error).splitlines()[0]
+    context = getattr(error, "context", None)
+    return f"line {mark.line + 1}: {problem}" + (f" {context}" if context else "")
 
 
 def check_lora(training: Training, method: Method | None) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import shown
 from .checked import json_schema, read_as
-from .messages import WrongValueError, near
-from .words import TABLE
+from .messages import WrongValueError
+from .words import TABLE, did_you_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +55,11 @@ class ByName:
         if value is None or self.is_value(value):
             return value
         if not isinstance(value, Mapping):
-            raise WrongValueError("", f"must be {self.wanted}, got {shown(value)}")
-        name = value.get("name")
+            raise WrongValueError("", f"must be {self.wanted}, got {shown(value)}{self._as_table(value)}")
+        if "name" not in value:
+            got = f", got {', '.join(map(str, value))}" if value else ""
+            raise WrongValueError("", f"needs a name, one of {', '.join(self._names)}{got}")
+        name = value["name"]
         settings = {key: setting for key, setting in value.items() if key != "name"}
         if name == self.nothing:
             if settings:
@@ -64,16 +68,23 @@ class ByName:
                 )
             return None
         if not isinstance(name, str) or name not in self.kinds:
-            allowed = [*sorted(self.kinds), self.nothing]
-            question = near(name, allowed) if isinstance(name, str) else ""
-            hint = f"; {question}" if question.startswith("did") else ""
-            raise WrongValueError("name", f"must be one of {', '.join(allowed)}, got {shown(name)}{hint}")
+            hint = did_you_mean(name, self._names)
+            raise WrongValueError("name", f"must be one of {', '.join(self._names)}, got {shown(name)}{hint}")
         try:
             return read_as(self.kinds[name], settings)
         except WrongValueError as error:
             if not error.unknown:
                 raise
             raise WrongValueError(error.path, f" of {name!r}{error.said}", unknown=True) from None
+
+    @property
+    def _names(self) -> list[str]:
+        return [*sorted(self.kinds), self.nothing]
+
+    def _as_table(self, value: Any) -> str:
+        """Return how a name that stands alone is written in a file; nothing of other values."""
+        found = difflib.get_close_matches(value, self._names, n=1) if isinstance(value, str) else []
+        return f"; in a file write {{name: {found[0]}}}" if found else ""
 
 
 def _named(name: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import LosparseError, shown
 from .fields import field_types, members, unwrap
 from .marks import NOT_FINITE, TOO_LARGE
-from .words import wanted
+from .words import did_you_mean, listed, wanted
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -94,7 +94,7 @@ def _said(found: ErrorDetails, place: _Place) -> tuple[str, bool]:
         return f"must have texts as keys, got {shown(found['input'])}", False
     cause = str(found.get("ctx", {}).get("error", ""))
     said = wanted(place.hint, finite=cause == NOT_FINITE, largest=cause == TOO_LARGE)
-    return f"must be {said}, got {shown(found['input'])}", False
+    return f"must be {said}, got {shown(found['input'])}{did_you_mean(found['input'], listed(place.hint))}", False
 
 
 def _places(found: ErrorDetails) -> tuple[int | str, ...]:

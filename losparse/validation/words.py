@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -31,13 +32,13 @@ def _one(hint: Any, finite: bool, largest: bool) -> str:
     """Say what a type allows that is no union, or is one that a mark says in words."""
     base, marks = unwrap(hint)
     said = in_words(marks)
-    listed = next((mark.values() for mark in marks if isinstance(mark, OneOf)), None)
+    texts = listed(hint)
     origin, inner = typing.get_origin(base), typing.get_args(base)
     not_empty = " that is not empty" if any(isinstance(mark, NotEmpty) for mark in marks) else ""
     if said is not None:
         return said
-    if listed is not None or origin is Literal:
-        return f"one of {', '.join(map(str, listed or inner))}"
+    if texts or origin is Literal:
+        return f"one of {', '.join(texts or map(str, inner))}"
     if base in (int, float):
         noun = "a whole number" if base is int else "a finite number" if finite else "a number"
         return noun + in_range(hint) + (f", at most {LARGEST}" if base is int and largest else "")
@@ -46,6 +47,22 @@ def _one(hint: Any, finite: bool, largest: bool) -> str:
     if origin in (tuple, list, Sequence):
         return f"a list{not_empty}"
     return TABLE + not_empty if origin in (dict, Mapping) or dataclasses.is_dataclass(base) else str(base)
+
+
+def listed(hint: Any) -> list[str]:
+    """Return the texts that a type lists, of all members of a union; none where it lists none."""
+    found: list[str] = []
+    for base, marks in map(unwrap, members(hint)):
+        chosen = next((mark.values() for mark in marks if isinstance(mark, OneOf)), None)
+        literal = typing.get_args(base) if typing.get_origin(base) is Literal else ()
+        found += [text for text in (chosen if chosen is not None else literal) if isinstance(text, str)]
+    return found
+
+
+def did_you_mean(given: object, allowed: Sequence[str]) -> str:
+    """Return a question for the allowed text that is nearest to a wrong one, with a semicolon in front, or nothing."""
+    found = difflib.get_close_matches(given, allowed, n=1) if isinstance(given, str) else []
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def in_range(hint: Any) -> str:

@@ -92,3 +92,23 @@ def test_a_cross_encoder_learns_scores_of_pairs(compress_into: Any, tmp_path: Pa
         )
     assert pair.shape == (1, 1) and model.config.problem_type == "regression"
     assert not torch.equal(pair, alone), "both texts are read"
+
+
+def test_a_head_of_other_classes_is_not_thrown_away_in_silence(
+    compress_into: Any, model_copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name_classes(model_copy, "negative", "positive")
+    file = tmp_path / "topics.csv"
+    file.write_text("text,label\n" + "".join(f"{text},t{at % 7}\n" for at, (text, _) in enumerate(make_texts(70, 0))))
+    done = compress_into(*FEW, model=model_copy, train=file, validation=file)
+    assert done.code == 0, done.err
+    line = "has the classes negative, positive, the data has 7, t0, t1, t2, t3, t4, ...; a new head is trained"
+    assert [record.getMessage() for record in caplog.records] == [f"'{model_copy}' {line}"]
+    report = json.loads((tmp_path / "out" / "losparse_report.json").read_text())
+    assert report["replaced_head"] == f"'{model_copy}' {line}"
+
+
+def test_a_head_that_is_kept_is_not_said_to_be_new(compress_into: Any, tmp_path: Path, model_copy: Path) -> None:
+    name_classes(model_copy, "bad", "good")
+    assert compress_into(*FEW, model=model_copy).code == 0
+    assert json.loads((tmp_path / "out" / "losparse_report.json").read_text())["replaced_head"] is None

@@ -84,7 +84,8 @@ def test_missing_and_compressed_models(compress_into: Any, whole_pass: Pass, sou
     compress_into(*FEW, model=sources.train).refused("is a file")
     compress_into(*FEW, model="owner/none").refused("no model folder 'owner/none'", "hub")
     compress_into(*FEW, model=whole_pass.compressed).refused("already compressed by losparse", "dense model")
-    compress_into(*FEW, "--teacher", whole_pass.onnx, "--distill-weight", 0.5).refused("has no weights")
+    compress_into(*FEW, "--teacher", whole_pass.onnx, "--distill-weight", 0.5).refused("is an exported ONNX folder")
+    compress_into(*FEW, model=whole_pass.onnx).refused("is an exported ONNX folder", "give the checkpoint")
     assert nothing_written(tmp_path)
 
 
@@ -106,8 +107,11 @@ def test_a_model_without_a_layer_to_compress(compress_into: Any, tmp_path: Path)
         (["--keep", 1.2], ["argument --keep: must be a number in (0, 1], got '1.2'"]),
         (["--keep", "nan"], ["argument --keep: must be a number in (0, 1], got 'nan'"]),
         (["--low-rank", 0], ["argument --low-rank: must be a number in (0, 1], got '0'"]),
-        (["--keep", 0.2, "--low-rank", 0.3], ["low_rank must not exceed keep=0.2", "got 0.3"]),
-        (["--method", "svd", "--low-rank", 0.1], ["low_rank", "svd", "keep"]),
+        (["--keep", 0.2, "--low-rank", 0.3], ["error: --low-rank must not exceed keep=0.2", "got 0.3"]),
+        (
+            ["--method", "svd", "--low-rank", 0.1],
+            ["error: --low-rank is not for --method svd, which takes --keep, --allocation"],
+        ),
         (["--keep", 1, "--low-rank", 1], ["break-even", "ignore="]),
         (["--max-steps", 10, "--initial-steps", 6, "--final-steps", 6], ["schedule", "6 initial + 6 final", "has 10"]),
         (["--epochs", 1, "--final-steps", 8], ["schedule", "8 final", "training has 8"]),
@@ -118,7 +122,10 @@ def test_a_model_without_a_layer_to_compress(compress_into: Any, tmp_path: Path)
         (["--distill-hidden", 1], ["--teacher", "--distill-hidden", "no teacher"]),
         (["--keep-layers", 3], ["number of blocks to keep must be in 1..2", "got 3"]),
         (["--keep-layers", 1, 0], ["different numbers in 0..1", "in order", "got 1, 0"]),
-        (["--keep-layers-by", "importance"], ["keep_layers_by 'importance'", "got none"]),
+        (
+            ["--keep-layers-by", "importance"],
+            ["--keep-layers-by 'importance' needs the number of blocks as --keep-layers, got none"],
+        ),
         (["--method", "none", "--keep", 0.5], ["method 'none' has no settings", "keep"]),
         (["--lora-rank", 4], ["lora_rank", "one-shot", "got LoSparse"]),
         (["--task", "regression"], ["line 2", "'label' must be a finite number", "got 'b"]),

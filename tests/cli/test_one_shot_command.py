@@ -25,6 +25,7 @@ from losparse.layers.factored import FactoredLinear
 from losparse.methods import ROM
 from losparse.pipeline.job import CompressionJob
 from losparse.pipeline.trained import prepare
+from losparse.saving.folder import read_checkpoint
 from losparse.training.recipe import Recipe
 from losparse_runtime.contract.progress import SILENT
 
@@ -254,9 +255,10 @@ def test_texts_for_a_method_that_is_fine_tuned(squeeze: Any, sources: Sources, t
     assert not same(weights_of(tmp_path), at_once), "layers saw what those before them give"
     recipe = Recipe(method=ROM(keep=0.5))
     job = CompressionJob(sources.model, tmp_path / "out", recipe, train=sources.train, calibration=texts)
-    found = prepare(job, sources.model, SILENT).calibration
+    found = prepare(job, read_checkpoint(sources.model), SILENT).calibration
     assert found is not None and sum(len(batch["input_ids"]) for batch in found) == 96
-    assert prepare(replace(job, calibration=None), sources.model, SILENT).calibration is None
+    without = prepare(replace(job, calibration=None), read_checkpoint(sources.model), SILENT)
+    assert without.calibration is None
 
 
 def test_verbose_says_the_stages_on_stderr(squeeze: Any, texts: Path) -> None:

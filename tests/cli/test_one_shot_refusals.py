@@ -41,12 +41,12 @@ from .conftest import Command, Sources, edit_json, make_tokenizer, nothing_writt
         ),
         (
             ["--method", "svd", "--low-rank", 0.1],
-            ["'method.low_rank' of 'svd'; allowed: keep, allocation"],
+            ["--low-rank is not for --method svd, which takes --keep, --allocation"],
         ),
-        (["--method", "svd", "--mean"], ["'method.mean' of 'svd'", "allowed: keep"]),
+        (["--method", "svd", "--mean"], ["--mean is not for --method svd", "takes --keep"]),
         (
             ["--method", "rom", "--calibration", "TEXTS", "--row-share", 0.5],
-            ["'method.row_share' of 'rom'", "mean"],
+            ["--row-share is not for --method rom", "--mean; leave it out"],
         ),
         (["--method", "svd", "--allocation", "most"], ["--allocation", "'most'", "last-k"]),
         (["--method", "svd", "--last", 2], ["last is for allocation='last-k'"]),

@@ -157,9 +157,14 @@ def test_values_made_in_python(values, message):
             {"rear": {"name": "wheels"}},
             "rear.name must be one of disc, wheel, none, got 'wheels'; did you mean 'wheel'",
         ),
-        ({"rear": {}}, "rear.name must be one of disc, wheel, none, got None; buy another"),
+        ({"rear": {}}, "rear needs a name, one of disc, wheel, none; buy another"),
+        ({"rear": {"thick": 3}}, "rear needs a name, one of disc, wheel, none, got thick; buy another"),
         ({"rear": {"name": "none", "size": 1}}, "rear 'none' has no settings, got size; leave them out; buy another"),
-        ({"rear": "disc"}, "rear must be a table of keys and values, or a value such as Disc(thick=3), got 'disc'"),
+        (
+            {"rear": "disc"},
+            "rear must be a table of keys and values, or a value such as Disc(thick=3), got 'disc'; in a file write "
+            "{name: disc}",
+        ),
         ({"within": -1}, "cart.json: within must be a whole number of 0 or more, got -1; buy another"),
         ({"title": ""}, "cart.json: title must be a text that is not empty, or null, got ''; buy another"),
         ([], "cart.json must be a table of keys and values, got []; buy another"),

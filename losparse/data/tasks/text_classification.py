@@ -15,6 +15,8 @@ from ..metrics import Metric, classification
 from ..tables import Table
 from .base import TaskData
 
+_SEVERAL = "for several labels a text, or none: --task multi-label-classification"
+
 
 class TextClassification(TaskData):
     """A row a text; labels = class id."""
@@ -23,7 +25,10 @@ class TextClassification(TaskData):
         """Return texts, and second texts if there are any, with the class of each; see `TaskData.read`."""
         texts, pairs = texts_and_pairs(table, columns)
         column = find_column(table, columns.label, LABEL_COLUMNS, "label")
-        values = [label_text(table, row, column, value) for row, value in enumerate(values_of(table, column))]
+        values = [
+            label_text(table, row, column, value, several=_SEVERAL)
+            for row, value in enumerate(values_of(table, column))
+        ]
         classes = class_names(table, column, values, names)
         lookup = class_lookup(values, classes)
         labels = [class_id(table, row, value, lookup, classes) for row, value in enumerate(values)]
