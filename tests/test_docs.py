@@ -23,11 +23,18 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 
 from losparse import METHODS
 from losparse.cli.main import COMMANDS, main
+from losparse.data.columns import PAIR_OF, Columns
+from losparse.data.tables import Table
+from losparse.data.tasks.registry import TASK_DATA
+from losparse.errors import LosparseError
 from tests.cli.conftest import make_model, make_texts, make_tokenizer, write_csv
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
+
+# Values of columns that are checked before the next column is looked for.
+EXAMPLES = {"tokens": ["a"]}
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,28 @@ def test_commands_methods_and_extras_are_said() -> None:
     assert all(f"losparse {name}" in text for name in COMMANDS)
     assert all(f"`{name}`" in text for name in METHODS)
     assert all(f"`{name}`" in text for name in extras)
+
+
+def test_columns_are_those_that_are_looked_for() -> None:
+    """What a table lacks is said by the message of the column that is not there, in the order of looking."""
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- columns -->")[2].partition("<!-- /columns -->")[0]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.strip().splitlines()[2:]]
+    assert [line[0].strip("`") for line in lines] == list(TASK_DATA)
+    texts = page.partition("A text is looked for in ")[2].partition(", in this order")[0]
+    for task, text, pair, label, files in lines:
+        asked = [texts if cell == "a text: see below" else cell.partition(":")[0] for cell in (text, pair, label)]
+        columns = [re.findall(r"`(\w+)`", cell) for cell in asked]
+        data, row = TASK_DATA[task.strip("`")], {}
+        for names, value in zip(columns, ("text", "pair", "label"), strict=True):
+            if not names:
+                continue
+            with pytest.raises(LosparseError, match=f"has no column called {' or '.join(names)}; its columns are"):
+                data.read(Table("t", tuple(row), [row], [1]), Columns(), None)
+            row = {**row, names[0]: EXAMPLES.get(names[0], value)}
+        assert data.plain == ("txt" in files)
+    for first, second in PAIR_OF.items():
+        assert f"`{second}` beside `{first}`" in page
 
 
 def test_the_readme_is_a_newcomers_path() -> None:

@@ -101,12 +101,13 @@ def notes(results: Sequence[Mapping[str, Any]], *, compared: bool) -> list[str]:
     lines = []
     if compared:
         lines.append(
-            "speedup: of runs side by side, median over the rounds (95 % interval); not of the medians beside it"
+            "a speedup is measured in runs side by side: the median over the rounds, with its 95 % interval. "
+            "It is not the ratio of the times in the table."
         )
     if any(row["noisy"] for row in results):
         worst = max(row["median_ms"] / row["min_ms"] for row in results)
         lines.append(
             f"noisy machine: a median run took up to {worst:.1f} times the fastest one of its model; do not quote the "
-            "times, and speedups within their interval alone"
+            "times. Quote a speedup with its interval."
         )
     return lines

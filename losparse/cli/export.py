@@ -158,8 +158,9 @@ def _print_agreement(parity: ParityReport, *, mixes_texts: bool) -> None:
         )
     if mixes_texts:
         print(
-            f"a text beside a long one: answers move by up to {mates.max_abs:.1e} (cosine {mates.cosine:.4f}); with "
-            "Session(batch_invariant=True) they do not, and in precision int8-static not by a shared scale"
+            "an answer depends on the other texts of its run: beside a long text it moves by up to "
+            f"{mates.max_abs:.1e} (cosine {mates.cosine:.4f}). Session(batch_invariant=True) runs every text by "
+            "itself, and no answer moves. Precision int8-static has fixed scales, which other texts do not change."
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from losparse_runtime.contract.files import write_json
 
-from ..methods import METHODS
+from ..methods import METHODS, NO_METHOD
 from .output import check_json_target, print_table
 
 # Two tables of less than 120 columns, for one of more than 200.
@@ -16,6 +16,12 @@ _TABLES = (
     ("methods of `losparse compress --method`", (("what it does", "summary"), ("needs", "needs"))),
     ("what they cost", (("cost", "cost"), ("reference", "reference"))),
 )
+_NO_METHOD = {
+    "summary": "every layer stays dense; with --keep-layers, fewer blocks",
+    "needs": "labels, training",
+    "cost": "a fine-tuning",
+    "reference": "-",
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the table."""
     check_json_target(options.json)
-    rows = [_row(name, kind) for name, kind in METHODS.items()]
+    rows = [*(_row(name, kind) for name, kind in METHODS.items()), {"name": NO_METHOD, **_NO_METHOD}]
     for title, columns in _TABLES:
         headings = ["method", *(heading for heading, _ in columns)]
         print_table(title, headings, [[row["name"], *(row[key] for _, key in columns)] for row in rows], left=(0, 1, 2))

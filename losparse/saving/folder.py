@@ -55,9 +55,9 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """Numbers that the weights hold; indices not counted."""
-        indices = (".kept", ".pivots")
-        return sum(math.prod(shape) for name, shape in self.shapes.items() if not name.endswith(indices))
+        """Parameters that the weights hold: floating-point numbers, so neither indices nor positions by number."""
+        floats = ("F", "BF")  # F32 and F8_E4M3, say; I64, U8 and BOOL are no parameters
+        return sum(math.prod(shape) for name, shape in self.shapes.items() if self.types[name].startswith(floats))
 
     @property
     def compressed(self) -> bool:

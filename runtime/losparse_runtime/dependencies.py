@@ -27,7 +27,7 @@ _ONNXRUNTIMES = (
     "onnxruntime-migraphx",
     "onnxruntime-training",
 )
-_CHOICE = "pip install losparse[runtime] (CPU) or pip install losparse[gpu] (CUDA), never both"
+_CHOICE = "pip install 'losparse[runtime]' (CPU) or pip install 'losparse[gpu]' (CUDA), never both"
 
 TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"
 _OFF = "1"
@@ -78,7 +78,7 @@ def import_tokenizers() -> ModuleType:
     Raises:
         DependencyError: it is not installed or does not load.
     """
-    return _import("tokenizers", "pip install losparse[runtime]")
+    return _import("tokenizers", "pip install 'losparse[runtime]'")
 
 
 def _import(name: str, way_out: str) -> ModuleType:

@@ -224,7 +224,9 @@ def test_bench_writes_what_it_prints(losparse: Command, whole_pass: Pass, onnx_c
     assert report["threads"] == 1 and report["machine"]["cpu"] and report["versions"]["onnxruntime"]
     lines = done.out.splitlines()
     assert sum("x (" in line or line.split()[-2:-1] == ["1.00x"] for line in lines) == 8
-    assert lines[10].startswith("speedup: of runs side by side, median over the rounds (95 % interval)")
+    assert lines[10].startswith(
+        "a speedup is measured in runs side by side: the median over the rounds, with its 95 % interval. It is not"
+    )
     assert (len(lines) > 11) == any(row["noisy"] for row in report["results"])
 
 
@@ -233,7 +235,7 @@ def test_what_is_said_of_a_noisy_machine() -> None:
     assert notes([quiet], compared=False) == []
     (line,) = notes([quiet, {"median_ms": 13.8, "min_ms": 4.0, "noisy": True}], compared=False)
     assert line.startswith(
-        "noisy machine: a median run took up to 3.5 times the fastest one of its model; do not quote"
+        "noisy machine: a median run took up to 3.5 times the fastest one of its model; do not quote the times. Quote "
     )
     assert shown_speedup(4.171, 3.9, 4.41) == "4.17x (3.90-4.41)" and shown_speedup(1.0, 1.0, 1.0) == "1.00x"
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
 from losparse.errors import LosparseError
-from losparse.saving.folder import weight_files
+from losparse.saving.folder import weight_files, with_headers
 from losparse.saving.headers import read_header, read_notes
 from losparse.saving.source import find_model
 
@@ -46,6 +46,21 @@ def test_shapes_types_and_notes(tmp_path: Path) -> None:
     assert read_notes(file) == {"said": "so"}
     save_torch(tensors, file)
     assert read_notes(file).get("said") is None
+
+
+def test_parameters_are_the_numbers_that_are_floats(tmp_path: Path) -> None:
+    """Indices are none, and neither are the positions that old BERT checkpoints store by number."""
+    file = tmp_path / "a.safetensors"
+    tensors = {
+        "weight": torch.zeros(2, 3, dtype=torch.bfloat16),
+        "bias": torch.zeros(2),
+        "layer.kept": torch.arange(4),
+        "embeddings.position_ids": torch.arange(512),
+        "mask": torch.ones(5, dtype=torch.bool),
+        "scale": torch.zeros(7, dtype=torch.float8_e4m3fn),
+    }
+    save_torch(tensors, file)
+    assert with_headers(tmp_path, {}, [file]).parameters == 6 + 2 + 7
 
 
 def test_a_type_that_numpy_does_not_have(tmp_path: Path) -> None:

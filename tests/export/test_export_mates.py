@@ -105,8 +105,9 @@ REPORT = ParityReport(0.1, 0.1, 1.0, 0.99, 0.5, (), BatchMates(0.31, 0.967, 1.0,
 def test_what_is_printed(capsys):
     _print_agreement(REPORT, mixes_texts=True)
     assert capsys.readouterr().out == (
-        "a text beside a long one: answers move by up to 3.1e-01 (cosine 0.9670); with Session(batch_invariant=True) "
-        "they do not, and in precision int8-static not by a shared scale\n"
+        "an answer depends on the other texts of its run: beside a long text it moves by up to 3.1e-01 (cosine "
+        "0.9670). Session(batch_invariant=True) runs every text by itself, and no answer moves. Precision int8-static "
+        "has fixed scales, which other texts do not change.\n"
     )
     _print_agreement(replace(REPORT, vectors=VectorAgreement(0.999, 0.98, 0.9876, 26)), mixes_texts=False)
     assert capsys.readouterr().out == (

@@ -67,7 +67,7 @@ def test_the_error_tree_is_the_one_drawn() -> None:
             "onnxruntime",
             r"^onnxruntime cannot be .*losparse\[runtime\].*losparse\[gpu\]",
         ),
-        (dependencies.import_tokenizers, "tokenizers", r"^tokenizers cannot be .*: pip install losparse\[runtime\]$"),
+        (dependencies.import_tokenizers, "tokenizers", r"^tokenizers cannot be .*: pip install 'losparse\[runtime\]'$"),
     ],
 )
 def test_a_missing_dependency_names_the_way_out(

@@ -93,7 +93,7 @@ def test_settings_reach_onnxruntime(make_folder: MakeFolder, spinning: bool) -> 
             ["cuda"],
             r"^provider 'cuda' is not a name that onnxruntime knows; this onnxruntime has .*CPUExecutionProvider",
         ),
-        ([CUDA], r"^provider CUDAExecutionProvider is not installed; this onnxruntime has .*losparse\[gpu\] for CUDA"),
+        ([CUDA], r"^provider CUDAExecutionProvider is not installed; this onnxruntime has .*losparse\[gpu\]' for CUDA"),
     ],
 )
 def test_providers_that_are_not_there(make_folder: MakeFolder, providers: Any, message: str) -> None:
@@ -171,16 +171,16 @@ def test_a_provider_that_cannot_start(make_folder: MakeFolder) -> None:
 @pytest.mark.parametrize(
     ("installed", "way_out"),
     [
-        (["onnxruntime"], r"; pip uninstall onnxruntime, then pip install losparse\[gpu\] for CUDA, or run"),
+        (["onnxruntime"], r"; pip uninstall onnxruntime, then pip install 'losparse\[gpu\]' for CUDA, or run"),
         (
             ["onnxruntime-gpu"],
-            r"; install the NVIDIA driver, and CUDA and cuDNN \(pip install onnxruntime-gpu\[cuda,cudnn\]\), or run",
+            r"; install the NVIDIA driver, and CUDA and cuDNN \(pip install 'onnxruntime-gpu\[cuda,cudnn\]'\), or run",
         ),
-        ([], r"; pip install losparse\[gpu\] for CUDA, or run"),  # built from source
+        ([], r"; pip install 'losparse\[gpu\]' for CUDA, or run"),  # built from source
         (
             ["onnxruntime", "onnxruntime-gpu"],
             r"; onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
-            r"pip uninstall onnxruntime onnxruntime-gpu, then pip install losparse\[gpu\] for CUDA, or run",
+            r"pip uninstall onnxruntime onnxruntime-gpu, then pip install 'losparse\[gpu\]' for CUDA, or run",
         ),
     ],
 )

@@ -196,13 +196,13 @@ def way_to_cuda(found: Sequence[str]) -> str:
     if len(found) > 1:
         return (
             f"{' and '.join(found)} are both installed and overwrite each other: pip uninstall {' '.join(found)}, "
-            "then pip install losparse[gpu] for CUDA"
+            "then pip install 'losparse[gpu]' for CUDA"
         )
     if list(found) == ["onnxruntime-gpu"]:
-        return "install the NVIDIA driver, and CUDA and cuDNN (pip install onnxruntime-gpu[cuda,cudnn])"
+        return "install the NVIDIA driver, and CUDA and cuDNN (pip install 'onnxruntime-gpu[cuda,cudnn]')"
     if found:
-        return f"pip uninstall {found[0]}, then pip install losparse[gpu] for CUDA"
-    return "pip install losparse[gpu] for CUDA"
+        return f"pip uninstall {found[0]}, then pip install 'losparse[gpu]' for CUDA"
+    return "pip install 'losparse[gpu]' for CUDA"
 
 
 def _create(

@@ -48,6 +48,9 @@ def classify(
 ) -> list[Classification]:
     """Classify texts, or text pairs.
 
+    A regression's folder is taken too, though `rank` is made for it: folders of the first exporter called such a model
+    a classifier. It has one label, and its score is the model's raw number.
+
     Args:
         session: of a folder with one row of logits a text: text classification with one class or several, regression.
         texts: the texts; a bare string is one text.
