@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from losparse.layers.factored import FactoredLinear
 from losparse.layers.linear import find_targets, weight_of
 from losparse.layers.spec import LayerSpec
 from losparse.methods import Description, OneShot, method_from_dict
-from losparse.methods.one_shot.allocate import Size
+from losparse.methods.one_shot.allocate import Candidates, Size
 from losparse.methods.one_shot.base import Allocation
 from losparse.models.report import report
 from losparse.validation import OneOrMore, checked
@@ -96,6 +97,36 @@ def test_a_toy_method_is_listed_and_checked_like_any_other(losparse: Command) ->
         LongestRows(allocation="global")
     with pytest.raises(LosparseError, match="nrom"):
         method_from_dict({"name": "longest-rows", "nrom": 1})
+
+
+class RowsByRank(LongestRows):
+    """Says that it can follow allocations that give ranks, and keeps no rank."""
+
+    allocations: ClassVar[tuple[Allocation, ...]] = OneShot.allocations
+
+
+class RowsOfNoAccount(RowsByRank):
+    """Says that a layer may have no size at all."""
+
+    def candidates(self, name: str, weight: Tensor, statistics: LayerStatistics) -> Candidates:
+        """Return none."""
+        return Candidates([], np.zeros(0), np.zeros(0))
+
+
+def test_sizes_that_a_method_does_not_make_are_refused() -> None:
+    model = make_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    # The candidates of OneShot are ranks, and rows have none: half of the weights was asked for, nothing would be left.
+    with pytest.raises(
+        LosparseError, match=r"RowsByRank.factor must give '.*' rank \d+ and 0 kept, as asked, got rank 0"
+    ):
+        compress_(model, RowsByRank(keep=0.5, allocation="global"))
+    with pytest.raises(
+        LosparseError, match=r"RowsOfNoAccount.candidates must return at least one size of '.*', got none"
+    ):
+        compress_(model, RowsOfNoAccount(keep=0.5, allocation="global"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert compress_(model, LongestRows(keep=0.5)).share == 0.5
 
 
 def test_without_its_line_there_is_no_such_method(losparse: Command, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 A one-shot method needs no training: it replaces every layer by the low-rank part that is best in its metric (see
 `low_rank`), after one pass over calibration data at most. It is a frozen dataclass that says which statistics it
-needs and which metric it makes of them; everything else is here.
+needs and which metric it makes of them; everything else is here. One that keeps rows says more, see `OneShot`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,12 @@ _TRIED = (0.1, 0.25, 0.4, 0.6, 0.8)
 
 @checked
 class OneShot:
-    """A method without training; its subclasses say `metric`.
+    """A method without training. What a subclass says depends on what its layers keep.
+
+    A low-rank part alone: `metric`, and where it needs them `looks_at` and `compensates`; the rest is here. Rows as
+    well, or alone: `at_share` (sizes of a share, for the allocations by share and "search"), `candidates` (sizes and
+    the error each leaves, for "global") and `factor` (the layer of such a size, exactly), for those here know of ranks
+    alone; `allocations` leaves out those it has no sizes for.
 
     Attributes:
         keep: kept share of the parameters of the compressed layers.

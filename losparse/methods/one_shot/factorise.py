@@ -158,7 +158,7 @@ def _factor_unit(
 ) -> dict[str, FactoredLinear]:
     """Return the factored layers of a unit by name."""
     weight, bias = unit.weight(layers), unit.bias(layers)
-    new = finite(unit.name, method.factor(unit.name, weight, bias, statistics, size))
+    new = finite(unit.name, _of_size(method, unit.name, method.factor(unit.name, weight, bias, statistics, size), size))
     # Plain factors of the same rank, where pivots would lose too much, are larger than the size says.
     overlap = new.rank * new.rank // sum(weight.shape) + 1
     small = size._replace(rank=max(1, size.rank - overlap))
@@ -176,6 +176,21 @@ def _factor_unit(
     return dict(zip(unit.names, parts, strict=True))
 
 
+def _of_size(method: OneShot, name: str, layer: FactoredLinear, size: Size) -> FactoredLinear:
+    """Return a layer that a method made, which must have the size it was asked for: the budget counted that.
+
+    Raises:
+        LosparseError: it has another one.
+    """
+    made = Size(layer.rank, layer.kept_count)
+    if made != size:
+        raise LosparseError(
+            f"{type(method).__name__}.factor must give {name!r} rank {size.rank} and {size.kept} kept, as asked, got "
+            f"rank {made.rank} and {made.kept}; let its at_share and candidates return sizes that factor makes"
+        )
+    return layer
+
+
 def _measured_sizes(
     method: OneShot,
     layers: Mapping[str, nn.Module],
@@ -188,6 +203,11 @@ def _measured_sizes(
     for unit, own in statistics:
         if measure is None:
             found[unit.name] = method.candidates(unit.name, unit.weight(layers), own)
+            if not found[unit.name].sizes:
+                raise LosparseError(
+                    f"{type(method).__name__}.candidates must return at least one size of {unit.name!r}, got none; "
+                    "dense_size(out_features) is always one"
+                )
         else:
             found[unit.name] = measure.candidates(method, unit.name, layers[unit.name], own)
         del own
