@@ -72,9 +72,9 @@ def test_a_toy_task_is_exported_checked_and_run(losparse: Command, tmp_path: Pat
     losparse("run", out, "a", "--question", "b").refused("--question is for question-answering", "does leaning")
     losparse("run", out, "a", "--batch-size", 1, "--prompt", "b").refused("--prompt is for feature-extraction")
     assert losparse("check", out, "--reference", source).code == 0
-    with pytest.raises(
-        InputError, match=r"tag needs a token-classification folder, .* is for leaning; use lean, or run"
-    ):
+    # No method of Session is called lean.
+    message = r"tag needs a token-classification folder, .* is for leaning; use run for the raw outputs"
+    with pytest.raises(InputError, match=message):
         session.tag(TEXTS)
 
 

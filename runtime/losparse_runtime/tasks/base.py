@@ -81,11 +81,11 @@ class Helper(Generic[T]):
     """How a task is done on texts, for callers that know of none by itself, as `losparse run`.
 
     Attributes:
-        name: of the method of `Session` that does the same.
+        name: of the function that does it; and of the method of `Session` that does the same, where that has one.
         run: takes a session, texts, `batch_size=`, and each of `options` by its name; returns a result a text.
         table: of a task's results on texts, what is to be printed.
         options: what it takes beside the texts, as `run` calls it: "pairs" (as many as texts), "question", "query",
-            "prompt", "prompt_name".
+            "prompt", "prompt_name". One of its own needs a flag of `losparse run`, in `losparse/cli/run.py`.
         needs: the one of them that must be there; None where all may be left out.
         without: what the task does without that; None where nothing.
         by_itself: whether every text is a run by itself, so that there are no batches.
@@ -156,7 +156,7 @@ def require(session: Served, helper: str, *, does: bool | None = None) -> None:
     if TASKS[session.task].labels == "number" and session.labels is not None and len(session.labels) > 1:
         own = TEXT_CLASSIFICATION.helper  # several numbers a text are no order of texts
     wanted = " or ".join(task.name for task in TASKS.values() if task.helper == helper)
-    others = "use run" if own is None else f"use {own}, or run"
+    others = "use run" if own is None or not hasattr(session, own) else f"use {own}, or run"
     raise InputError(
         f"{helper} needs a {wanted} folder, {session.folder} is for {session.task}; {others} for the raw outputs"
     )
