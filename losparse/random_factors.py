@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from .layers.factored import FactoredLinear
 from .layers.linear import find_targets, replace_module, weight_of
@@ -73,7 +73,7 @@ def sizes_of(layers: Mapping[str, nn.Module]) -> dict[str, LayerSpec]:
 
 @torch.no_grad()
 def draw_factors(
-    sizes: Mapping[str, LayerSpec], method: LoSparse, config: Any = None, *, seed: int = 0
+    sizes: Mapping[str, LayerSpec], method: LoSparse, config: PretrainedConfig | None = None, *, seed: int = 0
 ) -> dict[str, FactoredLinear]:
     """Draw the factored layers that stand for dense ones of these sizes; see `random_factors_`.
 

@@ -7,6 +7,13 @@
 A field's type and its marks (`marks`) give the check, the words of the message, the flag of the command line with its
 range, and the JSON schema. pydantic does the work; it is imported when the first value is made, so that classes cost
 nothing to define, and commands that make none do without it.
+
+checked     dataclasses whose values are checked
+marks       what of a type is allowed
+by_name     a field that holds one of several dataclasses
+fields      the fields of a dataclass, and what its docstring says of them
+words       what a type allows, in words
+messages    what is wrong, in one line
 """
 
 from .by_name import ByName

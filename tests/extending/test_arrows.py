@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,16 @@ def test_a_room_that_no_contract_names_is_refused(copy: Path) -> None:
     plant(copy, "losparse/spare.py", "from losparse.cli import main")
     code, said = lint(copy)
     assert code == 1 and "- losparse.spare" in said, said
+
+
+@pytest.mark.parametrize("package", PARTS)
+def test_the_map_shows_the_rooms_in_the_order_of_the_contracts(package: str) -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = next(each["layers"] for each in contracts if each.get("containers") == [package])
+    row = re.search(rf"^\| `{package}`[^|]*\|([^|]+)\|", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M)
+    assert row is not None
+    shown = [set(floor.strip().split(" and ")) for floor in row[1].split(",")]
+    held = [set(re.split(r" [|:] ", floor)) for floor in reversed(layers)]
+    assert shown == [floor for floor in held if not floor <= {"_register", "demo", "cli"}]  # which have their own row

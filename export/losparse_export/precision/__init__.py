@@ -9,4 +9,11 @@ MatMul and Add when it comes here: onnxruntime joins the bias, the scale and, wh
 the quantisation into one kernel by itself. A Gemm and the tables of embeddings stay as they are.
 
 The libraries work on files, so the graph goes through one in a temporary folder.
+
+base         what a precision is
+table        all of them, by name
+fp32, fp16, int8, int8_static, int8_weights, int4_weights    one each
+apply        the way of a graph through a library and back, by a file of `files`
+quantize     integers, by `onnxruntime.quantization`
+half         half precision, by `onnxruntime.transformers`
 """
