@@ -5,7 +5,7 @@ at several batch sizes and lengths (`lengths` says which), with masks of ones an
 copy every time, never the one that was traced. Outputs of one row a token are compared where the mask is 1: what a
 model says at padding is never read, and attention kernels are free to differ there.
 
-How far the outputs may be apart depends on the precision; `tolerances` has the bounds and the reasons.
+How far the outputs may be apart depends on the precision; `precision.table` has the bounds and the reasons.
 """
 
 from __future__ import annotations
