@@ -128,7 +128,8 @@ def export_model(
     check_weight_bits(weight_bits, precision)
     check_choice(plan, calls, tune=tune)
     check_overflow(weight_bits)
-    check_out(out, overwrite=overwrite, replaces=EXPORT)
+    read = () if not isinstance(source, str | Path) else (Path(source),)
+    check_out(out, overwrite=overwrite, sources=read, replaces=EXPORT)
     with progress.stage("exporting") as advance:
         phases = Phases(advance, "exporting")
         phases.at(_STEPS[0], 0, len(_STEPS))

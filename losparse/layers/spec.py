@@ -66,17 +66,21 @@ class LayerSpec:
         Raises:
             LosparseError: a size is out of range, or the axis or the side of the pivots is unknown.
         """
-        size = f"{self.out_features}x{self.in_features}"
+        size = f"{shown(self.out_features)}x{shown(self.in_features)}"
         if self.axis not in _SIDES:
-            raise LosparseError(f"axis must be 'out' (rows) or 'in' (columns), got {self.axis!r}")
+            raise LosparseError(f"axis must be 'out' (rows) or 'in' (columns), got {shown(self.axis)}")
         if self.in_features < 1 or self.out_features < 1:
             raise LosparseError(f"a linear layer needs at least one input and one output, got {size}")
         if not 0 <= self.rank <= self.largest_rank:
-            raise LosparseError(f"rank must be in 0..{self.largest_rank} for a {size} layer, got {self.rank}")
+            raise LosparseError(
+                f"rank must be in 0..{shown(self.largest_rank)} for a {size} layer, got {shown(self.rank)}"
+            )
         if not 0 <= self.kept <= self.groups:
-            raise LosparseError(f"kept must be in 0..{self.groups} for a {size} layer, got {self.kept}")
+            raise LosparseError(f"kept must be in 0..{shown(self.groups)} for a {size} layer, got {shown(self.kept)}")
         if self.pivot_side not in (None, *_SIDES):
-            raise LosparseError(f"pivot_side must be 'out' (outputs), 'in' (inputs) or None, got {self.pivot_side!r}")
+            raise LosparseError(
+                f"pivot_side must be 'out' (outputs), 'in' (inputs) or None, got {shown(self.pivot_side)}"
+            )
 
     @classmethod
     def dense(cls, out_features: int, in_features: int, *, bias: bool = True) -> LayerSpec:
@@ -205,6 +209,8 @@ class LayerSpec:
     def from_plan(cls, entry: Mapping[str, Any]) -> LayerSpec:
         """Read a layer's sizes of a plan, as `to_plan` wrote them; the first writers had neither pivots nor shared.
 
+        Without `shared`, a layer is one that shares where its rank is one that no other layer has.
+
         Args:
             entry: of the plan's file; other keys than `PLAN_KEYS` are passed over.
 
@@ -223,10 +229,11 @@ class LayerSpec:
             raise LosparseError(f"axis must be 'out' or 'in', got {shown(entry.get('axis'))}")
         if entry.get("pivots") not in (None, *_SIDES):
             raise LosparseError(f"pivots must be 'out', 'in' or null, got {shown(entry['pivots'])}")
-        shared = entry.get("shared", False)
-        if not isinstance(shared, bool):
-            raise LosparseError(f"shared must be true or false, got {shown(shared)}")
         out_features, in_features, rank, kept = sizes
+        said = entry.get("shared")
+        shared = rank > min(out_features, in_features) if said is None else said
+        if not isinstance(shared, bool):
+            raise LosparseError(f"shared must be true, false or null, got {shown(shared)}")
         side: PivotSide | None = entry.get("pivots")
         return cls(out_features, in_features, rank, kept, entry["axis"], False, side, shared)
 

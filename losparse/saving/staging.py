@@ -70,16 +70,18 @@ def check_out(out: Path, *, overwrite: bool, sources: tuple[Path, ...] = (), rep
     Args:
         out: where the result will be.
         overwrite: whether an existing folder may be replaced; an empty one, or one that `replaces` wrote.
-        sources: folders that are read; `out` must not be one of them, nor hold one.
+        sources: folders that are read; `out` must not be one of them, nor hold one, nor lie in one.
         replaces: whose folders.
 
     Raises:
         LosparseError: see above.
     """
     resolved = out.resolve()
-    for source in sources:
-        if source.exists() and (resolved == source.resolve() or resolved in source.resolve().parents):
+    for source in (source.resolve() for source in sources if source.exists()):
+        if resolved == source or resolved in source.parents:
             raise LosparseError(f"OUT must be another folder than its input, got '{out}' for both")
+        if source in resolved.parents:
+            raise LosparseError(f"OUT must not lie within its input '{source}', got '{out}'; choose another")
     if not out.exists() and not out.is_symlink():
         return
     if not overwrite:

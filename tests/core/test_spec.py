@@ -78,3 +78,19 @@ def test_sizes_that_do_not_go_together_are_refused(values: dict[str, int], messa
 def test_reading_a_spec_loads_no_torch() -> None:
     code = "import sys, losparse.layers.spec; sys.exit('torch' in sys.modules or 'onnx_ir' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_plan_that_does_not_say_shared_may_have_a_wider_rank_than_its_layer() -> None:
+    """The right factor is another layer's, which may be wider; the first writers did not say so."""
+    wide = {"shape": [4, 32], "rank": 8, "kept": 1, "axis": "out"}
+    assert LayerSpec.from_plan(wide).shares_v and not LayerSpec.from_plan({**wide, "rank": 4}).shares_v
+    for entry in ({**wide, "shared": False}, {**wide, "rank": 33}):
+        with pytest.raises(LosparseError, match=r"rank must be in 0\.\."):
+            LayerSpec.from_plan(entry)
+
+
+@pytest.mark.parametrize("field", ["out_features", "rank", "kept"])
+def test_numbers_of_many_digits_are_not_written_out(field: str) -> None:
+    with pytest.raises(LosparseError) as caught:
+        LayerSpec(**{"out_features": 4, "in_features": 4, "rank": 5, "kept": 5, field: 10**400})
+    assert len(str(caught.value)) < 300

@@ -133,6 +133,10 @@ def test_the_input_is_never_the_output(tmp_path: Path) -> None:
     for out in (tmp_path / "in" / "model", tmp_path / "in"):
         with pytest.raises(LosparseError, match="OUT must be another folder than its input"):
             check_out(out, overwrite=True, sources=(tmp_path / "in" / "model",))
+    for out in (tmp_path / "in" / "model" / "onnx", tmp_path / "in" / "model" / "a" / "b"):
+        with pytest.raises(LosparseError, match=r"OUT must not lie within its input '.*model', got '.*'"):
+            check_out(out, overwrite=True, sources=(tmp_path / "in" / "model",))
+    check_out(tmp_path / "in" / "model-onnx", overwrite=False, sources=(tmp_path / "in" / "model",))
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

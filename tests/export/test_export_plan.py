@@ -168,6 +168,32 @@ def test_read_refuses_calls(change, message):
         Plan.from_dict({**data, **change})
 
 
+def test_a_plan_that_does_not_say_shared_is_read():
+    wide = PlannedLayer(4, 32, 8, 1, shares_v=True)
+    data = plan_layers({"a": wide}).to_dict()
+    del data["layers"]["a"]["shared"]
+    assert Plan.from_dict(data).layers["a"].spec == wide
+    with pytest.raises(LosparseError, match=r"^plan: layers\['a'\]: rank must be in 0\.\.4 for a 4x32 layer, got 8"):
+        Plan.from_dict({**data, "layers": {"a": {**data["layers"]["a"], "shared": False}}})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 10**400}, "^plan: plan format is 10{70,80}.*, this losparse reads 2 and 3$"),
+        ({"format": None}, "^plan: plan format is None, this losparse reads 2 and 3$"),
+        ({"tokens": 10**400}, "^plan: tokens must be a whole number of 1 or more, at most 2147483647, got 10{70,80}"),
+    ],
+)
+def test_what_a_plan_says_beyond_all_bounds_is_not_written_out(change, message):
+    data = plan_layers({"a": MIXED}).to_dict()
+    with pytest.raises(LosparseError, match=message) as caught:
+        Plan.from_dict({**data, **change})
+    assert len(str(caught.value)) < 300
+    with pytest.raises(LosparseError, match=r"^plan: format is missing; it must be 2 or 3$"):
+        Plan.from_dict({})
+
+
 @pytest.fixture
 def plan() -> Plan:
     folds = [Fold(("layer.8", "layer.9"), (), 12, None), Fold(("layer.9",), ("layer.10",), 1, "it is read by Softmax")]

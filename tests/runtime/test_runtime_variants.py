@@ -217,7 +217,7 @@ def test_one_graph_in_one_variant_is_written_as_before(make_folder: MakeFolder) 
     path = make_folder().path
     before = json.loads((path / "losparse.json").read_text())
     folder = read_folder(path)
-    assert folder.alone and folder.format == 1
+    assert folder.plain and folder.format == 1
     assert folder.to_json() == {**before, "type_ids": True}
     assert list(folder.to_json()) == [
         *("format", "task", "source", "precision", "opset", "ir_version", "inputs", "outputs", "labels", "max_length"),
@@ -243,6 +243,18 @@ def test_older_readers_refuse_folders_that_they_would_read_wrong(
     assert replace(folder, variants={"int8": wide}).format == 2
     narrow = replace(folder, variants={"int8": replace(wide, weight_bits=7)})
     assert narrow.format == 1 and narrow.to_json()["weight_bits"] == 7
+
+
+@pytest.mark.parametrize("task", ["regression", "multi-label-classification"])
+def test_readers_that_do_not_know_a_task_are_told_that_the_folder_is_newer(make_folder: MakeFolder, task: str) -> None:
+    made = make_folder(task)
+    folder = read_folder(made.path)  # of format 1, as such folders were written once
+    assert Session(made.path, threads=1).task == task
+    write_metadata(made.path, folder)
+    said = json.loads((made.path / "losparse.json").read_text())
+    assert said["format"] == folder.format == 4 and list(said["variants"]) == ["fp32"]
+    assert read_folder(made.path) == folder
+    assert Session(made.path, threads=1).task == task
 
 
 def test_a_folder_that_was_not_compared_opens_only_for_its_exporter(make_folder: MakeFolder) -> None:

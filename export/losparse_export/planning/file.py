@@ -65,7 +65,8 @@ class LayerEntry:
         axis: "out" where rows are kept, "in" where columns are.
         order: how one side was put in order; null where the kept groups lie anywhere.
         pivots: the side whose pivots the model stores; null for plain factors.
-        shared: whether the model stores the right factor with another layer.
+        shared: whether the model stores the right factor with another layer; null where the plan does not say, and the
+            rank may then be any that a shared factor has.
     """
 
     lowering: _Form
@@ -78,7 +79,7 @@ class LayerEntry:
     axis: _Side
     order: OrderEntry | None
     pivots: _Side | None = None
-    shared: Flag = False
+    shared: Flag | None = None
 
     def to_spec(self, source: str) -> PlannedLayer:
         """Return the layer's sizes, and how its features lie.

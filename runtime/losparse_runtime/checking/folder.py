@@ -47,9 +47,8 @@ def changed_description(session: Session) -> list[str]:
     """Compare losparse.json with what the model file carries of it; files of earlier writers carry nothing."""
     carried, metadata = session.carried.get(DESCRIPTION_KEY), session.metadata
     written = {} if carried is None else json.loads(carried)
-    if metadata.folder.alone:
-        found = read_json(session.folder / METADATA_FILE).data
-    else:
+    found = read_json(session.folder / METADATA_FILE).data
+    if "variants" in found:  # its facts are not side by side, as those of the model file are
         found = metadata.folder.description(metadata.variant_name, metadata.graph_name)
     line = first_difference({name: found.get(name) for name in written}, written, "", "the model file")
     return [] if line is None else [f"{METADATA_FILE}: {line}"]

@@ -5,7 +5,8 @@
            -- and what they have in common: source, task, labels, how texts are read
 
 A folder of one graph in one variant is written as earlier versions wrote it, its facts side by side; the format number
-is then 1 to 3, the oldest whose readers do right by it. Where there are several it is 4, and each has its own object.
+is then 1 to 3, the oldest whose readers do right by it. Where there are several, or the task is one that those readers
+do not know, it is 4, and each has its own object.
 
 A field that is missing or of the wrong type is an error. A field this version does not know is skipped: writers may add
 fields within a format version, and raise the version when an older reader would go wrong.
@@ -22,14 +23,17 @@ from ..errors import FolderError
 from .embedding import Embedding, parse_embedding, parse_pooling
 from .fields import Fields
 from .signature import Signature, parse_signature
-from .task import TASKS
+from .task import FEATURE_EXTRACTION, QUESTION_ANSWERING, TASKS, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from .tensors import TOKENS
 from .variant import MODEL_FILE, ModelFile, Variant, parse_models, parse_variant
 
 _PLAIN, _WIDE, _EMBEDDING, SEVERAL = 1, 2, 3, 4
 """Formats: the first; of folders that a reader must refuse on some machines, which those of the first do not know of;
-of those whose vectors an older reader would make without their prompt, or too long; of several graphs or variants."""
+of those whose vectors an older reader would make without their prompt, or too long; of several graphs or variants, and
+of tasks that are newer."""
 FORMATS = (_PLAIN, _WIDE, _EMBEDDING, SEVERAL)
+_FIRST_TASKS = (TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, QUESTION_ANSWERING, FEATURE_EXTRACTION)
+"""Those that readers of the formats below `SEVERAL` know."""
 MODEL_GRAPH = "model"
 """Name of a graph that is alone."""
 FINGERPRINT_KEY = "losparse.fingerprint"
@@ -98,8 +102,10 @@ class Folder:
     versions: Mapping[str, str]
 
     @property
-    def alone(self) -> bool:
-        """Whether it is one graph in one variant, under the names of the formats that have no others."""
+    def plain(self) -> bool:
+        """Whether formats 1 to 3 can say it: one graph in one variant under their names, and a task of theirs."""
+        if TASKS[self.task] not in _FIRST_TASKS:
+            return False
         names = [(graph, model.file) for variant in self.variants.values() for graph, model in variant.models.items()]
         variants = list(self.variants) == [variant.precision for variant in self.variants.values()]
         return variants and list(self.graphs) == [MODEL_GRAPH] and names == [(MODEL_GRAPH, MODEL_FILE)]
@@ -107,7 +113,7 @@ class Folder:
     @property
     def format(self) -> int:
         """The oldest format version whose readers do right by the folder."""
-        return self._plain_format(next(iter(self.variants.values()))) if self.alone else SEVERAL
+        return self._plain_format(next(iter(self.variants.values()))) if self.plain else SEVERAL
 
     def description(self, variant: str, graph: str) -> dict[str, Any]:
         """Return what the file of a graph carries of this: what it was exported as, without what is known later.
@@ -157,7 +163,7 @@ class Folder:
     def to_json(self) -> dict[str, Any]:
         """Return the contents of `losparse.json`, which `parse_folder` reads."""
         files = {"files": {name: asdict(record) for name, record in self.files.items()}}
-        if self.alone:
+        if self.plain:
             name, variant = next(iter(self.variants.items()))
             parity = {"parity": variant.parity_json()}
             return {**self.description(name, MODEL_GRAPH), **parity, **files, **variant.measured()}
