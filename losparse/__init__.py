@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._register import register_when_imported
-from .errors import LosparseError
+from .errors import LosparseError, names_extra
 
 if TYPE_CHECKING:
     from .compress import compact_, compress_
@@ -104,7 +104,8 @@ def __getattr__(name: str) -> Any:
     """Load a public name from its module when it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module 'losparse' has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    with names_extra(f"losparse.{name}", "train"):
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -7,9 +7,74 @@ is a defect of losparse.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LosparseError(ValueError):
     """Input that losparse refuses; the message says what to change."""
+
+
+_OPTIONAL = frozenset(
+    {
+        "accelerate",
+        "datasets",
+        "onnx",
+        "onnx_ir",
+        "onnxruntime",
+        "onnxscript",
+        "peft",
+        "pydantic",
+        "safetensors",
+        "scipy",
+        "sklearn",
+        "tokenizers",
+        "torch",
+        "transformers",
+        "yaml",
+    }
+)
+"""Modules that only extras install."""
+
+
+class MissingPackageError(LosparseError, ImportError):
+    """A package is not installed that an extra of losparse installs."""
+
+    def __init__(self, message: str, *, name: str) -> None:
+        """Put it together.
+
+        Args:
+            message: says the package and the extra.
+            name: of the package's module.
+        """
+        super().__init__(message)
+        self.name = name
+
+
+def missing_package(error: BaseException) -> str | None:
+    """Return the module of an extra that an error says is missing; None of other errors."""
+    name = str(error.name).partition(".")[0] if isinstance(error, ModuleNotFoundError | MissingPackageError) else ""
+    return name if name in _OPTIONAL else None
+
+
+@contextmanager
+def names_extra(what: str, extra: str) -> Iterator[None]:
+    """Say which extra has the package that the block cannot import.
+
+    Args:
+        what: what needs it.
+        extra: of losparse.
+
+    Raises:
+        MissingPackageError: a package of an extra is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = missing_package(error)
+        if name is None:
+            raise
+        raise MissingPackageError(f"{what} needs {name}: pip install 'losparse[{extra}]'", name=name) from error
 
 
 _SHOWN = 80

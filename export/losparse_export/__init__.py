@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from losparse.errors import names_extra
+
 if TYPE_CHECKING:
     from .accuracy.texts import TextFile
     from .check import check_folder, check_session
@@ -104,7 +106,8 @@ def __getattr__(name: str) -> Any:
     """Load a public name from its module when it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module 'losparse_export' has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    with names_extra(f"losparse_export.{name}", "export"):
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

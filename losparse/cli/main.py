@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from .. import __version__
-from ..errors import LosparseError
+from ..errors import LosparseError, missing_package
 from .parser import CommandParser
 
 COMMANDS = {
@@ -37,19 +37,14 @@ COMMANDS = {
 OK, CHECK_FAILED, USER_ERROR, DEFECT, INTERRUPTED = 0, 1, 2, 3, 130
 
 _EXTRAS = {
-    "accelerate": "train",
-    "pydantic": "train",
-    "safetensors": "train",
-    "scipy": "train",
-    "sklearn": "train",
-    "torch": "train",
-    "transformers": "train",
-    "onnx": "export",
-    "onnx_ir": "export",
-    "onnxscript": "export",
-    "onnxruntime": "runtime",
-    "tokenizers": "runtime",
+    "estimate": "export",
+    "export": "export",
+    "check": "export",
+    "bench": "runtime",
+    "run": "runtime",
+    "demo": "all",
 }
+"""The extra that has all that a command may need; `train` for the others."""
 
 
 class Command(Protocol):
@@ -102,7 +97,7 @@ def main(argv: Sequence[str] | None = None, load: Load = load_command) -> int:
             raise
         if "--traceback" in arguments:
             traceback.print_exc()
-        return _report(error)
+        return _report(error, _chosen(arguments) or "losparse")
 
 
 def build_parser(arguments: Sequence[str], load: Load = load_command) -> CommandParser:
@@ -114,7 +109,7 @@ def build_parser(arguments: Sequence[str], load: Load = load_command) -> Command
     )
     parser.add_argument("--version", action="version", version=f"losparse {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    chosen = next((argument for argument in arguments if not argument.startswith("-")), None)
+    chosen = _chosen(arguments)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name == chosen:
@@ -125,15 +120,20 @@ def build_parser(arguments: Sequence[str], load: Load = load_command) -> Command
     return parser
 
 
-def _report(error: BaseException) -> int:
-    """Print one line for an exception; returns the exit code."""
+def _chosen(arguments: Sequence[str]) -> str | None:
+    """Return the command that is asked for, if one is."""
+    return next((argument for argument in arguments if not argument.startswith("-")), None)
+
+
+def _report(error: BaseException, command: str) -> int:
+    """Print one line for an exception of a command; returns the exit code."""
     message = " ".join(str(error).split())
-    if isinstance(error, LosparseError | OSError) or _is_runtime_error(error):
+    package = missing_package(error)
+    if package is not None:
         code = USER_ERROR
-    elif isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in _EXTRAS:
+        message = f"{command} needs {package}: pip install 'losparse[{_EXTRAS.get(command, 'train')}]'"
+    elif isinstance(error, LosparseError | OSError) or _is_runtime_error(error):
         code = USER_ERROR
-        package = str(error.name).partition(".")[0]
-        message = f"this command needs {package}: pip install 'losparse[{_EXTRAS[package]}]'"
     else:
         code = DEFECT
         message = f"unexpected {type(error).__name__}: {message}; add --traceback to see where, and report it"

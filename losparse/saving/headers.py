@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import LosparseError
+from ..errors import LosparseError, names_extra
 
 _SHOWN = 120
 _SAYS_NOTHING = "Error while deserializing header: "
@@ -47,7 +47,8 @@ def read_notes(path: Path) -> dict[str, str]:
 def _opened(path: Path) -> Iterator[Any]:
     """Open a file; its header is read and compared with its size, its tensors are only mapped."""
     # Here: the machine that serves ONNX folders, and looks into them, has no safetensors.
-    from safetensors import SafetensorError, safe_open
+    with names_extra("reading a checkpoint", "train"):
+        from safetensors import SafetensorError, safe_open
 
     try:
         file: Any = safe_open(path, framework="numpy")

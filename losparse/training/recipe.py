@@ -67,7 +67,7 @@ class Training:
         freeze_embeddings: leave the embedding tables as they are.
         seed: of everything random.
         calibration_examples: examples of --calibration, or else of training, that a one-shot method looks at, if it
-            needs any; None takes 1,024, or fewer that hold 32,768 tokens.
+            needs any; left out, 1,024, or fewer that hold 32,768 tokens.
         distill_weight: share of the loss that is distillation from the teacher.
         distill_temperature: softens both distributions of the distillation loss.
         distill_hidden: weight of the mean squared difference from the teacher's hidden states after every block,
@@ -76,8 +76,8 @@ class Training:
             afterwards; 0 trains the factors themselves.
         lora_also: what is trained beside adapters: "nothing", the task's "head", or all that is "small": head,
             biases and norms.
-        save_steps: optimizer steps between checkpoints; None takes a tenth of the training in `losparse compress`, and
-            writes none in `fine_tune`.
+        save_steps: optimizer steps between checkpoints; left out, `losparse compress` takes a tenth of the training,
+            and `fine_tune` in Python writes none.
     """
 
     epochs: Positive = 4.0
@@ -117,16 +117,16 @@ class Recipe:
     """A task, a method, a training, and which layers.
 
     Attributes:
-        task: what the model is to do, by name (`losparse.data.tasks`).
+        task: what the model is to do.
         method: how to compress: a value from `losparse.methods`; None, "none" in a file, leaves every layer dense.
         training: the fine-tuning.
-        targets: patterns of layers to compress; None takes the linear layers of transformer blocks.
+        targets: patterns of layers to compress; left out, the linear layers of transformer blocks.
         ignore: patterns of layers to leave dense.
-        keep_layers: how many transformer blocks to keep (3), or which ones by number from 0 (0 2 5); None keeps all.
+        keep_layers: how many transformer blocks to keep (3), or which ones by number from 0 (0 2 5); left out, all.
         keep_layers_by: how a number of blocks is chosen: "even" spaces them evenly, "importance" measures them on
             texts of --train, or without it of --calibration.
-        keep_neurons: share of the feed-forward neurons of every block to keep, chosen on texts as blocks are; None
-            keeps all.
+        keep_neurons: share of the feed-forward neurons of every block to keep, chosen on texts as blocks are; left
+            out, all.
         keep_neurons_by: how neurons are chosen: "error" drops those that the outputs miss least, and the rest takes
             over; "norm" drops those of small weights and inputs.
     """

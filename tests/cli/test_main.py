@@ -16,7 +16,7 @@ import pytest
 from losparse import __version__
 from losparse.cli.main import COMMANDS, Load, build_parser, main
 from losparse.cli.parser import CommandParser, add_dataclass_flags, add_field_flags, given
-from losparse.errors import LosparseError
+from losparse.errors import LosparseError, MissingPackageError
 from losparse.methods import METHODS
 from losparse.training.recipe import Recipe, Training
 from losparse.validation import OneOf, OneOrMore, ZeroOrMore, checked
@@ -256,7 +256,7 @@ def test_help_of_compress_says_which_methods_have_a_flag(capsys: pytest.CaptureF
     assert "--allocation {uniform,uniform-rank,last-k,by-type,global,search}" in shown
     keys = "task, method, training, targets, ignore, keep_layers, keep_layers_by, keep_neurons, keep_neurons_by"
     assert f"JSON or YAML with any of the keys {keys};" in shown  # all that a recipe takes, and nothing else below
-    assert "None takes a tenth of the training in `losparse compress`" in shown
+    assert "left out, `losparse compress` takes a tenth of the training" in shown
 
 
 @checked
@@ -311,4 +311,37 @@ def test_a_field_of_an_unknown_type_is_a_defect() -> None:
 
 def test_a_missing_optional_package_is_named(losparse: Command) -> None:
     missing = failing(ModuleNotFoundError("No module named 'onnx_ir'", name="onnx_ir"))
-    losparse("export", load=missing).refused("needs onnx_ir", "pip install 'losparse[export]'")
+    losparse("export", load=missing).refused("export needs onnx_ir: pip install 'losparse[export]'")
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [("estimate", "export"), ("check", "export"), ("demo", "all"), ("compress", "train"), ("inspect", "train")],
+)
+def test_the_extra_is_the_commands_and_not_the_packages(losparse: Command, command: str, extra: str) -> None:
+    for error in (ModuleNotFoundError("none", name="pydantic"), MissingPackageError("none", name="pydantic")):
+        losparse(command, load=failing(error)).refused(f"{command} needs pydantic: pip install 'losparse[{extra}]'")
+
+
+@pytest.mark.parametrize(
+    ("program", "line"),
+    [
+        ("import losparse; losparse.compress_", "losparse.compress_ needs torch: pip install 'losparse[train]'"),
+        (
+            "import losparse_export; losparse_export.export_model",
+            "losparse_export.export_model needs torch: pip install 'losparse[export]'",
+        ),
+        (
+            "from losparse.saving.headers import read_header; from pathlib import Path; read_header(Path('none'))",
+            "reading a checkpoint needs safetensors: pip install 'losparse[train]'",
+        ),
+    ],
+)
+def test_missing_packages_in_python_name_the_extra_too(program: str, line: str) -> None:
+    names = ("torch", "safetensors", "transformers", "pydantic")
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({names!r}))\n"
+    caught = "\ntry:\n    {0}\nexcept ImportError as error:\n    print(error)\n    assert isinstance(error, ValueError)"
+    found = subprocess.run(
+        [sys.executable, "-c", blocked + caught.format(program)], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == f"{line}\n"

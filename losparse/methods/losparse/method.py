@@ -34,10 +34,10 @@ class LoSparse:
         low_rank: share of the rank part in the same unit; it is a part of `keep`, which holds the sparse part too.
         structure: "rows" keeps output neurons everywhere, each layer for itself, as the paper does; "columns" keeps
             input features in the layers that write to the residual stream; "foldable" does so too and lets layers
-            decide together (see `coupling`), so that an exported graph needs neither scatter nor gather.
+            that feed each other decide together, so that an exported graph needs neither scatter nor gather.
         multiple: kept counts of coupled layers are a multiple of this; for "foldable" only.
         beta: memory of the sensitivity average, per window.
-        uncertainty_beta: memory of PLATON's uncertainty average, per window, or None to leave the term out. It needs
+        uncertainty_beta: memory of PLATON's uncertainty average, per window; left out, there is no such term. It needs
             statistics of every element: three more tensors of the weight's size per layer.
         window: optimizer steps over which sensitivity is averaged, and between two masking steps of the ramp.
         initial_share: share of training before the first group is dropped.

@@ -29,7 +29,7 @@ class LPAF:
         keep: kept share of the parameters of the compressed layers.
         uniform_rank: one rank for every layer, as the paper has it, in place of the one that `keep` gives; the share
             it leads to is in the report.
-        density: share of every layer's weights that survive pruning; None takes `keep`.
+        density: share of every layer's weights that survive pruning; left out, as large a share as `keep`.
         score: what is added up over the steps: "sensitivity" abs(W * dL/dW), high where a weight matters; "movement"
             -W * dL/dW, high where it grows away from zero, for long trainings from a model that is only pre-trained.
         window: optimizer steps between two masking steps of the ramp.

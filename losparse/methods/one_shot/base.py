@@ -54,7 +54,7 @@ class OneShot:
             pass over the texts); "search" does so too, and measures the error at the model's outputs, size by size
             and layer by layer, on some of the texts.
         weights: proportions of "by-type", as PATTERN=NUMBER in a row; layers that no pattern matches have 1.
-        last: blocks that "last-k" compresses; None takes the smallest number that leaves each of them a third.
+        last: blocks that "last-k" compresses; left out, the smallest number that leaves each of them a third.
         multiple: ranks are rounded down to a multiple of this, where that leaves any.
         pivots: store the low-rank part by pivot rows (after fine-tuning, if there is any): rank^2 parameters fewer,
             exactly, which the budget counts.

@@ -45,8 +45,8 @@ class OneShotLoSparse(OneShot):
     """Low rank plus kept rows, chosen by the error they remove; needs texts, and a backward pass over them.
 
     Attributes:
-        row_share: share of a layer's budget that goes to kept rows; 0 is low rank alone. None lets "global"
-            choose, layer by layer, and is 0 for other allocations. With "uniform" it is hybrid matrix factorisation.
+        row_share: share of a layer's budget that goes to kept rows; 0 is low rank alone. Left out, "global"
+            chooses, layer by layer, and other allocations take 0. With "uniform" it is hybrid matrix factorisation.
         alternations: how often the low-rank part and the kept rows are fitted to each other.
     """
 
