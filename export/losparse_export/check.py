@@ -149,7 +149,8 @@ def check_session(
         measured = {name: measure_difference(session, reference, kind.make(), advance) for name, kind in kinds.items()}
         judge = coarser_precision(session.metadata.precision, reference.precision)
         parts, allowed = _judge(session, reference, kinds, measured, judge, tolerance)
-    judgement = Judgement(reference.kind, session.task, judge.name, allowed, judge.cosine)
+    variant = session.metadata.variant_name if len(session.metadata.folder.variants) > 1 else None
+    judgement = Judgement(reference.kind, session.task, judge.name, allowed, judge.cosine, variant)
     return CheckReport(tuple(differences), parts, judgement)
 
 

@@ -96,7 +96,8 @@ def print_parts(parts: Mapping[str, CheckedPart], judged: Judgement) -> None:
         ]
         for name, part in parts.items()
     ]
-    title = f"against {judged.against}, {judged.precision}, largest difference allowed {judged.tolerance:.1e}"
+    variant = "" if judged.variant is None else f"variant {judged.variant} alone "
+    title = f"{variant}against {judged.against}, {judged.precision}, largest difference allowed {judged.tolerance:.1e}"
     if judged.cosine is not None:
         title += f", cosine {judged.cosine} or more"
     last = "worst cosine" if vectors else "same largest entry"

@@ -83,7 +83,7 @@ class FolderContents:
         layers: compressed layers; for a dense checkpoint the weights in its transformer blocks.
         model_parameters: of the whole model; indices not counted.
         file_bytes: size of the model's files.
-        precision: of an ONNX folder; None for a checkpoint.
+        precision: of an ONNX folder, or those of its variants; None for a checkpoint.
         weight_bits: of a weight in an int8 product; None where there is none.
         coverage: of a checkpoint, how much of its linear weights the layers are.
     """
@@ -169,8 +169,11 @@ def _onnx_contents(folder: Path) -> FolderContents:
         )
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise LosparseError(f"'{folder / PLAN_FILE}' is malformed ({error!r}); export the folder again") from None
-    parameters, size = int(metadata.parameters["model"]), metadata.model_bytes
-    return FolderContents("ONNX folder", layers, parameters, size, metadata.precision, metadata.weight_bits)
+    variants = metadata.folder.variants.values()
+    precisions = ", ".join(dict.fromkeys(variant.precision for variant in variants))
+    bits = next((variant.weight_bits for variant in variants if variant.weight_bits is not None), None)
+    parameters, size = int(metadata.parameters["model"]), metadata.folder.model_bytes
+    return FolderContents("ONNX folder", layers, parameters, size, precisions, bits)
 
 
 def _planned_layer(name: str, entry: dict[str, Any]) -> StoredLayer:

@@ -14,7 +14,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from losparse.saving.contents import inspect_folder
+from losparse_export import check_folder
 from losparse_runtime import FolderError, InputError, Session, peak_memory, read_folder, read_metadata, verify_files
+from losparse_runtime.checking.folder import open_checked
 from losparse_runtime.contract.embedding import Embedding
 from losparse_runtime.contract.fields import Fields
 from losparse_runtime.contract.files import changed_files, record_files, write_metadata
@@ -270,6 +273,31 @@ def test_a_folder_that_was_not_compared_opens_only_for_its_exporter(make_folder:
     write_metadata(folder.path, measured)
     session = Session(folder.path, threads=1)
     assert session.metadata.parity == PARITY and session.metadata.variant.accuracy == {"onnx": 1.0}
+
+
+def test_no_variant_may_lack_its_comparison(two_variants: Path) -> None:
+    session, changes = open_checked(two_variants, threads=1)
+    assert session is not None and changes == []
+    edited(two_variants, lambda data: data["variants"]["int8"].update(parity=None))
+    with pytest.raises(
+        FolderError, match=r"variant 'int8' has no comparison with PyTorch \('parity' is null\), so its"
+    ):
+        open_checked(two_variants, threads=1)
+    (two_variants / "extra.bin").write_text("x")
+    session, changes = open_checked(two_variants, threads=1)
+    assert session is None and changes[-1].startswith("it does not open: ")
+
+
+def test_the_size_is_that_of_all_variants(two_variants: Path) -> None:
+    sizes = [(two_variants / name).stat().st_size for name in ("model.onnx", "model.int8.onnx")]
+    contents = inspect_folder(two_variants)
+    assert (contents.file_bytes, contents.precision, contents.weight_bits) == (sum(sizes), "fp32, int8", 7)
+
+
+def test_a_check_says_which_variant_it_compared(two_variants: Path) -> None:
+    report = check_folder(two_variants, two_variants, threads=1)
+    assert report.passed and report.judgement is not None and report.judgement.variant == "fp32"
+    assert report.to_dict()["variant"] == "fp32"
 
 
 def test_a_description_is_of_one_graph_in_one_variant(two_variants: Path) -> None:

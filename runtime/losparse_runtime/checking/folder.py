@@ -36,11 +36,26 @@ def open_checked(
     changes = changed_files(folder)
     try:
         session = Session(folder, providers=providers, threads=threads)
+        _require_compared(session)
     except FolderError as error:
         if not changes:
             raise
         return None, [*changes, f"it does not open: {error}"]
     return session, [*changes, *changed_description(session)]
+
+
+def _require_compared(session: Session) -> None:
+    """Refuse a folder with a variant that nobody compared; opening one looks at that one alone.
+
+    Raises:
+        FolderError: there is such a variant.
+    """
+    for name, variant in session.metadata.folder.variants.items():
+        if variant.parity is None:
+            raise FolderError(
+                f"{session.folder}: variant {name!r} has no comparison with PyTorch ('parity' is null), so its export "
+                "did not finish; export it again with `losparse export`"
+            )
 
 
 def changed_description(session: Session) -> list[str]:

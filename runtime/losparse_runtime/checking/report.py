@@ -43,6 +43,7 @@ class Judgement:
         precision: whose bounds were taken: the coarser one of both sides.
         tolerance: largest difference allowed, for the outputs at hand.
         cosine: smallest cosine allowed; None where the difference alone says it.
+        variant: name of the one that was compared, of a folder that has several; None of others.
     """
 
     against: str
@@ -50,6 +51,7 @@ class Judgement:
     precision: str
     tolerance: float
     cosine: float | None
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class CheckReport:
             "passed": self.passed,
             "against": judged.against,
             "task": judged.task,
+            **({} if judged.variant is None else {"variant": judged.variant}),
             "differences": list(self.differences),
             "precision": judged.precision,
             "tolerance": judged.tolerance,

@@ -111,6 +111,13 @@ class Folder:
         return variants and list(self.graphs) == [MODEL_GRAPH] and names == [(MODEL_GRAPH, MODEL_FILE)]
 
     @property
+    def model_bytes(self) -> int:
+        """Size of all graphs and their weights, in all variants."""
+        models = (model for variant in self.variants.values() for model in variant.models.values())
+        names = {name for model in models for name in model.names}
+        return sum(self.files[name].bytes for name in names if name in self.files)
+
+    @property
     def format(self) -> int:
         """The oldest format version whose readers do right by the folder."""
         return self._plain_format(next(iter(self.variants.values()))) if self.plain else SEVERAL
