@@ -60,7 +60,8 @@ class Estimate:
         kinds: milliseconds of one run by kind of layer, for dense fp32 and for the factored model that was asked for.
         call: what was timed.
         verdict: plain sentences: what it brings, or that it is not worth it.
-        worth: whether the best factored variant is clearly faster than the best dense one.
+        worth: whether the best factored variant is clearly faster than the best dense one of the precisions that were
+            measured for both.
         looked_at: how much of the model's linear weights the compressed layers are.
     """
 

@@ -55,7 +55,8 @@ def verdict(rows: Sequence[Row], call: Call) -> tuple[bool, str]:
     were measured in. Medians are of runs apart, and say nothing here.
 
     Args:
-        rows: dense fp32 among them, and at least one factored variant that was asked for.
+        rows: dense ones in every precision, first the one that speed-ups are over; and factored ones, at least one of
+            them asked for.
         call: what was timed.
 
     Returns:
@@ -69,31 +70,36 @@ def verdict(rows: Sequence[Row], call: Call) -> tuple[bool, str]:
     where = f"at {call.batch} x {call.length} tokens and {call.threads} thread{'s' if call.threads > 1 else ''}"
     gain, low, high = _gain(best, opponent)
     worth = gain >= _WORTH and low > 1
+    fastest = f"the fastest factored variant ({best.precision}) is {_times(best, opponent)}"
     if worth:
-        found = f"Worth it {where}: what was asked for is {_times(asked, opponent)}."
-        if best.low_rank != asked.low_rank and best.speedup_low > asked.speedup_high:
-            other = f"--low-rank {best.low_rank:g}" if best.low_rank else "--method pruning"
-            found += (
-                f" Faster at the same size: {other}, {_times(best, opponent)}; only training tells which is more "
-                "accurate."
-            )
+        found = f"Worth it {where}{_settings(best, asked, opponent)}"
     elif low <= 1 and high >= _WORTH:
-        found = (
-            f"Too close to tell {where}: the fastest factored variant is {_times(best, opponent)}; run it again on an "
-            "idle machine."
-        )
+        found = f"Too close to tell {where}: {fastest}; run it again on an idle machine."
     else:
-        found = (
-            f"Not worth it for speed {where}: the fastest factored variant is {_times(best, opponent)}; export the "
-            f"dense model with --precision {opponent.precision} instead."
-        )
+        instead = f"export the dense model with --precision {opponent.precision} instead"
+        found = f"Not worth it for speed {where}: {fastest}; {instead}."
     unmeasured = [
         f"Factored {row.precision} was not measured, and dense {row.precision} is "
-        f"{_times(row, next(each for each in dense if each.precision == 'fp32'))}; leave out --precision to compare it."
+        f"{_times(row, dense[0])}; leave out --precision to compare it."
         for row in dense
-        if row.precision not in measured and row.precision != "fp32"
+        if row.precision not in measured and row is not dense[0]
     ]
     return worth, " ".join([found, *unmeasured])
+
+
+def _settings(best: Row, asked: Row, opponent: Row) -> str:
+    """Say what the setting that was asked for brings, and which other one is faster."""
+    setting = f"--low-rank {best.low_rank:g}" if best.low_rank else "--method pruning"
+    own, low, _ = _gain(asked, opponent)
+    if own < _WORTH or low <= 1:
+        return f" with {setting}: {_times(best, opponent)}; what was asked for: {_times(asked, opponent)}."
+    said = f": what was asked for ({asked.precision}) is {_times(asked, opponent)}."
+    if best.low_rank == asked.low_rank or best.speedup_low <= asked.speedup_high:
+        return said
+    return (
+        f"{said} Faster at the same size: {setting} ({best.precision}), {_times(best, opponent)}; only training tells "
+        "which is more accurate."
+    )
 
 
 def _fastest(rows: Sequence[Row]) -> Row:

@@ -66,17 +66,17 @@ def test_verdict_not_worth_it():
     worth, text = verdict([*DENSE, row("factored", "int8", 11.0, asked=True)], Call())
     assert not worth
     assert text == (
-        "Not worth it for speed at 1 x 128 tokens and 1 thread: the fastest factored variant is 0.91 times (0.85 to "
-        "0.97) as fast as dense int8; export the dense model with --precision int8 instead."
+        "Not worth it for speed at 1 x 128 tokens and 1 thread: the fastest factored variant (int8) is 0.91 times "
+        "(0.85 to 0.97) as fast as dense int8; export the dense model with --precision int8 instead."
     )
 
 
 def test_verdict_worth_it_and_a_better_split():
     asked, other = row("factored", "int8", 5.0, asked=True), row("factored", "int8", 4.0, low_rank=0.02)
     worth, text = verdict([*DENSE, asked, other], Call(2, 64, threads=4))
-    assert worth and "what was asked for is 2.00 times (1.87 to 2.14) as fast as dense int8" in text
+    assert worth and "what was asked for (int8) is 2.00 times (1.87 to 2.14) as fast as dense int8" in text
     assert "4 threads" in text
-    assert "Faster at the same size: --low-rank 0.02, 2.50 times (2.34 to 2.67) as fast as dense int8" in text
+    assert "Faster at the same size: --low-rank 0.02 (int8), 2.50 times (2.34 to 2.67) as fast as dense int8" in text
     assert "--method pruning" in verdict([*DENSE, asked, replace(other, low_rank=0.0)], Call())[1]
     close = replace(other, speedup_low=asked.speedup_high - 0.1)
     assert "Faster" not in verdict([*DENSE, asked, close], Call())[1]
@@ -85,12 +85,21 @@ def test_verdict_worth_it_and_a_better_split():
 def test_the_verdict_compares_within_the_precisions_that_were_measured():
     """Factored fp32 beats dense fp32; dense int8 is no match for it as long as factored int8 was not measured."""
     worth, text = verdict([*DENSE, row("factored", "fp32", 9.5, asked=True)], Call())
-    assert worth and "what was asked for is 3.16 times (2.95 to 3.38) as fast as dense fp32" in text
+    assert worth and "what was asked for (fp32) is 3.16 times (2.95 to 3.38) as fast as dense fp32" in text
     assert text.endswith(
         "Factored int8 was not measured, and dense int8 is 3.00 times (2.81 to 3.21) as fast as dense fp32; leave out "
         "--precision to compare it."
     )
     assert "not measured" not in verdict([*DENSE, row("factored", "int8", 5.0, asked=True)], Call())[1]
+
+
+def test_verdict_worth_it_with_another_split_alone():
+    asked, other = row("factored", "int8", 10.5, asked=True), row("factored", "int8", 5.0, low_rank=0.02)
+    worth, text = verdict([*DENSE, asked, other], Call())
+    assert worth and text == (
+        "Worth it at 1 x 128 tokens and 1 thread with --low-rank 0.02: 2.00 times (1.87 to 2.14) as fast as dense "
+        "int8; what was asked for: 0.95 times (0.89 to 1.02) as fast as dense int8."
+    )
 
 
 @pytest.mark.parametrize(("low", "high", "begin"), [(2.4, 4.2, "Too close to tell"), (2.9, 3.1, "Not worth it")])
@@ -108,7 +117,7 @@ def test_the_verdict_is_that_of_runs_side_by_side():
     asked = row("factored", "fp32", 2.5, asked=True)
     asked = replace(asked, speedup=4.17, speedup_low=4.1, speedup_high=4.2)
     worth, text = verdict([dense, asked], Call())
-    assert worth and "what was asked for is 4.17 times (4.10 to 4.20) as fast as dense fp32" in text
+    assert worth and "what was asked for (fp32) is 4.17 times (4.10 to 4.20) as fast as dense fp32" in text
     assert "13.8" not in text and "ms" not in text
 
 
