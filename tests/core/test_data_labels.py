@@ -112,3 +112,16 @@ def test_split_refuses_what_cannot_be_split() -> None:
         split_examples(one, 0.5)
     with pytest.raises(LosparseError, match=r"must be in \(0, 1\), got 1"):
         split_examples(Examples(["a", "b"], None, [0, 1], ("a", "b")), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "got"),
+    [
+        ("many.jsonl", '{"text": "a", "label": ["money", "question"]}\n', r"\['money', 'question'\]"),
+        ("none.csv", "text,label\na,\n", "''"),
+    ],
+)
+def test_several_labels_a_text_have_a_task_of_their_own(tmp_path, name, rows, got):
+    (tmp_path / name).write_text(rows)
+    with pytest.raises(LosparseError, match=f"got {got}; for several .* --task multi-label-classification"):
+        load_examples(tmp_path / name, task="text-classification")

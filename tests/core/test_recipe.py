@@ -166,3 +166,21 @@ def test_refuses_unreadable_files(tmp_path):
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(LosparseError, match="recipe must be a table"):
         Recipe.read(tmp_path / "list.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("r.yaml", "method: {name: svd\n", "r.yaml' cannot be read: line 2: expected ',' or '}'.* while parsing a flow"),
+        ("r.yaml", "# nothing\n", "r.yaml' is empty; it needs at least one of the keys task, method"),
+        ("r.json", " \n", "r.json' is empty"),
+        ("r.toml", "a = 1\n", "a recipe must be a .json, .yaml or .yml file, got .*r.toml'"),
+        ("r.yaml", "method: losparse\n", "got 'losparse'; in a file write {name: losparse}"),
+        ("r.yaml", "method: {keep: 0.3}\n", "method needs a name, one of asvd, .*, got keep"),
+        ("r.yaml", "task: text-clasification\n", "got 'text-clasification'; did you mean 'text-classification'"),
+    ],
+)
+def test_mistakes_in_files_are_said_with_the_way_out(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(LosparseError, match=said):
+        Recipe.read(tmp_path / name)
