@@ -65,6 +65,15 @@ class DivergenceMixin(Trainer):  # type: ignore[misc]
         with said_of_full_disks(Path(output_dir or self.args.output_dir)):
             super().save_model(output_dir, _internal_call)
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write what a training goes on from.
+
+        Raises:
+            LosparseError: the disk takes no more.
+        """
+        with said_of_full_disks(Path(output_dir)):
+            super()._save_optimizer_and_scheduler(output_dir)
+
 
 def _is_finite(values: Tensor) -> bool:
     return bool(torch.isfinite(values).all())

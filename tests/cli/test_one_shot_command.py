@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,13 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
+from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
 from losparse.methods import ROM
 from losparse.pipeline.job import CompressionJob
 from losparse.pipeline.trained import prepare
 from losparse.saving.folder import read_checkpoint
+from losparse.saving.staging import said_of_full_disks
 from losparse.training.recipe import Recipe
 from losparse_runtime.contract.progress import SILENT
 
@@ -326,3 +331,22 @@ def test_one_of_several_processes_writes(squeeze: Any, monkeypatch: pytest.Monke
     monkeypatch.setenv("RANK", "1")
     assert squeeze("--method", "svd").code == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_of_files_that_torch_writes(tmp_path: Path) -> None:
+    said = "cannot be written: torch's file came out too short; make room"
+    with full_disk(), pytest.raises(LosparseError, match=said), said_of_full_disks(tmp_path):
+        torch.save({"moments": torch.zeros(100_000)}, tmp_path / "optimizer.pt")
+    with pytest.raises(RuntimeError, match="of another kind"), said_of_full_disks(tmp_path):
+        raise RuntimeError("of another kind")
+
+
+def test_compressing_in_python_is_as_quiet(sources: Sources, tmp_path: Path) -> None:
+    program = (
+        "from losparse import SVD, CompressionJob, Recipe, compress_folder\n"
+        f"compress_folder(CompressionJob({str(sources.model)!r}, {str(tmp_path / 'out')!r}, Recipe(method=SVD())))\n"
+        "from transformers import logging; assert logging.is_progress_bar_enabled()"
+    )
+    shown = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=shown)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

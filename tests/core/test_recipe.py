@@ -171,7 +171,11 @@ def test_refuses_unreadable_files(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("r.yaml", "method: {name: svd\n", "r.yaml' cannot be read: line 2: expected ',' or '}'.* while parsing a flow"),
+        (
+            "r.yaml",
+            "method: {name: svd\n",
+            "r.yaml' cannot be read: line 2: expected ',' or '}'.* while parsing",
+        ),
         ("r.yaml", "# nothing\n", "r.yaml' is empty; it needs at least one of the keys task, method"),
         ("r.json", " \n", "r.json' is empty"),
         ("r.toml", "a = 1\n", "a recipe must be a .json, .yaml or .yml file, got .*r.toml'"),
