@@ -51,9 +51,6 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-# What it leaves
-
-
 def test_a_sentence_encoder_keeps_its_pooling(squeeze: Any, sources: Sources, tmp_path: Path) -> None:
     encoder = tmp_path / "encoder"
     BertModel.from_pretrained(sources.model).save_pretrained(encoder)
