@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import LosparseError
-from ..methods import METHODS, NO_METHOD, OneShot
+from ..methods import NO_METHOD, OneShot, method_to_dict
 from ..training.recipe import Recipe
 
 _SEE = "`losparse methods` says what each needs"
@@ -113,7 +113,7 @@ def _check_teacher(job: CompressionJob) -> None:
 
 def _check_calibration(job: CompressionJob) -> None:
     """Refuse data that the method has no use for, and a method without the data it needs."""
-    recipe, method, name = job.recipe, job.recipe.method, method_name(job.recipe)
+    recipe, method, name = job.recipe, job.recipe.method, _method_name(job.recipe)
     statistics = method.statistics if isinstance(method, OneShot) else frozenset()
     reads = isinstance(method, OneShot) and method.needs_texts
     looks_at_texts = reads or (bool(_dropping_on_texts(recipe)) and job.train is None)
@@ -129,7 +129,7 @@ def _check_calibration(job: CompressionJob) -> None:
 
 
 def _check_without_training(job: CompressionJob, *, looks_at_texts: bool) -> None:
-    recipe, method, name = job.recipe, job.recipe.method, method_name(job.recipe)
+    recipe, method, name = job.recipe, job.recipe.method, _method_name(job.recipe)
     if method is None and recipe.keep_layers is None and recipe.keep_neurons is None:
         raise LosparseError(
             f"method '{name}' without training changes nothing; add --keep-layers, --keep-neurons or --train FILE"
@@ -163,7 +163,6 @@ def _refuse_parts_of_training(job: CompressionJob) -> None:
         )
 
 
-def method_name(recipe: Recipe) -> str:
-    """Return what a recipe calls its method."""
-    kind = type(recipe.method)
-    return NO_METHOD if recipe.method is None else next(name for name, each in METHODS.items() if each is kind)
+def _method_name(recipe: Recipe) -> str:
+    """Return what a recipe calls its method, which may be one of the user's own."""
+    return NO_METHOD if recipe.method is None else str(method_to_dict(recipe.method)["name"])

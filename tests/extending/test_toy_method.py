@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from losparse import METHODS, LosparseError, compress_
+from losparse import METHODS, CompressionJob, LosparseError, Recipe, compress_, compress_folder
 from losparse.calibration.statistics import LayerStatistics
 from losparse.layers.factored import FactoredLinear
 from losparse.layers.linear import find_targets, weight_of
@@ -136,6 +137,13 @@ def test_without_its_line_there_is_no_such_method(losparse: Command, tmp_path: P
 
 
 def test_a_method_of_ones_own_needs_no_line_in_python(tmp_path: Path) -> None:
+    make_model().save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    job = CompressionJob(tmp_path / "model", tmp_path / "small", Recipe(method=LongestRows(keep=0.25)))
+    done = compress_folder(job)
+    assert done is not None and done.compression.share == 0.25
+    with pytest.raises(LosparseError, match=r"LongestRows' looks at no texts; leave out --calibration"):
+        compress_folder(replace(job, out=tmp_path / "other", calibration=tmp_path / "texts.txt"))
     model = make_model()
     assert compress_(model, LongestRows(keep=0.25)).share == 0.25
     model.save_pretrained(tmp_path)
