@@ -21,6 +21,7 @@ ROWS = PlannedLayer(48, 32, 4, 8, "out")
 FOLDED = PlannedLayer(64, 32, 4, 16, "out", order=Order("out", 1, 0, True, True))
 SPLIT = PlannedLayer(32, 64, 4, 16, "in", order=Order("in", 1, 0, False, True))
 HEADS = PlannedLayer(48, 32, 4, 12, "out", order=Order("out", 4))
+WIDE = PlannedLayer(8, 32, 20, 4, "out", shares_v=True)  # shares the `v` of a wider layer
 
 
 class Times:
@@ -92,7 +93,7 @@ def test_a_call_is_whole_numbers(field, value):
         Call(**{field: value})
 
 
-@pytest.mark.parametrize("shape", [ROWS, FOLDED, SPLIT, HEADS], ids=["rows", "folded", "split", "heads"])
+@pytest.mark.parametrize("shape", [ROWS, FOLDED, SPLIT, HEADS, WIDE], ids=["rows", "folded", "split", "heads", "wide"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_all_forms_of_a_layer_are_the_same_layer(shape, precision):
     """What is timed must be the same function, or the times could not be compared."""

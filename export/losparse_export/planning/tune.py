@@ -30,7 +30,7 @@ from ..graph.layer import PlannedLayer
 from ..graph.marks import SCOPE, mark_order
 from ..graph.node import DOMAIN, OP_TYPE, write_spec
 from ..precision.apply import apply_precision
-from ..target import CPU, Target, finish_planned
+from ..target import CPU, Target, check_target, finish_planned
 from .choose import candidates
 from .lower import lower_model
 from .plan import LayerPlan, Plan
@@ -70,7 +70,11 @@ def tune_plan(
 
     Returns:
         The plan with other choices, and times for reasons.
+
+    Raises:
+        LosparseError: the target is none, or a call or its weight is out of range.
     """
+    check_target(target)
     traffic, file = Traffic.of(calls), cache_file() if cache is None else cache
     known, phases = _read_times(file), phases or Phases()
     timing = _Timing(traffic, target, known, timer or time_models)
@@ -188,7 +192,7 @@ def _traced(spec: PlannedLayer, *, apart: bool) -> ir.Model:
         x.type, x.shape = float_type, ir.Shape(["tokens", spec.in_features])
     weights = _random_weights(spec)
     node = ir.node(OP_TYPE, [x, *weights], domain=DOMAIN, version=1, metadata_props={SCOPE: _NAME})
-    write_spec(node, replace(spec, pivot_side=None, shares_v=False))  # forms are made from whole factors
+    write_spec(node, replace(spec, pivot_side=None))  # forms are made from whole factors
     mark_order(node, spec.order)
     y = node.outputs[0]
     y.type, y.shape = float_type, ir.Shape(["tokens", spec.out_features])
