@@ -28,7 +28,7 @@ from losparse_runtime import NodeTime, Session, measure, profile_nodes, time_by
 from losparse_runtime.contract.progress import SILENT, Phases, Progress
 from losparse_runtime.contract.task import FEATURE_EXTRACTION
 
-from .build import build_graph, dense_plan
+from .build import build_graph, check_choice, dense_plan
 from .costs import Call
 from .export import evaluation
 from .folder.model import model_sizes
@@ -39,7 +39,7 @@ from .opening.kinds import check_reads_text, class_of, opening_class
 from .opening.load import Loaded, refuse_experts
 from .opening.task_model import TaskModel
 from .precision.apply import apply_precision
-from .target import CPU, Target, prepare_model
+from .target import CPU, Target, check_target, prepare_model
 from .tracing.factors import replace_factors
 from .tracing.trace import trace_model
 from .verdict import Row, verdict
@@ -121,8 +121,11 @@ def estimate_model(
         Sizes, times and a verdict.
 
     Raises:
-        LosparseError: a precision that cannot be estimated, a model that cannot be built, or no layer to take.
+        LosparseError: an argument is refused, a precision cannot be estimated, a model cannot be built, or there is no
+            layer to take.
     """
+    check_target(target)
+    check_choice(None, call, tune=True)  # every variant is timed, so threads matter
     precisions = target.plans if precisions is None else precisions
     unknown = sorted(set(precisions) - set(target.plans))
     if unknown:

@@ -7,13 +7,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from losparse import LoSparse
 from losparse.errors import LosparseError
-from losparse_export import CPU, TARGETS, Call, Costs, Counts, export_model
+from losparse_export import (
+    CPU,
+    TARGETS,
+    Call,
+    Costs,
+    Counts,
+    PlannedLayer,
+    candidates,
+    estimate_model,
+    export_model,
+    plan_layers,
+    tune_plan,
+)
 from losparse_export.costs import Traffic
 
 COSTS = Costs(
     node=100.0, element=2.0, gather=30.0, move=5.0, int8=0.5, quantise=3.0, scale=1.0, panel=4, narrower=0.2, error=3.0
 )
+LAYER = PlannedLayer(48, 32, 4, 8, "out")
 COUNTS = Counts([(10, 20), (20, 5)], nodes=4, elements=7, moved=3, gathered=2, quantised=6, multiply_adds=11)
 
 
@@ -82,9 +96,23 @@ def test_a_call_is_not_beyond_what_can_be_counted(field, value):
     assert Call(2**31 - 1, 2**31 - 1, 2**31 - 1, 2**31 - 1).tokens == (2**31 - 1) ** 2
 
 
-def test_other_things_in_place_of_targets_and_plans_are_refused_in_one_line(tmp_path):
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda target: export_model("model", "out", target=target),
+        lambda target: estimate_model("model", LoSparse(), target=target),
+        lambda target: candidates(LAYER, target=target),
+        lambda target: plan_layers({}, target=target),
+        lambda target: tune_plan(plan_layers({"a": LAYER}), target=target),
+    ],
+    ids=["export", "estimate", "candidates", "plan", "tune"],
+)
+def test_the_name_of_a_target_is_refused_in_one_line(take):
     with pytest.raises(LosparseError, match=r"target must be a Target, as losparse_export\.CPU is, got 'cpu'"):
-        export_model(tmp_path, tmp_path / "out", target="cpu")  # type: ignore[arg-type]
+        take("cpu")
+
+
+def test_other_things_in_place_of_plans_are_refused_in_one_line(tmp_path):
     with pytest.raises(LosparseError, match=r"plan must be a Plan, as Plan\.read\(FILE\) returns it, got \{\}"):
         export_model(tmp_path, tmp_path / "out", plan={})  # type: ignore[arg-type]
     with pytest.raises(LosparseError, match=r"missing\.json: cannot be read"):

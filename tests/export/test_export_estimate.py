@@ -126,5 +126,10 @@ def test_refuses_precisions_it_cannot_measure():
         estimate_model(CONFIG, LoSparse(), precisions=["fp16"])
 
 
+def test_refuses_a_past_that_no_run_would_have():
+    with pytest.raises(LosparseError, match=r"^past of calls= is for models that keep .*, got 3; leave it out$"):
+        estimate_model(CONFIG, LoSparse(), call=Call(past=3))
+
+
 def test_the_configuration_is_left_as_it_was(found):
     assert not hasattr(CONFIG, "quantization_config")

@@ -11,7 +11,7 @@ from ..costs import Calls, Traffic
 from ..graph.layer import PlannedLayer
 from ..graph.node import find_factored
 from ..passes.fold import Fold
-from ..target import CPU, Target
+from ..target import CPU, Target, check_target
 from .plan import LayerPlan, Plan
 
 
@@ -51,7 +51,7 @@ def plan_model(
         The plan, in graph order.
 
     Raises:
-        LosparseError: a call or its weight is out of range.
+        LosparseError: the target is none, or a call or its weight is out of range.
     """
     return plan_layers(layer_specs(model), calls=calls, precision=precision, folds=folds, target=target)
 
@@ -75,6 +75,7 @@ def plan_layers(
     target: Target = CPU,
 ) -> Plan:
     """Choose a form for layers of the given sizes; see `plan_model`."""
+    check_target(target)
     traffic = Traffic.of(calls)
     layers = {name: _plan_layer(spec, traffic, precision, target) for name, spec in specs.items()}
     return Plan(layers, tuple(folds), traffic, precision, target.name)
@@ -84,6 +85,7 @@ def candidates(
     spec: PlannedLayer, *, calls: Calls | Traffic | None = None, precision: str = "fp32", target: Target = CPU
 ) -> tuple[Candidate, ...]:
     """List every form of a target for a layer with its cost or the reason it does not apply, in its order."""
+    check_target(target)
     listed, traffic = [], Traffic.of(calls)
     for lowering in target.lowerings:
         refused = lowering.check(spec)
