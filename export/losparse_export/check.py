@@ -71,10 +71,12 @@ def check_folder(
         progress: is told of the stages.
 
     Raises:
-        LosparseError: the reference or the texts cannot be read.
+        LosparseError: the reference or the texts cannot be read, or an argument is refused.
         LosparseRuntimeError: the folder cannot be opened although no file of it changed, a model failed, or both do
             different things.
     """
+    _refuse_idle("reference", reference, data=data, tolerance=tolerance)
+    _refuse_idle("data", data, text_column=text_column, pair_column=pair_column)
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise LosparseError(f"tolerance must be a finite number of 0 or more, got {tolerance}")
     session, changes = open_checked(folder, providers, threads)
@@ -87,6 +89,13 @@ def check_folder(
         right = open_reference(session, find_model(reference), threads=threads)
     report = check_session(session, right, texts, tolerance=tolerance, progress=progress)
     return CheckReport((*changes, *report.differences), report.parts, report.judgement)
+
+
+def _refuse_idle(needed: str, given: object, **others: object) -> None:
+    """Refuse arguments that matter beside another one only: a check that passed would not have looked at them."""
+    idle = [name for name, value in others.items() if value is not None]
+    if given is None and idle:
+        raise LosparseError(f"{idle[0]}= does nothing without {needed}=; add that, or leave it out")
 
 
 def open_reference(session: Session, folder: Path, *, threads: int | None = None) -> Reference:

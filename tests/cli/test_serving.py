@@ -14,8 +14,9 @@ from onnx import numpy_helper
 
 from losparse.cli.bench import notes, shown_speedup
 from losparse.cli.check import print_parts
+from losparse.errors import LosparseError
 from losparse_export.accuracy.texts import encode_calibration
-from losparse_export.check import check_session, open_reference
+from losparse_export.check import check_folder, check_session, open_reference
 from losparse_export.precision.table import PRECISION_TABLE
 from losparse_runtime import Parity, Session
 from losparse_runtime.checking.report import CheckedPart, Judgement
@@ -61,6 +62,21 @@ def test_options_that_would_change_nothing(
     own = [source, tmp_path / "out"] if command == "export" else [whole_pass.onnx]
     losparse(command, *own, *flags).refused(f"{flags[0]} does nothing without {needed}")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("idle", "message"),
+    [
+        ({"data": "texts.txt"}, r"^data= does nothing without reference=; add that, or leave it out$"),
+        ({"tolerance": 0.1}, r"^tolerance= does nothing without reference=; add that, or leave it out$"),
+        ({"reference": "m", "pair_column": "b"}, r"^pair_column= does nothing without data=; add that, or leave it"),
+    ],
+)
+def test_a_check_from_python_takes_nothing_that_does_nothing_either(
+    tmp_path: Path, idle: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LosparseError, match=message):
+        check_folder(tmp_path, **idle)
 
 
 # check
