@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from losparse_runtime.contract.fields import read_json
 from losparse_runtime.contract.files import METADATA_FILE, PLAN_FILE, read_metadata
 
 from ..errors import LosparseError
 from ..layers.spec import LayerSpec
 from ..models.coverage import Coverage, coverage, left_by_name
 from .folder import Checkpoint, read_checkpoint, stored_layers, stored_name
-from .schema import read_object
 
 _IN_BLOCK = re.compile(r"\.\d+\..*\.weight$")
 
@@ -122,6 +122,7 @@ def inspect_folder(folder: Path | str) -> FolderContents:
 
     Raises:
         LosparseError: it is neither a checkpoint nor an ONNX folder, or it contradicts itself.
+        FolderError: it is an ONNX folder, and damaged.
     """
     folder = Path(folder)
     if (folder / METADATA_FILE).is_file():
@@ -162,7 +163,7 @@ def _natural(name: str) -> list[Any]:
 
 def _onnx_contents(folder: Path) -> FolderContents:
     metadata = read_metadata(folder)
-    plan = read_object(folder / PLAN_FILE) if (folder / PLAN_FILE).is_file() else {}
+    plan = read_json(folder / PLAN_FILE).data if (folder / PLAN_FILE).is_file() else {}
     try:
         layers = tuple(
             _planned_layer(name, plan["layers"][name]) for name in sorted(plan.get("layers", {}), key=_natural)

@@ -75,6 +75,13 @@ def test_inspect_finds_a_configuration_that_does_not_fit(
     losparse("inspect", tmp_path).refused("has no config.json")
 
 
+def test_a_plan_that_cannot_be_read_is_exported_again(losparse: Command, onnx_copy: Path) -> None:
+    edit_json(onnx_copy / "losparse.json", files={"model.onnx": file_record(onnx_copy / "model.onnx")})
+    for text, words in (("{", "not valid JSON"), ("[]", "must hold a JSON object")):
+        (onnx_copy / "plan.json").write_text(text)
+        losparse("inspect", onnx_copy).refused("plan.json", words, "export the folder again")
+
+
 def test_inspect_shows_pivots(losparse: Command, tmp_path: Path) -> None:
     model = make_model()
     compress_(model, SVD(keep=0.5))
