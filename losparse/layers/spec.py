@@ -223,7 +223,7 @@ class LayerSpec:
             if isinstance(shape, list | tuple) and len(shape) == 2
             else []
         )
-        if not sizes or not all(_is_whole(size, 0) for size in sizes):
+        if not sizes or not all(is_whole(size, 0) for size in sizes):
             raise LosparseError("shape must be [out, in], and it, rank and kept whole numbers >= 0")
         if entry.get("axis") not in _SIDES:
             raise LosparseError(f"axis must be 'out' or 'in', got {shown(entry.get('axis'))}")
@@ -251,13 +251,14 @@ _FIELDS = {
 _MAY_LACK = ("pivots", "v_of")  # of the first writers, or where there is nothing to say
 
 
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST_SIZE
+def is_whole(value: Any, least: int, most: int = LARGEST_SIZE) -> bool:
+    """Tell whether a value of a configuration is a whole number in a range; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 _Rule = tuple[str, Callable[[Any], bool]]
-_SIZE: _Rule = (f"a whole number in 1..{LARGEST_SIZE}", lambda value: _is_whole(value, 1))
-_COUNT: _Rule = (f"a whole number in 0..{LARGEST_SIZE}", lambda value: _is_whole(value, 0))
+_SIZE: _Rule = (f"a whole number in 1..{LARGEST_SIZE}", lambda value: is_whole(value, 1))
+_COUNT: _Rule = (f"a whole number in 0..{LARGEST_SIZE}", lambda value: is_whole(value, 0))
 # What a value of an entry must be: in words, and as a test.
 _RULES: dict[str, _Rule] = {
     "in": _SIZE,

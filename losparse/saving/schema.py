@@ -17,7 +17,7 @@ from typing import Any
 from losparse_runtime.contract.task import TASK_FIELD, TASKS
 
 from ..errors import LosparseError, shown
-from ..layers.spec import COPY_AGAIN, LARGEST_SIZE, LayerSpec
+from ..layers.spec import COPY_AGAIN, LARGEST_SIZE, LayerSpec, is_whole
 
 # Without pivots a folder is what losparse wrote before it had them, and older versions go on reading it.
 FORMAT, PIVOT_FORMAT, JOINT_FORMAT = 1, 2, 3
@@ -33,11 +33,8 @@ class Rule:
     fits: Callable[[Any], bool]
 
 
-def _whole(least: int, most: int = LARGEST_SIZE) -> Rule:
-    def fits(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-    return Rule(f"a whole number in {least}..{most}", fits)
+def _whole(least: int) -> Rule:
+    return Rule(f"a whole number in {least}..{LARGEST_SIZE}", lambda value: is_whole(value, least))
 
 
 def _finite(value: Any) -> bool:
@@ -64,10 +61,10 @@ TEXT = Rule("a text that is not empty", lambda value: isinstance(value, str) and
 OBJECT = Rule("an object", lambda value: isinstance(value, dict))
 
 # A decoder's sizes may be lists, one entry a block: those are left to its own configuration.
-_SIZE = Rule("a whole number of 1 or more", lambda value: isinstance(value, list | dict) or _whole(1).fits(value))
+_SIZE = Rule("a whole number of 1 or more", lambda value: isinstance(value, list | dict) or is_whole(value, 1))
 _BLOCKS = Rule(
     f"a whole number in 0..{_MOST_BLOCKS}",
-    lambda value: isinstance(value, list | dict) or _whole(0, _MOST_BLOCKS).fits(value),
+    lambda value: isinstance(value, list | dict) or is_whole(value, 0, _MOST_BLOCKS),
 )
 _SIZES = ("vocab_size", "hidden_size", "d_model", "n_embd", "dim", "intermediate_size", "type_vocab_size")
 _HEADS = ("num_attention_heads", "num_heads", "n_head", "n_heads", "num_key_value_heads", "max_position_embeddings")
@@ -80,7 +77,7 @@ _CONFIG: dict[str, Rule] = {
     "id2label": optional(Rule("an object that names the classes 0, 1, ...", _class_map)),
     "label2id": optional(OBJECT),
     "quantization_config": optional(OBJECT),
-    "pad_token_id": optional(Rule("a whole number", _whole(-LARGEST_SIZE).fits)),
+    "pad_token_id": optional(Rule("a whole number", lambda value: is_whole(value, -LARGEST_SIZE))),
     **dict.fromkeys((*_SIZES, *_HEADS), optional(_SIZE)),
     **dict.fromkeys(_DEPTHS, optional(_BLOCKS)),
     **dict.fromkeys(_EPSILONS, optional(Rule("a finite number of 0 or more", _finite))),
