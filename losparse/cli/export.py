@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of int8 and int8-static: 7 (default), right on every CPU; 8, more exact, for CPUs with VNNI and Arm's",
     )
     add_target_option(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if losparse wrote it")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if `losparse export` wrote it")
     plan = parser.add_argument_group("plan: the form of every compressed layer (plan.json in OUT)")
     plan.add_argument("--plan", type=Path, metavar="FILE", help="carry out this plan, an edited plan.json say")
     plan.add_argument(
