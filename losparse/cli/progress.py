@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from losparse_runtime.contract.progress import Advance, unheard
+from losparse_runtime.contract.progress import Advance
 
 from .periodic import EVERY_S, Clock, PeriodicLine, beating
 
@@ -24,7 +24,7 @@ class StderrProgress:
         *,
         verbose: bool,
         draws: bool | None = None,
-        every_s: float | None = EVERY_S,
+        every_s: float = EVERY_S,
         clock: Clock = time.time,
         terminal: TextIO | None = None,
     ) -> None:
@@ -33,7 +33,7 @@ class StderrProgress:
         Args:
             verbose: print a line at the end of each stage.
             draws: draw bars; default: where stderr is a terminal.
-            every_s: seconds between two lines where no bar is drawn; None for none.
+            every_s: seconds between two lines where no bar is drawn.
             clock: tells the time for these.
             terminal: where bars are drawn; default: stderr.
         """
@@ -53,8 +53,6 @@ class StderrProgress:
         if self.draws:
             with self._bar(title, total) as advance:
                 yield advance
-        elif self.every_s is None:
-            yield unheard
         else:
             line = PeriodicLine(title, total, every_s=self.every_s, clock=self.clock)
             with beating(line):

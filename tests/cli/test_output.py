@@ -128,10 +128,6 @@ def test_lines_come_from_every_stage_without_a_bar(capsys: pytest.CaptureFixture
                 break
         else:
             pytest.fail("no line")
-    with StderrProgress(verbose=False, draws=False, every_s=None).stage("other process") as advance:
-        clock.now += 100.0
-        advance(1, note="loss 1")
-    assert "other process" not in capsys.readouterr().err
     assert not [thread for thread in threading.enumerate() if thread.name == "losparse progress"]
 
 
