@@ -73,7 +73,7 @@ def open_whole(kind: Any, checkpoint: Checkpoint, purpose: str, **options: Any) 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
         _check_room(kind, config, checkpoint)
-        with _quiet_loading():
+        with quiet_loading():
             model, info = kind.from_pretrained(
                 folder,
                 dtype=torch.float32,
@@ -87,7 +87,7 @@ def open_whole(kind: Any, checkpoint: Checkpoint, purpose: str, **options: Any) 
     except LosparseError:
         raise
     except Exception as error:  # transformers raises what its code runs into: unrelated types, for unfit folders
-        raise LosparseError(f"model '{folder}' cannot be opened for {purpose}: {first_line(error)}") from error
+        raise LosparseError(f"model '{folder}' cannot be opened for {purpose}: {_first_line(error)}") from error
     _check_left_over(checkpoint, model, info)
     for name, parameter in model.named_parameters():
         if not parameter.is_floating_point():
@@ -100,8 +100,8 @@ def open_whole(kind: Any, checkpoint: Checkpoint, purpose: str, **options: Any) 
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Keep the loading report and its bar off the terminal: what matters of it is checked."""
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers' reports and bars off the terminal while the block runs: what matters of a load is checked."""
     from transformers.utils import logging as hf_logging
 
     level, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
@@ -146,7 +146,7 @@ def open_tokenizer(folder: Path) -> Any:
             return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except Exception as error:  # transformers raises unrelated types for what it cannot read
         raise LosparseError(
-            f"the tokenizer of '{folder}' cannot be opened: {first_line(error)}; save it again, with tokenizer.json"
+            f"the tokenizer of '{folder}' cannot be opened: {_first_line(error)}; save it again, with tokenizer.json"
         ) from error
 
 
@@ -192,7 +192,7 @@ def embedding_rows(model: Any) -> int | None:
     return table.num_embeddings if isinstance(table, nn.Embedding) else None
 
 
-def first_line(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     """Return the beginning of another library's message, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

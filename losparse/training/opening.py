@@ -23,25 +23,20 @@ from ..errors import LosparseError
 from ..models.positions import NO_LIMIT, as_limit, count_positions
 from ..models.signature import padding_token
 from ..saving.folder import Checkpoint
-from ..saving.opening import Opened, check_finite, embedding_rows, open_tokenizer, open_whole
+from ..saving.opening import Opened, check_finite, embedding_rows, open_tokenizer, open_whole, quiet_loading
 
 
 @contextmanager
 def transformers_quiet() -> Iterator[None]:
     """Keep transformers' own progress bars and advice out of a program's output, while the block runs."""
-    said, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     accelerate = logging.getLogger("accelerate")
     level = accelerate.level
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     accelerate.setLevel(logging.ERROR)
     try:
-        yield
+        with quiet_loading():
+            yield
     finally:
-        transformers.logging.set_verbosity(said)
         accelerate.setLevel(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
 
 
 def load_model(
