@@ -66,6 +66,16 @@ def machine(cpuinfo: Path = _CPUINFO) -> dict[str, str | int]:
     return {"cpu": cpu, "cpus": usable, "system": f"{platform.system()} {platform.machine()}"}
 
 
+def timing_report(times: Mapping[str, Any]) -> dict[str, Any]:
+    """Return times of ONNX folders beside what they are of: the machine, and the versions that ran them.
+
+    Args:
+        times: as `Benchmark.to_dict` of the runtime returns them.
+    """
+    ran = versions("onnxruntime", "onnxruntime-gpu", "numpy")
+    return {"format": 1, "machine": machine(), "versions": ran, **times}
+
+
 def peak_memory_bytes() -> int | None:
     """Return the largest resident set this process has had, in bytes; None where the system does not say."""
     lines = _STATUS.read_text(encoding="utf-8").splitlines() if _STATUS.is_file() else []

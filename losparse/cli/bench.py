@@ -9,7 +9,7 @@ from typing import Any
 
 from losparse_runtime.contract.files import write_json
 
-from ..environment import machine, versions
+from ..environment import timing_report
 from ..errors import LosparseError
 from .output import check_json_target, human_bytes, print_table
 from .parser import positive_int
@@ -55,12 +55,7 @@ def run(options: argparse.Namespace) -> int:
         memory=not options.no_memory,
         progress=StderrProgress(verbose=options.verbose),
     )
-    report = {
-        "format": 1,
-        "machine": machine(),
-        "versions": versions("onnxruntime", "onnxruntime-gpu", "numpy"),
-        **found.to_dict(),
-    }
+    report = timing_report(found.to_dict())
     title = f"{report['machine']['cpu']}, threads: {found.threads}"
     print_table(title, COLUMNS, table_rows(report["results"]), left=(2,))
     for line in notes(report["results"], compared=options.against is not None):

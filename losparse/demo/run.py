@@ -28,7 +28,7 @@ from losparse_runtime.contract.progress import SILENT, Advance, Progress, StageT
 from losparse_runtime.contract.task import TASKS
 
 from ..data.examples import Examples
-from ..environment import machine, versions
+from ..environment import machine, timing_report, versions
 from ..methods import LoSparse
 from ..pipeline.steps import train_model
 from ..pipeline.texts import tokenize_parts
@@ -168,12 +168,7 @@ def _measure_both(data: DocstringData, folder: Path, setup: DemoSetup, progress:
         setup.export(folder / name, target, progress=_Named(progress, name))
         sessions[name] = Session(target)
         rows[name] = _measure(sessions[name], folder / name, data.test, progress, name)
-    times = {
-        "format": 1,
-        "machine": machine(),
-        "versions": versions("onnxruntime", "onnxruntime-gpu", "numpy"),
-        **benchmark(sessions, setup.shapes, progress=progress).to_dict(),
-    }
+    times = timing_report(benchmark(sessions, setup.shapes, progress=progress).to_dict())
     for entry in times["models"].values():
         entry["folder"] = Path(entry["folder"]).name  # they were timed before OUT got its name
     return {"models": rows, "bench": times}
