@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from losparse_runtime.contract.files import write_json
 
 from ..environment import machine, versions
+from ..methods import LoSparse
 from .bench import notes, shown_speedup
 from .export import add_target_option, call_of, target_of
 from .output import check_json_target, human_bytes, print_table
@@ -48,11 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure, and print two tables and a sentence."""
     check_json_target(options.json)
-    from ..methods import LoSparse
-
     low_rank = min(0.05, options.keep / 4) if options.low_rank is None else options.low_rank
-    shape = {"structure": options.structure, "multiple": options.multiple}
-    method = LoSparse(keep=options.keep, low_rank=low_rank, **shape)
+    method = LoSparse(keep=options.keep, low_rank=low_rank, structure=options.structure, multiple=options.multiple)
     from losparse_export import estimate_model
 
     found = estimate_model(
