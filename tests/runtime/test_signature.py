@@ -227,6 +227,14 @@ def test_what_traces_are_made_with_ends_in_padding():
     assert signature.free_axes() == {name: {0: "batch", 1: "sequence"} for name in feeds}
 
 
+@pytest.mark.parametrize(("side", "types"), [("right", [0, 1, 0, 0]), ("left", [0, 0, 0, 1])])
+def test_the_second_half_of_a_text_is_of_the_second_type_wherever_it_is_padded(side, types):
+    types_of = TensorSpec("token_type_ids", "int64", ("batch", "sequence"))
+    signature = Signature((_IDS, types_of), vocabulary=Vocabulary(size=9))
+    feeds = signature.random_feeds(Draw(2, 4, padding="half", side=side, pairs=True))
+    assert feeds["token_type_ids"].tolist() == [[0, 0, 1, 1], types]
+
+
 def test_rows_are_padded_on_either_side():
     signature = Signature(SUMMER.inputs, vocabulary=Vocabulary(size=9, padding=8))
     feeds = {"input_ids": np.array([[1, 2]])}  # what is left out stays out

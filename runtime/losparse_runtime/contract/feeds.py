@@ -74,12 +74,13 @@ def random_feeds(inputs: Collection[TensorSpec], vocabulary: Vocabulary, draw: D
     """
     random = np.random.default_rng(draw.seed)
     ids = _draw_ids(random, vocabulary, draw) if _reads_tokens(inputs) else _blank(draw)
-    mask, lengths = _mask(random, draw)
+    mask = _mask(random, draw)
     end_rows_(ids, mask, vocabulary)
     ids[mask == 0] = vocabulary.filler
     types = np.zeros_like(ids)
     if draw.pairs and vocabulary.types != 1:
-        types = ((np.arange(draw.length) >= lengths[:, None] // 2) & (mask == 1)).astype(np.int64)
+        second = mask.cumsum(axis=1) > mask.sum(axis=1, keepdims=True) // 2
+        types = (second & (mask == 1)).astype(np.int64)
     return _named(inputs, {"tokens": ids, "mask": mask, "types": types}, draw, random)
 
 
@@ -105,8 +106,9 @@ def counted_feeds(
         InputError: the vocabulary size is unknown, or an axis has no size.
     """
     draw = Draw(batch, length, past)
-    ids = np.arange(batch * length).reshape(batch, length) % _below(vocabulary) if _reads_tokens(inputs) else None
-    ids = _blank(draw) if ids is None else ids
+    ids = _blank(draw)
+    if _reads_tokens(inputs):
+        ids = np.arange(ids.size).reshape(ids.shape) % _below(vocabulary)
     mask = np.ones_like(ids)
     mask[-1, max(1, length // 2) :] = 0
     end_rows_(ids, mask, vocabulary)
@@ -159,8 +161,8 @@ def _draw_ids(random: np.random.Generator, vocabulary: Vocabulary, draw: Draw) -
     return ids
 
 
-def _mask(random: np.random.Generator, draw: Draw) -> tuple[Ints, Ints]:
-    """Return 1 at tokens of texts, (batch, length), and how many each text has, (batch,)."""
+def _mask(random: np.random.Generator, draw: Draw) -> Ints:
+    """Return 1 at tokens of texts; (batch, length)."""
     lengths = np.full(draw.batch, draw.length)
     if draw.padding == "drawn" and draw.length > 1:
         lengths = random.integers(1, draw.length, draw.batch)
@@ -170,7 +172,7 @@ def _mask(random: np.random.Generator, draw: Draw) -> tuple[Ints, Ints]:
     places = np.arange(draw.length)
     if draw.side == "left":
         places = places[::-1]
-    return (places < lengths[:, None]).astype(np.int64), lengths
+    return (places < lengths[:, None]).astype(np.int64)
 
 
 def _named(
