@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from losparse_runtime import InputError, Latency, Options, RunError, Session, measure, peak_memory
+from losparse_runtime import InputError, Latency, Options, RunError, Session, benchmark, measure, peak_memory
 from losparse_runtime.contract.config import ModelConfig, parse_model_config
 from losparse_runtime.contract.feeds import Draw
 from losparse_runtime.contract.fields import Fields
@@ -147,10 +147,11 @@ def test_bad_arguments(make_folder: MakeFolder, arguments: dict[str, Any], messa
         measure(sessions, **{"length": 8, "memory": False, **arguments})
 
 
+@pytest.mark.parametrize("time", [measure, lambda sessions: benchmark(sessions, [(1, 8)])], ids=["one", "several"])
 @pytest.mark.parametrize("sessions", [{}, [1]])
-def test_sessions_must_be_named(sessions: Any) -> None:
+def test_sessions_must_be_named(sessions: Any, time: Callable[[Any], object]) -> None:
     with pytest.raises(InputError, match=r"^sessions must be a dict of at least one session by name, as in"):
-        measure(sessions)
+        time(sessions)
 
 
 def test_a_model_that_gives_nan_is_not_timed(make_folder: MakeFolder) -> None:

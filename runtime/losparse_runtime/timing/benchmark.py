@@ -15,7 +15,7 @@ from ..contract.progress import SILENT, Progress
 from ..contract.variant import DEFAULT_PROVIDER
 from ..same_model import require_same_model
 from ..session import Session
-from .latency import Latency, measure
+from .latency import Latency, check_named, measure
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def benchmark(
         InputError: the sessions are of different models, or an argument is out of range.
         RunError: a model failed, or its outputs are not finite.
     """
+    check_named(sessions)
     require_same_model(list(sessions.values()))
     first = next(iter(sessions.values()))
     results: list[Timing] = []

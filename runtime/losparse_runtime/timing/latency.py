@@ -169,11 +169,20 @@ def peak_memory(
     return int(answer["peak_memory_bytes"])
 
 
+def check_named(sessions: object) -> None:
+    """Refuse what is not a dict of at least one session.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(sessions, Mapping) or not sessions:
+        raise InputError('sessions must be a dict of at least one session by name, as in {"dense": Session(folder)}')
+
+
 def _check_arguments(
     sessions: Mapping[str, Session], batch: int, length: int, warmup: int, runs: int | None, min_seconds: float | None
 ) -> None:
-    if not isinstance(sessions, Mapping) or not sessions:
-        raise InputError('sessions must be a dict of at least one session by name, as in {"dense": Session(folder)}')
+    check_named(sessions)
     counts = {
         "batch": (batch, 1),
         "length": (length, 1),
