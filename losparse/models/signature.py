@@ -52,7 +52,7 @@ def vocabulary_of(config: Any, task: Task | None = None) -> Vocabulary:
         task: what it is for; an encoder-decoder that says one thing of a whole text looks for the end of it.
     """
     size, end = _count(config, "vocab_size"), getattr(config, "eos_token_id", None)
-    of_texts = task is not None and task.names_classes and not task.per_token
+    of_texts = task is not None and task.scores_texts
     looks_for_end = of_texts and getattr(config, "is_encoder_decoder", False) and isinstance(end, int)
     return Vocabulary(
         size=size,

@@ -82,6 +82,11 @@ class Task:
         return not self.per_token or self.labels == "span"
 
     @property
+    def scores_texts(self) -> bool:
+        """Whether a model of it has one row of named logits a text."""
+        return self.names_classes and not self.per_token
+
+    @property
     def embeds(self) -> bool:
         """Whether its outputs are the vectors of tokens, of which one vector a text is made."""
         return self.helper == "embed"

@@ -65,7 +65,7 @@ def classify(
         RunError: the model failed, or its logits are not finite.
     """
     task = TASKS[session.task]
-    require(session, HELPER.name, does=scores_texts(task))
+    require(session, HELPER.name, does=task.scores_texts)
     labels, (output,) = class_names(session), task.outputs
     encodings = session.encoder.encodings(texts, pairs)
     results: dict[int, Classification] = {}
@@ -76,11 +76,6 @@ def classify(
             by_label = {label: float(value) for label, value in zip(labels, row, strict=True)}
             results[index] = Classification(labels[best], float(row[best]), by_label)
     return [results[index] for index in range(len(encodings))]
-
-
-def scores_texts(task: Task) -> bool:
-    """Whether a model of a task has one row of named logits a text."""
-    return task.names_classes and not task.per_token
 
 
 def _table(task: Task, results: Sequence[Classification], texts: Sequence[str]) -> Table:

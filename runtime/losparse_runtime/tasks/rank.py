@@ -11,7 +11,7 @@ from ..contract.task import REGRESSION, TASKS, Task
 from ..errors import InputError
 from ..text.encoder import text_list
 from .base import Helper, Served, Table, batches, class_names, require
-from .classify import Classification, classify, scores_texts
+from .classify import Classification, classify
 from .scoring import ACTIVATIONS
 
 
@@ -69,7 +69,7 @@ class _Scored:
 
 def _score(session: Served, texts: str | Iterable[str], batch_size: int, query: str) -> list[_Scored]:
     """Score texts, in their order."""
-    require(session, HELPER.name, does=scores_texts(TASKS[session.task]))
+    require(session, HELPER.name, does=TASKS[session.task].scores_texts)
     outputs = len(class_names(session))
     if outputs != 1:
         raise InputError(f"rank needs a model of one output, {session.folder} has {outputs}; use classify with pairs=")
