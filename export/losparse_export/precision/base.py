@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from losparse_runtime.contract.variant import SAFE_WEIGHT_BITS
+
 if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
 # Outputs smaller than this are compared as if they were of this magnitude: they are differences of larger numbers.
 _SMALLEST_SCALE = 0.1
 
-# Bits that a weight in an int8 product may have. 7 is right on every CPU; 8 is more exact, and overflows on x86-64
-# without VNNI.
-INT8_BITS = (7, 8)
+# Bits that a weight in an int8 product may have. The first is right on every CPU; 8 is more exact, and overflows on
+# x86-64 without VNNI.
+INT8_BITS = (SAFE_WEIGHT_BITS, 8)
 
 
 @dataclass(frozen=True)
