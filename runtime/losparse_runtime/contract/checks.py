@@ -101,17 +101,6 @@ class FeedCheck:
             )
 
 
-def require_arrays(array: NDArray[Any] | None, name: str | None) -> NDArray[Any]:
-    """Return an array that must be there.
-
-    Raises:
-        InputError: it is not.
-    """
-    if array is None:
-        raise InputError("the model takes no tokens" if name is None else f"input {name} is missing")
-    return array
-
-
 def _check_array(spec: TensorSpec, array: object, sizes: _Sizes) -> None:
     """Check one array against its description; `sizes` collects the named axes."""
     if not isinstance(array, np.ndarray):

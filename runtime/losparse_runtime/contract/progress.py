@@ -1,7 +1,7 @@
 """How long work says where it is: one protocol for all packages, which the command line draws as bars.
 
 with progress.stage("timing", total=4) as advance:
-advance(1)
+    advance(1)
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
 from . import feeds as made_up
-from .checks import FeedCheck, require_arrays
+from .checks import FeedCheck
 from .feeds import Draw
 from .fields import Fields
 from .tensors import BATCH, PAST, SEQUENCE, TOTAL, Arrays, Role, State, TensorSpec, Vocabulary, parse_tensor
@@ -74,7 +75,10 @@ class Signature:
         Raises:
             InputError: there are none.
         """
-        return require_arrays(self.of(feeds, "tokens"), self.named("tokens"))
+        name, tokens = self.named("tokens"), self.of(feeds, "tokens")
+        if tokens is None:
+            raise InputError("the model takes no tokens" if name is None else f"input {name} is missing")
+        return tokens
 
     def mask_of(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         """Return the mask of the tokens of feeds, ones where it is left out; (batch, sequence)."""
@@ -83,7 +87,7 @@ class Signature:
 
     def pick(self, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
         """Return the arrays that are inputs of this graph, in its order, without the others."""
-        return {spec.name: arrays[spec.name] for spec in self.inputs if spec.name in arrays}
+        return {spec.name: array for spec, array in self._given(arrays)}
 
     def check(self, given: Mapping[str, NDArray[Any]]) -> Arrays:
         """Check the inputs of one run and add those that have a default.

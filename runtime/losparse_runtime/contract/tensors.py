@@ -21,7 +21,7 @@ BATCH, SEQUENCE, PAST, SOURCE = "batch", "sequence", "past", "source"
 TOTAL = f"{PAST}+{SEQUENCE}"
 """Tokens of earlier runs and of this one."""
 
-Role = Literal["tokens", "mask", "types", "positions", "memory", "memory mask", "past", "other"]
+Role = Literal["tokens", "mask", "types", "positions", "memory", "memory mask", "other"]
 """What an input is for.
 
 tokens       ids of tokens
@@ -30,8 +30,7 @@ types        which text of a pair a token belongs to
 positions    of tokens in their text
 memory       what a decoder reads of its encoder
 memory mask  1 at the encoder's tokens of a text
-past         a state, as the run before left it
-other        anything else
+other        anything else: states too, which a signature names by themselves
 """
 
 TOKENS, MASK, TYPES, POSITIONS = "input_ids", "attention_mask", "token_type_ids", "position_ids"
