@@ -213,13 +213,13 @@ def _beside_the_model(name: str) -> bool:
 def _changed(folder: Path, name: str, record: FileRecord) -> str | None:
     """Say in what a file differs from its record; None where it does not."""
     file = folder / name
-    if _size(file) is None:
+    size = _size(file)
+    if size is None:
         return f"missing, {METADATA_FILE} lists it"
     try:
         digest = _digest(file)
     except OSError as error:
         raise FolderError(f"{file}: cannot be read ({error.strerror})") from error
-    size = file.stat().st_size
     if size != record.bytes:
         return f"has {size} bytes, {METADATA_FILE} says {record.bytes}"
     if digest != record.sha256:

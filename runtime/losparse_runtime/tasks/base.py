@@ -59,7 +59,7 @@ class Served(Protocol):
 
     @property
     def metadata(self) -> Metadata:
-        """The contents of `losparse.json`."""
+        """What `losparse.json` says of the graph and the variant that are open."""
 
     @property
     def config(self) -> ModelConfig:
