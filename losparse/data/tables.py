@@ -216,7 +216,7 @@ def _read_jsonl(path: Path, text: str) -> Table:
             continue
         try:
             row = json.loads(content)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a number of too many digits is no JSONDecodeError
             raise LosparseError(f"{path}, line {line}: every line must be a JSON object; {error}") from None
         if not isinstance(row, dict):
             raise LosparseError(f"{path}, line {line}: every line must be a JSON object, got {type(row).__name__}")
