@@ -81,9 +81,13 @@ _SHOWN = 80
 
 
 def shown(value: object) -> str:
-    """Return a value, or another library's message, as a short piece of one line, for a message."""
+    """Return a value, or another library's message, as a short piece of one line, for a message.
+
+    Spaces of a text are all shown: it may differ from another one by them alone.
+    """
     try:
-        text = " ".join((str(value) if isinstance(value, Exception) else repr(value)).split())
+        text = str(value) if isinstance(value, Exception) else repr(value)
+        text = text if isinstance(value, str) else " ".join(text.split())
     except (RecursionError, ValueError):  # nested too deep to be written, or an integer of too many digits
         text = f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import LosparseError
-from .tables import Table, show
+from ..errors import LosparseError, shown
+from .tables import Table
 
 TEXT_COLUMNS = ("text", "sentence", "sentence1", "premise", "question1", "content", "review")
 PAIR_OF = {"sentence1": "sentence2", "premise": "hypothesis", "question1": "question2"}
@@ -66,7 +66,7 @@ def text_of(table: Table, row: int, column: str, value: Any) -> str:
         LosparseError: it is none, or an empty one.
     """
     if not isinstance(value, str) or not value.strip():
-        raise LosparseError(f"{table.where(row)}: '{column}' must be a text that is not empty, got {show(value)}")
+        raise LosparseError(f"{table.where(row)}: '{column}' must be a text that is not empty, got {shown(value)}")
     return table.whole(row, column, value)
 
 

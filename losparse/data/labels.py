@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import LosparseError
-from .tables import Table, show
+from ..errors import LosparseError, shown
+from .tables import Table
 
 LABEL_COLUMNS = ("label", "labels", "category", "class", "target")
 """Columns in which the class of a text is looked for."""
@@ -32,7 +32,7 @@ def label_text(table: Table, row: int, column: str, value: Any, *, several: str 
     if not text or re.fullmatch(r"[-+]?\d*\.\d+", text):
         way_out = f"; {several}" if several and (isinstance(value, list) or value == "") else ""
         raise LosparseError(
-            f"{table.where(row)}: '{column}' must be a label (a text or an integer), got {show(value)}{way_out}"
+            f"{table.where(row)}: '{column}' must be a label (a text or an integer), got {shown(value)}{way_out}"
         )
     return table.whole(row, column, text)
 
@@ -58,7 +58,7 @@ def class_names(
     distinct = set(values)
     if len(distinct) < least:
         raise LosparseError(
-            f"{table.name}: column '{column}' has one class only ({show(values[0])}); training needs at least two"
+            f"{table.name}: column '{column}' has one class only ({shown(values[0])}); training needs at least two"
         )
     integers = all(re.fullmatch(r"-?\d+", value) for value in distinct)
     return tuple(sorted(distinct, key=int) if integers else sorted(distinct))
@@ -95,8 +95,8 @@ def class_id(table: Table, row: int, value: str, lookup: dict[str, int], names: 
         LosparseError: it is none of `names`.
     """
     if value not in lookup:
-        shown = ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
-        raise LosparseError(f"{table.where(row)}: label {show(value)} was not seen in training; its labels are {shown}")
+        some = ", ".join(names[:10]) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
+        raise LosparseError(f"{table.where(row)}: label {shown(value)} was not seen in training; its labels are {some}")
     return lookup[value]
 
 

@@ -243,9 +243,3 @@ def _read_hub(name: str, split: str, open_hub: Callable[..., Any] | None) -> Tab
 
 def _one_of(words: tuple[str, ...]) -> str:
     return ", ".join(words[:-1]) + " or " + words[-1]
-
-
-def show(value: Any) -> str:
-    """Return a value as a message quotes it: one line, cut if it is long."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

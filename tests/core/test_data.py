@@ -144,10 +144,11 @@ def test_refused_csv(write: Write, content: str, options: dict[str, str], words:
     [
         ('{"text": "a", "label": 0}\n{"text": \n', ["line 2", "JSON object"]),
         ('["a", 0]\n', ["line 1", "got list"]),
-        ('{"text": "a", "label": 0}\n{"text": "b", "label": ' + "1" * 5000 + "}\n", ["line 2", "JSON object", "digits"]),
+        ('{"text": "a", "label": 0}\n{"text": "b", "label": ' + "1" * 5000 + "}", ["line 2", "JSON object", "digits"]),
         ('{"text": "a", "label": 0}\n{"text": 5, "label": 1}\n', ["line 2", "'text'", "got 5"]),
         ('{"text": "a", "label": 0}\n{"label": 1}\n', ["line 2", "'text'", "got None"]),
         ('{"text": "a", "label": 0}\n{"text": "b", "label": [1]}\n', ["line 2", "'label'"]),
+        ('{"text": "a", "label": 0}\n{"text": "b", "label": ["' + "b" * 90 + '"]}\n', ["got ['bbb", "bbb..."]),
     ],
 )
 def test_refused_jsonl(write: Write, content: str, words: list[str]) -> None:

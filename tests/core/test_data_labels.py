@@ -83,6 +83,7 @@ def test_questions(write: Write) -> None:
     ("answers", "words"),
     [
         ({"text": ["Rome"], "answer_start": [3]}, ["'Rome' is not at 3", "'stoo'"]),
+        ({"text": ["Rome  stood"], "answer_start": [0]}, ["'Rome  stood' is not at 0"]),  # both spaces
         ({"text": ["Rome"], "answer_start": [-1]}, ["not at -1"]),
         ({"text": ["Rome"], "answer_start": []}, ["must be"]),
         ("Rome", ["must be", "'Rome'"]),

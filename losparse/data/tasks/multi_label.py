@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import LosparseError
+from ...errors import LosparseError, shown
 from ..columns import Columns, find_column, texts_and_pairs, values_of
 from ..examples import Examples
 from ..labels import class_id, class_lookup, class_names, label_text
 from ..metrics import Metric, Prediction, first_output
-from ..tables import Table, show
+from ..tables import Table
 from .base import TaskData
 
 SEPARATOR = ";"
@@ -94,10 +94,10 @@ def _labels(table: Table, row: int, column: str, value: Any) -> list[str]:
     else:
         raise LosparseError(
             f"{table.where(row)}: '{column}' must be a list of labels, or a text with '{SEPARATOR}' between them, got "
-            f"{show(value)}"
+            f"{shown(value)}"
         )
     labels = [label_text(table, row, column, part) for part in parts]
     if len(set(labels)) < len(labels):
         bits = "; name those that apply, and not a 0 or 1 for each class" if set(labels) <= {"0", "1"} else ""
-        raise LosparseError(f"{table.where(row)}: '{column}' must name a label once, got {show(value)}{bits}")
+        raise LosparseError(f"{table.where(row)}: '{column}' must name a label once, got {shown(value)}{bits}")
     return labels

@@ -17,11 +17,11 @@ import numpy as np
 from losparse_runtime.contract.tensors import TOKENS
 from losparse_runtime.tasks.scoring import SpanLogits, best_span, no_answer_score
 
-from ...errors import LosparseError
+from ...errors import LosparseError, shown
 from ..columns import Columns, find_column, texts_of, values_of
 from ..examples import Examples
 from ..metrics import Metric, Prediction
-from ..tables import Table, show
+from ..tables import Table
 from ..tokens import Tokenized, model_inputs
 from .base import Collator, TaskData
 
@@ -183,8 +183,8 @@ def _answer(table: Table, row: int, column: str, value: Any, context: str) -> An
         text, start = (str(texts[0]), int(starts[0])) if len(texts) else ("", 0)
     except (TypeError, KeyError, ValueError, IndexError):
         shape = '{"text": ["..."], "answer_start": [0]}'
-        raise LosparseError(f"{table.where(row)}: '{column}' must be {shape}, got {show(value)}") from None
+        raise LosparseError(f"{table.where(row)}: '{column}' must be {shape}, got {shown(value)}") from None
     if start < 0 or context[start : start + len(text)] != text:
-        found = show(context[max(start, 0) : max(start, 0) + len(text)])
-        raise LosparseError(f"{table.where(row)}: answer {show(text)} is not at {start} of its context, {found} is")
+        found = shown(context[max(start, 0) : max(start, 0) + len(text)])
+        raise LosparseError(f"{table.where(row)}: answer {shown(text)} is not at {start} of its context, {found} is")
     return Answer(text, start)

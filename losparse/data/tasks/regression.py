@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import LosparseError
+from ...errors import LosparseError, shown
 from ..columns import Columns, find_column, texts_and_pairs, values_of
 from ..examples import Examples
 from ..metrics import Metric, Prediction, first_output, pearson, spearman
-from ..tables import Table, show
+from ..tables import Table
 from .base import TaskData
 
 COLUMNS = ("label", "labels", "score", "target")
@@ -56,4 +56,4 @@ def _number(table: Table, row: int, column: str, value: Any) -> float:
         number = float(str(value))  # not float(value), which overflows for an integer of 400 digits
         if math.isfinite(number):
             return number
-    raise LosparseError(f"{table.where(row)}: '{column}' must be a finite number, got {show(value)}")
+    raise LosparseError(f"{table.where(row)}: '{column}' must be a finite number, got {shown(value)}")

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from ...errors import LosparseError
+from ...errors import LosparseError, shown
 from ..columns import TEXT_COLUMNS, Columns, find_column, text_of, values_of
 from ..examples import Examples
 from ..labels import class_id, class_lookup, class_names, label_text
 from ..metrics import Metric, classification
-from ..tables import Table, show
+from ..tables import Table
 from ..tokens import IGNORED, Tokenized, count_truncated, model_inputs
 from .base import Collator, TaskData
 
@@ -39,7 +39,7 @@ class TokenClassification(TaskData):
             for column, value in ((words, sentence), (tags, labels)):
                 if not isinstance(value, list) or not value:
                     raise LosparseError(
-                        f"{table.where(row)}: '{column}' must be a list with one entry per word, got {show(value)}"
+                        f"{table.where(row)}: '{column}' must be a list with one entry per word, got {shown(value)}"
                     )
             if len(sentence) != len(labels):
                 raise LosparseError(
