@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .models.neurons import drop_neurons
     from .models.report import CompressionReport, LayerReport
     from .pipeline.job import CompressionJob
-    from .pipeline.report import CompressedFolder
+    from .pipeline.result import CompressedFolder
     from .pipeline.run import compress_folder
     from .saving.contents import FolderContents, StoredLayer, inspect_folder
     from .training.fine_tune import FineTuneResult, fine_tune
@@ -34,7 +34,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ASVD": "methods",
-    "CompressedFolder": "pipeline.report",
+    "CompressedFolder": "pipeline.result",
     "CompressionJob": "pipeline.job",
     "CompressionReport": "models.report",
     "FWSVD": "methods",

@@ -14,7 +14,7 @@ from losparse_runtime.contract.files import write_json
 from ..errors import LosparseError
 from ..methods import METHODS, NO_METHOD
 from ..pipeline.job import WITHOUT_TRAINING, CompressionJob
-from ..pipeline.report import CompressedFolder
+from ..pipeline.result import CompressedFolder
 from ..pipeline.run import compress_folder
 from ..saving.staging import REPORT
 from ..training.recipe import Recipe, Training

@@ -7,5 +7,5 @@ dropping             blocks and neurons that are not kept
 texts                texts read, split and tokenised
 steps                training that says how far it is
 work                 OUT.partial, from where a training goes on
-outcome, report      what the report says, and what the caller gets
+outcome, result      what the report says, and what the caller gets
 """

@@ -31,7 +31,7 @@ from ..training.opening import architecture_of, fit_padding, load_as_is, load_to
 from .dropping import drop_on_texts, drop_unseen
 from .job import WITHOUT_TRAINING, CompressionJob
 from .outcome import Original, count_original, outcome_of
-from .report import CompressedFolder
+from .result import CompressedFolder
 from .texts import read_calibration, tokenize_calibration
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from losparse_runtime.contract.progress import SILENT, Progress
 from ..saving.folder import Checkpoint
 from .inputs import check_inputs
 from .job import CompressionJob
-from .report import CompressedFolder
+from .result import CompressedFolder
 from .work import check_work, work_folder, work_path
 
 if TYPE_CHECKING:

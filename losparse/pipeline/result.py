@@ -1,4 +1,4 @@
-"""What a caller gets of a compression, and the name of the report beside the checkpoint. Loads no torch."""
+"""What a caller gets of a compression. Loads no torch."""
 
 from __future__ import annotations
 
