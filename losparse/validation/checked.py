@@ -76,7 +76,7 @@ def read_as(kind: type[T], data: Any, source: str = "", *, name: str = "", way_o
         said = f"must be {TABLE}, got {shown(data)}"
         raise WrongValueError(name or source or kind.__name__, said, source=source if name else "", way_out=way_out)
     try:
-        made: T = _adapter(kind).validate_python(data)
+        made: T = _adapter(kind).validate_python(dict(data))
     except ValidationError as error:
         raise translate(error, kind, source, way_out) from None
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from types import MappingProxyType
 
 import pytest
 
@@ -41,6 +42,7 @@ def test_no_method_and_a_number_of_blocks_round_trip():
 
 def test_missing_keys_take_their_defaults():
     assert Recipe.from_dict({"method": {"name": "svd", "keep": 0.5}}) == Recipe(method=SVD(keep=0.5))
+    assert Recipe.from_dict(MappingProxyType({"task": "regression"})) == Recipe(task="regression"), "any mapping"
 
 
 @pytest.mark.parametrize("suffix", [".json", ".yaml"])
