@@ -19,10 +19,11 @@ from ..training.batches import CALIBRATION_EXAMPLES
 from ..training.recipe import Training
 from .job import CompressionJob
 
-_VALIDATION_SHARE = 0.1
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_VALIDATION_SHARE = 0.1
+"""Of the texts to train on, held out to measure on where a job says nothing of it."""
 
 
 def read_calibration(job: CompressionJob, task: Task | None) -> Examples | None:

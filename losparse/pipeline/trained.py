@@ -15,7 +15,6 @@ from losparse_runtime.contract.files import write_json
 from losparse_runtime.contract.progress import Progress
 from losparse_runtime.contract.task import TASKS
 
-from ..data.examples import Examples
 from ..data.tasks.registry import find_data
 from ..data.tokens import Tokenized
 from ..models.report import dense_report
@@ -32,7 +31,7 @@ from ..training.recipe import Recipe
 from .dropping import drop_on_texts, drop_unseen
 from .job import CompressionJob
 from .outcome import Original, count_original, outcome_of
-from .report import CompressedFolder
+from .result import CompressedFolder
 from .steps import check_schedule, default_save_steps, train_model
 from .texts import load_parts, read_calibration, tokenize_calibration, tokenize_parts
 
@@ -86,9 +85,10 @@ def prepare(job: CompressionJob, checkpoint: Checkpoint, progress: Progress) -> 
     """
     recipe, task = job.recipe, TASKS[job.recipe.task]
     require_lora(recipe.training, recipe.method)
+    of_teacher = None if job.teacher is None else read_checkpoint(find_model(job.teacher))
     known = labels_of(checkpoint, task)
-    if known is None and job.teacher is not None:
-        known = labels_of(read_checkpoint(find_model(job.teacher)), task)
+    if known is None and of_teacher is not None:
+        known = labels_of(of_teacher, task)
     with progress.stage("reading the data"):
         train, validation = load_parts(job, known)
         texts = read_calibration(job, task)
@@ -103,7 +103,7 @@ def prepare(job: CompressionJob, checkpoint: Checkpoint, progress: Progress) -> 
         fit_padding(model, tokenizer)
         original = count_original(model)
         drop_unseen(model, recipe)
-        teacher = _open_teacher(job, train, tokenizer)
+        teacher = None if of_teacher is None else _open_teacher(of_teacher, recipe, train.label_names, tokenizer)
     length = text_length(model, tokenizer, job.max_length, teacher)
     parts = tokenize_parts(train, validation, tokenizer, task, length, progress)
     calibration = None
@@ -129,18 +129,15 @@ def _with_save_steps(recipe: Recipe, steps: int) -> Recipe:
     return replace(recipe, training=replace(recipe.training, save_steps=default_save_steps(steps)))
 
 
-def _open_teacher(job: CompressionJob, train: Examples, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel | None:
+def _open_teacher(
+    checkpoint: Checkpoint, recipe: Recipe, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
     """Open the model to imitate; see `check_teacher`."""
-    if job.teacher is None:
-        return None
-    training, task = job.recipe.training, TASKS[job.recipe.task]
-    head = training.distill_weight > 0
-    checkpoint = read_checkpoint(find_model(job.teacher))
+    task, head = TASKS[recipe.task], recipe.training.distill_weight > 0
     if head:
-        check_problem(checkpoint, task, train.label_names, role="teacher")
-    check_teacher(checkpoint, task, train.label_names, len(tokenizer), head=head)
-    teacher = load_model(checkpoint, task, train.label_names, training.seed, head=head)
-    return fit_padding(teacher, tokenizer)
+        check_problem(checkpoint, task, labels, role="teacher")
+    check_teacher(checkpoint, task, labels, len(tokenizer), head=head)
+    return fit_padding(load_model(checkpoint, task, labels, recipe.training.seed, head=head), tokenizer)
 
 
 def train(

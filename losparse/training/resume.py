@@ -8,6 +8,8 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from losparse_runtime.contract.config import CONFIG_FILE
+
 from ..errors import LosparseError
 from ..saving.folder import INDEX, WEIGHTS
 from ..saving.headers import read_header
@@ -15,7 +17,6 @@ from ..saving.schema import read_object
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -48,9 +49,9 @@ def missing_part(checkpoint: Path) -> str | None:
     if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
         return state.name if not state.is_file() else "a damaged JSON file"
     try:
-        read_object(checkpoint / CONFIG)  # the Trainer reads it before the weights
+        read_object(checkpoint / CONFIG_FILE)  # the Trainer reads it before the weights
     except LosparseError:
-        return CONFIG
+        return CONFIG_FILE
     random = sorted(path.name for path in checkpoint.glob("rng_state*.pth")) or ["rng_state.pth"]
     for name in ("optimizer.pt", "scheduler.pt", *random):
         if not zipfile.is_zipfile(checkpoint / name):  # what torch.save writes, with its directory at the end

@@ -139,7 +139,7 @@ def _arguments(
         disable_tqdm=quiet,
         logging_strategy="steps" if quiet else "no",
         logging_steps=_LOGGED,  # for callbacks, which say it in their own way; nothing else is printed
-        logging_nan_inf_filter=False,  # `diverged` looks at every loss, and once is enough
+        logging_nan_inf_filter=False,  # `DivergenceMixin` looks at every loss, and once is enough
         dataloader_pin_memory=torch.cuda.is_available(),
         label_names=label_names,
     )
