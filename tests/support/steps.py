@@ -23,10 +23,11 @@ from losparse.errors import LosparseError
 from losparse.layers.training import training_layers
 from losparse.methods.losparse.algorithm import update_masks
 from losparse.models.report import CompressionReport
-from losparse_export import PRECISION_TABLE, TaskModel, export_model, trace_model
+from losparse_export import PRECISION_TABLE, export_model
 from losparse_export.precision.base import allowed_difference
 from losparse_runtime import Comparison, LosparseRuntimeError, Session
 
+from ..export.traces import Traces
 from .models import Architecture, build, inputs, outputs
 
 Cells = dict[str, str]
@@ -142,13 +143,7 @@ def _export(architecture: Architecture, folder: Path, cells: Cells) -> None:
     if not (source / "config.json").is_file():
         model = build(architecture)  # compression was refused: the dense model is exported
         model.save_pretrained(source)
-    traced: dict[int, Any] = {}
-
-    def tracer(model: TaskModel, *, opset: int) -> Any:
-        if opset not in traced:
-            traced[opset] = trace_model(model, opset=opset)
-        return traced[opset].clone()
-
+    tracer = Traces()
     for precision in EXPORTS:
         out = folder / precision
 

@@ -66,6 +66,12 @@ def test_the_whole_way():
     assert (row["class"], row["task"]) == ("GPTNeoForSequenceClassification", "text-classification")
 
 
+@pytest.mark.parametrize("name", ["llama-causal", "bert-masked", "bart-generation"])
+def test_what_is_not_exported_is_refused_in_the_words_of_the_page(name, committed):
+    (row,) = (row for row in committed["rows"] if row["name"] == name)
+    assert run(ALL[name])["cells"] == row["cells"]
+
+
 def test_a_dense_model_opens_again_as_it_was(tmp_path):
     """The reference of the matrix: what transformers itself saves and opens."""
     architecture = ALL["gpt_neo"]
