@@ -1,4 +1,4 @@
-"""Latency against keep, for the README's picture: 12 x 768, one text of 128 tokens, one thread.
+"""Latency against keep, for the picture of docs/speed.md: 12 x 768, one text of 128 tokens, one thread.
 
     python benchmarks/latency_by_keep.py            measures the keeps that are missing, then draws
     python benchmarks/latency_by_keep.py --draw     draws alone

@@ -1,11 +1,11 @@
 """Write the tables of README.md and docs/ from the results files, so that every figure in them was measured.
 
-python benchmarks/tables.py            rewrites the blocks between <!-- name --> and <!-- /name -->
-python benchmarks/tables.py --check    exits 1 when a page is not what the results say
+They are the blocks between <!-- name --> and <!-- /name --> of a page.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from collections.abc import Callable
@@ -49,15 +49,18 @@ def render(page: str, text: str) -> str:
 
 def main() -> int:
     """Rewrite or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a page is not what they say")
+    check = parser.parse_args().check
     changed = False
     for page in BLOCKS:
         path = ROOT / page
         old = path.read_text(encoding="utf-8")
         new = render(page, old)
         changed |= new != old
-        if "--check" not in sys.argv:
+        if not check:
             path.write_text(new, encoding="utf-8")
-    return int(changed and "--check" in sys.argv)
+    return int(changed and check)
 
 
 if __name__ == "__main__":
