@@ -5,10 +5,8 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("runtime/losparse_runtime", "losparse", "export/losparse_export")
+from .sources import ROOT, files
 
 # These may read the table of public names in losparse/__init__.py: they are above all that it names.
 ABOVE = ("losparse/cli/", "losparse/demo/")
@@ -21,13 +19,6 @@ BY_STRING = {
     "export/losparse_export/__init__.py": "its public names are found when they are used",
     "runtime/losparse_runtime/dependencies.py": "a package that is not installed is named in one line",
 }
-
-
-def files() -> Iterator[tuple[str, ast.Module]]:
-    """Yield every file of the packages by its path in the project, parsed."""
-    for package in PACKAGES:
-        for file in sorted((ROOT / package).rglob("*.py")):
-            yield file.relative_to(ROOT).as_posix(), ast.parse(file.read_text(encoding="utf-8"))
 
 
 def from_the_root(path: str, tree: ast.Module) -> Iterator[tuple[int, str]]:
