@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
+from losparse.errors import LosparseError
 from losparse.pipeline import steps
+from losparse.saving.staging import said_of_full_disks
 
 from .conftest import FEW, Command, Pass, Sources, StopAt, edit_json, full_disk, name_classes, nothing_written
 
@@ -249,6 +251,14 @@ def test_a_failure_while_saving_leaves_the_checkpoints_and_no_out(
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
     assert compress_into(*FEW, "--overwrite").code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_is_said_of_files_that_torch_writes(tmp_path: Path) -> None:
+    said = "cannot be written: torch's file came out too short; make room"
+    with full_disk(), pytest.raises(LosparseError, match=said), said_of_full_disks(tmp_path):
+        torch.save({"moments": torch.zeros(100_000)}, tmp_path / "optimizer.pt")
+    with pytest.raises(RuntimeError, match="of another kind"), said_of_full_disks(tmp_path):
+        raise RuntimeError("of another kind")
 
 
 def test_a_foreign_partial_folder_is_left_alone(compress_into: Any, tmp_path: Path) -> None:

@@ -24,13 +24,11 @@ from transformers import (
     GPT2ForSequenceClassification,
 )
 
-from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
 from losparse.methods import ROM
 from losparse.pipeline.job import CompressionJob
 from losparse.pipeline.trained import prepare
 from losparse.saving.folder import read_checkpoint
-from losparse.saving.staging import said_of_full_disks
 from losparse.training.recipe import Recipe
 from losparse_runtime.contract.progress import SILENT
 
@@ -261,6 +259,11 @@ def test_texts_for_a_method_that_is_fine_tuned(squeeze: Any, sources: Sources, t
     assert found is not None and sum(len(batch["input_ids"]) for batch in found) == 96
     without = prepare(replace(job, calibration=None), read_checkpoint(sources.model), SILENT)
     assert without.calibration is None
+    by_training: list[dict[str, torch.Tensor]] = []
+    for few in ((), ("--calibration-examples", 4)):
+        assert squeeze(*flags, *few).code == 0
+        by_training.append(weights_of(tmp_path))
+    assert not same(*by_training), "rows of training are looked at, as many as asked for"
 
 
 def test_verbose_says_the_stages_on_stderr(squeeze: Any, texts: Path) -> None:
@@ -328,14 +331,6 @@ def test_one_of_several_processes_writes(squeeze: Any, monkeypatch: pytest.Monke
     monkeypatch.setenv("RANK", "1")
     assert squeeze("--method", "svd").code == 0
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_is_said_of_files_that_torch_writes(tmp_path: Path) -> None:
-    said = "cannot be written: torch's file came out too short; make room"
-    with full_disk(), pytest.raises(LosparseError, match=said), said_of_full_disks(tmp_path):
-        torch.save({"moments": torch.zeros(100_000)}, tmp_path / "optimizer.pt")
-    with pytest.raises(RuntimeError, match="of another kind"), said_of_full_disks(tmp_path):
-        raise RuntimeError("of another kind")
 
 
 def test_compressing_in_python_is_as_quiet(sources: Sources, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from losparse_runtime import FolderError, InputError, RunError, Session, read_metadata
 from losparse_runtime.engine import opening as opening_module
+from losparse_runtime.engine.cpus import available_cpus
 
 from .conftest import file_record
 
@@ -52,9 +53,13 @@ def test_a_session_says_what_it_is(make_folder: MakeFolder) -> None:
     assert "text-classification" in repr(session)
 
 
+def test_threads_are_the_cpus_granted_by_default(make_folder: MakeFolder) -> None:
+    assert Session(make_folder().path).threads == available_cpus()
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system grants all CPUs to every process")
 @pytest.mark.usefixtures("one_cpu")
-def test_threads_are_the_cpus_granted_by_default(make_folder: MakeFolder) -> None:
+def test_fewer_cpus_granted_are_fewer_threads(make_folder: MakeFolder) -> None:
     assert Session(make_folder().path).threads == 1
 
 
