@@ -37,6 +37,7 @@ class _RegistryFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        """Return the registry's spec, whose loader registers losparse too; None of every other module."""
         if fullname != _REGISTRY:
             return None
         sys.meta_path.remove(self)

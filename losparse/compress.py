@@ -135,8 +135,8 @@ def check_compressible(
         return
     for name, module in layers.items():
         bias = bias_of(module)
-        shape = torch.empty(weight_of(module).shape, device="meta")
-        method.start(name, shape, None if bias is None else torch.empty(bias.shape, device="meta"))
+        weight = torch.empty(weight_of(module).shape, device="meta")
+        method.start(name, weight, None if bias is None else torch.empty(bias.shape, device="meta"))
 
 
 def _refuse_idle(method: Method, batches: Iterable[Batch], sequential: bool | None) -> None:

@@ -209,7 +209,7 @@ class LayerSpec:
     def from_plan(cls, entry: Mapping[str, Any]) -> LayerSpec:
         """Read a layer's sizes of a plan, as `to_plan` wrote them; the first writers had neither pivots nor shared.
 
-        Without `shared`, a layer is one that shares where its rank is one that no other layer has.
+        Where `shared` is missing, a layer shares its `v` if its rank is above what a layer with its own `v` can have.
 
         Args:
             entry: of the plan's file; other keys than `PLAN_KEYS` are passed over.
