@@ -93,6 +93,12 @@ def test_a_call_is_whole_numbers(field, value):
         Call(**{field: value})
 
 
+def test_a_call_may_have_no_past_but_not_less():
+    assert Call(past=0) == Call()
+    with pytest.raises(LosparseError, match=r"^past must be a whole number of at least 0, got -1$"):
+        Call(past=-1)
+
+
 @pytest.mark.parametrize("shape", [ROWS, FOLDED, SPLIT, HEADS, WIDE], ids=["rows", "folded", "split", "heads", "wide"])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_all_forms_of_a_layer_are_the_same_layer(shape, precision):

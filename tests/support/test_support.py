@@ -109,6 +109,12 @@ def test_the_page_is_of_the_committed_numbers(committed, tmp_path):
     write_page(committed["rows"], tmp_path / "support.json", tmp_path / "support.md", committed["versions"])
     assert (tmp_path / "support.md").read_text() == (ROOT / "docs" / "support.md").read_text()
     assert json.loads((tmp_path / "support.json").read_text()) == committed
+    said = {
+        number
+        for page in ("README.md", "docs/methods.md")
+        for number in re.findall(r"(\d+) architectures", (ROOT / page).read_text())
+    }
+    assert said == {str(len(committed["rows"]))}
 
 
 def test_faults_are_told_apart():
