@@ -57,7 +57,7 @@ _CHECKING: set[Any] = set()
 """The `__init__` methods that check."""
 
 
-def read_as(kind: type[T], data: Any, source: str = "", *, name: str = "", way_out: str = "") -> T:
+def read_as(kind: type[T], data: Any, source: str = "", *, name: str = "") -> T:
     """Make a checked dataclass of plain data, as JSON and YAML files have it.
 
     Args:
@@ -65,7 +65,6 @@ def read_as(kind: type[T], data: Any, source: str = "", *, name: str = "", way_o
         data: table of its keys and values; keys that are missing take their defaults.
         source: what was read, such as the name of a file, for the message.
         name: what the table is, for the message where it is none; default: its source.
-        way_out: what to do about a wrong value, for the message.
 
     Raises:
         WrongValueError: an unknown or missing key, or a value that a field does not take; at the first of them.
@@ -74,11 +73,11 @@ def read_as(kind: type[T], data: Any, source: str = "", *, name: str = "", way_o
 
     if not isinstance(data, Mapping):
         said = f"must be {TABLE}, got {shown(data)}"
-        raise WrongValueError(name or source or kind.__name__, said, source=source if name else "", way_out=way_out)
+        raise WrongValueError(name or source or kind.__name__, said, source=source if name else "")
     try:
         made: T = _adapter(kind).validate_python(dict(data))
     except ValidationError as error:
-        raise translate(error, kind, source, way_out) from None
+        raise translate(error, kind, source) from None
     return made
 
 

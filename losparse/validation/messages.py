@@ -33,7 +33,7 @@ class WrongValueError(LosparseError):
         unknown: whether there is no such field.
     """
 
-    def __init__(self, path: str, said: str, *, unknown: bool = False, source: str = "", way_out: str = "") -> None:
+    def __init__(self, path: str, said: str, *, unknown: bool = False, source: str = "") -> None:
         """Put the line together.
 
         Args:
@@ -41,19 +41,18 @@ class WrongValueError(LosparseError):
             said: see the class.
             unknown: see the class.
             source: what was read, such as the name of a file; empty for a value that was made in Python.
-            way_out: what to do about it.
         """
         self.path, self.said, self.unknown = path, said, unknown
         text = f"unknown key {path!r}{said}" if unknown else f"{path}{said}" if said[0] == ":" else f"{path} {said}"
         text = f"{source}: {text.lstrip(': ')}" if source else text.lstrip(": ")
-        super().__init__(" ".join((f"{text}; {way_out}" if way_out and not unknown else text).split()))
+        super().__init__(" ".join(text.split()))
 
     def __reduce__(self) -> tuple[type[LosparseError], tuple[str]]:
         """Cross to another process as the plain error of the same line."""
         return LosparseError, (str(self),)
 
 
-def translate(error: ValidationError, kind: Any, source: str = "", way_out: str = "") -> WrongValueError:
+def translate(error: ValidationError, kind: Any, source: str = "") -> WrongValueError:
     """Return the first thing that pydantic found as an error of losparse.
 
     An unknown key comes before a wrong value: it is often why a value is missing.
@@ -62,7 +61,6 @@ def translate(error: ValidationError, kind: Any, source: str = "", way_out: str 
         error: what pydantic raised.
         kind: dataclass that was to be made.
         source: what was read, such as the name of a file.
-        way_out: what to do about it.
     """
     found = error.errors(include_url=False)
     first = next((each for each in found if each["type"] in _UNKNOWN), found[0])
@@ -78,7 +76,7 @@ def translate(error: ValidationError, kind: Any, source: str = "", way_out: str 
         path, said = (_joined(path, name), said.removeprefix(name).strip()) if known else (path, f": {said}")
     else:
         said, unknown = _said(first, place)
-    return WrongValueError(path, said, unknown=unknown, source=source, way_out=way_out)
+    return WrongValueError(path, said, unknown=unknown, source=source)
 
 
 def _said(found: ErrorDetails, place: _Place) -> tuple[str, bool]:

@@ -126,54 +126,54 @@ def test_values_made_in_python(values, message):
         ({"front": {"sise": 1}}, "cart.json: unknown key 'front.sise'; did you mean 'size'?"),
         ({"front": {"size": 2}, "colours": 1}, "cart.json: unknown key 'colours'; did you mean 'colour'?"),
         ({1: 2}, "cart.json: unknown key '1'; allowed: front, colour, names, loads, wheels, rear, within, title"),
-        ({"front": 3}, "cart.json: front must be a table of keys and values, got 3; buy another"),
-        ({"front": {"spokes": 13}}, "cart.json: front.spokes must not be 13; buy another"),
+        ({"front": 3}, "cart.json: front must be a table of keys and values, got 3"),
+        ({"front": {"spokes": 13}}, "cart.json: front.spokes must not be 13"),
         (
             {"front": {"kind": "steel", "spare": True}},
-            "cart.json: front: no wheel of steel is a spare one; buy another",
+            "cart.json: front: no wheel of steel is a spare one",
         ),
-        ({"colour": "blue"}, "cart.json: colour must be one of red, green, got 'blue'; buy another"),
-        ({"names": "ox"}, "cart.json: names must be a list of names, got 'ox'; buy another"),
-        ({"names": ["ox", 3]}, "cart.json: names[1] must be a text, got 3; buy another"),
-        ({"loads": [3]}, "cart.json: loads[1] is missing; it must be a whole number; buy another"),
-        ({"loads": 3}, "cart.json: loads must be two loads, or null, got 3; buy another"),
-        ({"wheels": {}}, "wheels must be a table of keys and values that is not empty, or null, got {}; buy another"),
+        ({"colour": "blue"}, "cart.json: colour must be one of red, green, got 'blue'"),
+        ({"names": "ox"}, "cart.json: names must be a list of names, got 'ox'"),
+        ({"names": ["ox", 3]}, "cart.json: names[1] must be a text, got 3"),
+        ({"loads": [3]}, "cart.json: loads[1] is missing; it must be a whole number"),
+        ({"loads": 3}, "cart.json: loads must be two loads, or null, got 3"),
+        ({"wheels": {}}, "wheels must be a table of keys and values that is not empty, or null, got {}"),
         (
             {"wheels": {"a.b": {"worn": 2}}},
-            "wheels['a.b'].worn must be a number in [0, 1), or null, got 2; buy",
+            "wheels['a.b'].worn must be a number in [0, 1), or null, got 2",
         ),
-        ({"wheels": {7: {}}}, "cart.json: wheels must have texts as keys, got 7; buy another"),
+        ({"wheels": {7: {}}}, "cart.json: wheels must have texts as keys, got 7"),
         ({"wheels": {"a.b": {"spok": 2}}}, "unknown key \"wheels['a.b'].spok\"; did you mean 'spokes'?"),
         (
             {"rear": {"name": "disc", "thick": -1}},
-            "rear.thick must be a whole number of 0 or more, got -1; buy",
+            "rear.thick must be a whole number of 0 or more, got -1",
         ),
         (
             {"rear": {"name": "disc", "spokes": 3}},
             "'rear.spokes' of 'disc'; allowed: size, kind, worn, spare, thick",
         ),
-        ({"rear": {"name": "wheel", "spokes": 13}}, "cart.json: rear.spokes must not be 13; buy another"),
+        ({"rear": {"name": "wheel", "spokes": 13}}, "cart.json: rear.spokes must not be 13"),
         (
             {"rear": {"name": "wheels"}},
-            "rear.name must be one of disc, wheel, none, got 'wheels'; did you mean 'wheel'",
+            "rear.name must be one of disc, wheel, none, got 'wheels'; did you mean 'wheel'?",
         ),
-        ({"rear": {}}, "rear needs a name, one of disc, wheel, none; buy another"),
-        ({"rear": {"thick": 3}}, "rear needs a name, one of disc, wheel, none, got thick; buy another"),
-        ({"rear": {"name": "none", "size": 1}}, "rear 'none' has no settings, got size; leave them out; buy another"),
+        ({"rear": {}}, "rear needs a name, one of disc, wheel, none"),
+        ({"rear": {"thick": 3}}, "rear needs a name, one of disc, wheel, none, got thick"),
+        ({"rear": {"name": "none", "size": 1}}, "rear 'none' has no settings, got size; leave them out"),
         (
             {"rear": "disc"},
             "rear must be a table of keys and values, or a value such as Disc(thick=3), got 'disc'; in a file write "
             "{name: disc}",
         ),
-        ({"within": -1}, "cart.json: within must be a whole number of 0 or more, got -1; buy another"),
-        ({"title": ""}, "cart.json: title must be a text that is not empty, or null, got ''; buy another"),
-        ([], "cart.json must be a table of keys and values, got []; buy another"),
+        ({"within": -1}, "cart.json: within must be a whole number of 0 or more, got -1"),
+        ({"title": ""}, "cart.json: title must be a text that is not empty, or null, got ''"),
+        ([], "cart.json must be a table of keys and values, got []"),
     ],
 )
 def test_values_read_from_a_file(data, message):
     with pytest.raises(LosparseError) as caught:
-        read_as(Cart, data, "cart.json", way_out="buy another")
-    assert message in str(caught.value)
+        read_as(Cart, data, "cart.json")
+    assert str(caught.value).endswith(message)
     assert "\n" not in str(caught.value)
 
 
