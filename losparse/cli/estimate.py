@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--low-rank", type=float, metavar="S", help="share of the rank part (default keep/4, at most 0.05)"
     )
-    parser.add_argument("--structure", choices=("rows", "columns", "foldable"), default="foldable")
+    parser.add_argument("--structure", choices=("rows", "columns", "foldable", "narrow"), default="foldable")
     parser.add_argument("--multiple", type=positive_int, default=8, metavar="N", help="of kept counts (default 8)")
     parser.add_argument(
         "--precision", metavar="NAME", help="of the factored model, int8 say (default: all that the target plans)"

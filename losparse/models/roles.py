@@ -79,6 +79,20 @@ def writes_residual(name: str) -> bool:
     return role_of(name) == "writer"
 
 
+def in_attention(name: str) -> bool:
+    """Tell by its name whether a layer belongs to an attention, and not to a feed-forward part."""
+    place = place_of(name)
+    if place is not None and place.role in ("query", "key", "value"):
+        return True
+    if place is not None and place.role == "up":
+        return False
+    parts = name.split(".")[:-1]
+    numbers = [index for index, part in enumerate(parts) if part.isdigit()]
+    # Behind the block's number, or in front of it where blocks are numbered inside a list of attentions (XLM).
+    behind = parts[numbers[-1] + 1 :] if numbers else parts
+    return any("att" in part.lower() for part in behind or parts[-2:-1])
+
+
 def pivot_side_of(name: str) -> PivotSide:
     """Choose the side of a layer's pivots that folds away in a graph: inputs where it writes to the residual stream."""
     return "in" if writes_residual(name) else "out"

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ...layers.spec import Axis
-from .coupling import Family, choose_groups
+from .coupling import AnyFamily, choose_groups
 from .layer import FactoredLinearTraining
 
 
@@ -144,7 +144,7 @@ def group_importance(layer: FactoredLinearTraining) -> Tensor:
 
 
 @torch.no_grad()
-def update_masks(layers: Mapping[str, FactoredLinearTraining], families: Sequence[Family], budget: int) -> None:
+def update_masks(layers: Mapping[str, FactoredLinearTraining], families: Sequence[AnyFamily], budget: int) -> None:
     """Keep the most important groups over all layers that fit into `budget` parameters; eq. 8."""
     scores = {name: group_importance(layer) for name, layer in layers.items()}
     masks = choose_groups(families, scores, {name: layer.group_size for name, layer in layers.items()}, budget)

@@ -21,7 +21,7 @@ from transformers import PretrainedConfig, TrainerCallback, TrainerControl, Trai
 
 from ..trainer import layers_to_prune, refuse_unsupported, whole_gradients
 from .algorithm import CubicSchedule, accumulate_sensitivity, close_window, update_masks
-from .coupling import Family
+from .coupling import AnyFamily
 from .layer import FactoredLinearTraining
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Settings(Protocol):
 
     def families(
         self, layers: Mapping[str, FactoredLinearTraining], config: PretrainedConfig | None = None
-    ) -> list[Family]:
+    ) -> list[AnyFamily]:
         """Return which layers decide together what they keep."""
 
     def sparse_budget(self, layers: Sequence[FactoredLinearTraining]) -> int:
@@ -62,7 +62,7 @@ class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
         self.method = method
         self.layers: dict[str, FactoredLinearTraining] = {}
         self.schedule = CubicSchedule(initial=0, final=0, total=1)
-        self.families: list[Family] = []
+        self.families: list[AnyFamily] = []
         self.budget = 0
 
     def on_train_begin(

@@ -19,13 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
-from ...models.roles import Partners
+from ...models.roles import Partners, place_of
 from ...models.roles import partners as partners_of
+from .heads import Attention
 from .layer import FactoredLinearTraining
 
 if TYPE_CHECKING:
@@ -45,6 +46,28 @@ class Family:
     layers: tuple[str, ...]
     blocks: int = 1
     multiple: int = 1
+
+    def steps(self, scores: Mapping[str, Tensor], sizes: Mapping[str, int]) -> Steps:
+        """Order what can be kept, the most important first."""
+        return _GroupSteps(self, scores, sizes)
+
+
+class Steps(Protocol):
+    """What layers that decide together may keep, in the order in which they take it.
+
+    Attributes:
+        scores: mean importance of a parameter of each step; (steps,).
+        costs: parameters of each step; int64 (steps,).
+    """
+
+    scores: Tensor
+    costs: Tensor
+
+    def masks(self, steps: int) -> dict[str, Tensor]:
+        """Return what the layers keep when the first steps are taken; bool (groups,) each."""
+
+
+AnyFamily = Family | Attention
 
 
 def separate(layers: Mapping[str, FactoredLinearTraining]) -> list[Family]:
@@ -81,6 +104,58 @@ def couple(
     return sorted(families, key=lambda family: order[family.layers[0]])
 
 
+HEAD_STEP = 16
+"""Dimensions of a head that are kept together: products and attention work on as many at a time."""
+
+
+def narrow(
+    layers: Mapping[str, FactoredLinearTraining], config: PretrainedConfig | None, *, multiple: int
+) -> list[AnyFamily]:
+    """Couple as `couple` does, and the four layers of an attention with each other, so that heads can go whole.
+
+    Args:
+        layers: in training form, by qualified name.
+        config: of the transformers model, for its numbers of heads; None couples no heads.
+        multiple: of the kept feed-forward neurons.
+
+    Returns:
+        Families that hold every layer once, in the order of their first layers.
+    """
+    families = couple(layers, config, multiple=multiple)
+    parts: dict[str, list[Family]] = {}
+    for family in families:
+        place = place_of(family.layers[0])
+        if place is not None and family.blocks > 1:
+            parts.setdefault(place.part, []).append(family)
+    found: list[AnyFamily] = []
+    for family in families:
+        place = place_of(family.layers[0])
+        both = parts.get(place.part, []) if place is not None and family.blocks > 1 else []
+        attention = _attention(both, layers) if len(both) == 2 else None
+        if attention is None:
+            found.append(family)
+        elif family is both[0]:
+            found.append(attention)
+    return found
+
+
+def _attention(both: Sequence[Family], layers: Mapping[str, FactoredLinearTraining]) -> Attention | None:
+    """Join the two families of an attention; None where they are not scores and values of as many heads."""
+    roles = [{place.role for name in family.layers if (place := place_of(name))} for family in both]
+    if {"query", "key"} not in roles or {"value", "writer"} not in roles:
+        return None
+    if any(layers[name].rank for family in both for name in family.layers):
+        return None
+    scores = both[roles.index({"query", "key"})]
+    values = both[roles.index({"value", "writer"})]
+    widths = [len(layers[family.layers[0]].mask) // family.blocks for family in (scores, values)]
+    names = {
+        role: tuple(n for n in values.layers if (p := place_of(n)) and p.role == role) for role in ("value", "writer")
+    }
+    steps = [min(HEAD_STEP, max(1, width // 2)) for width in widths]
+    return Attention(scores.layers, names["value"], names["writer"], scores.blocks, *steps)
+
+
 def _agree(partners: Partners, layers: Mapping[str, FactoredLinearTraining], blocks: int) -> bool:
     """Tell whether layers can keep the same groups: as many of them, and at the side where they meet."""
     counts = {len(layers[name].mask) for name in partners.layers}
@@ -92,7 +167,7 @@ def _agree(partners: Partners, layers: Mapping[str, FactoredLinearTraining], blo
 
 
 def choose_groups(
-    families: Sequence[Family], scores: Mapping[str, Tensor], sizes: Mapping[str, int], budget: int
+    families: Sequence[AnyFamily], scores: Mapping[str, Tensor], sizes: Mapping[str, int], budget: int
 ) -> dict[str, Tensor]:
     """Choose what to keep: the families' best groups over the whole model that fit into the budget.
 
@@ -112,16 +187,19 @@ def choose_groups(
     References:
         LoSparse, arXiv:2306.11222, Algorithm 1, with families in place of single neurons.
     """
-    steps = [_Steps(family, scores, sizes) for family in families]
-    taken = select_groups([step.scores for step in steps], [step.costs for step in steps], budget)
+    steps = [family.steps(scores, sizes) for family in families]
+    if any(isinstance(family, Attention) for family in families):
+        counts = select_steps([step.scores for step in steps], [step.costs for step in steps], budget)
+    else:
+        taken = select_groups([step.scores for step in steps], [step.costs for step in steps], budget)
+        counts = [int(chosen.sum()) for chosen in taken]
     masks: dict[str, Tensor] = {}
-    for step, chosen in zip(steps, taken, strict=True):
-        mask = step.mask(int(chosen.sum()))
-        masks |= dict.fromkeys(step.family.layers, mask)
+    for step, count in zip(steps, counts, strict=True):
+        masks |= step.masks(count)
     return {name: masks[name].to(scores[name].device) for name in scores}
 
 
-class _Steps:
+class _GroupSteps:
     """The groups of one family in the order in which they are taken, in steps."""
 
     def __init__(self, family: Family, scores: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
@@ -137,10 +215,38 @@ class _Steps:
         self.scores = torch.stack([part.mean() for part in parts])
         self.costs = torch.tensor([len(part) * family.blocks * self.unit for part in parts])
 
-    def mask(self, steps: int) -> Tensor:
+    def masks(self, steps: int) -> dict[str, Tensor]:
         chosen = torch.zeros_like(self.order, dtype=torch.bool)
         chosen.scatter_(1, self.order[:, : steps * self.width], True)
-        return chosen.flatten()
+        return dict.fromkeys(self.family.layers, chosen.flatten())
+
+
+def select_steps(scores: Sequence[Tensor], costs: Sequence[Tensor], budget: int) -> list[int]:
+    """Choose the steps with the highest scores over all families that fit into the budget.
+
+    Steps of one family are taken in their order. One that no longer fits ends its family, and smaller steps of others
+    still use what is left: a head costs many times what a few neurons do.
+
+    Args:
+        scores: one score per step of each family; (steps,) each.
+        costs: parameters that each step costs; (steps,) each.
+        budget: parameters to spend, in all.
+
+    Returns:
+        How many steps each family takes.
+    """
+    flat = torch.cat([score.detach().double().cpu() for score in scores])
+    prices = torch.cat([cost.cpu() for cost in costs]).tolist()
+    owners = [place for place, score in enumerate(scores) for _ in range(len(score))]
+    taken, closed, left = [0] * len(scores), [False] * len(scores), budget
+    for place in torch.argsort(flat, descending=True, stable=True).tolist():
+        owner = owners[place]
+        if closed[owner] or prices[place] > left:
+            closed[owner] = True
+            continue
+        left -= prices[place]
+        taken[owner] += 1
+    return taken
 
 
 def select_groups(scores: Sequence[Tensor], group_sizes: Sequence[int | Tensor], budget: int) -> list[Tensor]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ...errors import LosparseError
 from ...layers.budget import rank_for
-from ...models.roles import writes_residual
+from ...models.roles import in_attention, writes_residual
 from ...validation import OneOrMore, Share, ShareBelow1, ZeroOrMore, checked
 from ..base import Description
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ...layers.spec import Axis
     from .algorithm import CubicSchedule
-    from .coupling import Family
+    from .coupling import AnyFamily
     from .layer import FactoredLinearTraining
 
 
@@ -34,8 +34,9 @@ class LoSparse:
         low_rank: share of the rank part in the same unit; it is a part of `keep`, which holds the sparse part too.
         structure: "rows" keeps output neurons everywhere, each layer for itself, as the paper does; "columns" keeps
             input features in the layers that write to the residual stream; "foldable" does so too and lets layers
-            that feed each other decide together, so that an exported graph needs neither scatter nor gather.
-        multiple: kept counts of coupled layers are a multiple of this; for "foldable" only.
+            that feed each other decide together, so that an exported graph needs neither scatter nor gather; "narrow"
+            does that with whole heads too, and has a low-rank part in attention alone.
+        multiple: kept counts of coupled layers are a multiple of this; for "foldable" and "narrow" only.
         beta: memory of the sensitivity average, per window.
         uncertainty_beta: memory of PLATON's uncertainty average, per window; left out, there is no such term. It needs
             statistics of every element: three more tensors of the weight's size per layer.
@@ -48,7 +49,7 @@ class LoSparse:
 
     keep: Share = 0.2
     low_rank: Share = 0.05
-    structure: Literal["rows", "columns", "foldable"] = "foldable"
+    structure: Literal["rows", "columns", "foldable", "narrow"] = "foldable"
     multiple: OneOrMore = 8
     beta: ShareBelow1 = 0.85
     uncertainty_beta: ShareBelow1 | None = None
@@ -85,11 +86,15 @@ class LoSparse:
 
     def families(
         self, layers: Mapping[str, FactoredLinearTraining], config: PretrainedConfig | None = None
-    ) -> list[Family]:
+    ) -> list[AnyFamily]:
         """Return which layers decide together what they keep; `config` is the model's, for its number of heads."""
-        from .coupling import couple, separate
+        from .coupling import couple, narrow, separate
 
-        return couple(layers, config, multiple=self.multiple) if self.structure == "foldable" else separate(layers)
+        if self.structure == "narrow":
+            return narrow(layers, config, multiple=self.multiple)
+        if self.structure == "foldable":
+            return [*couple(layers, config, multiple=self.multiple)]
+        return [*separate(layers)]
 
     def rank_of(self, name: str, out_features: int, in_features: int) -> int:
         """Return the rank of the layer's low-rank part.
@@ -97,6 +102,8 @@ class LoSparse:
         Raises:
             LosparseError: the share leads to a rank at break-even.
         """
+        if self.structure == "narrow" and not in_attention(name):
+            return 0
         return rank_for(self.low_rank, out_features, in_features, name=name, round_up=True)
 
     def start(self, name: str, weight: Tensor, bias: Tensor | None) -> FactoredLinearTraining:
