@@ -31,6 +31,7 @@ from .tasks.rank import Ranked
 from .tasks.tag import Tag
 from .timing.benchmark import Benchmark, Timing, benchmark, open_folders
 from .timing.latency import Latency, measure, peak_memory
+from .timing.openvino import OpenVino, OpenVinoFacts, find_openvino
 from .timing.profile import NodeTime, profile_nodes, time_by
 
 __all__ = [
@@ -49,6 +50,8 @@ __all__ = [
     "LosparseRuntimeError",
     "Metadata",
     "NodeTime",
+    "OpenVino",
+    "OpenVinoFacts",
     "Options",
     "Parity",
     "Progress",
@@ -67,6 +70,7 @@ __all__ = [
     "changed_files",
     "compare",
     "compare_sessions",
+    "find_openvino",
     "measure",
     "open_folders",
     "peak_memory",

@@ -2,8 +2,8 @@
 
 Sessions take turns (A B, B A, A B ...): a machine that slows down or speeds up while measuring does so for all of
 them. Times are wall times of `Session.run`, its input checks included, on one fixed batch of seeded random token ids
-without padding. Percentiles interpolate linearly between the two nearest runs (numpy's default), so a p99 of fewer than
-100 runs lies between the two slowest.
+without padding; a model of another runtime, as `OpenVino` is, tells the time of its own run. Percentiles interpolate
+linearly between the two nearest runs (numpy's default), so a p99 of fewer than 100 runs lies between the two slowest.
 
 Times and speedups are taken differently, so on a disturbed machine they disagree: a time is a median over all rounds, a
 speedup the median of what the rounds say one by one, in each of which both sessions met the same machine.
@@ -28,9 +28,13 @@ from ..contract.tensors import Arrays
 from ..engine.opening import Options
 from ..errors import InputError, RunError, one_line
 from ..session import Session
+from .openvino import OpenVino
 
 Clock = Callable[[], float]
 """Seconds since any moment."""
+
+Timed = Session | OpenVino
+"""What can be timed."""
 
 _LEAST_ROUNDS = 10
 _MIN_SECONDS = 1.0
@@ -77,7 +81,7 @@ class Latency:
 
 
 def measure(
-    sessions: Mapping[str, Session],
+    sessions: Mapping[str, Timed],
     *,
     batch: int = 1,
     length: int = 128,
@@ -97,7 +101,7 @@ def measure(
         warmup: untimed rounds first, >= 0, after one run of each that checks its outputs.
         runs: timed rounds, >= 1; by default at least 10, until `min_seconds` a session have passed.
         min_seconds: see `runs`, beside which it is not; > 0, in seconds; 1 by default.
-        memory: measure peak memory too: opens each folder once more in a process of its own.
+        memory: measure peak memory of sessions too: opens each folder once more in a process of its own.
         seed: of the token ids.
         clock: tells the time.
 
@@ -113,7 +117,9 @@ def measure(
     for name, session in sessions.items():
         _check_run(name, session, feeds[name])
     peaks = {
-        name: peak_memory(session.folder, session.options, batch=batch, length=length, seed=seed) if memory else None
+        name: peak_memory(session.folder, session.options, batch=batch, length=length, seed=seed)
+        if memory and isinstance(session, Session)
+        else None
         for name, session in sessions.items()
     }
     _rounds(sessions, feeds, warmup, clock)
@@ -180,7 +186,7 @@ def check_named(sessions: object) -> None:
 
 
 def _check_arguments(
-    sessions: Mapping[str, Session], batch: int, length: int, warmup: int, runs: int | None, min_seconds: float | None
+    sessions: Mapping[str, Timed], batch: int, length: int, warmup: int, runs: int | None, min_seconds: float | None
 ) -> None:
     check_named(sessions)
     counts = {
@@ -201,19 +207,19 @@ def _check_arguments(
         raise InputError(f"length must be in 1..{shortest}, the positions of {name!r}, got {length}")
 
 
-def _feeds(sessions: Mapping[str, Session], batch: int, length: int, seed: int) -> dict[str, Arrays]:
+def _feeds(sessions: Mapping[str, Timed], batch: int, length: int, seed: int) -> dict[str, Arrays]:
     """The same seed for every session: models of one vocabulary get the same ids."""
     return {name: session.signature.random_feeds(Draw(batch, length, seed=seed)) for name, session in sessions.items()}
 
 
-def _check_run(name: str, session: Session, feed: Arrays) -> None:
+def _check_run(name: str, session: Timed, feed: Arrays) -> None:
     for output, array in session.run(feed).items():
         if not np.isfinite(array).all():
             raise RunError(f"output {output!r} of {name!r} is not finite (NaN or Inf): its time would mean nothing")
 
 
 def _rounds(
-    sessions: Mapping[str, Session], feeds: Mapping[str, Arrays], runs: int | None, clock: Clock, seconds: float = 0.0
+    sessions: Mapping[str, Timed], feeds: Mapping[str, Arrays], runs: int | None, clock: Clock, seconds: float = 0.0
 ) -> dict[str, list[float]]:
     """Seconds of every run by session; a round runs each session once, and each round starts with another one."""
     names = list(sessions)
@@ -222,11 +228,17 @@ def _rounds(
     while done < runs if runs is not None else done < _LEAST_ROUNDS or clock() - begin < seconds:
         turn = done % len(names)
         for name in names[turn:] + names[:turn]:
-            start = clock()
-            sessions[name].run(feeds[name])
-            times[name].append(clock() - start)
+            times[name].append(_seconds(sessions[name], feeds[name], clock))
         done += 1
     return times
+
+
+def _seconds(session: Timed, feed: Arrays, clock: Clock) -> float:
+    if isinstance(session, OpenVino):
+        return session.seconds(feed)
+    start = clock()
+    session.run(feed)
+    return clock() - start
 
 
 def _latency(seconds: list[float], first: list[float], tokens: int, peak: int | None) -> Latency:
