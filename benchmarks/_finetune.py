@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _form import form_of
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction, PreTrainedModel
 
 from losparse import SVD, LoSparse, StructuredPruning, Training, drop_layers
@@ -31,8 +32,12 @@ DENSE_RATES = {"sst2": 5e-5, "banking77": 2e-4, "cola": 1e-4}  # the last two be
 COMPRESS = Training(epochs=4, learning_rate=2e-4, bf16=BF16)  # chosen on SST-2's dev set at keep 0.2
 DROPPED = replace(COMPRESS, learning_rate=1e-4)  # whole dense blocks: nearer to what a dense model likes
 DISTILL = {"distill_weight": 0.5, "distill_hidden": 10.0}  # the only weights tried
-KEEPS = {"sst2": (0.3, 0.2, 0.1), "banking77": (0.2,), "cola": (0.3, 0.2)}
+KEEPS = {"sst2": (0.3, 0.2, 0.1), "banking77": (0.3, 0.2, 0.1), "cola": (0.3, 0.2)}
 LOW_RANK = 0.02  # chosen on SST-2's dev set at keep 0.2
+NARROW_LOW_RANK = 0.05  # of the attention projections alone: less than 0.02 of all layers
+STRUCTURES = ("losparse", "pruning", "narrow", "narrow without low rank")  # what the choice of a structure is between
+BETWEEN_STRUCTURES = {("banking77", 0.3), ("banking77", 0.1)}  # where no other row is trained
+WITHOUT_NARROW = ("cola",)  # says too little of any method
 BLOCKS = 6
 HALF = 3
 
@@ -104,11 +109,22 @@ class Row:
     training: Training
 
 
+def rows_of(task: str, keep: float) -> dict[str, Row]:
+    """Return the rows of one budget that are trained on a task, by name."""
+    found = rows(keep)
+    if (task, keep) in BETWEEN_STRUCTURES:
+        return {name: row for name, row in found.items() if name in STRUCTURES}
+    left_out = "narrow" if task in WITHOUT_NARROW else None
+    return {name: row for name, row in found.items() if left_out is None or not name.startswith(left_out)}
+
+
 def rows(keep: float) -> dict[str, Row]:
     """Return the rows of one budget by name."""
     methods: dict[str, Method] = {
-        "losparse": LoSparse(keep=keep, low_rank=LOW_RANK),
-        "pruning": StructuredPruning(keep=keep),
+        "losparse": LoSparse(keep=keep, low_rank=LOW_RANK, structure="foldable"),
+        "pruning": StructuredPruning(keep=keep, structure="foldable"),
+        "narrow": LoSparse(keep=keep, low_rank=NARROW_LOW_RANK, structure="narrow"),
+        "narrow without low rank": StructuredPruning(keep=keep, structure="narrow"),
         "lpaf": LPAF(keep=keep),
         "fwsvd": FWSVD(keep=keep),
         "rom": ROM(keep=keep),
@@ -119,7 +135,7 @@ def rows(keep: float) -> dict[str, Row]:
     for name in ("losparse", "pruning"):
         found[f"{name} + distillation"] = Row(methods[name], None, distilled)
     share = HALF / BLOCKS  # the same budget, in half as many blocks
-    halved = LoSparse(keep=keep / share, low_rank=LOW_RANK / share)
+    halved = LoSparse(keep=keep / share, low_rank=LOW_RANK / share, structure="foldable")
     found[f"losparse in {HALF} of {BLOCKS} blocks + distillation"] = Row(halved, HALF, distilled)
     return found
 
@@ -202,6 +218,7 @@ class Bench:
             "steps": result.steps,
             "training": asdict(training),
             "folder": folder,
+            **({} if row.method is None else {"form": form_of(model)}),
         }
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ GROUPS = {  # of a picture's points: what a name begins with, and the colour
     "dense": (("dense",), "#222222"),
     "fewer dense blocks": (tuple(f"{blocks} of " for blocks in range(1, 10)), "#2a8a4a"),
     "LoSparse": (("losparse",), "#c8501e"),
+    "narrow": (("narrow",), "#7a3fa8"),
     "pruning alone": (("pruning",), "#1f5fa8"),
     "low rank alone": (("svd", "fwsvd", "rom", "lpaf"), "#8a8a8a"),
 }

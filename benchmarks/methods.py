@@ -11,6 +11,7 @@
 
 DATA_DIR holds sst2-harvard, banking77, glue-cola, wikitext2-raw-test and wikitext2-raw-train1mb. A row that is in the
 results is not run again. Rows without training run in a process of their own, so that their peak of memory is theirs.
+A row of a trained model says its form: what every layer keeps, and how many heads of which widths are left.
 """
 
 from __future__ import annotations
@@ -109,7 +110,9 @@ def run_finetuned(args: argparse.Namespace) -> None:
         figures = bench.dense(0)  # all rows start from it
         if missing(dense):
             add(dense | figures)
-        rows = [(name, keep, row) for keep in _finetune.KEEPS[task] for name, row in _finetune.rows(keep).items()]
+        rows = [
+            (name, keep, row) for keep in _finetune.KEEPS[task] for name, row in _finetune.rows_of(task, keep).items()
+        ]
         rows += [(name, keep, row) for name, (row, keep) in _finetune.dropped().items()]
         for name, keep, row in rows:
             key = key_of(args, task, name, round(keep, 3))

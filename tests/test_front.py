@@ -54,6 +54,7 @@ def test_every_method_of_the_table_has_a_group(front):
         "pruning + distillation",
         "rom",
         "lpaf",
+        "narrow without low rank",
     ]
     assert [front.group_of(name) for name in names] == [
         "dense",
@@ -62,4 +63,5 @@ def test_every_method_of_the_table_has_a_group(front):
         "pruning alone",
         "low rank alone",
         "low rank alone",
+        "narrow",
     ]
