@@ -156,7 +156,7 @@ def check_session(
     comparing = progress.stage(f"comparing with {reference.kind}", sum(kind.batches for kind in kinds.values()))
     with cuts_told_once(), comparing as advance:
         measured = {name: measure_difference(session, reference, kind.make(), advance) for name, kind in kinds.items()}
-        judge = coarser_precision(session.metadata.precision, reference.precision)
+        judge = coarser_precision(session.metadata.arithmetic, reference.precision)
         parts, allowed = _judge(session, reference, kinds, measured, judge, tolerance)
     variant = session.metadata.variant_name if len(session.metadata.folder.variants) > 1 else None
     judgement = Judgement(reference.kind, session.task, judge.name, allowed, judge.cosine, variant)

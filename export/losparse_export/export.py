@@ -31,8 +31,16 @@ from .opening.task_model import TaskModel
 from .parity.gate import ParityReport, check_parity
 from .planning.plan import Plan
 from .precision.apply import apply_precision
-from .precision.base import INT8_BITS
-from .precision.table import PRECISION_TABLE, check_overflow, check_precision, check_weight_bits
+from .precision.base import EMBEDDINGS, INT8_BITS, Precision
+from .precision.table import (
+    PRECISION_TABLE,
+    check_overflow,
+    check_precision,
+    check_weight_bits,
+    choose_embeddings,
+    judge_of,
+)
+from .precision.tables import tables_to_shrink
 from .target import CPU, Target, check_target, prepare_model
 from .tracing.trace import Tracer, check_opset, trace_model
 
@@ -55,6 +63,7 @@ class ExportReport:
             data.
         bytes: size of each model file.
         metadata: the contents of `losparse.json`.
+        judge: has the bounds of the comparison with PyTorch.
     """
 
     folder: Path
@@ -64,6 +73,7 @@ class ExportReport:
     accuracy: Mapping[str, Any] | None
     bytes: Mapping[str, int]
     metadata: Mapping[str, Any]
+    judge: Precision
 
 
 def export_model(
@@ -80,6 +90,7 @@ def export_model(
     precision: str = "fp32",
     calibration: Calibration | None = None,
     weight_bits: int = INT8_BITS[0],
+    embeddings: str = EMBEDDINGS[0],
     data: TextFile | str | Path | None = None,
     external_from: int = EXTERNAL_FROM,
     progress: Progress = SILENT,
@@ -106,6 +117,8 @@ def export_model(
         calibration: for int8-static: a file of texts, texts, or inputs of runs; the first 128 texts are used.
         weight_bits: of int8 and int8-static: 7, or 8, which is more exact, for CPUs with VNNI (and Arm's): on others
             such a folder is refused, because their kernels would overflow.
+        embeddings: what embedding tables become: "int8" for rows of int8 with a scale each, "float" to leave them as
+            they are, "auto" for int8 in every precision but fp32 and fp16. fp32 with int8 tables has bounds of its own.
         data: labelled texts to measure both models on, by the metric of the task and as `losparse.data` reads them;
             refused for tasks without labels.
         external_from: weights of more bytes in all are written beside the graph, not into it.
@@ -126,6 +139,7 @@ def export_model(
     check_opset(opset)
     check_precision(precision, calibrated=calibration is not None)
     check_weight_bits(weight_bits, precision)
+    tables = choose_embeddings(embeddings, precision)
     check_choice(plan, calls, tune=tune)
     check_overflow(weight_bits)
     read = () if not isinstance(source, str | Path) else (Path(source),)
@@ -147,7 +161,7 @@ def export_model(
                 prepared, precision=precision, plan=plan, calls=calls, tune=tune, target=target, phases=phases
             )
             phases.at(_STEPS[3], 3, len(_STEPS))
-            writer = _Writer(loaded, wrapped, precision, weight_bits, given, external_from, phases, target)
+            writer = _Writer(loaded, wrapped, precision, weight_bits, tables, given, external_from, phases, target)
             contents, parity = writer.write(built, folder)
             if tune and built.plan.layers:
                 faster = _dense_if_faster(folder, built, prepared, Traffic.of(calls), writer)
@@ -157,7 +171,9 @@ def export_model(
             accuracy = None if labelled is None else measure_accuracy(wrapped, folder, labelled, target.provider)
             contents = contents.measured(parity=parity.to_dict(), accuracy=accuracy)
             write_metadata(folder, contents)
-    return ExportReport(out, contents.task, built.plan, parity, accuracy, model_sizes(contents), contents.to_json())
+    judge = judge_of(contents.variants[precision].arithmetic)
+    sizes = model_sizes(contents)
+    return ExportReport(out, contents.task, built.plan, parity, accuracy, sizes, contents.to_json(), judge)
 
 
 @dataclass(frozen=True)
@@ -168,6 +184,7 @@ class _Writer:
     wrapped: TaskModel
     precision: str
     weight_bits: int
+    embeddings: str
     calibration: Any
     external_from: int
     phases: Phases
@@ -179,7 +196,8 @@ class _Writer:
         compare = partial(check_parity, self.wrapped, folder, provider=self.target.provider, phases=self.phases)
         contents = place(built.graph, built.plan)
         parity = compare()
-        if PRECISION_TABLE[self.precision].convert is None:
+        rounded = "int8" if self.embeddings == "int8" and tables_to_shrink(built.graph) else None
+        if PRECISION_TABLE[self.precision].convert is None and rounded is None:
             return contents, parity
         feeds = None if self.calibration is None else encode_calibration(self.calibration, folder)
         graph = apply_precision(
@@ -188,9 +206,10 @@ class _Writer:
             nodes=built.quantise,
             calibration=feeds,
             weight_bits=self.weight_bits,
+            embeddings=self.embeddings,
         )
-        contents = place(graph, built.plan, precision=self.precision, weight_bits=self.weight_bits)
-        return contents, compare(precision=self.precision)
+        contents = place(graph, built.plan, precision=self.precision, weight_bits=self.weight_bits, embeddings=rounded)
+        return contents, compare(precision=contents.variants[self.precision].arithmetic)
 
     def open(self, folder: Path, threads: int) -> Session:
         """Open a folder as it runs on the target."""

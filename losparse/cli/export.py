@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    from losparse_export.precision.base import INT8_BITS  # neither loads torch or onnx
+    from losparse_export.precision.base import EMBEDDINGS, INT8_BITS  # neither loads torch or onnx
     from losparse_export.precision.table import PRECISION_TABLE
     from losparse_runtime.contract.task import TASKS
 
@@ -43,6 +43,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=INT8_BITS[0],
         metavar="N",
         help="of int8 and int8-static: 7 (default), right on every CPU; 8, more exact, for CPUs with VNNI and Arm's",
+    )
+    parser.add_argument(
+        "--embeddings",
+        choices=EMBEDDINGS,
+        default=EMBEDDINGS[0],
+        help="embedding tables: as rows of int8 with a scale each, or float (auto: int8 but in fp32 and fp16)",
     )
     add_target_option(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if `losparse export` wrote it")
@@ -93,7 +99,7 @@ def _plan_schema() -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> int:
     """Export, and print what came of it."""
-    from losparse_export.precision.table import check_precision, check_weight_bits
+    from losparse_export.precision.table import check_precision, check_weight_bits, choose_embeddings
 
     if options.plan is not None and (options.tune or options.batch or options.length):
         raise LosparseError("--plan says what to do already; leave out --tune, --batch and --length, or --plan")
@@ -102,6 +108,7 @@ def run(options: argparse.Namespace) -> int:
     refuse_idle(options, ["label_column"], ["data"])
     check_precision(options.precision, calibrated=options.calibration is not None)
     check_weight_bits(options.weight_bits, options.precision)
+    choose_embeddings(options.embeddings, options.precision)
     check_out(options.out, overwrite=options.overwrite, sources=(Path(options.model),), replaces=EXPORT)
     from losparse_export import Plan, TextFile, export_model
 
@@ -115,6 +122,7 @@ def run(options: argparse.Namespace) -> int:
         opset=options.opset,
         precision=options.precision,
         weight_bits=options.weight_bits,
+        embeddings=options.embeddings,
         calibration=None if options.calibration is None else TextFile(options.calibration, *columns),
         data=None if options.data is None else TextFile(options.data, *columns, options.label_column),
         plan=plan,
@@ -129,20 +137,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(options: argparse.Namespace, report: ExportReport) -> None:
-    from losparse_export.precision.table import PRECISION_TABLE
-
     rows = [[name, human_bytes(size)] for name, size in report.bytes.items()]
     print_table(f"{options.out}: {report.task}, {options.precision}", ["file", "size"], rows)
     chosen = Counter(layer.lowering for layer in report.plan.layers.values())
     if chosen:
         print("layers: " + ", ".join(f"{count} {name}" for name, count in sorted(chosen.items())))
-    parity, least = report.parity, PRECISION_TABLE[options.precision].cosine
+    parity, least = report.parity, report.judge.cosine
     print(f"largest difference to PyTorch: {parity.max_abs:.1e} (allowed {parity.tolerance:.1e})")
     if least is not None:
         print(f"cosine with PyTorch: {parity.cosine:.6f} (allowed {least} or more)")
         if parity.vectors is None:
             print(f"same largest entry as PyTorch: {parity.top1_agreement:.2%} of rows")
-    _print_agreement(parity, mixes_texts=PRECISION_TABLE[options.precision].mixes_texts)
+    _print_agreement(parity, mixes_texts=report.judge.mixes_texts)
     if report.accuracy is not None:
         values = f"PyTorch {report.accuracy['pytorch']:.4f}, ONNX {report.accuracy['onnx']:.4f}"
         print(f"{report.accuracy['metric']} on {report.accuracy['texts']:,} texts: {values}")

@@ -24,7 +24,7 @@ from losparse_export import PRECISION_TABLE, ParityError, TextFile, export_model
 from losparse_export.accuracy.texts import CALIBRATION_TEXTS, read_calibration
 from losparse_export.folder.model import fingerprint
 from losparse_export.precision.base import Conversion
-from losparse_export.precision.table import check_overflow, coarser_precision
+from losparse_export.precision.table import check_overflow, coarser_precision, judge_of
 from losparse_runtime import Parity, Session, read_metadata, verify_files
 from losparse_runtime.contract.progress import Advance
 from losparse_runtime.contract.task import TASKS
@@ -245,6 +245,11 @@ def test_the_coarser_of_two_precisions():
     assert coarser_precision("fp32", "int8").name == coarser_precision("int8", "fp32").name == "int8"
     assert coarser_precision("int8-weights", "int4-weights").name == "int4-weights"
     assert coarser_precision("of the future").name == "fp32"
+    # Where tables alone are rounded the bounds are their own; beside int8 products they are those of the products.
+    tables = "fp32 with int8 embeddings"
+    assert judge_of(tables).name == coarser_precision("fp32", tables).name == tables
+    assert judge_of("int8 with int8 embeddings") is PRECISION_TABLE["int8"]
+    assert coarser_precision(tables, "int8 with int8 embeddings").name == "int8"
 
 
 # Texts

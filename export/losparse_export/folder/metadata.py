@@ -36,6 +36,7 @@ def describe_model(
     target: Target,
     precision: str,
     weight_bits: int,
+    embeddings: str | None,
     sentences: Sentences | None,
     max_length: int,
     type_ids: bool,
@@ -48,6 +49,7 @@ def describe_model(
         target: the kind of machine it is for.
         precision: that it is in.
         weight_bits: of a weight in an int8 product, where the precision has such.
+        embeddings: "int8" where tables were rounded to it, else None.
         sentences: for feature extraction.
         max_length: tokens a row may have.
         type_ids: whether the tokenizer tells the texts of a pair by token types.
@@ -61,6 +63,7 @@ def describe_model(
         disabled_optimizers=target.disabled_optimizers,
         provider=target.provider,
         mixes_texts=PRECISION_TABLE[precision].mixes_texts,
+        embeddings=embeddings,
     )
     return Folder(
         task=loaded.task.name,

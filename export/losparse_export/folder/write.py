@@ -31,6 +31,7 @@ def write_folder(
     external_from: int = EXTERNAL_FROM,
     precision: str = "fp32",
     weight_bits: int = INT8_BITS[0],
+    embeddings: str | None = None,
 ) -> Folder:
     """Write everything but the result of the comparison, which is made with what is written here.
 
@@ -47,6 +48,7 @@ def write_folder(
         target=target,
         precision=precision,
         weight_bits=weight_bits,
+        embeddings=embeddings,
         sentences=sentences,
         max_length=longest_text(loaded, sentences),
         type_ids=type_ids,

@@ -29,7 +29,7 @@ from losparse_runtime.contract.tensors import Arrays
 
 from ..opening.task_model import TaskModel
 from ..precision.base import allowed_difference
-from ..precision.table import PRECISION_TABLE
+from ..precision.table import judge_of
 from ..target import CPU
 from .lengths import Case, choose_cases, telling_lengths
 from .locate import LayerDifference, first_difference
@@ -123,7 +123,7 @@ def check_parity(
     Args:
         model: the reference.
         folder: what was exported, complete but for the report this returns.
-        precision: of the folder, a key of `PRECISION_TABLE`.
+        precision: of the folder's numbers, as `Variant.arithmetic` says it.
         provider: onnxruntime's name of what runs it.
         seed: of the tokens.
         phases: told how many cases are done.
@@ -156,7 +156,7 @@ def check_parity(
         result = {"batch": case.batch, "length": case.length, "padded": padded}
         results.append({**result, "max_abs": compare(actual, expected, mask=mask).max_abs})
     phases.at("comparing with PyTorch", len(cases), len(cases))
-    judge, parity = PRECISION_TABLE[precision], overall.parity()
+    judge, parity = judge_of(precision), overall.parity()
     tolerance = allowed_difference(judge.difference, scale)
     failure = judge.failure(parity, tolerance, classifies=model.task.names_classes)
     if failure is not None:

@@ -6,7 +6,8 @@
 
 Only MatMul nodes with a constant float matrix are quantised. A product that shall be quantised must therefore still be
 MatMul and Add when it comes here: onnxruntime joins the bias, the scale and, where one product alone reads the input,
-the quantisation into one kernel by itself. A Gemm and the tables of embeddings stay as they are.
+the quantisation into one kernel by itself. A Gemm stays as it is. Tables of embeddings become int8
+rows with a scale each, in all but fp32, where it is an option, and fp16.
 
 The libraries work on files, so the graph goes through one in a temporary folder.
 
@@ -15,5 +16,6 @@ table        all of them, by name
 fp32, fp16, int8, int8_static, int8_weights, int4_weights    one each
 apply        the way of a graph through a library and back, by a file of `files`
 quantize     integers, by `onnxruntime.quantization`
+tables       embedding tables as int8 rows
 half         half precision, by `onnxruntime.transformers`
 """

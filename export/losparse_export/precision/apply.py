@@ -17,9 +17,10 @@ from losparse.errors import LosparseError
 from losparse_runtime.dependencies import import_onnxruntime
 
 from ..graph.naming import module_of_path
-from .base import INT8_BITS, Conversion
+from .base import INT8_BITS, Conversion, Precision
 from .quantize import Feeds
-from .table import check_precision, check_weight_bits
+from .table import check_precision, check_weight_bits, choose_embeddings
+from .tables import shrink_tables
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def apply_precision(
     nodes: Collection[str] | None = None,
     calibration: Sequence[Feeds] | None = None,
     weight_bits: int = INT8_BITS[0],
+    embeddings: str = "auto",
 ) -> ir.Model:
     """Rewrite a finished graph in another precision.
 
@@ -44,13 +46,15 @@ def apply_precision(
         calibration: for int8-static, and for it only: inputs of runs in which the ranges of activations are measured;
             int64 (batch, sequence) by input name.
         weight_bits: of int8 and int8-static: 7, or 8 for CPUs with VNNI.
+        embeddings: what becomes of embedding tables, one of `EMBEDDINGS`; "auto" for what the precision says.
 
     Returns:
-        The graph in the precision, with the operator set and file format of `model`; `model` itself for fp32.
+        The graph in the precision, with the operator set and file format of `model`; `model` itself for fp32 with its
+        tables in float.
 
     Raises:
-        LosparseError: the precision is unknown, calibration is missing, it or weight_bits is not for the precision, or
-            a node of `nodes` is not a MatMul with a constant float matrix, or the graph has none.
+        LosparseError: the precision is unknown, calibration is missing, it, weight_bits or embeddings is not for the
+            precision, or a node of `nodes` is not a MatMul with a constant float matrix, or the graph has none.
     """
     wanted = check_precision(precision, calibrated=calibration is not None)
     check_weight_bits(weight_bits, precision)
@@ -58,12 +62,29 @@ def apply_precision(
         raise LosparseError(
             "calibration must hold the inputs of at least one run, got none; give some, or choose 'int8'"
         )
-    if wanted.convert is None:
+    tables = choose_embeddings(embeddings, precision)
+    if wanted.convert is None and tables == "float":
         return model
+    result = model.clone() if wanted.convert is None else _converted(model, wanted, nodes, calibration, weight_bits)
+    if tables == "int8":
+        # Last: the libraries would take the dequantisation of a row for one of theirs.
+        shrink_tables(result)
+    return result
+
+
+def _converted(
+    model: ir.Model,
+    wanted: Precision,
+    nodes: Collection[str] | None,
+    calibration: Sequence[Feeds] | None,
+    weight_bits: int,
+) -> ir.Model:
+    """Take a graph through the library that knows the precision, and back."""
     if wanted.warning is not None:
         logger.warning(wanted.warning)
-    chosen = () if wanted.marked == "fp32" else _choose_nodes(model, precision, nodes)
+    chosen = () if wanted.marked == "fp32" else _choose_nodes(model, wanted.name, nodes)
     with tempfile.TemporaryDirectory(prefix="losparse.") as name, _contained():
+        assert wanted.convert is not None, "fp32 takes no library"
         result = wanted.convert(model, Conversion(Path(name), chosen, calibration or (), weight_bits))
         # The tensors of the result may lie in the folder, which goes.
         ir.external_data.load_to_model(result)

@@ -39,6 +39,9 @@ _SMALLEST_SCALE = 0.1
 # x86-64 without VNNI.
 INT8_BITS = (SAFE_WEIGHT_BITS, 8)
 
+# What becomes of embedding tables: what the precision says, nothing, or int8 rows with a scale each (`tables`).
+EMBEDDINGS = ("auto", "float", "int8")
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -74,6 +77,7 @@ class Precision:
         weight_bits: that a weight may have, where there is a choice; the first is the default.
         calibrated: whether scales are measured on inputs that are given.
         mixes_texts: whether a text's numbers hang on the others of its run.
+        embeddings: what embedding tables become where nobody chooses: "float" or "int8".
         warning: what is to be said whenever a graph is made in it.
     """
 
@@ -87,6 +91,7 @@ class Precision:
     weight_bits: tuple[int, ...] = ()
     calibrated: bool = False
     mixes_texts: bool = False
+    embeddings: str = "float"
     warning: str | None = None
 
     def failure(self, parity: Parity, allowed: float, *, classifies: bool) -> tuple[str, str] | None:

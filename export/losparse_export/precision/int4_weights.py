@@ -24,4 +24,5 @@ INT4_WEIGHTS = Precision(
     cosine=0.89,
     convert=_convert,
     marked="all",
+    embeddings="int8",
 )

@@ -27,4 +27,5 @@ INT8 = Precision(
     marked="int8",
     weight_bits=INT8_BITS,
     mixes_texts=True,
+    embeddings="int8",
 )

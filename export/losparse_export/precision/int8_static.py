@@ -27,4 +27,5 @@ INT8_STATIC = Precision(
     marked="int8",
     weight_bits=INT8_BITS,
     calibrated=True,
+    embeddings="int8",
 )

@@ -24,4 +24,5 @@ INT8_WEIGHTS = Precision(
     cosine=0.99,
     convert=_convert,
     marked="all",
+    embeddings="int8",
 )

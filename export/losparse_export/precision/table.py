@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from losparse.errors import LosparseError
+from losparse_runtime.contract.variant import INT8_EMBEDDINGS
 from losparse_runtime.engine.cpus import int8_overflows
 
-from .base import INT8_BITS, Precision
+from .base import EMBEDDINGS, INT8_BITS, Precision
 from .fp16 import FP16
-from .fp32 import FP32
+from .fp32 import FP32, FP32_INT8_TABLES
 from .int4_weights import INT4_WEIGHTS
 from .int8 import INT8
 from .int8_static import INT8_STATIC
@@ -31,9 +32,20 @@ PRECISION_TABLE: dict[str, Precision] = {
 PRECISIONS = tuple(PRECISION_TABLE)
 
 
+def judge_of(name: str) -> Precision:
+    """Return the bounds that a graph is judged by; one that this version does not know is judged as fp32.
+
+    Args:
+        name: of its arithmetic, as `Variant.arithmetic` says it.
+    """
+    if name == FP32_INT8_TABLES.name:
+        return FP32_INT8_TABLES
+    return PRECISION_TABLE.get(name.removesuffix(INT8_EMBEDDINGS), PRECISION_TABLE["fp32"])
+
+
 def coarser_precision(*names: str) -> Precision:
-    """Return the precision of these that bears most; one that this version does not know is judged as fp32."""
-    known = [PRECISION_TABLE.get(name, PRECISION_TABLE["fp32"]) for name in names]
+    """Return the precision of these that bears most, each named as `judge_of` takes it."""
+    known = [judge_of(name) for name in names]
     return min(known, key=lambda precision: 1.0 if precision.cosine is None else precision.cosine)
 
 
@@ -94,3 +106,23 @@ def check_overflow(bits: int, *, overflows: Callable[[], bool] = int8_overflows)
             f"weight_bits={bits} is for CPUs with VNNI, and this one has none, so the export could not be "
             f"compared with PyTorch; export on one that has, or with weight_bits={INT8_BITS[0]} (--weight-bits)"
         )
+
+
+def choose_embeddings(embeddings: str, precision: str) -> str:
+    """Return what embedding tables become in a precision: "float" or "int8".
+
+    Args:
+        embeddings: what was asked for, one of `EMBEDDINGS`.
+        precision: a key of `PRECISION_TABLE`.
+
+    Raises:
+        LosparseError: there is no such choice, or fp16 with int8 tables.
+    """
+    if embeddings not in EMBEDDINGS:
+        raise LosparseError(f"embeddings must be one of {', '.join(EMBEDDINGS)}, got {embeddings!r}")
+    if embeddings == "int8" and precision == FP16.name:
+        raise LosparseError(
+            "embeddings='int8' is not for precision 'fp16', whose tables are in half precision; "
+            "leave embeddings= (--embeddings) out, or choose another precision"
+        )
+    return PRECISION_TABLE[precision].embeddings if embeddings == "auto" else embeddings

@@ -71,4 +71,4 @@ def changed_description(session: Session) -> list[str]:
 
 def onnx_reference(session: Session) -> Reference:
     """Return an open folder as what another one is compared with."""
-    return Reference("ONNX", session.run, preprocessing_of(session), session.metadata.precision)
+    return Reference("ONNX", session.run, preprocessing_of(session), session.metadata.arithmetic)

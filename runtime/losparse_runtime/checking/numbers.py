@@ -33,7 +33,7 @@ class Reference:
         kind: what does its arithmetic, as in "PyTorch".
         run: outputs of one batch.
         preprocessing: what it does with texts.
-        precision: of its numbers.
+        precision: of its numbers, as `Variant.arithmetic` says it.
         explain: names the first layer that differs on a batch by more than a tolerance for outputs of magnitude 1;
             None where that cannot be found out.
     """

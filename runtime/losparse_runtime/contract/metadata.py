@@ -64,6 +64,11 @@ class Metadata:
         return self.variant.precision
 
     @property
+    def arithmetic(self) -> str:
+        """What rounds its numbers; see `Variant`."""
+        return self.variant.arithmetic
+
+    @property
     def weight_bits(self) -> int | None:
         """Bits of a weight in an int8 product; None where there is none, or an earlier writer did not say."""
         return self.variant.weight_bits

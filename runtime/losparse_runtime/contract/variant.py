@@ -14,6 +14,8 @@ _MIXES = "int8"
 """The precision that mixes the texts of a batch where a folder does not say: it was the only one for long."""
 SAFE_WEIGHT_BITS = 7
 """Bits of a weight in an int8 product that no CPU overflows with."""
+INT8_EMBEDDINGS = " with int8 embeddings"
+"""What `Variant.arithmetic` says behind the precision."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Variant:
         accuracy: right answers on labelled texts; None where there were none.
         times: median milliseconds of a call, by what it was called with; None where nobody measured.
         mixes_texts: whether a text's numbers hang on the others of its batch beyond the order of sums.
+        embeddings: "int8" where the export rounded embedding tables to int8 rows; None where it left them.
     """
 
     precision: str
@@ -65,6 +68,12 @@ class Variant:
     accuracy: Mapping[str, Any] | None = None
     times: Mapping[str, float] | None = None
     mixes_texts: bool = False
+    embeddings: str | None = None
+
+    @property
+    def arithmetic(self) -> str:
+        """What rounds its numbers: the precision, and whether embedding tables were rounded beside it."""
+        return self.precision if self.embeddings is None else f"{self.precision}{INT8_EMBEDDINGS}"
 
     @property
     def wide(self) -> bool:
@@ -75,7 +84,9 @@ class Variant:
         """Return precision and versions as JSON values."""
         bits = {} if self.weight_bits is None else {"weight_bits": self.weight_bits}
         mixes = {} if self.mixes_texts == (self.precision == _MIXES) else {"mixes_texts": self.mixes_texts}
-        return {"precision": self.precision, **bits, **mixes, "opset": self.opset, "ir_version": self.ir_version}
+        tables = {} if self.embeddings is None else {"embeddings": self.embeddings}
+        versions = {"opset": self.opset, "ir_version": self.ir_version}
+        return {"precision": self.precision, **bits, **mixes, **tables, **versions}
 
     def measured(self) -> dict[str, Any]:
         """Return accuracy and times as JSON values, those that there are."""
@@ -127,6 +138,7 @@ def parse_variant(fields: Fields, models: Mapping[str, ModelFile]) -> Variant:
         accuracy=fields.object("accuracy").data if "accuracy" in fields.data else None,
         times=_times(fields.object("times")) if "times" in fields.data else None,
         mixes_texts=fields.flag("mixes_texts") if "mixes_texts" in fields.data else fields.text("precision") == _MIXES,
+        embeddings=fields.choice("embeddings", ("int8",)) if "embeddings" in fields.data else None,
     )
 
 
