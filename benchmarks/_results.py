@@ -13,6 +13,9 @@ from typing import Any
 
 from losparse import environment as losparse_machine
 
+KINDS = {"amx": "AMX", "vnni": "VNNI", "avx2": "AVX2", "neon": "NEON"}
+"""Kinds of machines, by the best of the instructions they have for products; the first that is there."""
+
 
 @contextmanager
 def locked(path: Path) -> Iterator[dict[str, Any]]:
@@ -30,6 +33,15 @@ def locked(path: Path) -> Iterator[dict[str, Any]]:
 def has_row(data: Mapping[str, Any], key: Mapping[str, Any]) -> bool:
     """Tell whether a row with these values is there."""
     return any(all(row.get(name) == value for name, value in key.items()) for row in data.get("rows", []))
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of a machine by its name, which lists its instructions as `machine` does; "other" for none.
+
+    Results files keep one entry a kind: what is fast, and what int8 gains, depends on the instructions.
+    """
+    told = name.rpartition("(")[2].rstrip(")").split(", ")
+    return next((kind for kind, instruction in KINDS.items() if instruction in told), "other")
 
 
 def versions() -> dict[str, str]:

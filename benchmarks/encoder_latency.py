@@ -1,56 +1,66 @@
-"""Latency of encoders, dense against factored, fp32 and int8, everything timed in turns in one run.
+"""Latency of encoders, dense against compressed, in fp32 and int8, everything timed in turns in one run.
 
     python benchmarks/encoder_latency.py [--shape 6x384 12x768 24x1024] [--json FILE] [--threads 1]
+                                         [--openvino-python PATH]
 
-Encoders are built from configurations, with random weights: speed does not depend on them. The factored ones keep 20 %
-of every block's parameters, 5 % low rank + 15 % kept rows and columns. Variants:
+Encoders are built from configurations, with random weights: speed does not depend on them. The compressed ones keep
+20 % of every block's parameters. Variants:
 
-    dense-fp32-default   what torch.onnx.export writes, as onnxruntime runs it
-    dense-int8-default   the same through onnxruntime's quantize_dynamic, its own settings: what costs a user nothing
-    dense-fp32-tuned     our export of the dense model
-    dense-int8-tuned     our int8 export of the dense model
-    factored-fp32        our export of the factored model
-    factored-int8        our int8 export of it
+    dense-fp32-default      what torch.onnx.export writes, as onnxruntime runs it
+    dense-int8-default      the same through onnxruntime's quantize_dynamic, its own settings
+    openvino-f32, -bf16     the same in OpenVINO; bf16 where the CPU has it
+    openvino-int8           the same in OpenVINO, quantised by NNCF in one call
+    dense-fp32-tuned        our export of the dense model
+    dense-int8-tuned        our int8 export of the dense model
+    narrow-fp32, -int8      our exports of LoSparse, structure narrow: heads go whole, low rank 5 % in attention alone
+    pruning-fp32, -int8     our exports of kept groups alone, structure foldable
+    foldable-fp32, -int8    our exports of LoSparse, structure foldable: 5 % low rank everywhere
 
-Every variant must equal PyTorch, by the tolerance of its precision, before a time is taken. A shape that is in the
-results already is not run again unless it is named.
+OpenVINO is left out where no Python has it: this one, $LOSPARSE_OPENVINO_PYTHON, or the one that is named. Every
+variant must equal PyTorch, by the tolerance of its precision, before a time is taken. Results have one entry a kind of
+machine and shape, and a shape that is there already for this kind is not run again unless it is named. To run at one
+thread on a core of its own: taskset -c N python benchmarks/encoder_latency.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import torch
-from _results import locked, machine, versions
+from _opponents import export_plain, in_openvino
+from _results import kind_of, locked, machine, versions
 from transformers import BertConfig, BertModel
 
-from losparse import LoSparse
+from losparse import LoSparse, StructuredPruning
+from losparse.layers.factored import FactoredLinear
+from losparse.methods import method_to_dict
 from losparse.random_factors import random_factors_
-from losparse_export import Plan, TaskModel, export_model, trace_model
-from losparse_export.export import evaluation
-from losparse_export.folder.write import write_folder
+from losparse_export import TaskModel, export_model, trace_model
 from losparse_export.opening.load import Loaded
-from losparse_export.parity.gate import check_parity
-from losparse_export.passes import NamePass
-from losparse_runtime import Session, measure, profile_nodes, time_by
-from losparse_runtime.contract.files import write_metadata
+from losparse_export.tracing.factors import replace_factors
+from losparse_runtime import OpenVino, Session, measure, profile_nodes, time_by
 from losparse_runtime.contract.task import TASKS
-from losparse_runtime.dependencies import import_onnxruntime
 
 RESULTS = Path(__file__).parent / "results" / "encoder_latency.json"
-METHOD = LoSparse(keep=0.2, low_rank=0.05)
+METHODS: dict[str, LoSparse] = {
+    "narrow": LoSparse(keep=0.2, low_rank=0.05, structure="narrow"),
+    "pruning": StructuredPruning(keep=0.2, structure="foldable"),
+    "foldable": LoSparse(keep=0.2, low_rank=0.05, structure="foldable"),
+}
 HEADS = {384: 12, 768: 12, 1024: 16}
 CALLS = ((1, 16), (1, 128), (8, 128))
+SECONDS = 3.0  # timed, of every variant at every call
 TASK = "feature-extraction"
 
 
-def build(shape: str, *, factored: bool) -> BertModel:
+def build(shape: str, method: LoSparse | None = None) -> BertModel:
     """Return an encoder of random weights."""
     layers, hidden = (int(number) for number in shape.split("x"))
     config = BertConfig(
@@ -62,86 +72,94 @@ def build(shape: str, *, factored: bool) -> BertModel:
     )
     torch.manual_seed(0)
     model = BertModel(config, add_pooling_layer=False).eval()
-    if factored:
-        random_factors_(model, METHOD)
+    if method is not None:
+        random_factors_(model, method)
+        _same_biases_(model)
     return model
 
 
-def export_plain(model: BertModel, root: Path) -> dict[str, Path]:
-    """Write what torch.onnx.export gives, and its quantised form by onnxruntime's defaults."""
-    loaded = Loaded(model, TASKS[TASK], "random weights", None)
-    folders = {name: root / name for name in ("dense-fp32-default", "dense-int8-default")}
-    with evaluation(model):
-        wrapped = TaskModel(model, loaded.task)
-        graph = trace_model(wrapped)
-        NamePass()(graph)
-        for name, folder in folders.items():
-            folder.mkdir()
-            precision = "int8" if "int8" in name else "fp32"
-            written = quantized(graph, root) if precision == "int8" else graph
-            contents = write_folder(folder, loaded, written, Plan({}), precision=precision)
-            variant = replace(contents.variants[precision], disabled_optimizers=())  # as onnxruntime runs it
-            contents = replace(contents, variants={precision: variant})
-            write_metadata(folder, contents)
-            parity = check_parity(wrapped, folder, precision=precision)
-            write_metadata(folder, contents.measured(parity=parity.to_dict()))
-    return folders
+@torch.no_grad()
+def _same_biases_(model: BertModel) -> None:
+    """Give the layers of all methods the same biases: their graphs share one trace, which holds them."""
+    random = torch.Generator().manual_seed(1)
+    for layer in model.modules():
+        if isinstance(layer, FactoredLinear) and layer.bias is not None:
+            layer.bias.normal_(0.0, model.config.initializer_range, generator=random)
 
 
-def quantized(graph: ir.Model, root: Path) -> ir.Model:
-    """Quantise with onnxruntime's own settings, products alone: it mistakes the standard Attention for its own."""
-    before, after = root / "before.onnx", root / "after.onnx"
-    ir.save(graph, before, external_data="before.data")
-    quantization = import_onnxruntime("quantization")
-    quantization.quantize_dynamic(before, after, op_types_to_quantize=["MatMul"], use_external_data_format=True)
-    model = ir.load(after)
-    ir.external_data.load_to_model(model)
-    return model
+class Traces:
+    """Makes graphs of models of one shape from two traces, one dense and one factored: a trace takes ten seconds."""
+
+    def __init__(self) -> None:
+        self._traces: dict[bool, ir.Model] = {}
+
+    def __call__(self, model: TaskModel, *, opset: int) -> ir.Model:
+        """Return the graph of a model, as `trace_model` does."""
+        found = model.model.named_modules()
+        factors = {name: layer for name, layer in found if isinstance(layer, FactoredLinear)}
+        trace = self._traces.get(bool(factors))
+        if trace is None:
+            trace = self._traces[bool(factors)] = trace_model(model, opset=opset)
+        return replace_factors(trace, factors)
 
 
 def export_ours(shape: str, root: Path) -> dict[str, Path]:
     """Write our exports; each is compared with PyTorch before it is kept."""
-    folders = {}
-    for form in ("dense", "factored"):
-        model = build(shape, factored=form == "factored")
+    folders, traces = {}, Traces()
+    forms: dict[str, LoSparse | None] = {"dense": None, **METHODS}
+    for form, method in forms.items():
+        model = build(shape, method)
         for precision in ("fp32", "int8"):
             name = f"{form}-{precision}" + ("-tuned" if form == "dense" else "")
-            report = export_model(model, root / name, task=TASK, precision=precision)
+            report = export_model(model, root / name, task=TASK, precision=precision, tracer=traces)
             print(f"{shape} {name}: max difference to PyTorch {report.parity.max_abs:.1e}", flush=True)
             folders[name] = root / name
     return folders
 
 
-def time_calls(shape: str, sessions: Mapping[str, Session], threads: int) -> list[dict[str, Any]]:
+def time_calls(shape: str, models: Mapping[str, Session | OpenVino], seconds: float) -> list[dict[str, Any]]:
     """Time all variants in turns at every call; fewer rounds for calls of seconds."""
     rows = []
     for batch, length in CALLS:
         large = int(shape.split("x")[1]) * int(shape.split("x")[0]) * batch * length > 5_000_000
-        settings = {"runs": 5, "warmup": 1} if large else {"min_seconds": 3.0}
-        times = measure(sessions, batch=batch, length=length, memory=False, **settings)
-        for name, latency in times.items():
-            row = {"shape": shape, "batch": batch, "length": length, "threads": threads, "variant": name}
-            rows.append(row | {"median_ms": latency.median_ms, "min_ms": latency.min_ms, "runs": latency.runs})
-            rows[-1]["speedup"] = latency.speedup
+        settings: dict[str, Any] = {"runs": 7, "warmup": 1} if large else {"min_seconds": seconds}
+        for name, latency in measure(models, batch=batch, length=length, memory=False, **settings).items():
+            row = {"batch": batch, "length": length, "variant": name, **latency.to_dict()}
+            rows.append({key: value for key, value in row.items() if key != "peak_memory_bytes"})
             print(f"{shape} {batch}x{length} {name}: {latency.median_ms:.2f} ms, {latency.speedup:.2f}x", flush=True)
     return rows
 
 
-def run(shape: str, threads: int, file: Path) -> None:
+def run(shape: str, args: argparse.Namespace) -> None:
     """Export, compare, time and profile one shape, and put it into the results."""
-    with tempfile.TemporaryDirectory() as place:
-        root = Path(place)
-        folders = export_plain(build(shape, factored=False), root) | export_ours(shape, root)
-        sessions = {name: Session(folder, threads=threads) for name, folder in folders.items()}
-        rows = time_calls(shape, sessions, threads)
+    started = time.perf_counter()
+    loaded = Loaded(build(shape), TASKS[TASK], "random weights", None)
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        plain = export_plain(loaded, root)
+        threads = {"threads": args.threads, "python": args.openvino_python}
+        opponents, facts = stack.enter_context(in_openvino(loaded, plain["dense-fp32-default"], **threads))
+        if facts is None:
+            print("OpenVINO is left out: no Python that was asked has it (--openvino-python PATH)", flush=True)
+        ours = export_ours(shape, root)
+        sessions = {name: Session(folder, threads=args.threads) for name, folder in (plain | ours).items()}
+        first = {name: sessions[name] for name in plain}
+        rows = time_calls(shape, {**first, **opponents, **sessions}, args.seconds)
         profiles = {
             name: time_by(profile_nodes(session.folder, session.options, runs=5), lambda node: node.operator)
             for name, session in sessions.items()
         }
-    with locked(file) as data:
-        data["rows"] = [row for row in data.get("rows", []) if row["shape"] != shape] + rows
-        data.setdefault("profiles", {})[shape] = profiles
-        data |= {"machine": machine(), "versions": versions(), "keep": METHOD.keep, "low_rank": METHOD.low_rank}
+    found = {
+        "machine": machine(),
+        "threads": args.threads,
+        "versions": versions() | ({} if facts is None else dict(facts.versions)),
+        "methods": {name: method_to_dict(method) for name, method in METHODS.items()},
+        "rows": rows,
+        "profiles": profiles,
+    }
+    with locked(args.json) as data:
+        data.setdefault("kinds", {}).setdefault(kind_of(machine()), {})[shape] = found
+    print(f"{shape}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -150,11 +168,14 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", metavar="LAYERSxHIDDEN")
     parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help="timed, of a variant at a call")
+    parser.add_argument("--openvino-python", metavar="PATH", help="the Python that has openvino, and nncf for int8")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     with locked(args.json) as data:
-        done = {row["shape"] for row in data.get("rows", [])}
+        done = set(data.get("kinds", {}).get(kind_of(machine()), {}))
     for shape in args.shape or [shape for shape in ("6x384", "12x768", "24x1024") if shape not in done]:
-        run(shape, args.threads, args.json)
+        run(shape, args)
 
 
 if __name__ == "__main__":

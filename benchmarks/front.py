@@ -9,7 +9,7 @@ is not made again. Of every method and keep the model of the first seed is taken
 public path and run over the whole test set: in fp32 its logits must equal PyTorch's to 1e-4 and its predictions must
 be identical, or no time is taken. Then all of them, dense, quantised, with fewer blocks or factored, are timed in turns
 in one run. A model is on the front when no other is at least as fast and at least as right, and better in one of the
-two. The picture goes beside FILE.
+two. FILE has one entry a kind of machine; its picture goes beside it, under its name and that of the kind.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ import _finetune
 import torch
 from _exported import torch_logits, whole_test_set
 from _front import GROUPS, first_seeds, group_of, on_front, points_of
-from _results import locked, machine, versions
+from _results import kind_of, locked, machine, versions
 
 from losparse_export import export_model
 from losparse_runtime import Session, measure
 
 METHODS = Path(__file__).parent / "results" / "methods.json"
-RESULTS = Path(__file__).parent / "results" / "front.json"
+RESULTS = Path(__file__).parent / "results"
+FILES = {"sst2": "front.json"}  # of other tasks "front_TASK.json"
 PRECISIONS = ("fp32", "int8")
 
 
@@ -139,9 +140,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--export", action="store_true", help="export and count alone; time another day")
     parser.add_argument("--weight-bits", type=int, default=7, help="of int8; 8 for CPUs with VNNI")
-    parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--draw", action="store_true", help="draw what was measured")
     args = parser.parse_args()
+    file = args.json or RESULTS / FILES.get(args.task, f"front_{args.task}.json")
     if not args.draw:
         if None in (args.model, args.data, args.work):
             parser.error("--model, --data and --work are needed, or --draw")
@@ -149,8 +151,10 @@ def main() -> None:
         result = run(args)
         if not result:
             return
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
-    draw(json.loads(args.json.read_text()), args.json.with_suffix(".png"))
+        with locked(file) as data:
+            data.setdefault("kinds", {})[kind_of(result["machine"])] = result
+    for kind, found in json.loads(file.read_text())["kinds"].items():
+        draw(found, file.with_name(f"{file.stem}_{kind}.png"))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable
 
 import _tables_accuracy as accuracy
+import _tables_encoders as encoders
 import _tables_speed as speed
 from _table import ROOT
 
 BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"speed-short": speed.speed_short, "accuracy-short": accuracy.accuracy_short},
+    "README.md": {"speed-short": encoders.speed_short, "accuracy-short": accuracy.accuracy_short},
     "docs/speed.md": {
-        "encoders": speed.encoders,
+        "encoders": encoders.encoders,
         "latency": speed.latency,
         "front": speed.front,
         "times": speed.times,

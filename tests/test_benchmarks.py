@@ -1,4 +1,4 @@
-"""What the benchmarks have in common beside the front: rows that are trained, and the form that is recorded of each."""
+"""What the benchmarks have in common beside the front: rows, forms, kinds of machines, and what tables compare with."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ def bench() -> Iterator[Any]:
         patch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
         import _finetune
         import _form
+        import _results
+        import _table
+        import _tables_encoders as encoders
 
-        yield SimpleNamespace(finetune=_finetune, form=_form)
+        yield SimpleNamespace(finetune=_finetune, form=_form, results=_results, table=_table, encoders=encoders)
         for module in [name for name, found in sys.modules.items() if _is_ours(found)]:
             del sys.modules[module]
 
@@ -101,3 +104,62 @@ def test_the_low_rank_part_of_a_narrow_form_is_silent_about_heads_that_are_gone(
         assert layer.kept.tolist() == list(range(16))
         assert bool(layer.u[:32].all()) and not bool(layer.u[32:].any())
     assert bool(attention.output.dense.v[:, :32].all()) and not bool(attention.output.dense.v[:, 32:].any())
+
+
+def entry(**speedups: float) -> dict[str, Any]:
+    """Results of one shape at one call, by variant; milliseconds of a model whose dense form takes 12."""
+    rows = [
+        {"batch": 1, "length": 128, "variant": name.replace("_", "-"), "speedup": speedup, "median_ms": 12 / speedup}
+        for name, speedup in speedups.items()
+    ]
+    versions = {"onnxruntime": "1.31.1", "openvino": "2026.4.1", "nncf": "3.4.0"}
+    return {"machine": "Xeon (AVX2, AMX)", "threads": 2, "versions": versions, "rows": rows, "profiles": {}}
+
+
+AMX = {
+    "dense_fp32_default": 1.0, "dense_int8_default": 3.0, "dense_int8_tuned": 5.0, "openvino_int8": 6.0,
+    "narrow_fp32": 4.5, "narrow_int8": 12.0, "foldable_fp32": 4.0, "foldable_int8": 8.0,
+}  # fmt: skip
+
+
+def test_the_best_free_alternative_is_the_fastest_that_compresses_nothing(bench: Any) -> None:
+    variants = bench.encoders.speeds(entry(**AMX))[1, 128]
+    assert bench.encoders.best_free(variants) == "openvino-int8"
+    assert bench.encoders.best_free({name: variants[name] for name in ("dense-fp32-default", "narrow-int8")}) == (
+        "dense-fp32-default"
+    )
+
+
+def test_losparse_is_its_default_structure_where_that_was_measured(bench: Any) -> None:
+    variants = bench.encoders.speeds(entry(**AMX))[1, 128]
+    assert bench.encoders.ours_of(variants, "narrow") == "narrow"
+    assert bench.encoders.ours_of({"dense-int8-tuned", "foldable-fp32", "foldable-int8"}, "narrow") == "foldable"
+
+
+def test_a_table_says_the_machine_its_threads_and_versions_and_both_factors(bench: Any) -> None:
+    run = entry(**AMX)
+    assert bench.encoders.circumstances(run) == (
+        "Xeon (AVX2, AMX), 2 threads, onnxruntime 1.31.1, openvino 2026.4.1, nncf 3.4.0"
+    )
+    line = bench.encoders.encoder_table({"12x768": run}, ours=True).splitlines()[-1]
+    assert line.startswith("| 12x768, 1 x 128 | 2.7 ms, 4.50x, 0.75x | 1.0 ms, 12.00x, 2.00x |")
+    dense = bench.encoders.encoder_table({"12x768": run}, ours=False)
+    assert "openvino-int8" in dense and "narrow" not in dense
+
+
+def test_machines_are_told_apart_by_the_best_of_their_instructions(bench: Any) -> None:
+    kinds = {
+        "amx": "Xeon(R) @ 2.1GHz (AVX2, AVX-512, VNNI, AMX)",
+        "vnni": "AMD EPYC (AVX2, AVX-512, VNNI)",
+        "avx2": "AMD EPYC (AVX2)",
+        "neon": "Neoverse (NEON, dot products)",
+        "other": "AMXcore VNNI",
+    }
+    assert {kind: bench.results.kind_of(name) for kind, name in kinds.items()} == {kind: kind for kind in kinds}
+
+
+def test_results_are_of_machines_of_their_kind(bench: Any) -> None:
+    for file in ("encoder_latency.json", "front.json", "front_cola.json"):
+        for kind, found in bench.table.load(file)["kinds"].items():
+            runs = found.values() if file == "encoder_latency.json" else [found]
+            assert {bench.results.kind_of(run["machine"]) for run in runs} == {kind}
