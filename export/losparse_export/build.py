@@ -13,8 +13,9 @@ from losparse_runtime.contract.progress import Phases
 from .costs import Call, Calls, Traffic
 from .graph.layer import PlannedLayer
 from .passes import Fold, fold_model
+from .passes.fold import Layers
 from .planning.choose import layer_specs, plan_model
-from .planning.edits import Layers, check_edits, switched_off
+from .planning.edits import check_edits, left_whole, switched_off
 from .planning.lower import lower_model
 from .planning.plan import LayerPlan, Plan
 from .planning.tune import tune_plan
@@ -119,11 +120,11 @@ def check_choice(plan: Plan | None, calls: Calls | None, *, tune: bool) -> None:
 
 def _lower_planned(prepared: ir.Model, plan: Plan, target: Target) -> ir.Model:
     """Fold and lower a copy of a model as a given plan says, which is refused where it says what cannot be done."""
-    graph, folds, specs = _folded(prepared, ())
+    graph, folds, specs = _folded(prepared, (), ())
     known = [specs]
-    skip = switched_off(plan, folds)
-    if skip:
-        graph, _, specs = _folded(prepared, skip)
+    skip, whole = switched_off(plan, folds), left_whole(plan, folds)
+    if skip or whole:
+        graph, _, specs = _folded(prepared, skip, whole)
         known.append(specs)
     lowered = lower_model(graph, plan, target)  # first: a plan for another model is best known by its layers
     check_edits(plan, folds, known)
@@ -131,10 +132,10 @@ def _lower_planned(prepared: ir.Model, plan: Plan, target: Target) -> ir.Model:
 
 
 def _folded(
-    prepared: ir.Model, skip: Sequence[Layers]
+    prepared: ir.Model, skip: Sequence[Layers], whole: Sequence[Layers]
 ) -> tuple[ir.Model, tuple[Fold, ...], Mapping[str, PlannedLayer]]:
     graph = prepared.clone()
-    folds = fold_model(graph, skip=skip)
+    folds = fold_model(graph, skip=skip, whole=whole)
     return graph, folds, layer_specs(graph)
 
 

@@ -53,6 +53,16 @@ def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     return value
 
 
+def stored(graph: ir.Graph, old: ir.Value, array: Array) -> ir.Value:
+    """Return an initialiser with new numbers: the old one where nothing else reads it, so that its name stays."""
+    assert old.name is not None, "initialisers have names"
+    if len(list(old.uses())) > 1:
+        return add_constant(graph, old.name, array)
+    old.const_value = ir.tensor(np.ascontiguousarray(array), name=old.name)
+    old.shape = ir.Shape(array.shape)
+    return old
+
+
 def replace_value(old: ir.Value, new: ir.Value) -> None:
     """Let everything read another value; an output of the graph keeps its name."""
     name = old.name if old.is_graph_output() else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 
 from losparse.layers.spec import LayerSpec
 
@@ -37,11 +38,20 @@ class PlannedLayer(LayerSpec):
 
     Attributes:
         order: None where the kept groups lie anywhere.
+        whole: the sizes as the model has them, where features that nobody needs were left out of the graph
+            (`passes.narrow`); None where nothing was. Forms do not depend on it.
     """
 
     order: Order | None = None
+    whole: LayerSpec | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, spec: LayerSpec, order: Order | None = None) -> PlannedLayer:
+    def of(cls, spec: LayerSpec, order: Order | None = None, whole: LayerSpec | None = None) -> PlannedLayer:
         """Return a layer of these sizes, whose features lie so."""
-        return cls(**{**vars(spec), "bias": True}, order=order)
+        fields = {each.name: getattr(spec, each.name) for each in dataclass_fields(LayerSpec)}
+        return cls(**{**fields, "bias": True}, order=order, whole=whole)
+
+    @property
+    def in_model(self) -> LayerSpec:
+        """The sizes as the model has them."""
+        return self if self.whole is None else self.whole

@@ -10,14 +10,17 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from losparse.layers.spec import LayerSpec
+
 from .layer import Order
 
 # Metadata key of a node: the qualified name of the PyTorch module it came from. Dropped before the model is written.
 SCOPE = "losparse.scope"
 
 # How the output of a node differs from its module's: the features stand in another order; a constant vector or the
-# residual stream was added; the node computes for several modules at once, so that nobody may take it for one of them.
-REORDERED, SHIFTED, SHARED = "reordered", "shifted", "shared"
+# residual stream was added; the node computes for several modules at once, so that nobody may take it for one of them;
+# features that nobody reads, or that are constant, are left out, and the others may stand in another order.
+REORDERED, SHIFTED, SHARED, NARROWED = "reordered", "shifted", "shared", "narrowed"
 
 _KEY = "losparse.marks"
 
@@ -32,12 +35,14 @@ class Marks:
             which the plan wants different ones.
         converted: the precision that a product is to be converted to; None for none.
         order: how one side of a factored layer was put in order; None where nothing was.
+        whole: the sizes of a factored layer as the model has it; None where nothing was left out.
     """
 
     kinds: tuple[str, ...] = ()
     wanted: str | None = None
     converted: str | None = None
     order: Order | None = None
+    whole: LayerSpec | None = None
 
 
 def marks_of(node: ir.Node) -> Marks:
@@ -58,7 +63,7 @@ def scope_of(node: ir.Node) -> str:
 
 
 def mark_kind(node: ir.Node, kind: str) -> None:
-    """Note that a node's output is `REORDERED` or `SHIFTED`; the first of them counts."""
+    """Note that a node's output is `REORDERED`, `NARROWED` or `SHIFTED`; the first of them counts."""
     marks = marks_of(node)
     if scope_of(node) and (not marks.kinds or marks.kinds[-1] == SHARED):
         put_marks(node, replace(marks, kinds=(*marks.kinds, kind)))
@@ -84,6 +89,13 @@ def mark_converted(node: ir.Node, precision: str) -> None:
 def mark_order(node: ir.Node, order: Order | None) -> None:
     """Note how one side of a factored layer was put in order."""
     put_marks(node, replace(marks_of(node), order=order))
+
+
+def mark_whole(node: ir.Node, whole: LayerSpec) -> None:
+    """Note the sizes that a factored layer had before anything was left out; the first ones count."""
+    marks = marks_of(node)
+    if marks.whole is None:
+        put_marks(node, replace(marks, whole=whole))
 
 
 def inherit(node: ir.Node, source: ir.Node) -> ir.Node:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from .marks import REORDERED, SHARED, SHIFTED, marks_of, scope_of
+from .marks import NARROWED, REORDERED, SHARED, SHIFTED, marks_of, scope_of
 
 
 def unmarked(name: str) -> tuple[str, str]:
@@ -26,7 +26,7 @@ def unmarked(name: str) -> tuple[str, str]:
     Args:
         name: as `module_of_path` reads it off a node's name.
     """
-    for kind in (REORDERED, SHIFTED, SHARED):
+    for kind in (REORDERED, NARROWED, SHIFTED, SHARED):
         if name.endswith(f".{kind}"):
             return name.removesuffix(f".{kind}"), kind
     return name, ""

@@ -29,6 +29,8 @@ OP_TYPE = "FactoredLinear"
 INPUTS = ("x", "u", "v", "sparse", "kept", "bias", "pivots")
 
 Array = NDArray[Any]
+Places = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,16 @@ def read_factored(node: ir.Node) -> FactoredNode:
     # Absent weights are None, and trailing ones may be cut off.
     inputs = dict.fromkeys(INPUTS) | dict(zip(INPUTS, node.inputs, strict=False))
     arrays = {name: _array(value) for name, value in inputs.items() if name not in ("x", "bias")}
-    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    spec = LayerSpec.from_attributes(attributes, bias=inputs["bias"] is not None)
-    planned = PlannedLayer.of(spec, marks_of(node).order)
+    marks = marks_of(node)
+    planned = PlannedLayer.of(spec_of(node), marks.order, marks.whole)
     return FactoredNode(scope_of(node), planned, node, bias=inputs["bias"], **arrays)
+
+
+def spec_of(node: ir.Node) -> LayerSpec:
+    """Return the sizes of a layer as its node says them."""
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    place = INPUTS.index("bias")
+    return LayerSpec.from_attributes(attributes, bias=len(node.inputs) > place and node.inputs[place] is not None)
 
 
 def write_spec(node: ir.Node, spec: LayerSpec) -> None:

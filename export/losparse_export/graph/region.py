@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from .site import Site
+
 UNARY = frozenset(("Abs", "Cast", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu"))
 UNARY |= {"Mish", "Neg", "Relu", "Selu", "Sigmoid", "Softplus", "Sqrt", "Swish", "Tanh"}
 BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Pow"))
@@ -32,6 +34,7 @@ class Region:
         sources: where they are written.
         sinks: where they are read, with the place of the input.
         constants: vectors of one number a feature, with the node and the place where they are read.
+        sites: attention that the features go through, or meet in.
         blocked: why the features cannot be put in another order, or None.
     """
 
@@ -42,6 +45,7 @@ class Region:
     sources: list[ir.Node] = field(default_factory=list)
     sinks: list[Use] = field(default_factory=list)
     constants: list[Use] = field(default_factory=list)
+    sites: list[Site] = field(default_factory=list)
     blocked: str | None = None
 
 
@@ -137,8 +141,9 @@ class Walker:
             return None  # four axes, or several query heads for one key head
         if region.blocks not in (1, heads):
             return None
-        region.blocks = heads
-        scores, values = [_input(node, 0), _input(node, 1)], [_input(node, 2), node.outputs[0]]
+        region.blocks, site = heads, Site(node)
+        self._note(region.sites, site)
+        scores, values = [site.query, site.key], [site.value, site.output]
         if set(scores) & set(values):
             return None  # one value for both: queries and keys may be reordered in pairs, values only with the output
         if index in (0, 1):

@@ -3,8 +3,9 @@
 Every PyTorch module without children is watched by a hook; in the graph, the nodes of a module carry its name, and the
 last of them gives its output. The graph is run with those values as further outputs, and both sides are compared in
 graph order. Where the graph's features stand in another order, the sorted features of every token are compared, which
-no order changes and any other difference does; where a constant vector was moved elsewhere, the deviations from the
-mean over all tokens.
+no order changes and any other difference does; where some features were left out, each of the others with that feature
+of the module that is nearest to it over all tokens; where a constant vector was moved elsewhere, the deviations from
+the mean over all tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from losparse_runtime.contract.variant import MODEL_FILE
 from losparse_runtime.dependencies import import_onnxruntime
 
-from ..graph.marks import REORDERED, SHARED, SHIFTED
+from ..graph.marks import NARROWED, REORDERED, SHARED, SHIFTED
 from ..graph.naming import module_of_path, unmarked
 from ..opening.task_model import TaskModel
 from ..precision.base import allowed_difference
@@ -81,14 +82,15 @@ def first_difference(
             continue  # its parts are not all in the graph
         if stream is not None:
             actual = actual - stream
-        if reference.ndim == 3 and actual.shape == (reference.shape[0] * reference.shape[1], reference.shape[2]):
-            actual = actual.reshape(reference.shape)  # tokens of all rows were flattened into one axis
-        if actual.shape != reference.shape:
+        actual = _in_shape(actual, reference, narrowed=probe.kind == NARROWED)
+        if actual is None:
             continue  # the graph computes it in another shape, as for a table that torch expands first
         if actual.shape[:2] == mask.shape:
             actual, reference = actual[mask], reference[mask]
         with np.errstate(invalid="ignore"):
             allowed = allowed_difference(tolerance, float(np.abs(reference).max(initial=0.0)))
+            if probe.kind == NARROWED:
+                reference = _nearest(actual, reference)
             actual, reference = (_comparable(values, probe.kind) for values in (actual, reference))
             difference = float(np.abs(actual - reference).max(initial=0.0))
         if not difference <= allowed:  # written so that NaN counts as a difference
@@ -96,10 +98,27 @@ def first_difference(
     return None
 
 
+def _in_shape(actual: Array, reference: Array, *, narrowed: bool) -> Array | None:
+    """Put tokens that the graph flattened into one axis back into the rows they are of; None where shapes differ."""
+    width = actual.shape[-1] if actual.ndim else 0
+    if width != reference.shape[-1] and not (narrowed and 0 < width < reference.shape[-1]):
+        return None
+    flat = (math.prod(reference.shape[:-1]), width)
+    shape = (*reference.shape[:-1], width)
+    return actual.reshape(shape) if actual.shape in (flat, shape) else None
+
+
 def _comparable(values: Array, kind: str) -> Array:
     if kind == REORDERED:
         return np.sort(values, axis=-1)
     return values - values.mean(axis=0) if kind == SHIFTED else values
+
+
+def _nearest(values: Array, reference: Array) -> Array:
+    """Return for every feature of `values` the one of the reference that is nearest over all tokens."""
+    rows, others = values.reshape(-1, values.shape[-1]), reference.reshape(-1, reference.shape[-1])
+    picked = [int(np.abs(others - row[:, None]).max(axis=0, initial=0.0).argmin()) for row in rows.T]
+    return reference[..., picked]
 
 
 @contextmanager

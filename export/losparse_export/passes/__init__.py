@@ -15,6 +15,7 @@ from ..costs import Costs, Traffic
 from ..graph.naming import NamePass
 from .attention import AttentionLayoutPass
 from .attention_rank import ReduceAttentionPass
+from .constant_rows import ConstantRowsPass
 from .dedupe import ShareWeightsPass
 from .flatten import FlattenTokensPass
 from .fold import Fold, fold_model
@@ -59,6 +60,7 @@ PREPARE: tuple[PassMaker, ...] = (
 
 # Behind it.
 FINISH: tuple[PassMaker, ...] = (
+    lambda _: ConstantRowsPass(),
     lambda _: common.RemoveUnusedNodesPass(),
     # First of all: the passes behind it join products only where the same is wanted of them.
     lambda asked: WantPrecisionPass(asked.precision, asked.layers),
@@ -87,6 +89,7 @@ __all__ = [
     "LAST",
     "PREPARE",
     "AttentionLayoutPass",
+    "ConstantRowsPass",
     "Finishing",
     "FlattenTokensPass",
     "Fold",

@@ -1,5 +1,7 @@
 """Put features in the order that suits the layers around them, once and offline: scatters and gathers disappear.
 
+First those that nobody needs are left out (`narrow`), then the others are ordered.
+
     up -> activation -> down                inner neurons may stand in any order, if both layers agree on it
     value -> attention -> output            so may the dimensions of a value inside its head
     query, key -> attention                 and those of queries and keys, inside a head and both alike
@@ -18,17 +20,19 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from losparse.layers.spanning_rows import spanning_rows
 
-from ..graph.constants import add_constant
+from ..graph.constants import stored
 from ..graph.layer import Order
-from ..graph.marks import REORDERED, mark_kind, mark_order, marks_of, scope_of
-from ..graph.node import DOMAIN, INPUTS, OP_TYPE, Array, FactoredNode, read_factored
+from ..graph.marks import REORDERED, mark_kind, mark_order, marks_of
+from ..graph.node import DOMAIN, INPUTS, OP_TYPE, Array, FactoredNode, Mask, Places, read_factored
 from ..graph.region import Region, Walker
+from ..graph.side import Side, sides_of
+from .narrow import find_narrow, narrow
 
-Places = NDArray[np.int64]
+Layers = tuple[tuple[str, ...], tuple[str, ...]]
+"""Those at a fold, by which it is known: its writers and its readers."""
 
 
 @dataclass(frozen=True)
@@ -40,79 +44,60 @@ class Fold:
         readers: of those that read them; none for queries and keys, which meet in the attention.
         blocks: heads, or 1.
         refused: why the features stay where they are; None where they were put in order.
+        dropped: how many of them were left out, since nobody reads them or they are constant (`passes.narrow`).
+        dropped_blocks: how many heads went with them.
     """
 
     writers: tuple[str, ...]
     readers: tuple[str, ...]
     blocks: int
     refused: str | None
+    dropped: int = 0
+    dropped_blocks: int = 0
+
+    @property
+    def layers(self) -> Layers:
+        """Its writers and its readers."""
+        return self.writers, self.readers
 
 
-def fold_model(model: ir.Model, *, skip: Sequence[tuple[tuple[str, ...], tuple[str, ...]]] = ()) -> tuple[Fold, ...]:
-    """Put the features between layers in order, wherever a factored layer gains from it; in place.
+def fold_model(model: ir.Model, *, skip: Sequence[Layers] = (), whole: Sequence[Layers] = ()) -> tuple[Fold, ...]:
+    """Leave out features between layers that nobody needs, and put the others in order where a layer gains; in place.
 
     Args:
         model: as `prepare_model` leaves it.
         skip: lists of features to leave alone, each by its writers and its readers.
+        whole: lists of features of which none is left out.
 
     Returns:
         What was found, in graph order: folds that were made, and those refused with the reason.
     """
-    folds = []
+    found = []
     for region in _regions(model.graph):
-        sides = _sides(region)
-        if not any(side.factored is not None for side in sides):
-            continue
-        names = [(side.name, side.writes) for side in sides]
-        writers = tuple(name for name, writes in names if writes)
-        readers = tuple(name for name, writes in names if not writes)
-        refused = region.blocked
-        if refused is None and (writers, readers) in skip:
-            refused = "the plan says so"
-        if refused is None:
-            _apply(model.graph, region, sides)
-        folds.append(Fold(writers, readers, region.blocks, refused))
-    return tuple(folds)
+        sides = sides_of(region)
+        if any(side.factored is not None for side in sides):
+            refused = region.blocked
+            if refused is None and _layers_at(sides) in skip:
+                refused = "the plan says so"
+            found.append((region, sides, refused))
+    blocks = [region.blocks for region, _, _ in found]
+    narrowed = find_narrow(
+        model.graph, [(r, sides, refused is not None or _layers_at(sides) in whole) for r, sides, refused in found]
+    )
+    dropped = [(each.dropped, int((~each.heads).sum())) for each in narrowed]
+    narrow(model.graph, narrowed)
+    for (region, _, refused), each in zip(found, narrowed, strict=True):
+        if refused is None and len(each.keep):
+            _apply(model.graph, region, sides_of(region))
+    return tuple(
+        Fold(*_layers_at(sides), before, refused, *gone)
+        for (_, sides, refused), before, gone in zip(found, blocks, dropped, strict=True)
+    )
 
 
-@dataclass
-class _Side:
-    """One layer at a list of features: factored, or a plain product with a constant."""
-
-    node: ir.Node
-    writes: bool
-    factored: FactoredNode | None
-
-    @property
-    def name(self) -> str:
-        return scope_of(self.node)
-
-    @property
-    def kept(self) -> Places | None:
-        """The kept features at this side."""
-        if self.factored is None or self.factored.kept is None:
-            return None
-        return self.factored.kept if (self.factored.spec.axis == "out") == self.writes else None
-
-    @property
-    def factor(self) -> Array | None:
-        """The low-rank factor at this side, one row a feature; (features, rank)."""
-        if self.factored is None or not self.rank:
-            return None
-        u, v = self.factored.whole_u, self.factored.whole_v
-        return u if self.writes else None if v is None else v.T
-
-    @property
-    def rank(self) -> int:
-        """Inner width of the low-rank part; 0 for none."""
-        return 0 if self.factored is None else self.factored.spec.rank
-
-    @property
-    def pivots(self) -> Places | None:
-        """The pivots that the layer is stored by, where they are features of this side."""
-        if self.factored is None or (self.factored.spec.pivot_side == "out") != self.writes:
-            return None
-        return self.factored.pivots
+def _layers_at(sides: Sequence[Side]) -> Layers:
+    writers = tuple(side.name for side in sides if side.writes)
+    return writers, tuple(side.name for side in sides if not side.writes)
 
 
 def _regions(graph: ir.Graph) -> list[Region]:
@@ -140,14 +125,7 @@ def _is_layer(node: ir.Node) -> bool:
     return weight is not None and weight.const_value is not None and len(weight.const_value.shape) == 2
 
 
-def _sides(region: Region) -> list[_Side]:
-    def side(node: ir.Node, writes: bool) -> _Side:
-        return _Side(node, writes, read_factored(node) if node.op_type == OP_TYPE else None)
-
-    return [*(side(node, True) for node in region.sources), *(side(node, False) for node, _ in region.sinks)]
-
-
-def _apply(graph: ir.Graph, region: Region, sides: list[_Side]) -> None:
+def _apply(graph: ir.Graph, region: Region, sides: list[Side]) -> None:
     keeping = [_as_mask(side.kept, region.width) for side in sides if side.kept is not None]
     first = keeping[0] if keeping else np.zeros(region.width, bool)
     second = next((mask for mask in keeping if not np.array_equal(mask, first)), first)
@@ -164,7 +142,7 @@ def _apply(graph: ir.Graph, region: Region, sides: list[_Side]) -> None:
     for node, place in region.constants:
         vector = node.inputs[place]
         assert vector is not None and vector.const_value is not None
-        node.replace_input_with(place, _stored(graph, vector, vector.const_value.numpy()[..., places]))
+        node.replace_input_with(place, stored(graph, vector, vector.const_value.numpy()[..., places]))
     for node in [*region.nodes, *(side.node for side in sides if side.writes and side.factored is None)]:
         mark_kind(node, REORDERED)
     split = alike and region.blocks == 1 and all(side.kept is not None for side in sides)
@@ -178,14 +156,14 @@ def _apply(graph: ir.Graph, region: Region, sides: list[_Side]) -> None:
                 mark_order(side.node, laid)
 
 
-def _as_mask(kept: Places | None, width: int) -> NDArray[np.bool_]:
+def _as_mask(kept: Places | None, width: int) -> Mask:
     mask = np.zeros(width, bool)
     if kept is not None:
         mask[kept] = True
     return mask
 
 
-def _pivoting_side(sides: list[_Side], region: Region, kept: int) -> _Side | None:
+def _pivoting_side(sides: list[Side], region: Region, kept: int) -> Side | None:
     """Choose whose pivots stand behind the kept features: those of the layer of the largest rank."""
     if region.blocks != 1:
         return None
@@ -194,7 +172,7 @@ def _pivoting_side(sides: list[_Side], region: Region, kept: int) -> _Side | Non
     return max(able, key=lambda side: side.rank, default=None)
 
 
-def _pivots_first(places: Places, kept: int, side: _Side) -> Places:
+def _pivots_first(places: Places, kept: int, side: Side) -> Places:
     rest, stored = places[kept:], side.pivots
     # The layer's own pivots, if none of them is a kept feature: those stand in front of the pivots.
     if stored is not None and np.isin(stored, rest).all():
@@ -206,14 +184,14 @@ def _pivots_first(places: Places, kept: int, side: _Side) -> Places:
     return np.concatenate([places[:kept], rest[pivots], np.delete(rest, pivots)])
 
 
-def _reorder(graph: ir.Graph, side: _Side, places: Places) -> None:
+def _reorder(graph: ir.Graph, side: Side, places: Places) -> None:
     """Write an order into a layer's weights: feature `places[i]` becomes feature i."""
     node = side.node
     if side.factored is None:
         weight = node.inputs[1]
         assert weight is not None and weight.const_value is not None
         array = weight.const_value.numpy()
-        node.replace_input_with(1, _stored(graph, weight, array[:, places] if side.writes else array[places]))
+        node.replace_input_with(1, stored(graph, weight, array[:, places] if side.writes else array[places]))
         return
     # Read anew: a layer on both sides of the same features has been reordered once already.
     layer = read_factored(node)
@@ -224,7 +202,7 @@ def _reorder(graph: ir.Graph, side: _Side, places: Places) -> None:
         place = INPUTS.index(name)
         old = node.inputs[place] if place < len(node.inputs) else None
         if old is not None and numbers is not None:
-            node.replace_input_with(place, _stored(graph, old, numbers))
+            node.replace_input_with(place, stored(graph, old, numbers))
 
 
 def _reordered_factors(layer: FactoredNode, places: Places, writes: bool) -> dict[str, Array | None]:
@@ -258,16 +236,7 @@ def _take(array: Array | None, places: Places, axis: int) -> Any:
     return None if array is None else np.take(array, places, axis)
 
 
-def _stored(graph: ir.Graph, old: ir.Value, array: Array) -> ir.Value:
-    """Return an initialiser with new numbers: the old one where nothing else reads it, so that its name stays."""
-    assert old.name is not None, "initialisers have names"
-    if len(list(old.uses())) > 1:
-        return add_constant(graph, old.name, array)
-    old.const_value = ir.tensor(np.ascontiguousarray(array), name=old.name)
-    return old
-
-
-def _order_of(side: _Side, blocks: int, *, pivots: bool, split: bool) -> Order:
+def _order_of(side: Side, blocks: int, *, pivots: bool, split: bool) -> Order:
     """Say how a layer's features lie now."""
     assert side.factored is not None
     layer = read_factored(side.node)

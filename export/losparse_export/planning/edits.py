@@ -1,4 +1,4 @@
-"""What of a plan may be edited: the form and precision of a layer, and whether a fold is made.
+"""What of a plan may be edited: the form and precision of a layer, whether a fold is made and drops features.
 
 Everything else in a plan says what was found in the model. Where it says something else it is refused: an edit that
 changes nothing would look as if it had.
@@ -10,16 +10,13 @@ from collections.abc import Mapping, Sequence
 
 from losparse.errors import LosparseError
 
-from ..graph.layer import PlannedLayer
-from ..passes.fold import Fold
+from ..graph.layer import Order, PlannedLayer
+from ..passes.fold import Fold, Layers
 from .plan import Plan
 
-Layers = tuple[tuple[str, ...], tuple[str, ...]]
-"""Those at a fold, by which it is known: its writers and its readers."""
-
 _WAY_OUT = (
-    "of a plan, edit the lowering and precision of layers, and refused of folds (a text: not made; null: made), or "
-    "make a plan for this model"
+    "of a plan, edit the lowering and precision of layers, and refused (a text: not made; null: made) and dropped (0: "
+    "none) of folds, or make a plan for this model"
 )
 
 
@@ -32,6 +29,17 @@ def switched_off(plan: Plan, found: Sequence[Fold]) -> tuple[Layers, ...]:
     """
     possible = {layers for layers, folds in _by_layers(found).items() if _made(folds)}
     return tuple(layers for layers, folds in _by_layers(plan.folds).items() if layers in possible and not _made(folds))
+
+
+def left_whole(plan: Plan, found: Sequence[Fold]) -> tuple[Layers, ...]:
+    """Return the folds that could drop features and drop none in a plan, as those do that were made before it was done.
+
+    Args:
+        plan: as it was given.
+        found: what `fold_model` returns for the model, without a plan.
+    """
+    dropping = {layers for layers, folds in _by_layers(plan.folds).items() if any(fold.dropped for fold in folds)}
+    return tuple({fold.layers: None for fold in found if fold.dropped and fold.layers not in dropping})
 
 
 def check_edits(plan: Plan, found: Sequence[Fold], specs: Sequence[Mapping[str, PlannedLayer]]) -> None:
@@ -59,9 +67,22 @@ def check_edits(plan: Plan, found: Sequence[Fold], specs: Sequence[Mapping[str, 
             raise LosparseError(f"the plan says nothing about the fold of {_named(layers)}; {_WAY_OUT}")
         _check_fold(layers, planned[layers], folds)
     for name, layer in plan.layers.items():
-        orders = [known[name].order for known in specs]
+        orders, sizes = ([each(known[name]) for known in specs] for each in (_order, _sizes))
         if layer.spec.order not in orders:
             raise LosparseError(f"the plan's order of layer {name!r} is not the model's ({orders[0]}); {_WAY_OUT}")
+        if _sizes(layer.spec) not in sizes:
+            raise LosparseError(
+                f"the plan's narrowed of layer {name!r} is not the model's ({sizes[0]}), got {_sizes(layer.spec)}; "
+                f"{_WAY_OUT}"
+            )
+
+
+def _order(layer: PlannedLayer) -> Order | None:
+    return layer.order
+
+
+def _sizes(layer: PlannedLayer) -> str:
+    return layer.words
 
 
 def _check_fold(layers: Layers, planned: Sequence[Fold], mine: Sequence[Fold]) -> None:
@@ -70,6 +91,10 @@ def _check_fold(layers: Layers, planned: Sequence[Fold], mine: Sequence[Fold]) -
     if blocks != known:
         got, is_so = (", ".join(map(str, each)) for each in (blocks, known))
         raise LosparseError(f"the plan's fold of {_named(layers)} has blocks {got}, the model's {is_so}; {_WAY_OUT}")
+    drops, able = ([(fold.dropped, fold.dropped_blocks) for fold in folds] for folds in (planned, mine))
+    if _made(planned) and any(each != (0, 0) for each in drops) and sorted(drops) != sorted(able):
+        got, is_so = (", ".join(str(features) for features, _ in each) for each in (drops, able))
+        raise LosparseError(f"the plan's fold of {_named(layers)} has dropped {got}, the model's {is_so}; {_WAY_OUT}")
     if _made(planned) not in (0, _made(mine)):
         why = next((fold.refused for fold in mine if fold.refused is not None), "all between these layers, or none")
         raise LosparseError(f"the plan's fold of {_named(layers)} cannot be made ({why}); {_WAY_OUT}")
@@ -78,7 +103,7 @@ def _check_fold(layers: Layers, planned: Sequence[Fold], mine: Sequence[Fold]) -
 def _by_layers(folds: Sequence[Fold]) -> dict[Layers, list[Fold]]:
     grouped: dict[Layers, list[Fold]] = {}
     for fold in folds:
-        grouped.setdefault((fold.writers, fold.readers), []).append(fold)
+        grouped.setdefault(fold.layers, []).append(fold)
     return grouped
 
 

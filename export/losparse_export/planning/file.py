@@ -51,6 +51,29 @@ class OrderEntry:
 
 
 @checked
+class NarrowedEntry:
+    """What is left of a layer in the graph, where features that nobody needs were left out; see `passes.narrow`.
+
+    Attributes:
+        shape: rows and columns that are left.
+        rank: inner width of the low-rank part.
+        kept: rows or columns of the sparse part that are left.
+        pivots: the side whose pivots are stored; null for plain factors.
+    """
+
+    shape: Annotated[tuple[_Size, _Size], Says("[out, in], two whole numbers")]
+    rank: _Size
+    kept: _Size
+    pivots: _Side | None = None
+
+
+def narrowed_sizes(spec: LayerSpec) -> dict[str, object]:
+    """Return what a `NarrowedEntry` says of a layer's sizes in the graph."""
+    sizes = spec.to_plan()
+    return {key: sizes[key] for key in ("shape", "rank", "kept", "pivots")}
+
+
+@checked
 class LayerEntry:
     """What becomes of one layer, and its sizes, which `LayerSpec.to_plan` writes and `LayerSpec.from_plan` reads.
 
@@ -67,6 +90,7 @@ class LayerEntry:
         pivots: the side whose pivots the model stores; null for plain factors.
         shared: whether the model stores the right factor with another layer; null where the plan does not say, and the
             rank may then be any that a shared factor has.
+        narrowed: what is left of the layer in the graph; null where that is all.
     """
 
     lowering: _Form
@@ -80,6 +104,7 @@ class LayerEntry:
     order: OrderEntry | None
     pivots: _Side | None = None
     shared: Flag | None = None
+    narrowed: NarrowedEntry | None = None
 
     def to_spec(self, source: str) -> PlannedLayer:
         """Return the layer's sizes, and how its features lie.
@@ -88,8 +113,12 @@ class LayerEntry:
             LosparseError: the sizes do not go together; `source` is what the message calls the layer.
         """
         order = None if self.order is None else self.order.to_order()
+        sizes = {key: getattr(self, key) for key in PLAN_KEYS}
         try:
-            return PlannedLayer.of(LayerSpec.from_plan({key: getattr(self, key) for key in PLAN_KEYS}), order)
+            whole = LayerSpec.from_plan(sizes)
+            if self.narrowed is None:
+                return PlannedLayer.of(whole, order)
+            return PlannedLayer.of(LayerSpec.from_plan({**sizes, **vars(self.narrowed)}), order, whole)
         except LosparseError as error:
             raise LosparseError(f"{source}: {error}") from None
 
@@ -103,16 +132,20 @@ class FoldEntry:
         readers: layers that read them; none for queries and keys, which meet in the attention.
         blocks: heads, or 1.
         refused: why the features stay where they are; null where they are put in order. May be edited.
+        dropped: how many of them are left out of the graph. May be edited to 0: all stay.
+        dropped_blocks: how many heads go with them.
     """
 
     writers: _Names
     readers: _Names
     blocks: _Size
     refused: AnyText | None
+    dropped: _Size = 0
+    dropped_blocks: _Size = 0
 
     def to_fold(self) -> Fold:
         """Return the fold."""
-        return Fold(self.writers, self.readers, self.blocks, self.refused)
+        return Fold(self.writers, self.readers, self.blocks, self.refused, self.dropped, self.dropped_blocks)
 
 
 @checked

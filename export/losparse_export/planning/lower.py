@@ -44,7 +44,7 @@ def _check_cover(plan: Plan, layers: tuple[FactoredNode, ...]) -> None:
     for extra in sorted(set(plan.layers) - names):
         raise LosparseError(f"the plan has layer {extra!r}, which the model has not; make a plan for this model")
     for layer in layers:
-        planned, mine = plan.layers[layer.name].spec.words, layer.spec.words
+        planned, mine = plan.layers[layer.name].spec.in_model.words, layer.spec.in_model.words
         if planned != mine:
             raise LosparseError(f"the plan is for another {layer.name!r}: it has {planned}, the model {mine}")
 

@@ -16,6 +16,10 @@ int8 plan a layer's products are quantised where that is faster, and stay fp32 w
 says how the model stores the low-rank part ("out", "in", or null for plain factors), "shared" whether its right factor
 is stored with another layer; both may be left out, since forms do not depend on them.
 
+Where features that nobody needs are left out of the graph (`passes.narrow`), a fold says how many, "dropped": 536 and,
+of heads, "dropped_blocks": 8, and a layer what is left of it, "narrowed": {"shape": [232, 768], "rank": 0, "kept": 232,
+"pivots": null}; the other sizes are those of the model. A fold with "dropped" 0, or without it, drops nothing.
+
 A plan for one text at a time on the CPU is written in format 2, which has "tokens": 128 in place of target and calls:
 it says as much, and older versions read it.
 """
@@ -36,7 +40,7 @@ from ..costs import ONE_TEXT, Call, Traffic
 from ..graph.layer import PlannedLayer
 from ..passes.fold import Fold
 from ..target import CPU, Target
-from .file import FORMAT, FORMAT_OF_TOKENS, PlanFile, PlanOfTokens
+from .file import FORMAT, FORMAT_OF_TOKENS, PlanFile, PlanOfTokens, narrowed_sizes
 
 
 @dataclass(frozen=True)
@@ -87,9 +91,7 @@ class Plan:
                 else {"format": FORMAT, "target": self.target, "calls": self.calls.to_list()}
             ),
             "precision": self.precision,
-            "folds": [
-                {**asdict(fold), "writers": list(fold.writers), "readers": list(fold.readers)} for fold in self.folds
-            ],
+            "folds": [_fold_to_dict(fold) for fold in self.folds],
             "layers": {name: _layer_to_dict(layer) for name, layer in self.layers.items()},
         }
 
@@ -186,6 +188,12 @@ def _rechoose(name: str, layer: LayerPlan, lowering: str | None, target: Target)
     return LayerPlan(layer.spec, lowering, "asked for", refused_now, layer.precision)
 
 
+def _fold_to_dict(fold: Fold) -> dict[str, Any]:
+    """Return a fold's entry in a file; where nothing is left out it says no more than older versions read."""
+    entry = {**asdict(fold), "writers": list(fold.writers), "readers": list(fold.readers)}
+    return {key: value for key, value in entry.items() if value or not key.startswith("dropped")}
+
+
 def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
     """Return a layer's entry in a file; a form of a target of one's own is written too, so it is not checked here."""
     return {
@@ -193,7 +201,8 @@ def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
         "precision": layer.precision,
         "reason": layer.reason,
         "refused": dict(layer.refused),
-        **layer.spec.to_plan(),
+        **layer.spec.in_model.to_plan(),
+        **({} if layer.spec.whole is None else {"narrowed": narrowed_sizes(layer.spec)}),
         "order": None if layer.spec.order is None else asdict(layer.spec.order),
     }
 
