@@ -7,6 +7,8 @@ from typing import Any
 
 from _table import TASKS, load, table
 
+from losparse.methods.losparse.shares import in_words
+
 
 def accuracy_short() -> str:
     """One table for the README: a fifth of the layers' parameters, beside half of the blocks."""
@@ -67,7 +69,7 @@ def sst2() -> str:
         name += ", hidden states too" if row["training"].get("distill_hidden") else ""
         settings = row["method_settings"]
         if "low_rank" in settings:
-            name += f", low rank {settings['low_rank']:g}"
+            name += f", low rank {in_words(settings['low_rank'])}"
         seeds.setdefault((name, row["keep"], row["training"]["learning_rate"]), []).append(row)
     rows += [line(name, f"{keep:g}", same) for (name, keep, _), same in seeds.items()]
     text = table(["model", "keep", "learning rate", "dev", "test", "of dense", "file"], rows)

@@ -26,7 +26,7 @@ from .layers.factored import FactoredLinear
 from .layers.linear import bias_of, find_targets, replace_module, thin_targets, weight_of
 from .layers.pivots import pivot_forms
 from .layers.training import training_layers
-from .methods import Method, OneShot, TrainedMethod, method_to_dict
+from .methods import Method, NamesLayers, OneShot, TrainedMethod, method_to_dict
 from .methods.one_shot.factorise import factorise_
 from .models.quantised import computed_as_quantised
 from .models.report import CompressionReport, report
@@ -70,13 +70,16 @@ def compress_(
 
     Raises:
         LosparseError: no layer to take, a weight that is not finite, calibration data that does not do or that the
-            method never looks at, a budget that a layer cannot meet, factors that its dtype cannot hold, or what is no
+            method never looks at, a budget that a layer cannot meet, a setting that
+            names no layer, factors that its dtype cannot hold, or what is no
             method, or holds values that JSON does not.
     """
     recorded = method_to_dict(method)
     chosen = find_targets(model, targets, ignore)
     _check_chosen(chosen, thin_targets(model, targets, ignore))
     _refuse_idle(method, batches, sequential)
+    if isinstance(method, NamesLayers):
+        method.check_layers(chosen)
     with computed_as_quantised(model):
         if isinstance(method, OneShot):
             with progress.stage("compressing") as advance:
@@ -133,6 +136,8 @@ def check_compressible(
             shapes = {name: (int(weight_of(m).shape[0]), int(weight_of(m).shape[1])) for name, m in layers.items()}
             method.sizes(shapes, block_numbers(model, layers))
         return
+    if isinstance(method, NamesLayers):
+        method.check_layers(layers)
     for name, module in layers.items():
         bias = bias_of(module)
         weight = torch.empty(weight_of(module).shape, device="meta")

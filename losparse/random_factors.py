@@ -84,8 +84,9 @@ def draw_factors(
         seed: of weights and of what is kept.
 
     Raises:
-        LosparseError: a rank at break-even.
+        LosparseError: a rank at break-even, or the method's low_rank names no layer.
     """
+    method.check_layers(sizes)
     random = torch.Generator().manual_seed(seed)
     plans = {name: _plan(name, layer, method) for name, layer in sizes.items()}
     scores = {name: torch.rand(len(layer.mask), generator=random) for name, layer in plans.items()}

@@ -22,6 +22,9 @@ from losparse.errors import LosparseError
 from losparse.layers.linear import find_targets
 from losparse.layers.spec import LayerSpec
 from losparse.methods import LoSparse, StructuredPruning
+from losparse.methods.losparse.shares import in_words as low_rank_words
+from losparse.methods.losparse.shares import largest as largest_share
+from losparse.methods.losparse.shares import scaled
 from losparse.models.coverage import Coverage
 from losparse.random_factors import draw_factors, place_factors_, sizes_of
 from losparse_runtime import NodeTime, Session, measure, profile_nodes, time_by
@@ -87,7 +90,8 @@ class _Variant:
 
     @property
     def name(self) -> str:
-        return f"{'dense' if self.method is None else f'factored {self.method.low_rank:g}'} {self.precision}"
+        form = "dense" if self.method is None else f"factored {low_rank_words(self.method.low_rank)}"
+        return f"{form} {self.precision}"
 
 
 def estimate_model(
@@ -157,17 +161,18 @@ def estimate_model(
 def _variants(method: LoSparse, precisions: Sequence[str], planned: Sequence[str], *, grid: bool) -> list[_Variant]:
     dense = [_Variant(None, precision) for precision in planned]
     asked = [_Variant(method, precision, asked=True) for precision in precisions]
-    others = [_split(method, share * method.keep) for share in _GRID] if grid else []
-    tried = [other for other in others if abs(other.low_rank - method.low_rank) > 1e-3]
+    asked_for = largest_share(method.low_rank)
+    shares = [share * method.keep for share in _GRID] if grid else []
+    tried = [_split(method, share) for share in shares if abs(share - asked_for) > 1e-3]
     return [*dense, *asked, *(_Variant(other, precisions[-1]) for other in tried)]
 
 
-def _split(method: LoSparse, low_rank: float) -> LoSparse:
-    """Return the method with another share for the rank part."""
-    settings = {"keep": method.keep, "structure": method.structure, "multiple": method.multiple}
-    if not low_rank:
-        return StructuredPruning(**settings)  # type: ignore[arg-type]
-    return LoSparse(low_rank=low_rank, **settings)  # type: ignore[arg-type]
+def _split(method: LoSparse, share: float) -> LoSparse:
+    """Return the method with another share for the rank part, the largest of them where kinds of layers have theirs."""
+    if not share:
+        return StructuredPruning(keep=method.keep, structure=method.structure, multiple=method.multiple)
+    low_rank = scaled(method.low_rank, share)
+    return LoSparse(keep=method.keep, low_rank=low_rank, structure=method.structure, multiple=method.multiple)
 
 
 def _random_model(config: PretrainedConfig) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from losparse.methods.losparse.shares import in_words as low_rank_words
 
 from .costs import Call
 
@@ -19,7 +21,7 @@ class Row:
         form: "dense" or "factored".
         precision: one that the target plans.
         keep: kept share of the compressed layers' parameters, as it came out; 1 for dense.
-        low_rank: share that was planned for the rank part.
+        low_rank: share that was planned for the rank part, or shares by kind of layer and name pattern.
         layer_parameters: of those layers.
         model_parameters: of the whole model.
         file_bytes: size of the exported model.
@@ -35,7 +37,7 @@ class Row:
     form: str
     precision: str
     keep: float
-    low_rank: float
+    low_rank: float | Mapping[str, float]
     layer_parameters: int
     model_parameters: int
     file_bytes: int
@@ -89,7 +91,7 @@ def verdict(rows: Sequence[Row], call: Call) -> tuple[bool, str]:
 
 def _settings(best: Row, asked: Row, opponent: Row) -> str:
     """Say what the setting that was asked for brings, and which other one is faster."""
-    setting = f"--low-rank {best.low_rank:g}" if best.low_rank else "--method pruning"
+    setting = f"--low-rank {low_rank_words(best.low_rank)}" if best.low_rank else "--method pruning"
     own, low, _ = _gain(asked, opponent)
     if own < _WORTH or low <= 1:
         return f" with {setting}: {_times(best, opponent)}; what was asked for: {_times(asked, opponent)}."

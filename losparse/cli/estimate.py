@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from losparse_runtime.contract.files import write_json
 
 from ..environment import machine, versions
 from ..methods import LoSparse
+from ..methods.losparse.method import DEFAULT_STRUCTURE, Structure
+from ..methods.losparse.shares import ByKind, in_words
 from .bench import notes, shown_speedup
 from .export import add_target_option, call_of, target_of
 from .output import check_json_target, human_bytes, print_table
-from .parser import positive_int
+from .parser import positive_int, texts_options
 from .progress import StderrProgress
 
 if TYPE_CHECKING:
@@ -28,10 +30,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder with a config.json (no weights are read), or a hub id")
     parser.add_argument("--keep", type=float, default=0.2, metavar="S", help="kept share of the layers (default 0.2)")
     parser.add_argument(
-        "--low-rank", type=float, metavar="S", help="share of the rank part (default keep/4, at most 0.05)"
+        "--low-rank",
+        help="share of the rank part, or shares by kind of layer (attention, ffn, other) and name pattern (default "
+        "keep/4, at most 0.05)",
+        **texts_options(ByKind()),
     )
-    parser.add_argument("--structure", choices=("rows", "columns", "foldable", "narrow"), default="foldable")
-    parser.add_argument("--multiple", type=positive_int, default=8, metavar="N", help="of kept counts (default 8)")
+    parser.add_argument("--structure", choices=get_args(Structure), default=DEFAULT_STRUCTURE)
+    parser.add_argument(
+        "--multiple", type=positive_int, metavar="N", help="of kept counts (default 8; of structure narrow 16)"
+    )
     parser.add_argument(
         "--precision", metavar="NAME", help="of the factored model, int8 say (default: all that the target plans)"
     )
@@ -79,7 +86,7 @@ def _print(found: Estimate) -> None:
         [
             f"{row.form} {row.precision}" + (" (asked for)" if row.asked else ""),
             f"{row.keep:.1%}",
-            "-" if row.form == "dense" else f"{row.low_rank:g}",
+            "-" if row.form == "dense" else in_words(row.low_rank),
             f"{row.model_parameters / 1e6:.1f} M",
             f"{row.model_parameters / whole:.1%}",
             human_bytes(row.file_bytes),

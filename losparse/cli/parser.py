@@ -89,6 +89,22 @@ class OneOrSeveral(argparse.Action):
         setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
 
 
+class Together(argparse.Action):
+    """A flag of several texts that say one value; `const` is the mark of the field, which reads them."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Keep the value."""
+        try:
+            setattr(namespace, self.dest, self.const.from_texts(values))
+        except ValueError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+
+
+def texts_options(mark: Any) -> dict[str, Any]:
+    """Return argparse options of a flag whose texts a mark reads."""
+    return {"nargs": "+", "metavar": mark.metavar, "action": Together, "const": mark}
+
+
 class OneMore(argparse.Action):
     """A flag that may be given several times, a value each; the first one takes the place of the default."""
 
@@ -132,15 +148,26 @@ def add_dataclass_flags(parser: argparse.ArgumentParser, title: str, *kinds: typ
     called = dict(zip(kinds, names or [kind.__name__ for kind in kinds], strict=True))
     group = parser.add_argument_group(f"{title} (keys of `{title}` in a recipe file)")
     for name, owners in _fields(kinds).items():
-        hint = field_types(owners[0])[name]
-        if any(field_types(owner)[name] != hint for owner in owners):
-            raise TypeError(f"field {name!r} has several types, so one flag cannot give it")
+        hint = _common(name, [field_types(owner)[name] for owner in owners])
         group.add_argument(
             f"--{name.replace('_', '-')}",
             dest=f"{title}.{name}",
             help=_help(name, owners, called if names else {}) + _notes(hint, _default(name, owners, called)),
             **_value_options(name, hint),
         )
+
+
+def _common(name: str, hints: Sequence[Any]) -> Any:
+    """Return the one type of a field that several dataclasses have; that with None, where some have it.
+
+    Raises:
+        TypeError: they differ in more than that.
+    """
+    widest = max(hints, key=lambda hint: len(members(hint)))
+    for hint in hints:
+        if hint != widest and (*members(hint), type(None)) != members(widest):
+            raise TypeError(f"field {name!r} has several types, so one flag cannot give it")
+    return widest
 
 
 def add_field_flags(parser: argparse.ArgumentParser, title: str, kind: type, leave_out: Sequence[str]) -> None:
@@ -211,8 +238,12 @@ def _fields(kinds: Iterable[Any]) -> dict[str, list[type]]:
 def _value_options(name: str, hint: Any) -> dict[str, Any]:
     """Return argparse options for a field's type.
 
-    That is bool, int, float, str, texts that are chosen from, several of one of them, one or several, or one or None.
+    That is bool, int, float, str, texts that are chosen from, several of one of them, one or several, one or None, or
+    what a mark of the type reads of several texts.
     """
+    together = next((mark for mark in unwrap(hint)[1] if hasattr(mark, "from_texts")), None)
+    if together is not None:
+        return {"default": argparse.SUPPRESS, **texts_options(together)}
     choices = [member for member in members(hint) if member is not type(None)]
     kind, marks = unwrap(choices[0])
     several = next((typing.get_args(kind)[0] for kind, _ in map(unwrap, choices) if _is_tuple(kind)), None)

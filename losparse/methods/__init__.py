@@ -9,7 +9,7 @@ lpaf        a matrix that is pruned first, then factored
 one_shot    everything that needs no training
 """
 
-from .base import Description, TrainedMethod
+from .base import Description, NamesLayers, TrainedMethod
 from .losparse.method import LoSparse
 from .losparse.pruning import StructuredPruning
 from .lpaf.method import LPAF
@@ -33,6 +33,7 @@ __all__ = [
     "Description",
     "LoSparse",
     "Method",
+    "NamesLayers",
     "OneShot",
     "OneShotLoSparse",
     "StructuredPruning",

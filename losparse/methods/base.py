@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from torch import Tensor
     from transformers import TrainerCallback
 
@@ -44,3 +46,15 @@ class TrainedMethod(Protocol):
 
     def callbacks(self) -> tuple[TrainerCallback, ...]:
         """Return what a Trainer needs to train the method's layers."""
+
+
+@runtime_checkable
+class NamesLayers(Protocol):
+    """A method whose settings name layers, so that they can be wrong for a model."""
+
+    def check_layers(self, names: Collection[str]) -> None:
+        """Refuse settings that name what is not among these layers.
+
+        Raises:
+            LosparseError: see above.
+        """

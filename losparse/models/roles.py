@@ -15,7 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from ..layers.spec import PivotSide
 
@@ -86,11 +86,32 @@ def in_attention(name: str) -> bool:
         return True
     if place is not None and place.role == "up":
         return False
+    return any("att" in part.lower() for part in _inside(name))
+
+
+def _inside(name: str) -> list[str]:
+    """Return the parts of a name between the block's number and the layer's own name.
+
+    Where there are none, it is the part in front of the number: XLM numbers blocks inside a list of attentions.
+    """
     parts = name.split(".")[:-1]
     numbers = [index for index, part in enumerate(parts) if part.isdigit()]
-    # Behind the block's number, or in front of it where blocks are numbered inside a list of attentions (XLM).
-    behind = parts[numbers[-1] + 1 :] if numbers else parts
-    return any("att" in part.lower() for part in behind or parts[-2:-1])
+    return (parts[numbers[-1] + 1 :] if numbers else parts) or parts[-2:-1]
+
+
+Kind = Literal["attention", "ffn", "other"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_FEED_FORWARD = re.compile(r"mlp|ffns?|ff|feed_?forward|denserelu\w*", re.IGNORECASE)
+_NEITHER = re.compile(r"conv|mixer|recurrent|ssm|rnn", re.IGNORECASE)
+
+
+def kind_of(name: str) -> Kind:
+    """Tell by its name what kind of part a layer belongs to: an attention, a feed-forward part, or another one."""
+    if in_attention(name):
+        return "attention"
+    role, inside = role_of(name), _inside(name)
+    writes = role == "writer" and not any(_NEITHER.search(part) for part in inside)
+    return "ffn" if role == "up" or writes or any(_FEED_FORWARD.fullmatch(part) for part in inside) else "other"
 
 
 def pivot_side_of(name: str) -> PivotSide:

@@ -251,7 +251,10 @@ def test_help_of_compress_says_which_methods_have_a_flag(capsys: pytest.CaptureF
         main(["compress", "--help"])
     shown = " ".join(capsys.readouterr().out.replace("losparse-one-\n", "losparse-one-").split())
     assert "kept share of the parameters of the compressed layers. (in (0, 1]; default 0.2)" in shown  # everybody's
-    assert "--low-rank FLOAT share of the rank part" in shown and "[losparse] (in (0, 1]; default 0.05)" in shown
+    assert (
+        "--low-rank S|KIND=S [S|KIND=S ...] share of the rank" in shown
+        and "[losparse] (in [0, 1]; default 0.05)" in shown
+    )
     assert "--mean, --no-mean" in shown and "[rom] (default True)" in shown
     assert "--allocation {uniform,uniform-rank,last-k,by-type,global,search}" in shown
     keys = "task, method, training, targets, ignore, keep_layers, keep_layers_by, keep_neurons, keep_neurons_by"

@@ -124,7 +124,7 @@ def test_masks_cover_all_layers_by_one_threshold():
         ({"keep": 1.5}, r"keep must be a number in \(0, 1\], got 1.5"),
         ({"keep": float("nan")}, r"keep must be a finite number in \(0, 1\], got nan"),
         ({"keep": 0.2, "low_rank": 0.3}, "low_rank must not exceed keep=0.2, got 0.3"),
-        ({"low_rank": 0.0}, r"low_rank must be a number in \(0, 1\], got 0.0"),
+        ({"low_rank": -0.1}, r"low_rank must be a number in \[0, 1\], or a table of such numbers by kind .*, got -0.1"),
         ({"structure": "blocks"}, "structure must be one of rows, columns, foldable, narrow, got 'blocks'"),
         ({"window": 0}, "window must be a whole number of 1 or more, got 0"),
         ({"multiple": 0}, "multiple must be a whole number of 1 or more, got 0"),

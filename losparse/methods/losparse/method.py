@@ -6,14 +6,15 @@ Values are read, checked and described without torch, so what computes is import
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from ...errors import LosparseError
 from ...layers.budget import rank_for
-from ...models.roles import in_attention, writes_residual
+from ...models.roles import kind_of, writes_residual
 from ...validation import OneOrMore, Share, ShareBelow1, ZeroOrMore, checked
 from ..base import Description
+from .shares import LowRank, check_patterns, in_words, largest, share_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,18 +26,30 @@ if TYPE_CHECKING:
     from .layer import FactoredLinearTraining
 
 
+Structure = Literal["rows", "columns", "foldable", "narrow"]
+"""What layers keep, and which of them decide together."""
+DEFAULT_STRUCTURE: Structure = "foldable"
+
+_MULTIPLES: dict[Structure, int] = {"foldable": 8, "narrow": 16}
+"""Of kept counts: what is kept of a narrow graph's neurons is the width of a product, and those work on 16 at a time.
+"""
+
+
 @checked
 class LoSparse:
     """LoSparse with its budget, structure and schedule.
 
     Attributes:
         keep: kept share of the parameters of the compressed layers.
-        low_rank: share of the rank part in the same unit; it is a part of `keep`, which holds the sparse part too.
+        low_rank: share of the rank part in the same unit; it is a part of `keep`, which holds the sparse part too. One
+            for all layers (at "narrow", for those of attention), or a table by kind of layer (attention, ffn, other)
+            and by pattern of names as in targets, which win over kinds; what is not listed has none.
         structure: "rows" keeps output neurons everywhere, each layer for itself, as the paper does; "columns" keeps
             input features in the layers that write to the residual stream; "foldable" does so too and lets layers
             that feed each other decide together, so that an exported graph needs neither scatter nor gather; "narrow"
             does that with whole heads too, and has a low-rank part in attention alone.
-        multiple: kept counts of coupled layers are a multiple of this; for "foldable" and "narrow" only.
+        multiple: kept counts of coupled layers are a multiple of this, for "foldable" and "narrow" only; left out, 8
+            for "foldable" and 16 for "narrow".
         beta: memory of the sensitivity average, per window.
         uncertainty_beta: memory of PLATON's uncertainty average, per window; left out, there is no such term. It needs
             statistics of every element: three more tensors of the weight's size per layer.
@@ -48,9 +61,9 @@ class LoSparse:
     """
 
     keep: Share = 0.2
-    low_rank: Share = 0.05
-    structure: Literal["rows", "columns", "foldable", "narrow"] = "foldable"
-    multiple: OneOrMore = 8
+    low_rank: LowRank = 0.05
+    structure: Structure = DEFAULT_STRUCTURE
+    multiple: OneOrMore | None = None
     beta: ShareBelow1 = 0.85
     uncertainty_beta: ShareBelow1 | None = None
     window: OneOrMore = 10
@@ -77,8 +90,20 @@ class LoSparse:
             )
 
     def _check_low_rank(self) -> None:
-        if self.low_rank > self.keep:
-            raise LosparseError(f"low_rank must not exceed keep={self.keep:g}, got {self.low_rank:g}")
+        most = largest(self.low_rank)
+        if most > self.keep:
+            raise LosparseError(f"low_rank must not exceed keep={self.keep:g}, got {in_words(self.low_rank)}")
+
+    def check_layers(self, names: Collection[str]) -> None:
+        """Refuse settings that name layers which the model does not have.
+
+        Args:
+            names: of the layers that are compressed.
+
+        Raises:
+            LosparseError: `low_rank` names what is no kind of layer and matches none of them.
+        """
+        check_patterns(self.low_rank, names)
 
     def axis_of(self, name: str) -> Axis:
         """Return which side of the layer's weight is kept in groups."""
@@ -90,21 +115,23 @@ class LoSparse:
         """Return which layers decide together what they keep; `config` is the model's, for its number of heads."""
         from .coupling import couple, narrow, separate
 
+        multiple = self.multiple or _MULTIPLES.get(self.structure, 1)
         if self.structure == "narrow":
-            return narrow(layers, config, multiple=self.multiple)
+            return narrow(layers, config, multiple=multiple)
         if self.structure == "foldable":
-            return [*couple(layers, config, multiple=self.multiple)]
+            return [*couple(layers, config, multiple=multiple)]
         return [*separate(layers)]
 
     def rank_of(self, name: str, out_features: int, in_features: int) -> int:
-        """Return the rank of the layer's low-rank part.
+        """Return the rank of the layer's low-rank part; 0 where its share is 0.
 
         Raises:
             LosparseError: the share leads to a rank at break-even.
         """
-        if self.structure == "narrow" and not in_attention(name):
-            return 0
-        return rank_for(self.low_rank, out_features, in_features, name=name, round_up=True)
+        share = share_of(self.low_rank, name)
+        if self.structure == "narrow" and not isinstance(self.low_rank, Mapping) and kind_of(name) != "attention":
+            share = 0.0
+        return rank_for(share, out_features, in_features, name=name, round_up=True) if share else 0
 
     def start(self, name: str, weight: Tensor, bias: Tensor | None) -> FactoredLinearTraining:
         """Split a dense weight into `u v + sparse`, exactly.

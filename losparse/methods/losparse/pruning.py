@@ -26,10 +26,3 @@ class StructuredPruning(LoSparse):
         cost="a fine-tuning",
         reference="the ablation of LoSparse, arXiv:2306.11222",
     )
-
-    def _check_low_rank(self) -> None:
-        """Nothing to check: there is no low-rank part."""
-
-    def rank_of(self, name: str, out_features: int, in_features: int) -> int:
-        """Return 0."""
-        return 0
