@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from losparse.calibration.modes import evaluating
+from losparse.saving.parts import PartBytes, onnx_parts
 from losparse.saving.staging import EXPORT, check_out, staged_folder
 from losparse_runtime import Session, measure
 from losparse_runtime.contract.files import write_metadata
@@ -64,6 +65,7 @@ class ExportReport:
         bytes: size of each model file.
         metadata: the contents of `losparse.json`.
         judge: has the bounds of the comparison with PyTorch.
+        parts: where the bytes of the model files are.
     """
 
     folder: Path
@@ -74,6 +76,7 @@ class ExportReport:
     bytes: Mapping[str, int]
     metadata: Mapping[str, Any]
     judge: Precision
+    parts: PartBytes
 
 
 def export_model(
@@ -171,9 +174,10 @@ def export_model(
             accuracy = None if labelled is None else measure_accuracy(wrapped, folder, labelled, target.provider)
             contents = contents.measured(parity=parity.to_dict(), accuracy=accuracy)
             write_metadata(folder, contents)
+            parts = onnx_parts(folder, contents)
     judge = judge_of(contents.variants[precision].arithmetic)
     sizes = model_sizes(contents)
-    return ExportReport(out, contents.task, built.plan, parity, accuracy, sizes, contents.to_json(), judge)
+    return ExportReport(out, contents.task, built.plan, parity, accuracy, sizes, contents.to_json(), judge, parts)
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,7 @@ def run(options: argparse.Namespace) -> int:
 def _print(options: argparse.Namespace, report: ExportReport) -> None:
     rows = [[name, human_bytes(size)] for name, size in report.bytes.items()]
     print_table(f"{options.out}: {report.task}, {options.precision}", ["file", "size"], rows)
+    print(report.parts.line)
     chosen = Counter(layer.lowering for layer in report.plan.layers.values())
     if chosen:
         print("layers: " + ", ".join(f"{count} {name}" for name, count in sorted(chosen.items())))

@@ -54,8 +54,16 @@ def _print(folder: Path, contents: FolderContents) -> None:
     print(f"model: {contents.model_parameters:,} parameters")
     if contents.precision is not None:
         bits = "" if contents.weight_bits is None else f", weights of {contents.weight_bits} bits"
-        print(f"precision: {contents.precision}{bits}")
+        tables = "" if contents.embeddings is None else f", embeddings in {contents.embeddings}"
+        print(f"precision: {contents.precision}{bits}{tables}")
     print(f"files: {contents.file_bytes:,} bytes ({human_bytes(contents.file_bytes)})")
+    total = contents.file_bytes or 1
+    parts = [f"{name} {size:,} ({size / total:.1%})" for name, size in contents.parts.to_dict().items()]
+    print(f"bytes: {', '.join(parts)}")
+    if contents.tokenizer_bytes:
+        print(
+            f"beside them the tokenizer: {contents.tokenizer_bytes:,} bytes ({human_bytes(contents.tokenizer_bytes)})"
+        )
 
 
 def _print_reasons(contents: FolderContents) -> None:

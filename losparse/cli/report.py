@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..models.coverage import coverage_line
+from ..saving.parts import PartBytes
 from .output import human_bytes, print_table
 
 
@@ -21,6 +22,7 @@ def print_report(title: str, report: Mapping[str, Any]) -> None:
         name = "layers and what was dropped of them, parameters" if dropped else "layers, parameters"
         rows.insert(0, _row(name, counts["dense_parameters"] + dropped, counts["parameters"], "{:,}".format))
     print_table(title, ["", "dense", "compressed", "share"], rows)
+    print(PartBytes(**report["bytes"]).line)
     if counts["looked_at"] is not None:
         looked = counts["looked_at"]
         print(coverage_line(looked["looked_at"], looked["linear"]))

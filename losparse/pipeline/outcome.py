@@ -10,6 +10,7 @@ from ..environment import versions
 from ..models.report import CompressionReport
 from ..models.unfactored import other_linear
 from ..saving.folder import Checkpoint, read_checkpoint
+from ..saving.parts import checkpoint_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,13 +46,15 @@ def outcome_of(
         original: counts of the model before anything was dropped.
         compression: what its layers store.
     """
+    written = read_checkpoint(folder)
     return {
         "compression": compression.to_dict(),
         "source_parameters": original.parameters,
         "source_linear_parameters": original.linear,
         "kept_layers": getattr(model.config, "losparse_kept_layers", None),
         "kept_neurons": getattr(model.config, "losparse_kept_neurons", None),
-        "file_bytes": read_checkpoint(folder).file_bytes,
+        "file_bytes": written.file_bytes,
+        "bytes": checkpoint_parts(written).to_dict(),
         "dense_file_bytes": source.file_bytes,
         "versions": versions("torch", "transformers"),
     }

@@ -15,6 +15,7 @@ from ..errors import LosparseError
 from ..layers.spec import LayerSpec
 from ..models.coverage import Coverage, coverage, left_by_name
 from .folder import Checkpoint, read_checkpoint, stored_layers, stored_name
+from .parts import PartBytes, checkpoint_parts, onnx_parts, tokenizer_bytes
 
 _IN_BLOCK = re.compile(r"\.\d+\..*\.weight$")
 
@@ -82,19 +83,28 @@ class FolderContents:
         kind: "compressed checkpoint", "dense checkpoint" or "ONNX folder".
         layers: compressed layers; for a dense checkpoint the weights in its transformer blocks.
         model_parameters: of the whole model; indices not counted.
-        file_bytes: size of the model's files.
+        parts: bytes of the model's files, by part of the model.
         precision: of an ONNX folder, or those of its variants; None for a checkpoint.
         weight_bits: of a weight in an int8 product; None where there is none.
+        embeddings: "int8" where an export rounded embedding tables to int8 rows; None elsewhere.
+        tokenizer_bytes: size of the tokenizer's files, which no other number here counts.
         coverage: of a checkpoint, how much of its linear weights the layers are.
     """
 
     kind: str
     layers: tuple[StoredLayer, ...]
     model_parameters: int
-    file_bytes: int
+    parts: PartBytes
     precision: str | None = None
     weight_bits: int | None = None
+    embeddings: str | None = None
+    tokenizer_bytes: int = 0
     coverage: Coverage | None = None
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the model's files."""
+        return self.parts.total
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -104,8 +114,11 @@ class FolderContents:
             "kind": self.kind,
             "precision": self.precision,
             "weight_bits": self.weight_bits,
+            "embeddings": self.embeddings,
             "model_parameters": self.model_parameters,
             "file_bytes": self.file_bytes,
+            "bytes": self.parts.to_dict(),
+            "tokenizer_bytes": self.tokenizer_bytes,
             "layer_parameters": stored,
             "layer_dense_parameters": dense,
             "layer_share": stored / dense if dense else None,
@@ -116,6 +129,8 @@ class FolderContents:
 
 def inspect_folder(folder: Path | str) -> FolderContents:
     """Read what a folder holds, from its configuration and headers; no weights are read.
+
+    `inspect_folder(folder).parts` says where its bytes are.
 
     Args:
         folder: a checkpoint, compressed or dense, or an ONNX folder.
@@ -134,7 +149,14 @@ def inspect_folder(folder: Path | str) -> FolderContents:
     taken = {stored_name(layer.name, stored): layer for layer in layers}
     dense = sum(layer.spec.dense_parameters for layer in layers)
     looked_at = coverage(dense, left_by_name(checkpoint.shapes, taken)) if layers else None
-    return FolderContents(kind, layers, checkpoint.parameters, checkpoint.file_bytes, coverage=looked_at)
+    return FolderContents(
+        kind,
+        layers,
+        checkpoint.parameters,
+        checkpoint_parts(checkpoint),
+        tokenizer_bytes=tokenizer_bytes(folder),
+        coverage=looked_at,
+    )
 
 
 def _compressed_layers(checkpoint: Checkpoint) -> tuple[StoredLayer, ...]:
@@ -173,8 +195,17 @@ def _onnx_contents(folder: Path) -> FolderContents:
     variants = metadata.folder.variants.values()
     precisions = ", ".join(dict.fromkeys(variant.precision for variant in variants))
     bits = next((variant.weight_bits for variant in variants if variant.weight_bits is not None), None)
-    parameters, size = int(metadata.parameters["model"]), metadata.folder.model_bytes
-    return FolderContents("ONNX folder", layers, parameters, size, precisions, bits)
+    embeddings = next((variant.embeddings for variant in variants if variant.embeddings is not None), None)
+    return FolderContents(
+        "ONNX folder",
+        layers,
+        int(metadata.parameters["model"]),
+        onnx_parts(folder, metadata.folder),
+        precisions,
+        bits,
+        embeddings,
+        tokenizer_bytes(folder),
+    )
 
 
 def _planned_layer(name: str, entry: dict[str, Any]) -> StoredLayer:

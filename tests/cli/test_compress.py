@@ -59,6 +59,7 @@ def test_stdout_is_the_table_and_stderr_is_empty(compress_into: Any, tmp_path: P
     assert "4 steps" in lines[0]
     assert lines[1].split() == ["dense", "compressed", "share"]
     assert lines[-1].startswith("validation loss: ")
+    assert any(line.startswith("bytes: ") and ", of which embeddings " in line for line in lines)
 
 
 def test_verbose_says_the_stages_on_stderr(compress_into: Any) -> None:

@@ -27,6 +27,9 @@ def test_inspect_agrees_with_the_report(losparse: Command, whole_pass: Pass, tmp
     assert contents["layer_share"] == counts["share"]
     assert contents["model_parameters"] == counts["model_parameters"]
     assert contents["file_bytes"] == (whole_pass.compressed / "model.safetensors").stat().st_size
+    assert contents["bytes"] == report["bytes"] and sum(report["bytes"].values()) == contents["file_bytes"]
+    assert f"bytes: embeddings {contents['bytes']['embeddings']:,} (" in done.out
+    assert f"beside them the tokenizer: {contents['tokenizer_bytes']:,} bytes" in done.out
     expected = {layer["name"]: layer["parameters"] for layer in counts["layers"]}
     assert {layer["name"]: layer["parameters"] for layer in contents["layers"]} == expected
     assert f"{counts['parameters']:,} of {counts['dense_parameters']:,} parameters" in done.out
@@ -49,6 +52,8 @@ def test_inspect_shows_the_plan_of_an_onnx_folder(losparse: Command, whole_pass:
     assert contents["layer_parameters"] == metadata["parameters"]["layers"]
     assert contents["layer_dense_parameters"] == metadata["parameters"]["layers_dense"]
     assert all(layer["lowering"] for layer in contents["layers"])
+    assert sum(contents["bytes"].values()) == metadata["files"]["model.onnx"]["bytes"]
+    assert min(contents["bytes"].values()) > 0 and contents["embeddings"] is None
 
 
 def test_inspect_loads_nothing_heavy(whole_pass: Pass) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from losparse import inspect_folder
 from losparse.cli.export import add_options
 from losparse.cli.parser import CommandParser
 from losparse_export import PRECISION_TABLE
@@ -28,6 +29,8 @@ def test_what_is_printed_is_what_the_folder_says(quantised: Quantised) -> None:
     assert {key: accuracy[key] for key in ("file", "texts")} == {"file": "validation.csv", "texts": 64}
     lines = quantised.out.splitlines()
     assert lines[0] == f"{quantised.onnx}: text-classification, int8-static"
+    parts = inspect_folder(quantised.onnx).parts
+    assert parts.line in lines and parts.total == (quantised.onnx / "model.onnx").stat().st_size
     assert lines[-4:] == [
         f"largest difference to PyTorch: {parity['max_abs']:.1e} (allowed {parity['tolerance']:.1e})",
         f"cosine with PyTorch: {parity['cosine']:.6f} (allowed 0.88 or more)",
@@ -99,6 +102,8 @@ def test_refusals(losparse: Command, whole_pass: Pass, sources: Sources, tmp_pat
     given = losparse(*export, "--precision", "int8", "--calibration", sources.train)
     given.refused("calibration is for precision 'int8-static', got it with 'int8'")
     losparse(*export, "--precision", "int8", "--weight-bits", 4).refused("weight_bits must be 7 or 8, got 4")
+    half = losparse(*export, "--precision", "fp16", "--embeddings", "int8")
+    half.refused("embeddings='int8' is not for precision 'fp16'", "(--embeddings)")
     losparse(*export, "--weight-bits", 8).refused("'int8' and 'int8-static', got it with 'fp32'", "(--weight-bits)")
     static = (*export, "--precision", "int8-static")
     losparse(*static, "--calibration", tmp_path / "none.csv").refused("no data file")
