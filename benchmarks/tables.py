@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 
 import _tables_accuracy as accuracy
+import _tables_bytes as sizes
 import _tables_encoders as encoders
 import _tables_speed as speed
 from _table import ROOT
@@ -19,6 +20,7 @@ BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"speed-short": encoders.speed_short, "accuracy-short": accuracy.accuracy_short},
     "docs/speed.md": {
         "encoders": encoders.encoders,
+        "bytes": sizes.bytes_by_part,
         "latency": speed.latency,
         "front": speed.front,
         "times": speed.times,
