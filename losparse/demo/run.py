@@ -1,7 +1,7 @@
 """The whole way on a real model and real texts that need no files of the user's: what `losparse demo` does.
 
     MiniLM --fine-tune--> dense --LoSparse, keep 0.2--> compressed
-    both --export--> ONNX --check--> same numbers as PyTorch? --bench--> how fast?
+    both --export, fp32 and int8--> ONNX --check--> same numbers as PyTorch? --bench--> how fast?
 
 The texts are the docstrings of Python's standard library, to be told apart by the group of modules they come from.
 Accuracy is that of the ONNX folders on the test part, which is used once, at the end.
@@ -13,7 +13,6 @@ import copy
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,27 +20,23 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from losparse_export import export_model
-from losparse_export.check import check_session, open_reference
-from losparse_runtime import Session, benchmark
 from losparse_runtime.contract.files import write_json
-from losparse_runtime.contract.progress import SILENT, Advance, Progress, StageTimes
+from losparse_runtime.contract.progress import SILENT, Progress, StageTimes
 from losparse_runtime.contract.task import TASKS
 
-from ..data.examples import Examples
-from ..environment import machine, timing_report, versions
+from ..environment import machine, versions
 from ..methods import LoSparse
 from ..pipeline.steps import train_model
 from ..pipeline.texts import tokenize_parts
-from ..saving.contents import inspect_folder
 from ..saving.folder import read_checkpoint
 from ..saving.staging import DEMO_REPORT, check_out, staged_folder
 from ..training.opening import load_model, load_tokenizer
 from ..training.recipe import Recipe, Training
 from .docstrings import DocstringData, load_docstrings
+from .measure import measure_models
 from .model import find_minilm
 
 DENSE_STEPS, COMPRESSED_STEPS = 200, 240
-NAMES = ("dense", "compressed")
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ def run_demo(
     """Train, compress, export, check and time.
 
     Args:
-        out: folder to write: both checkpoints, both ONNX folders and the report.
+        out: folder to write: both checkpoints, an ONNX folder of each in fp32 and in int8, and the report.
         steps: of each training; None for those that the demo's figures are for.
         overwrite: replace `out` if losparse wrote it.
         setup: what it is made of.
@@ -96,9 +91,9 @@ def run_demo(
     recipes = make_recipes(steps)
     with staged_folder(Path(out), overwrite=overwrite) as folder:
         _train_both(source, data, recipes, folder, setup.max_length, progress)
-        report = _measure_both(data, folder, setup, progress)
+        report = measure_models(folder, data.test, setup.export, setup.shapes, progress)
         report |= {
-            "format": 1,
+            "format": 2,
             "examples": {part: len(examples) for part, examples in data._asdict().items()},
             "labels": list(data.test.label_names),
             "recipes": {name: recipe.to_dict() for name, recipe in recipes.items()},
@@ -121,7 +116,7 @@ def make_recipes(steps: int | None) -> dict[str, Recipe]:
     compressed = Training(max_steps=steps or COMPRESSED_STEPS, learning_rate=3e-4, distill_weight=0.5)
     return {
         "dense": Recipe(training=dense, method=None),
-        "compressed": Recipe(training=compressed, method=LoSparse(keep=0.2, low_rank=0.05)),
+        "compressed": Recipe(training=compressed, method=LoSparse(keep=0.2)),
     }
 
 
@@ -145,54 +140,3 @@ def _train_both(
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-@dataclass(frozen=True)
-class _Named:
-    """A progress that says of which model its stages are."""
-
-    inner: Progress
-    name: str
-
-    def stage(self, title: str, total: int | None = None) -> AbstractContextManager[Advance]:
-        """Show a stage; see `Progress`."""
-        return self.inner.stage(f"{title} ({self.name})", total)
-
-
-def _measure_both(data: DocstringData, folder: Path, setup: DemoSetup, progress: Progress) -> dict[str, Any]:
-    """Export, check and time both models; returns the measured part of the report."""
-    sessions: dict[str, Session] = {}
-    rows = {}
-    for name in NAMES:
-        target = folder / f"{name}-onnx"
-        setup.export(folder / name, target, progress=_Named(progress, name))
-        sessions[name] = Session(target)
-        rows[name] = _measure(sessions[name], folder / name, data.test, progress, name)
-    times = timing_report(benchmark(sessions, setup.shapes, progress=progress).to_dict())
-    for entry in times["models"].values():
-        entry["folder"] = Path(entry["folder"]).name  # they were timed before OUT got its name
-    return {"models": rows, "bench": times}
-
-
-def _measure(session: Session, checkpoint: Path, test: Examples, progress: Progress, name: str) -> dict[str, Any]:
-    """Return what is reported of one model."""
-    reference = open_reference(session, checkpoint)
-    contents = inspect_folder(checkpoint)
-    with progress.stage(f"classifying test texts ({name})"):
-        right = accuracy(session, test)
-    return {
-        "test_accuracy": right,
-        "layer_parameters": sum(layer.parameters for layer in contents.layers),
-        "model_parameters": contents.model_parameters,
-        "file_bytes": contents.file_bytes,
-        "onnx_bytes": inspect_folder(session.folder).file_bytes,
-        "check": check_session(session, reference, (test.texts, None), progress=progress).to_dict(),
-    }
-
-
-def accuracy(session: Session, examples: Examples) -> float:
-    """Return the share of texts that the session puts into their class."""
-    predicted = session.classify(examples.texts)
-    names = examples.label_names
-    right = sum(names[label] == result.label for label, result in zip(examples.labels, predicted, strict=True))
-    return float(right) / len(examples)

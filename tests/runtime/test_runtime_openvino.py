@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from losparse_runtime import Draw, InputError, OpenVino, RunError, Session, find_openvino, measure
+from losparse_runtime import Draw, InputError, OpenVino, RunError, Session, benchmark, find_openvino, measure
 
 MakeFolder = Callable[..., Any]
 
@@ -109,6 +109,19 @@ def test_it_is_timed_by_its_own_clock_beside_sessions(make_folder: MakeFolder, s
     assert times["theirs"].runs == 3
     assert times["theirs"].min_ms >= 20  # the stand-in sleeps as long, which this process's clock knows nothing of
     assert times["theirs"].speedup < 1 < times["ours"].runs
+
+
+def test_a_benchmark_has_it_in_the_same_turns(make_folder: MakeFolder, stand_in: Path) -> None:
+    folder = make_folder().path
+    sessions = {"ours": Session(folder, threads=1)}
+    with OpenVino(folder, "f32") as opponent:
+        found = benchmark(sessions, [(1, 8)], opponents={"theirs": opponent}, runs=3)
+        with pytest.raises(InputError, match="opponents must have other names than sessions, got 'ours' for both"):
+            benchmark(sessions, [(1, 8)], opponents={"ours": opponent})
+    assert [timing.model for timing in found.results] == ["ours", "theirs"]
+    assert found.models["theirs"]["openvino"] == "f32" and "openvino" not in found.models["ours"]
+    ours, theirs = (timing.latency.peak_memory_bytes for timing in found.results)
+    assert ours is not None and theirs is None  # memory is measured by opening a folder in onnxruntime
 
 
 @pytest.mark.parametrize(

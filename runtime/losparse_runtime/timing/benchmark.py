@@ -13,9 +13,11 @@ from typing import Any
 
 from ..contract.progress import SILENT, Progress
 from ..contract.variant import DEFAULT_PROVIDER
+from ..errors import InputError
 from ..same_model import require_same_model
 from ..session import Session
-from .latency import Latency, check_named, measure
+from .latency import Latency, Timed, check_named, measure
+from .openvino import OpenVino
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Benchmark:
     Attributes:
         providers: execution providers of the first model.
         threads: inside one operator, of the first model.
-        models: "folder" and "fingerprint" of each by name; the first is the one the others are compared with.
+        models: "folder" and "fingerprint" of each by name, and the precision in "openvino" of those that run there; the
+            first is the one the others are compared with.
         results: a timing for every shape and model, shape by shape.
     """
 
@@ -69,6 +72,7 @@ def benchmark(
     sessions: Mapping[str, Session],
     shapes: Sequence[tuple[int, int]],
     *,
+    opponents: Mapping[str, OpenVino] | None = None,
     runs: int | None = None,
     min_seconds: float | None = None,
     memory: bool = True,
@@ -79,28 +83,35 @@ def benchmark(
     Args:
         sessions: by name; speedups are against the first.
         shapes: texts in a run, tokens in a text.
+        opponents: by name, not one of a session: folders in another runtime, to be timed in the same turns.
         runs: timed rounds; by default at least 10, until `min_seconds` have passed.
         min_seconds: timed seconds a session, in place of `runs`.
         memory: measure peak memory too, in processes of their own.
         progress: is told of the shapes.
 
     Raises:
-        InputError: the sessions are of different models, or an argument is out of range.
+        InputError: the sessions are of different models, an opponent has a session's name, or an argument is out of
+            range.
         RunError: a model failed, or its outputs are not finite.
     """
     check_named(sessions)
     require_same_model(list(sessions.values()))
-    first = next(iter(sessions.values()))
+    first, opponents = next(iter(sessions.values())), opponents or {}
+    taken = sorted(sessions.keys() & opponents.keys())
+    if taken:
+        raise InputError(f"opponents must have other names than sessions, got {taken[0]!r} for both")
+    timed: dict[str, Timed] = {**sessions, **opponents}
     results: list[Timing] = []
     with progress.stage("timing", len(shapes)) as advance:
         for batch, length in shapes:
-            times = measure(sessions, batch=batch, length=length, runs=runs, min_seconds=min_seconds, memory=memory)
+            times = measure(timed, batch=batch, length=length, runs=runs, min_seconds=min_seconds, memory=memory)
             results += [Timing(batch, length, name, latency) for name, latency in times.items()]
             advance(1)
     models = {
-        name: {"folder": str(session.folder), "fingerprint": session.metadata.fingerprint}
-        for name, session in sessions.items()
+        name: {"folder": str(model.folder), "fingerprint": model.metadata.fingerprint} for name, model in timed.items()
     }
+    for name, opponent in opponents.items():
+        models[name]["openvino"] = opponent.precision
     return Benchmark(first.providers, first.threads, models, tuple(results))
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ..contract.config import read_model_config
 from ..contract.feeds import Draw
 from ..contract.files import read_metadata
+from ..contract.metadata import Metadata
 from ..contract.signature import Signature
 from ..contract.tensors import Arrays
 from ..errors import InputError, RunError
@@ -85,6 +86,7 @@ class OpenVino:
         python: the interpreter that has OpenVINO; see `openvino_python`.
 
     Attributes:
+        metadata: what the folder says.
         signature: what the model takes.
         facts: versions and precisions.
 
@@ -100,11 +102,11 @@ class OpenVino:
         if precision not in PRECISIONS:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)} for OpenVINO, got {precision!r}")
         self.folder, self.precision = Path(folder), precision
-        self._metadata = read_metadata(self.folder)
-        limits = read_model_config(self.folder).vocabulary, self._metadata.max_length
-        self.signature: Signature = self._metadata.signature.within(*limits)
+        self.metadata: Metadata = read_metadata(self.folder)
+        limits = read_model_config(self.folder).vocabulary, self.metadata.max_length
+        self.signature: Signature = self.metadata.signature.within(*limits)
         self._process = _Process(openvino_python(python))
-        job = {"model": str(self.folder / self._metadata.model.file), "precision": precision, "threads": threads}
+        job = {"model": str(self.folder / self.metadata.model.file), "precision": precision, "threads": threads}
         try:
             self.facts = _facts(self._process.ask(job, self._calibration() if precision == "int8" else {}))
         except BaseException:
@@ -122,7 +124,7 @@ class OpenVino:
     @property
     def max_length(self) -> int:
         """Positions the model has, in tokens."""
-        return self._metadata.max_length
+        return self.metadata.max_length
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Run the model once; see `Session.run`.
