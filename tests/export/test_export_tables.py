@@ -22,7 +22,7 @@ from losparse_export.precision.tables import LEAST_SAVED, quantise_rows, shrink_
 from losparse_runtime import read_metadata
 
 from .builders import run_graph
-from .toy import QUANTISED, as_run, types, value
+from .toy import BOUNDS, QUANTISED, as_run, types, value
 
 ROWS, WIDTH = 700, 48  # saves 100 kB, more than LEAST_SAVED
 SHAPES: dict[tuple[Any, ...], tuple[int, ...]] = {
@@ -194,6 +194,23 @@ def test_no_run_goes_over_the_whole_table(tmp_path: Path) -> None:
     assert whole == [] and types(ran)["DequantizeLinear"] == 2
     heads = [node for node in ran.graph if node.name == "/head/MatMul" or node.op_type in ("Gemm", "FusedMatMul")]
     assert heads and all(node.inputs[1] is not None and node.inputs[1].is_initializer() for node in heads)
+
+
+@pytest.mark.parametrize(("opset", "bits"), [(23, 7), (23, 8), (18, 7)])
+def test_a_tied_head_is_an_int8_product_of_the_same_rows(opset: int, bits: int, tmp_path: Path) -> None:
+    model, given = tied_graph(opset), {"ids": np.arange(1, 10)}
+    after = apply_precision(model, "int8", nodes=["/up/MatMul", "/down/MatMul"], weight_bits=bits)
+    floats = apply_precision(model, "int8", nodes=["/up/MatMul", "/down/MatMul"], weight_bits=bits, embeddings="float")
+    rows = after.graph.initializers["words.weight.rows"].const_value
+    # The kernel of a CPU without VNNI bears 7 bits: the table has what its head has.
+    assert rows is not None and np.abs(rows.numpy()).max() == 2 ** (bits - 1) - 1
+    (actual, taken), (expected, exact) = run_graph(after, given), run_graph(floats, given)
+    # Activations of 8 bits and rows of `bits`: 48 products of random sign, as in BOUNDS.
+    assert 0 < np.abs(actual - expected).max() < BOUNDS["int8"] * np.abs(expected).max()
+    assert (np.abs(taken - exact) <= steps(table())[(-given["ids"])][:, None] * 127 / (2 ** (bits - 1) - 1)).all()
+    ran = types(as_run(after, tmp_path))
+    assert ran["Transpose"] == 0 and ran["DequantizeLinear"] == 2
+    assert ran["DynamicQuantizeMatMul"] + ran["MatMulIntegerToFloat"] == 3
 
 
 @pytest.mark.parametrize("precision", QUANTISED)

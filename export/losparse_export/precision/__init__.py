@@ -16,6 +16,6 @@ table        all of them, by name
 fp32, fp16, int8, int8_static, int8_weights, int4_weights    one each
 apply        the way of a graph through a library and back, by a file of `files`
 quantize     integers, by `onnxruntime.quantization`
-tables       embedding tables as int8 rows
+tables       embedding tables as int8 rows; a head that is `tied` to one; with nodes that `emit` inserts
 half         half precision, by `onnxruntime.transformers`
 """

@@ -68,7 +68,8 @@ def apply_precision(
     result = model.clone() if wanted.convert is None else _converted(model, wanted, nodes, calibration, weight_bits)
     if tables == "int8":
         # Last: the libraries would take the dequantisation of a row for one of theirs.
-        shrink_tables(result)
+        # What scales activations in every run does so for a tied head too.
+        shrink_tables(result, head_bits=weight_bits if wanted.mixes_texts else None)
     return result
 
 
