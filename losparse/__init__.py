@@ -14,6 +14,7 @@ from .errors import LosparseError, names_extra
 
 if TYPE_CHECKING:
     from .compress import compact_, compress_
+    from .compress_embeddings import compress_embeddings_
     from .layers.factored import FactoredLinear
     from .layers.linear import find_targets
     from .methods import ASVD, FWSVD, LPAF, METHODS, ROM, SVD, LoSparse, OneShotLoSparse, StructuredPruning
@@ -57,6 +58,7 @@ _HOMES = {
     "Training": "training.recipe",
     "compact_": "compress",
     "compress_": "compress",
+    "compress_embeddings_": "compress_embeddings",
     "compress_folder": "pipeline.run",
     "drop_layers": "models.depth",
     "drop_neurons": "models.neurons",
@@ -91,6 +93,7 @@ __all__ = [
     "Training",
     "compact_",
     "compress_",
+    "compress_embeddings_",
     "compress_folder",
     "drop_layers",
     "drop_neurons",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..layers.table import TableSpec
 from ..models.coverage import coverage_line
 from ..saving.parts import PartBytes
 from .output import human_bytes, print_table
@@ -30,6 +31,8 @@ def print_report(title: str, report: Mapping[str, Any]) -> None:
         print(f"blocks kept: {', '.join(map(str, report['kept_layers']))}")
     if report["kept_neurons"] is not None:
         print("neurons kept: {} of {} in every block".format(*report["kept_neurons"]))
+    for name, table in counts["embeddings"].items():
+        print(f"embeddings: {name} is {TableSpec(**table).words}")
     for name, value in report["metrics"].items():
         print(f"validation {name}: {value:.4f}")
     if any(report["truncated"].values()):

@@ -9,12 +9,16 @@ import torch
 from torch import nn
 
 from ..errors import LosparseError
+from .embedding import CompactTable
 from .factored import FactoredLinear
 from .pivots import MAX_ERROR
 
 logger = logging.getLogger(__name__)
 
 Layer = TypeVar("Layer", bound=nn.Module)
+
+_INT8_STEPS = 256
+"""A scale may be off by one part in so many: less than rounding its row to 8 bits costs."""
 
 
 def finite(name: str, layer: Layer) -> Layer:
@@ -59,6 +63,9 @@ def _unfit(module: nn.Module, dtype: torch.dtype) -> str | None:
     for key, parameter in module.named_parameters(recurse=False):
         if not torch.isfinite(parameter.to(dtype)).all():
             return f"{key} would have infinite numbers"
+    if isinstance(module, CompactTable) and module.scale is not None:
+        lost = (module.scale.to(dtype).float() - module.scale).abs() > module.scale / _INT8_STEPS
+        return "scales of its rows would be lost" if bool(lost.any()) else None
     factors = module.factors() if isinstance(module, FactoredLinear) else None
     if factors is None:
         return None

@@ -134,8 +134,9 @@ def _refuse_foreign(model: nn.Module) -> None:
         if isinstance(module, FactoredLinear):
             raise LosparseError(f"the model is already compressed ({name!r} is factored); start from the dense model")
     config = getattr(getattr(model, "config", None), "quantization_config", None)
-    if getattr(model, "is_quantized", False) or config is not None:
-        method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
+    method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
+    tables_alone = method == "losparse"  # its layers would have been found above
+    if (getattr(model, "is_quantized", False) or config is not None) and not tables_alone:
         raise LosparseError(f"the model is already quantised ({method}); start from its unquantised weights")
     if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
         raise LosparseError("the model carries PEFT adapters; merge them first (merge_and_unload())")

@@ -1,4 +1,4 @@
-"""How blocks and neurons to keep are chosen, by the names that recipes have for it; loads no torch."""
+"""What recipes choose of a model beside its layers, by the names that they have for it; loads no torch."""
 
 from __future__ import annotations
 
@@ -9,3 +9,6 @@ KeepLayersBy = Literal["even", "importance"]
 
 KeepNeuronsBy = Literal["error", "norm"]
 """How feed-forward neurons are chosen; see `neurons`."""
+
+EmbeddingRows = Literal["float", "int8"]
+"""How rows of embedding tables are stored; see `losparse.layers.embedding`."""

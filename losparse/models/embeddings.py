@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..layers.embedding import CompactTable
+
 
 def freeze_embeddings(model: nn.Module) -> int:
     """Stop the gradients of the embedding tables outside the blocks, and of an encoder's norms beside them.
@@ -14,10 +16,11 @@ def freeze_embeddings(model: nn.Module) -> int:
         The number of parameters frozen.
     """
     tables = {
-        f"{name}.weight"
+        f"{name}.{part}"
         for name, module in model.named_modules()
         # T5 has a table of distances within a block, which is no embedding; blocks are numbered
-        if isinstance(module, nn.Embedding) and not any(part.isdigit() for part in name.split("."))
+        if isinstance(module, nn.Embedding | CompactTable) and not any(part.isdigit() for part in name.split("."))
+        for part, _ in module.named_parameters(recurse=False)
     }
     frozen = 0
     for name, parameter in model.named_parameters():

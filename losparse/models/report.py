@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -11,8 +12,10 @@ from ..errors import LosparseError
 from ..layers.factored import FactoredLinear
 from ..layers.joint import layer_specs
 from ..layers.spec import LayerSpec
+from ..layers.table import TableSpec
 from ..layers.training import TrainingForm
 from .coverage import Coverage, coverage
+from .tables import compact_tables, stored_parameters
 from .unfactored import other_linear
 
 
@@ -57,10 +60,11 @@ class CompressionReport:
     Attributes:
         layers: one entry per factored layer.
         model_parameters: parameters of the whole model as stored, everything included.
-        model_dense_parameters: the same with every factored layer dense.
+        model_dense_parameters: the same with every factored layer and compact table dense.
         sequential: whether later layers saw the outputs of compressed ones while calibrating; None where nothing was
             calibrated.
         coverage: how much of the model's linear weights the factored layers are; None where no layer is factored.
+        embeddings: the compact embedding tables, by qualified name.
     """
 
     layers: tuple[LayerReport, ...]
@@ -68,6 +72,7 @@ class CompressionReport:
     model_dense_parameters: int
     sequential: bool | None = None
     coverage: Coverage | None = None
+    embeddings: Mapping[str, TableSpec] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -94,13 +99,14 @@ class CompressionReport:
             "model_dense_parameters": self.model_dense_parameters,
             "looked_at": None if self.coverage is None else self.coverage.to_dict(),
             "layers": [layer.to_dict() for layer in self.layers],
+            "embeddings": {name: table.to_entry() for name, table in self.embeddings.items()},
         }
 
 
 def dense_report(model: nn.Module) -> CompressionReport:
     """Count what a model stores of which no layer is factored."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return CompressionReport(layers=(), model_parameters=parameters, model_dense_parameters=parameters)
+    parameters, tables = stored_parameters(model), _table_specs(model)
+    return CompressionReport((), parameters, parameters + _saved(tables), embeddings=tables)
 
 
 def report(model: nn.Module) -> CompressionReport:
@@ -115,14 +121,24 @@ def report(model: nn.Module) -> CompressionReport:
     factored = [m for m in model.modules() if isinstance(m, FactoredLinear)]
     stored = sum(m.parameter_count() for m in factored)
     held = sum(p.numel() for m in factored for n, p in m.named_parameters(recurse=False) if n != "bias")
-    others = sum(parameter.numel() for parameter in model.parameters()) - held
+    others, tables = stored_parameters(model) - held, _table_specs(model)
     dense_parameters = sum(layer.dense_parameters for layer in layers)
     return CompressionReport(
         layers=tuple(layers),
         model_parameters=others + stored,
-        model_dense_parameters=others + dense_parameters,
+        model_dense_parameters=others + dense_parameters + _saved(tables),
         coverage=coverage(dense_parameters, other_linear(model)),
+        embeddings=tables,
     )
+
+
+def _table_specs(model: nn.Module) -> dict[str, TableSpec]:
+    return {name: table.spec for name, table in compact_tables(model).items()}
+
+
+def _saved(tables: Mapping[str, TableSpec]) -> int:
+    """Return how many numbers tables of a lower rank store less than whole ones."""
+    return sum(table.dense_parameters - table.parameters for table in tables.values())
 
 
 def _layer_report(name: str, layer: nn.Module, spec: LayerSpec) -> LayerReport:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ..layers.embedding import CompactTable
 from ..layers.factored import FactoredLinear
 from .coverage import is_table
 
@@ -22,7 +23,9 @@ def other_linear(model: nn.Module) -> dict[str, int]:
     seen = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     found = {}
     for name, module in model.named_modules():
-        if isinstance(module, FactoredLinear) or (isinstance(module, _CONVOLUTIONS) and set(module.kernel_size) != {1}):
+        if isinstance(module, FactoredLinear | CompactTable):
+            continue
+        if isinstance(module, _CONVOLUTIONS) and set(module.kernel_size) != {1}:
             continue
         for kind, parameter in module.named_parameters(recurse=False):
             layer = isinstance(module, (nn.Linear, Conv1D, *_CONVOLUTIONS)) and kind == "weight"

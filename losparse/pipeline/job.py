@@ -130,9 +130,11 @@ def _check_calibration(job: CompressionJob) -> None:
 
 def _check_without_training(job: CompressionJob, *, looks_at_texts: bool) -> None:
     recipe, method, name = job.recipe, job.recipe.method, _method_name(job.recipe)
-    if method is None and recipe.keep_layers is None and recipe.keep_neurons is None:
+    drops = recipe.keep_layers is not None or recipe.keep_neurons is not None
+    if method is None and not drops and not recipe.compacts_embeddings:
         raise LosparseError(
-            f"method '{name}' without training changes nothing; add --keep-layers, --keep-neurons or --train FILE"
+            f"method '{name}' without training changes nothing; add --keep-layers, --keep-neurons, --embeddings or "
+            "--train FILE"
         )
     if not isinstance(method, OneShot | None):
         raise LosparseError(f"method '{name}' needs training; add --train FILE, or take another method: {_SEE}")

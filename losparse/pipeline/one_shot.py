@@ -29,6 +29,7 @@ from ..saving.staging import REPORT, staged_folder
 from ..training.batches import calibration_batches
 from ..training.opening import architecture_of, fit_padding, load_as_is, load_tokenizer, text_length
 from .dropping import drop_on_texts, drop_unseen
+from .embeddings import compact_embeddings
 from .job import WITHOUT_TRAINING, CompressionJob
 from .outcome import Original, count_original, outcome_of
 from .result import CompressedFolder
@@ -100,6 +101,7 @@ def _prepare(job: CompressionJob, checkpoint: Checkpoint, progress: Progress) ->
         rows = tokenize_calibration(texts, tokenizer, task, length, recipe.training, progress)
         batches = calibration_batches(rows, tokenizer, recipe.training, task=task)
     drop_on_texts(model, recipe, progress, few=lambda: batches, batches=lambda: batches, sequential=job.sequential)
+    compact_embeddings(model, recipe, rows)
     return _Prepared(job, checkpoint, model, original, tokenizer, rows, batches, length)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..environment import versions
 from ..models.report import CompressionReport
+from ..models.tables import stored_parameters
 from ..models.unfactored import other_linear
 from ..saving.folder import Checkpoint, read_checkpoint
 from ..saving.parts import checkpoint_parts
@@ -31,7 +32,7 @@ class Original:
 
 def count_original(model: PreTrainedModel) -> Original:
     """Count a dense model, before any blocks or neurons are dropped."""
-    return Original(sum(parameter.numel() for parameter in model.parameters()), sum(other_linear(model).values()))
+    return Original(stored_parameters(model), sum(other_linear(model).values()))
 
 
 def outcome_of(

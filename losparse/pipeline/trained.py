@@ -29,6 +29,7 @@ from ..training.opening import fit_padding, load_model, load_tokenizer, text_len
 from ..training.problems import check_problem, check_teacher, labels_of, replaced_head, warn_of_order
 from ..training.recipe import Recipe
 from .dropping import drop_on_texts, drop_unseen
+from .embeddings import compact_embeddings
 from .job import CompressionJob
 from .outcome import Original, count_original, outcome_of
 from .result import CompressedFolder
@@ -117,6 +118,7 @@ def prepare(job: CompressionJob, checkpoint: Checkpoint, progress: Progress) -> 
         few=lambda: importance_batches(parts[0], tokenizer, task=task),
         batches=lambda: calibration_batches(parts[0], tokenizer, recipe.training, task=task),
     )
+    compact_embeddings(model, recipe, parts[0])
     if teacher is not None and recipe.training.distill_hidden > 0:
         pair_blocks(model, teacher)
     recipe = _with_save_steps(recipe, check_schedule(recipe, len(parts[0])))

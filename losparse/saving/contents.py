@@ -14,7 +14,7 @@ from losparse_runtime.contract.files import METADATA_FILE, PLAN_FILE, read_metad
 from ..errors import LosparseError
 from ..layers.spec import LayerSpec
 from ..models.coverage import Coverage, coverage, left_by_name
-from .folder import Checkpoint, read_checkpoint, stored_layers, stored_name
+from .folder import Checkpoint, read_checkpoint, stored_layers, stored_name, stored_tables
 from .parts import PartBytes, checkpoint_parts, onnx_parts, tokenizer_bytes
 
 _IN_BLOCK = re.compile(r"\.\d+\..*\.weight$")
@@ -148,7 +148,10 @@ def inspect_folder(folder: Path | str) -> FolderContents:
     stored = {name.rpartition(".")[0] for name in checkpoint.shapes}
     taken = {stored_name(layer.name, stored): layer for layer in layers}
     dense = sum(layer.spec.dense_parameters for layer in layers)
-    looked_at = coverage(dense, left_by_name(checkpoint.shapes, taken)) if layers else None
+    tables = stored_tables(checkpoint) if checkpoint.compressed else {}
+    not_linear = {stored_name(name, stored) for name in tables}
+    left = left_by_name(checkpoint.shapes, {**taken, **dict.fromkeys(not_linear)})
+    looked_at = coverage(dense, left) if layers else None
     return FolderContents(
         kind,
         layers,

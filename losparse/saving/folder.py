@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,16 @@ from losparse_runtime.contract.files import METADATA_FILE
 
 from ..errors import LosparseError
 from ..layers.spec import PARTS, LayerSpec
+from ..layers.table import TABLE_PARTS, TableSpec
 from .headers import read_header
 from .names import local_name
-from .schema import check_config, parse_layers, read_object
+from .schema import check_config, parse_layers, parse_tables, read_object
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_INDEX = "I64"
+_INDICES = ("I64",)
+_INT8 = "I8"
 _TEXT_FILES = (".json", ".txt", ".model", ".jinja")
 
 
@@ -55,9 +57,11 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """Parameters that the weights hold: floating-point numbers, so neither indices nor positions by number."""
-        floats = ("F", "BF")  # F32 and F8_E4M3, say; I64, U8 and BOOL are no parameters
-        return sum(math.prod(shape) for name, shape in self.shapes.items() if self.types[name].startswith(floats))
+        """Parameters that the weights hold: floating-point numbers, and embeddings in 8 bits; no scales of those."""
+        kinds = ("F", "BF", _INT8)  # F32 and F8_E4M3, say; I64, U8 and BOOL are indices and masks
+        counted = {name for name, kind in self.types.items() if kind.startswith(kinds)}
+        scales = {f"{name.rpartition('.')[0]}.scale" for name, kind in self.types.items() if kind == _INT8}
+        return sum(math.prod(self.shapes[name]) for name in counted - scales)
 
     @property
     def compressed(self) -> bool:
@@ -200,18 +204,36 @@ def stored_layers(checkpoint: Checkpoint, *, renamed: bool = False) -> dict[str,
         LosparseError: an entry is malformed, or the weights lack a tensor, have one too many, or of another kind.
     """
     quantization = checkpoint.quantization or {}
-    entries = parse_layers(quantization.get("layers"))
+    entries = parse_layers(quantization.get("layers"), parse_tables(quantization.get("embeddings")))
     if quantization.get("form") == "training":
         return entries  # what a layer stores while it is trained is the affair of its form
+    kinds = {"kept": _INDICES, "pivots": _INDICES}
+    for name, tensors in _tensors_of(checkpoint, entries, renamed=renamed).items():
+        _check_tensors(checkpoint, name, PARTS, entries[name].shapes(), tensors, kinds)
+    return entries
+
+
+def stored_tables(checkpoint: Checkpoint, *, renamed: bool = False) -> dict[str, TableSpec]:
+    """Return the compact embedding tables that a folder's configuration lists, checked as `stored_layers` does.
+
+    Raises:
+        LosparseError: see `stored_layers`.
+    """
+    entries = parse_tables((checkpoint.quantization or {}).get("embeddings"))
+    for name, tensors in _tensors_of(checkpoint, entries, renamed=renamed).items():
+        kinds = {} if entries[name].bits is None else {"rows": (_INT8,)}
+        _check_tensors(checkpoint, name, TABLE_PARTS, entries[name].shapes(), tensors, kinds)
+    return entries
+
+
+def _tensors_of(checkpoint: Checkpoint, names: Iterable[str], *, renamed: bool) -> dict[str, dict[str, str]]:
+    """Return what is stored of each module, by its name and by part; with `renamed` of those of which anything is."""
     owners: dict[str, dict[str, str]] = {}
     for tensor in checkpoint.shapes:
-        layer, _, part = tensor.rpartition(".")
-        owners.setdefault(layer, {})[part] = tensor
-    for name, entry in entries.items():
-        tensors = owners.get(stored_name(name, owners.keys()), {})
-        if tensors or not renamed:
-            _check_tensors(checkpoint, name, entry, tensors)
-    return entries
+        module, _, part = tensor.rpartition(".")
+        owners.setdefault(module, {})[part] = tensor
+    found = {name: owners.get(stored_name(name, owners.keys()), {}) for name in names}
+    return {name: tensors for name, tensors in found.items() if tensors or not renamed}
 
 
 def stored_name(name: str, stored: AbstractSet[str]) -> str:
@@ -221,10 +243,25 @@ def stored_name(name: str, stored: AbstractSet[str]) -> str:
     return next((each for each in found if each is not None), name)
 
 
-def _check_tensors(checkpoint: Checkpoint, name: str, spec: LayerSpec, tensors: Mapping[str, str]) -> None:
-    """Refuse a layer whose tensors, by part, are not those that its entry says."""
-    expected = spec.shapes()
-    for part in (*PARTS, *(part for part in tensors if part not in PARTS)):
+def _check_tensors(
+    checkpoint: Checkpoint,
+    name: str,
+    parts: Sequence[str],
+    expected: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, str],
+    kinds: Mapping[str, tuple[str, ...]],
+) -> None:
+    """Refuse a module whose tensors are not those that its entry says.
+
+    Args:
+        checkpoint: the folder.
+        name: of the module.
+        parts: that such a module may have.
+        expected: shapes by part.
+        tensors: what is stored, by part.
+        kinds: element types of the parts that are not in floating point.
+    """
+    for part in (*parts, *(part for part in tensors if part not in parts)):
         shape, found = expected.get(part), tensors.get(part)
         stored = None if found is None else checkpoint.shapes[found]
         if stored != shape:
@@ -232,7 +269,7 @@ def _check_tensors(checkpoint: Checkpoint, name: str, spec: LayerSpec, tensors: 
                 f"'{checkpoint.folder}': config.json says '{name}.{part}' is {_shape(shape)}, the weights have "
                 f"{_shape(stored)}; config.json and weights are from different models"
             )
-        allowed = (_INDEX,) if part in ("kept", "pivots") else _FLOATS
+        allowed = kinds.get(part, _FLOATS)
         if found is not None and checkpoint.types[found] not in allowed:
             raise LosparseError(
                 f"'{checkpoint.folder}': '{name}.{part}' must be stored as {' or '.join(allowed)}, got "

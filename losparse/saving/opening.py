@@ -15,7 +15,8 @@ from torch import nn
 from losparse_runtime.text.panics import panics_caught
 
 from ..errors import LosparseError
-from .folder import Checkpoint, stored_layers
+from ..layers.embedding import CompactTable
+from .folder import Checkpoint, stored_layers, stored_tables
 
 _NEW_NUMBERS = 500_000_000
 """Numbers that a model may hold beyond twice those of its folder: a new head, masks that are computed."""
@@ -70,6 +71,7 @@ def open_whole(kind: Any, checkpoint: Checkpoint, purpose: str, **options: Any) 
     folder = str(checkpoint.folder)
     if checkpoint.compressed:
         stored_layers(checkpoint, renamed=True)
+        stored_tables(checkpoint, renamed=True)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **options)
         _check_room(kind, config, checkpoint)
@@ -156,8 +158,10 @@ def _check_room(kind: Any, config: Any, checkpoint: Checkpoint) -> None:
         build = kind.from_config if hasattr(kind, "from_config") else kind._from_config
         shell: nn.Module = build(config)
     wanted = sum(tensor.numel() for tensor in (*shell.parameters(), *shell.buffers()))
-    layers = stored_layers(checkpoint, renamed=True).values() if checkpoint.compressed else ()
-    stored = checkpoint.parameters + sum(layer.in_features * layer.out_features for layer in layers)
+    stored = checkpoint.parameters
+    if checkpoint.compressed:
+        stored += sum(layer.dense_parameters for layer in stored_layers(checkpoint, renamed=True).values())
+        stored += sum(table.dense_parameters for table in stored_tables(checkpoint, renamed=True).values())
     if wanted > 2 * stored + _NEW_NUMBERS:
         raise LosparseError(
             f"'{checkpoint.folder / 'config.json'}' describes a model of {wanted:,} numbers, the weights hold "
@@ -189,7 +193,7 @@ def embedding_rows(model: Any) -> int | None:
         table = model.get_input_embeddings()
     except NotImplementedError:  # what transformers raises for models of other inputs
         return None
-    return table.num_embeddings if isinstance(table, nn.Embedding) else None
+    return table.num_embeddings if isinstance(table, nn.Embedding | CompactTable) else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -32,6 +32,7 @@ from losparse_runtime.contract.tensors import DECODER_TOKENS, TOKENS
 
 from ..calibration.modes import evaluating
 from ..errors import LosparseError
+from ..layers.embedding import CompactTable
 from ..layers.factored import FactoredLinear
 from ..layers.training import TrainingForm
 from ..models.positions import count_positions
@@ -156,9 +157,9 @@ def _unfit(model: Any) -> str | None:
 
 
 def _with_and_without_head(model: nn.Module) -> list[nn.Module]:
-    """Return a model, and the bare model in it if that is another one with factored layers."""
+    """Return a model, and the bare model in it if that is another one with factored layers or compact tables."""
     base = getattr(model, "base_model", model)
-    compressed = any(isinstance(module, FactoredLinear) for module in base.modules())
+    compressed = any(isinstance(module, FactoredLinear | CompactTable) for module in base.modules())
     return [model, base] if base is not model and compressed else [model]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,12 +10,15 @@ import torch
 from torch import nn
 
 from ..errors import LosparseError
+from ..layers.embedding import CompactTable
 from ..layers.factored import FactoredLinear
 from ..layers.joint import empty_layer
 from ..layers.linear import is_linear, replace_module, weight_of
 from ..layers.spec import LayerSpec
+from ..layers.table import TableSpec
 from ..methods.forms import TRAINING_FORMS
 from ..methods.losparse.layer import FactoredLinearTraining
+from ..models.tables import place_table, tied_readers
 from .names import local_name
 
 
@@ -51,6 +54,57 @@ def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], for
         layer = empty_layer(spec, owner, device=weight.device, dtype=weight.dtype)
     # The module above is not marked as initialised: it may hold tables that are computed anew at every load.
     replace_module(model, old, layer)
+
+
+def place_empty_table(model: nn.Module, name: str, spec: TableSpec, stored: Collection[str]) -> None:
+    """Replace one embedding table by an empty compact one, and what is tied to it by readers of its rows.
+
+    Args:
+        model: the table's, dense there.
+        name: of the table where it was saved.
+        spec: its sizes.
+        stored: names of the tensors that will be loaded: what has a weight of its own there is not tied.
+
+    Raises:
+        LosparseError: the model has no table of that name and size.
+    """
+    found = name_in(model, name)
+    old = model.get_submodule(found) if found is not None else None
+    if found is None or not isinstance(old, nn.Embedding):
+        raise LosparseError(
+            f"quantization_config lists {name!r}, which is no embedding table of {type(model).__name__}; config.json "
+            "does not fit its own architecture"
+        )
+    if tuple(old.weight.shape) != (spec.rows, spec.width):
+        raise LosparseError(
+            f"quantization_config says {name!r} is {spec.rows}x{spec.width}, the model has "
+            f"{old.weight.shape[0]}x{old.weight.shape[1]}; config.json does not fit its own architecture"
+        )
+    prefix = getattr(model, "base_model_prefix", "")
+    tied = {
+        each: reader
+        for each, reader in tied_readers(model, found).items()
+        if local_name(f"{each}.weight", prefix, stored) is None
+    }
+    table = CompactTable(spec, padding_idx=old.padding_idx, device=old.weight.device, dtype=old.weight.dtype)
+    place_table(model, found, table, tied)
+
+
+@torch.no_grad()
+def check_scales(name: str, table: CompactTable) -> None:
+    """Check what the rows of a table in 8 bits are multiplied by.
+
+    Raises:
+        LosparseError: it is not finite, or not above 0.
+    """
+    scale = table.scale
+    if scale is None or scale.is_meta:
+        return
+    if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+        raise LosparseError(
+            f"table {name!r}: its scales must be finite numbers above 0, and the weights hold others; the folder is "
+            "damaged: copy it again, or compress the model again"
+        )
 
 
 @torch.no_grad()

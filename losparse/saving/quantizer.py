@@ -6,17 +6,20 @@ every factored layer, and safetensors with only their compact tensors. After `im
 
     quantization_config = {
       "quant_method": "losparse",
-      "format": 1,                           2 when a layer has pivots, 3 when layers share a factor
+      "format": 1,                           2 when a layer has pivots, 3 when layers share a factor, 4 with embeddings
       "form": "compact",                     "training" in checkpoints written while the masks still move
       "method": {"name": "losparse", "keep": 0.2, ...},
       "layers": {"bert.encoder.layer.0.attention.self.query":
-                 {"in": 384, "out": 384, "rank": 10, "kept": 52, "axis": "out", "bias": true, "pivots": null}, ...}
+                 {"in": 384, "out": 384, "rank": 10, "kept": 52, "axis": "out", "bias": true, "pivots": null}, ...},
+      "embeddings": {"bert.embeddings.word_embeddings": {"rows": 30522, "width": 384, "rank": 0, "bits": 8}, ...}
     }
 
 `pivots` is "out" or "in" for a low-rank part stored by pivot outputs or inputs (`layers.factored`), null or absent
 for plain factors; see `layers.spec`.
 The header of the weights holds a record of the model's outputs (`outputs`); tensors have the model's own names.
 An entry of a layer that shares the factor `v` of another one names it as `v_of`, and stores no `v` (`layers.joint`).
+`embeddings` are the compact tables (`layers.table`), absent where there are none; a model may have compact tables and
+no factored layer. What is tied to a table stores nothing: the model's class says what is.
 In form "training" an entry also names its `trainer`, one of `TRAINING_FORMS`, and that form's settings.
 """
 
@@ -37,15 +40,17 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ..errors import LosparseError
+from ..layers.embedding import CompactTable
 from ..layers.factored import FactoredLinear
 from ..layers.joint import layer_specs
 from ..layers.training import TrainingForm
-from .folder import stored_layers, with_headers
+from ..models.tables import compact_tables
+from .folder import stored_layers, stored_tables, with_headers
 from .headers import read_notes
 from .outputs import KEY as RECORD_KEY
 from .outputs import record_outputs
-from .placing import check_indices, name_in, place_empty_layer
-from .schema import FORMAT, JOINT_FORMAT, OBJECT, PIVOT_FORMAT, optional, parse_layers
+from .placing import check_indices, check_scales, name_in, place_empty_layer, place_empty_table
+from .schema import FORMAT, JOINT_FORMAT, OBJECT, PIVOT_FORMAT, TABLE_FORMAT, optional, parse_layers, parse_tables
 
 logger = logging.getLogger(__name__)
 
@@ -63,31 +68,34 @@ class LosparseConfig(QuantizationConfigMixin):  # type: ignore[misc]
         form: str = "compact",
         method: Mapping[str, Any] | None = None,
         format: int = FORMAT,
+        embeddings: Mapping[str, Mapping[str, Any]] | None = None,
         **unknown: Any,
     ) -> None:
         """Check the entry.
 
         Raises:
-            LosparseError: another format version, an unknown key or form, no layers, or a malformed one.
+            LosparseError: another format version, an unknown key or form, neither layers nor embeddings, or a
+                malformed one.
         """
         unknown.pop("quant_method", None)
         if unknown:
             raise LosparseError(f"quantization_config has unknown keys {sorted(unknown)}; written by a newer losparse?")
-        if isinstance(format, bool) or format not in (FORMAT, PIVOT_FORMAT, JOINT_FORMAT):
+        if isinstance(format, bool) or format not in (FORMAT, PIVOT_FORMAT, JOINT_FORMAT, TABLE_FORMAT):
             raise LosparseError(
-                f"quantization_config has format {format}, this losparse reads {FORMAT} to {JOINT_FORMAT}; upgrade it"
+                f"quantization_config has format {format}, this losparse reads {FORMAT} to {TABLE_FORMAT}; upgrade it"
             )
         if form not in ("compact", "training"):
             raise LosparseError(f"quantization_config form must be 'compact' or 'training', got {form!r}")
         if not optional(OBJECT).fits(method):
             raise LosparseError(f"quantization_config method must be an object or null, got {method!r:.80}")
-        parse_layers(layers)
+        parse_layers(layers, parse_tables(embeddings))
         assert layers is not None, "parse_layers refuses none"
         self.quant_method = "losparse"
         self.format = format
         self.form = form
         self.method = dict(method) if method is not None else None
         self.layers = {name: dict(entry) for name, entry in layers.items()}
+        self.embeddings = {name: dict(entry) for name, entry in (embeddings or {}).items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for config.json."""
@@ -97,6 +105,7 @@ class LosparseConfig(QuantizationConfigMixin):  # type: ignore[misc]
             "form": self.form,
             "method": self.method,
             "layers": self.layers,
+            **({"embeddings": self.embeddings} if self.embeddings else {}),
         }
 
 
@@ -124,8 +133,15 @@ class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
         for name in sorted(layers, key=lambda name: "v_of" in layers[name]):  # those that share a factor last
             place_empty_layer(model, name, layers[name], self.quantization_config.form)
         files = [Path(file) for file in checkpoint_files or () if file.endswith(".safetensors")]
-        if files:
-            stored_layers(with_headers(files[0].parent, stored, files), renamed=True)
+        headers = with_headers(files[0].parent, stored, files) if files else None
+        tables = self.quantization_config.embeddings
+        tables = {name: entry for name, entry in tables.items() if not _left_out(model, name)}
+        self.quantization_config.embeddings = tables
+        for name, spec in parse_tables(tables).items():
+            place_empty_table(model, name, spec, () if headers is None else headers.shapes.keys())
+        if headers is not None:
+            stored_layers(headers, renamed=True)
+            stored_tables(headers, renamed=True)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **kwargs: Any) -> None:
         """Refuse indices that point nowhere, before anything is computed with them.
@@ -135,6 +151,8 @@ class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
         for name, module in model.named_modules():
             if isinstance(module, FactoredLinear) and not isinstance(module, TrainingForm):
                 check_indices(name, module)
+            if isinstance(module, CompactTable):
+                check_scales(name, module)
         _attach(model, self)
 
     def get_state_dict_and_metadata(self, model: nn.Module) -> tuple[Mapping[str, Any] | None, dict[str, str]]:
@@ -223,10 +241,10 @@ def _entries(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
-    """Write the model's factored layers into its config, so that `save_pretrained` records them.
+    """Write the model's factored layers and compact tables into its config, so that `save_pretrained` records them.
 
     Args:
-        model: a model with factored layers; without a transformers config nothing is done.
+        model: a model with such; without a transformers config nothing is done.
         method: the method as plain data, or None to keep the one that is recorded.
     """
     from transformers import PretrainedConfig  # here: this file is imported while transformers is
@@ -235,6 +253,7 @@ def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
     if not isinstance(config, PretrainedConfig):
         return
     layers = _entries(model)
+    tables = {name: table.spec.to_entry() for name, table in compact_tables(model).items()}
     training = any(isinstance(module, TrainingForm) for module in model.modules())
     joint = any("v_of" in entry for entry in layers.values())
     pivots = any(entry["pivots"] for entry in layers.values())
@@ -245,6 +264,7 @@ def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
         layers=layers,
         form="training" if training else "compact",
         method=method,
-        format=JOINT_FORMAT if joint else PIVOT_FORMAT if pivots else FORMAT,
+        format=TABLE_FORMAT if tables else JOINT_FORMAT if joint else PIVOT_FORMAT if pivots else FORMAT,
+        embeddings=tables or None,
     )
     _attach(model, LosparseQuantizer(config.quantization_config))

@@ -18,9 +18,10 @@ from losparse_runtime.contract.task import TASK_FIELD, TASKS
 
 from ..errors import LosparseError, shown
 from ..layers.spec import COPY_AGAIN, LARGEST_SIZE, LayerSpec, is_whole
+from ..layers.table import TableSpec
 
 # Without pivots a folder is what losparse wrote before it had them, and older versions go on reading it.
-FORMAT, PIVOT_FORMAT, JOINT_FORMAT = 1, 2, 3
+FORMAT, PIVOT_FORMAT, JOINT_FORMAT, TABLE_FORMAT = 1, 2, 3, 4
 
 _MOST_BLOCKS = 10_000
 
@@ -145,13 +146,28 @@ def _check_task(config: Mapping[str, Any], file: Path) -> None:
         )
 
 
-def parse_layers(layers: Any) -> dict[str, LayerSpec]:
+def parse_tables(tables: Any) -> dict[str, TableSpec]:
+    """Check the `embeddings` of `quantization_config`, by name; there are none where a folder does not say.
+
+    Raises:
+        LosparseError: it is no object, or an entry is malformed.
+    """
+    if not optional(OBJECT).fits(tables):
+        raise LosparseError(f"quantization_config 'embeddings' must be an object or null, got {shown(tables)}")
+    return {name: TableSpec.from_entry(name, entry) for name, entry in (tables or {}).items()}
+
+
+def parse_layers(layers: Any, tables: Mapping[str, TableSpec]) -> dict[str, LayerSpec]:
     """Check the `layers` of `quantization_config`, by name.
+
+    Args:
+        layers: what it says.
+        tables: its compact tables; without any there must be layers.
 
     Raises:
         LosparseError: it lists none, an entry is malformed, or one shares the factor of a layer that stores none.
     """
-    if not isinstance(layers, Mapping) or not layers:
+    if not isinstance(layers, Mapping) or not (layers or tables):
         raise LosparseError("quantization_config of method 'losparse' lists no layers; the config is damaged")
     entries = {name: LayerSpec.from_entry(name, entry) for name, entry in layers.items()}
     for name, entry in entries.items():

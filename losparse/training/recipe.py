@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from ..data.tasks.registry import DEFAULT_TASK, TASK_DATA
 from ..errors import LosparseError
 from ..methods import METHOD, NO_METHOD, LoSparse, Method, method_to_dict
-from ..models.choices import KeepLayersBy, KeepNeuronsBy
+from ..models.choices import EmbeddingRows, KeepLayersBy, KeepNeuronsBy
 from ..validation import (
     AnyText,
     Flag,
@@ -26,6 +26,7 @@ from ..validation import (
     Positive,
     Says,
     Share,
+    ShareBetween,
     ShareFrom0,
     WrongValueError,
     ZeroOrMore,
@@ -129,6 +130,10 @@ class Recipe:
             out, all.
         keep_neurons_by: how neurons are chosen: "error" drops those that the outputs miss least, and the rest takes
             over; "norm" drops those of small weights and inputs.
+        embeddings: how rows of embedding tables are stored: "float" as they are, "int8" in 8 bits with a scale each,
+            which training leaves as they are; a head that is tied to a table reads the same rows.
+        embedding_rank: share of the width of embedding tables that is stored of every row, beside a factor that widens
+            them; left out, all of it.
     """
 
     task: Annotated[str, OneOf(lambda: TASK_DATA)] = DEFAULT_TASK
@@ -140,6 +145,8 @@ class Recipe:
     keep_layers_by: KeepLayersBy = "even"
     keep_neurons: Share | None = None
     keep_neurons_by: KeepNeuronsBy = "error"
+    embeddings: EmbeddingRows = "float"
+    embedding_rank: ShareBetween | None = None
 
     def __post_init__(self) -> None:
         """Check what does not depend on a model."""
@@ -164,7 +171,14 @@ class Recipe:
             "keep_layers_by": self.keep_layers_by,
             "keep_neurons": self.keep_neurons,
             "keep_neurons_by": self.keep_neurons_by,
+            "embeddings": self.embeddings,
+            "embedding_rank": self.embedding_rank,
         }
+
+    @property
+    def compacts_embeddings(self) -> bool:
+        """Whether embedding tables are made smaller."""
+        return self.embeddings != "float" or self.embedding_rank is not None
 
     @classmethod
     def from_dict(cls, data: Any, source: str = "") -> Recipe:

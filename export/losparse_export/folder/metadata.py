@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from losparse import __version__
+from losparse.layers.embedding import CompactTable
 from losparse.layers.factored import FactoredLinear
 from losparse.models.signature import padding_token
 from losparse_runtime.contract.folder import DESCRIPTION_KEY, FINGERPRINT_KEY, MODEL_GRAPH, Folder, Source
@@ -130,7 +131,7 @@ def package_versions() -> dict[str, str]:
 
 def _describe_source(loaded: Loaded) -> Source:
     config = loaded.model.config
-    compressed = any(isinstance(module, FactoredLinear) for module in loaded.model.modules())
+    compressed = any(isinstance(module, FactoredLinear | CompactTable) for module in loaded.model.modules())
     recorded = getattr(config, "quantization_config", None)
     return Source(
         model=loaded.name,
