@@ -1,6 +1,6 @@
 """Embedding tables that take a fourth of the room or less: int8 rows with a scale each, rows of lower rank, or both.
 
-    ids (..)  -- rows[ids] (.., inner) -- * scale[ids] (.., 1) -- @ mix (rank, width) --  (.., width)
+    ids (..)  -- rows[ids] (.., inner) -- * scale[ids] (..) -- @ mix (rank, width) --  (.., width)
                  int8, or floats          where rows are int8     where the rank is lower
 
 `CompactTable` is what is saved; int8 rows and scales are buffers, which nothing trains and no change of dtype widens.
@@ -26,7 +26,7 @@ class CompactTable(nn.Module):
     Attributes:
         spec: its sizes, and how it is stored.
         rows: int8 in a buffer, or floats in a parameter; (rows, rank or width).
-        scale: what each int8 row is multiplied by, None for floats; (rows, 1).
+        scale: what each int8 row is multiplied by, None for floats; (rows,).
         mix: factor that widens a stored row, None where rows are whole; (rank, width).
         padding_idx: the row that stands for padding, or None.
     """
@@ -76,9 +76,12 @@ class CompactTable(nn.Module):
         Returns:
             Their embeddings; (..., width).
         """
-        picked = F.embedding(ids, self.rows, self.padding_idx if self.scale is None else None)
-        if self.scale is not None:
-            picked = picked.to(self.scale.dtype) * F.embedding(ids, self.scale)
+        if self.scale is None:
+            picked = F.embedding(ids, self.rows, self.padding_idx)
+        else:
+            flat = ids.reshape(-1)
+            picked = _dequantised(_picked(self.rows, flat), _picked(self.scale, flat))
+            picked = picked.reshape(*ids.shape, self.spec.inner)
         return picked if self.mix is None else picked @ self.mix
 
     def scores(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -96,7 +99,7 @@ class CompactTable(nn.Module):
     def _stored_rows(self) -> Tensor:
         """Return the stored rows as floating-point numbers, with gradients; (rows, inner)."""
         # Not scores times scales: of plain int8 numbers they would be beyond the range of fp16.
-        return self.rows if self.scale is None else self.rows.to(self.scale.dtype) * self.scale
+        return self.rows if self.scale is None else _dequantised(self.rows, self.scale)
 
     def _dense(self) -> Tensor:
         """Return the table that this one stands for, with gradients; (rows, width)."""
@@ -116,6 +119,27 @@ class CompactTable(nn.Module):
     def extra_repr(self) -> str:
         """Return the sizes shown by `print(model)`."""
         return f"{self.spec.words}, padding_idx={self.padding_idx}"
+
+
+def _picked(table: Tensor, places: Tensor) -> Tensor:
+    """Return entries of a table's first axis, by their numbers; (n, ...) of the type of the table."""
+    if torch.onnx.is_in_onnx_export():  # torch's own exporter puts a Reshape in front of it
+        gathered: Tensor = torch.onnx.ops.symbolic(
+            "Gather", (table, places), attrs={"axis": 0}, dtype=table.dtype, shape=(*places.shape, *table.shape[1:])
+        )
+        return gathered
+    return table.index_select(0, places)
+
+
+def _dequantised(rows: Tensor, scale: Tensor) -> Tensor:
+    """Return int8 rows (n, inner) times their scales (n,), in the dtype of the scales."""
+    if torch.onnx.is_in_onnx_export():
+        # One node of one axis of rows, which onnxruntime runs as fast as it picks floats; a product takes five times.
+        whole: Tensor = torch.onnx.ops.symbolic(
+            "DequantizeLinear", (rows, scale), attrs={"axis": 0}, dtype=scale.dtype, shape=rows.shape
+        )
+        return whole
+    return rows.to(scale.dtype) * scale.unsqueeze(1)
 
 
 class _Tied(nn.Module):
@@ -214,12 +238,12 @@ def compact_table(
     if table.scale is None:
         table.rows.copy_(stored)
         return table
-    top = stored.abs().amax(1, keepdim=True)
+    top = stored.abs().amax(1)
     # In the dtype that scales are kept in, so that numbers are rounded by what they are multiplied by again.
     scale = (top / _LARGEST).to(weight.dtype)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # a row of zeros, or what the dtype takes for one
     table.scale.copy_(scale)
-    table.rows.copy_((stored / scale.float()).round().clamp(-_LARGEST, _LARGEST))
+    table.rows.copy_((stored / scale.float().unsqueeze(1)).round().clamp(-_LARGEST, _LARGEST))
     return table
 
 

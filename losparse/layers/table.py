@@ -67,7 +67,7 @@ class TableSpec:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every tensor that the table stores, by part."""
-        scale = {} if self.bits is None else {"scale": (self.rows, 1)}
+        scale = {} if self.bits is None else {"scale": (self.rows,)}
         mix = {"mix": (self.rank, self.width)} if self.rank else {}
         return {"rows": (self.rows, self.inner), **scale, **mix}
 

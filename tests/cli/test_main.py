@@ -257,8 +257,10 @@ def test_help_of_compress_says_which_methods_have_a_flag(capsys: pytest.CaptureF
     )
     assert "--mean, --no-mean" in shown and "[rom] (default True)" in shown
     assert "--allocation {uniform,uniform-rank,last-k,by-type,global,search}" in shown
-    keys = "task, method, training, targets, ignore, keep_layers, keep_layers_by, keep_neurons, keep_neurons_by, "
-    assert f"JSON or YAML with any of the keys {keys}embeddings, embedding_rank;" in shown  # all that a recipe takes, and nothing else below
+    keys = "task, method, training, targets, ignore, keep_layers, keep_layers_by, keep_neurons, keep_neurons_by"
+    more = "embeddings, embedding_rank"
+    # all that a recipe takes, and nothing else below
+    assert f"JSON or YAML with any of the keys {keys}, {more};" in shown
     assert "left out, `losparse compress` takes a tenth of the training" in shown
 
 

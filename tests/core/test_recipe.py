@@ -92,7 +92,7 @@ def test_reads_files(tmp_path, suffix):
         ({"keep_layers": []}, "keep_layers must be a number of blocks"),
         ({"keep_neurons_by": "luck"}, "keep_neurons_by must be one of error, norm, got 'luck'"),
         ({"embeddings": "int4"}, "embeddings must be one of float, int8, got 'int4'"),
-        ({"embedding_rank": 1}, r"embedding_rank must be in \(0, 1\), got 1"),
+        ({"embedding_rank": 1}, r"embedding_rank must be a number in \(0, 1\), or null, got 1"),
         ({"keep_neurons_by": "norm"}, "keep_neurons_by 'norm' needs a share as keep_neurons, got none"),
         ({"keep_neurons": 1.5}, r"keep_neurons must be a number in \(0, 1\], or null, got 1.5"),
         ({"keep_layers_by": "luck"}, "keep_layers_by must be one of even, importance, got 'luck'"),
