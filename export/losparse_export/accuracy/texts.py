@@ -21,7 +21,8 @@ Feeds = Mapping[str, NDArray[Any]]
 # Texts that scales are measured on; of a longer file the first ones.
 CALIBRATION_TEXTS = 128
 
-_CALIBRATION_BATCH = 8
+# Alone, so that no padding is among what is measured, and the memory is that of one text.
+_CALIBRATION_BATCH = 1
 
 
 @dataclass(frozen=True)

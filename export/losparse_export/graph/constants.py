@@ -47,7 +47,7 @@ def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     while full in graph.initializers:
         count += 1
         full = f"{name}_{count}"
-    tensor = ir.tensor(np.ascontiguousarray(array), name=full)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=full)
     value = ir.Value(name=full, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     graph.register_initializer(value)
     return value

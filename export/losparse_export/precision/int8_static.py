@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def _convert(model: ir.Model, with_: Conversion) -> ir.Model:
-    from .quantize import quantize_static_int8
+    from .static import quantize_static_int8
 
     return quantize_static_int8(model, with_.folder, with_.nodes, with_.calibration, bits=with_.weight_bits)
 

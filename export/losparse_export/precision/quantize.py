@@ -1,4 +1,4 @@
-"""Integers by `onnxruntime.quantization`: int8 products, and weights in blocks of 8 or 4 bits.
+"""Integers by `onnxruntime.quantization`: int8 products scaled in every run, and weights in blocks of 8 or 4 bits.
 
 The library writes graphs too, the one it measures ranges with and its result. Their weights go into files of their own:
 a protobuf message ends at 2 GB, and tables of embeddings, which stay in fp32, may take half of that alone.
@@ -48,48 +48,6 @@ def quantize_dynamic_int8(model: ir.Model, folder: Path, nodes: Sequence[str], *
     return show_hidden(ir.load(folder / RESULT))
 
 
-def quantize_static_int8(
-    model: ir.Model, folder: Path, nodes: Sequence[str], calibration: Sequence[Feeds], *, bits: int
-) -> ir.Model:
-    """As int8, with the scales of activations measured once."""
-    quantization = import_onnxruntime("quantization")
-
-    save_graph(model, folder)
-    quantization.quantize_static(
-        folder / MODEL,
-        folder / RESULT,
-        _Reader(calibration),
-        quant_format=quantization.QuantFormat.QDQ,
-        calibrate_method=quantization.CalibrationMethod.MinMax,
-        op_types_to_quantize=["MatMul"],
-        per_channel=True,
-        reduce_range=bits == 7,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-        nodes_to_quantize=list(nodes),
-        use_external_data_format=True,
-        # What follows a product - bias, Gelu, residual - is float: its output is better left float too.
-        extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul"]},
-    )
-    return _restore_readers(ir.load(folder / RESULT), nodes)
-
-
-def _restore_readers(model: ir.Model, nodes: Sequence[str]) -> ir.Model:
-    """Let every node but the quantised products read activations in float again; in place.
-
-    The library gives the rounded activation to all that read it, so to the residual too, and rounding errors then add
-    up from block to block.
-    """
-    for node in model.graph:
-        rounded = node.inputs[0] if node.op_type == "DequantizeLinear" else None
-        quantise = None if rounded is None else rounded.producer()  # None too where a weight is quantised
-        if quantise is not None:
-            for user, index in tuple(node.outputs[0].uses()):
-                if user.name not in nodes:
-                    user.replace_input_with(index, quantise.inputs[0])
-    return model
-
-
 def quantize_weights(model: ir.Model, folder: Path, nodes: Sequence[str], *, bits: int) -> ir.Model:
     """Weights in blocks of `BLOCK_SIZE` that share a scale; activations stay float outside the kernel."""
     nbits = import_onnxruntime("quantization.matmul_nbits_quantizer")
@@ -110,15 +68,3 @@ def quantize_weights(model: ir.Model, folder: Path, nodes: Sequence[str], *, bit
     # A weight that two products read is quantised twice, under one name.
     drop_repeated(proto.graph.initializer, lambda tensor: tensor.name)
     return ir.from_proto(proto)
-
-
-class _Reader:
-    """Hands one feed after the other to the calibration."""
-
-    def __init__(self, feeds: Sequence[Feeds]) -> None:
-        self._feeds = iter(feeds)
-
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
-        """Return the next inputs, or None at the end."""
-        feed = next(self._feeds, None)
-        return None if feed is None else dict(feed)
