@@ -17,7 +17,7 @@ from .layers.factored import FactoredLinear
 from .layers.linear import find_targets, replace_module, weight_of
 from .layers.spec import LayerSpec
 from .methods import LoSparse, method_to_dict
-from .methods.losparse.coupling import choose_groups
+from .methods.losparse.coupling import choose_groups, live_groups
 from .methods.losparse.layer import FactoredLinearTraining
 from .models.quantised import computed_as_quantised
 from .models.report import CompressionReport, report
@@ -92,9 +92,11 @@ def draw_factors(
     scores = {name: torch.rand(len(layer.mask), generator=random) for name, layer in plans.items()}
     costs = {name: layer.group_size for name, layer in plans.items()}
     budget = method.sparse_budget(list(plans.values()))
-    masks = choose_groups(method.families(plans, config), scores, costs, budget)
+    families = method.families(plans, config)
+    masks = choose_groups(families, scores, costs, budget)
+    live = live_groups(families, masks)
     spread = float(getattr(config, "initializer_range", None) or _SPREAD)
-    return {name: _filled(layer, masks[name], spread, random) for name, layer in plans.items()}
+    return {name: _filled(layer, masks[name], live.get(name), spread, random) for name, layer in plans.items()}
 
 
 def _plan(name: str, layer: LayerSpec, method: LoSparse) -> FactoredLinearTraining:
@@ -109,8 +111,18 @@ def _plan(name: str, layer: LayerSpec, method: LoSparse) -> FactoredLinearTraini
     )
 
 
-def _filled(plan: FactoredLinearTraining, mask: Tensor, spread: float, random: torch.Generator) -> FactoredLinear:
-    """Draw a layer whose low-rank part and whose kept part have each the spread of a new dense weight."""
+def _filled(
+    plan: FactoredLinearTraining, mask: Tensor, live: Tensor | None, spread: float, random: torch.Generator
+) -> FactoredLinear:
+    """Draw a layer whose low-rank part and whose kept part have each the spread of a new dense weight.
+
+    Args:
+        plan: its sizes.
+        mask: groups that are kept; (groups,).
+        live: groups whose low-rank part is not zero; (groups,); None where that is all of them.
+        spread: standard deviation of a new dense weight.
+        random: where numbers come from.
+    """
     kept = mask.nonzero().flatten()
     layer = FactoredLinear.from_spec(replace(plan.spec, kept=len(kept)))
     for name, parameter in layer.named_parameters():
@@ -119,4 +131,7 @@ def _filled(plan: FactoredLinearTraining, mask: Tensor, spread: float, random: t
         own = (spread / max(plan.rank, 1) ** 0.5) ** 0.5 if name in ("u", "v") else spread
         parameter.normal_(0.0, own, generator=random)
     layer.copy_(kept=kept)
+    factor = layer.u if plan.axis == "out" else layer.v
+    if live is not None and factor is not None:
+        factor.masked_fill_(~live[:, None] if plan.axis == "out" else ~live[None, :], 0.0)
     return layer

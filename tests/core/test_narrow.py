@@ -8,14 +8,26 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModel, BertConfig, DistilBertConfig, LlamaConfig, MPNetConfig
+from transformers import (
+    AutoModel,
+    BartConfig,
+    BertConfig,
+    DistilBertConfig,
+    EsmConfig,
+    LlamaConfig,
+    MPNetConfig,
+    RoFormerConfig,
+    Wav2Vec2ConformerConfig,
+)
 
 from losparse import LoSparse, StructuredPruning
 from losparse.layers.factored import FactoredLinear
+from losparse.layers.linear import find_targets
+from losparse.methods.losparse.attentions import find_attentions, rotates
 from losparse.methods.losparse.coupling import Family, choose_groups
-from losparse.methods.losparse.heads import Attention
+from losparse.methods.losparse.heads import Attention, _below
 from losparse.models.roles import in_attention
-from losparse.random_factors import random_factors_
+from losparse.random_factors import _plan, random_factors_, sizes_of
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50}
 MODELS = {
@@ -138,7 +150,86 @@ def test_which_layers_belong_to_an_attention(name, found):
     assert in_attention(name) is found
 
 
-def test_several_query_heads_for_one_key_head_do_not_go_whole():
+def test_key_heads_go_with_the_query_heads_that_read_them():
+    # Two key heads of two dimensions, two query heads each. The second key head matters most, by its queries.
+    scores = {"q": torch.tensor([1.0, 1, 1, 1, 9, 8, 9, 8]), "k": torch.ones(4)}
+    scores |= {"v": torch.ones(4), "o": torch.tensor([1.0, 1, 1, 1, 1, 2, 1, 2])}
+    grouped = Attention(("q", "k"), ("v",), ("o",), heads=2, score_step=0, value_step=1)
+    sizes = dict.fromkeys("qkvo", 1)
+    # A key head has 4 + 2 places of scores and 2 + 4 of values; a value dimension of one costs 3.
+    masks = choose_groups([grouped], scores, sizes, budget=9)
+    assert masks["q"].tolist() == [False] * 4 + [True] * 4
+    assert masks["k"].tolist() == [False, False, True, True]
+    assert masks["v"].tolist() == [False, False, False, True]
+    assert masks["o"].tolist() == [False] * 5 + [True, False, True]
+    assert grouped.live(masks["o"]).tolist() == [False] * 4 + [True] * 4
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_rotated_heads_keep_all_of_their_query_and_key_dimensions(rank):
     torch.manual_seed(0)
-    model = AutoModel.from_config(LlamaConfig(**SIZES, num_key_value_heads=2, intermediate_size=96))
-    assert random_factors_(model, StructuredPruning(keep=0.5, structure="narrow")).share <= 0.5
+    config = LlamaConfig(**SIZES, num_key_value_heads=2, intermediate_size=96)
+    model = AutoModel.from_config(config)
+    method = LoSparse(keep=0.5, low_rank=0.1 if rank else 0, structure="narrow")
+    assert random_factors_(model, method).share <= 0.5
+    layers = {n.split(".")[-1]: m for n, m in model.named_modules() if isinstance(m, FactoredLinear) and ".0." in n}
+    widths = {}
+    for name, heads in (("q_proj", 4), ("k_proj", 2), ("v_proj", 2), ("o_proj", 4)):
+        kept = torch.zeros(heads * 16, dtype=torch.bool)
+        if layers[name].kept is not None:
+            kept[layers[name].kept] = True
+        widths[name] = kept.reshape(2, -1, 16)
+        if rank:
+            factor = layers[name].v.T if name == "o_proj" else layers[name].u
+            live = kept.reshape(2, -1).any(1)
+            assert torch.equal((factor.reshape(2, -1) != 0).any(1), live)
+    assert torch.equal(widths["q_proj"][:, 0], widths["q_proj"][:, 1])
+    assert torch.equal(widths["q_proj"][:, :1], widths["k_proj"])
+    assert torch.equal(widths["o_proj"][:, 0], widths["v_proj"][:, 0])
+    whole = widths["k_proj"].sum(-1).flatten().tolist()
+    assert set(whole) <= {0, 16}
+
+
+def test_an_exported_head_is_as_wide_as_what_is_kept_and_the_rank():
+    # 64 dimensions, rank 20: with 44 kept a head is as wide as before, then 28 + 20 = 48, and 12 + 20 = 32.
+    assert _widths(64, 16, 20) == [44, 28, 12]
+    assert _widths(64, 16, 0) == [48, 32, 16]
+    assert _widths(64, 16, 16) == [48, 32, 16]
+    assert _widths(10, 4, 3) == [5, 1]
+    assert _widths(64, 0, 20) == []
+
+
+def _widths(whole, step, rank):
+    found, kept = [], whole
+    while kept := _below(kept, whole, step, rank):
+        found.append(kept)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        (BertConfig(), False),
+        (LlamaConfig(), True),
+        (RoFormerConfig(), True),
+        (EsmConfig(vocab_size=33), False),
+        (EsmConfig(vocab_size=33, position_embedding_type="rotary"), True),
+        (Wav2Vec2ConformerConfig(), False),
+    ],
+)
+def test_which_models_rotate_queries_and_keys(config, found):
+    assert rotates(config) is found
+
+
+def test_decoders_have_their_own_number_of_heads():
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
+    config = BartConfig(**sizes, encoder_attention_heads=2, decoder_attention_heads=4, vocab_size=50)
+    model = AutoModel.from_config(config)
+    method = StructuredPruning(keep=0.5, structure="narrow")
+    plans = {name: _plan(name, one, method) for name, one in sizes_of(find_targets(model)).items()}
+    heads = {one.layers[0].rpartition(".")[0]: one.heads for one in find_attentions(plans, config)}
+    assert heads == {
+        "encoder.layers.0.self_attn": 2,
+        "decoder.layers.0.self_attn": 4,
+        "decoder.layers.0.encoder_attn": 4,
+    }

@@ -25,12 +25,14 @@ import torch
 from torch import Tensor
 
 from ...layers.spec import Axis
-from .coupling import AnyFamily, choose_groups
+from .coupling import AnyFamily, choose_groups, live_groups
 from .layer import FactoredLinearTraining
 
 
 @torch.no_grad()
-def split(weight: Tensor, bias: Tensor | None, *, rank: int, axis: Axis, elementwise: bool) -> FactoredLinearTraining:
+def split(
+    weight: Tensor, bias: Tensor | None, *, rank: int, axis: Axis, elementwise: bool, by_heads: bool = False
+) -> FactoredLinearTraining:
     """Split a dense weight into `u v + sparse`, exactly.
 
     Args:
@@ -39,6 +41,7 @@ def split(weight: Tensor, bias: Tensor | None, *, rank: int, axis: Axis, element
         rank: of the low-rank part; 0 leaves the whole weight to the sparse one.
         axis: side of the weight that is kept in groups.
         elementwise: keep statistics of every element, not of groups.
+        by_heads: heads go whole, with their low-rank part.
 
     Returns:
         The layer in its training form, equal to the dense one.
@@ -54,6 +57,7 @@ def split(weight: Tensor, bias: Tensor | None, *, rank: int, axis: Axis, element
         axis=axis,
         bias=bias is not None,
         elementwise=elementwise,
+        by_heads=by_heads,
         device=weight.device,
         dtype=weight.dtype,
     )
@@ -114,7 +118,7 @@ class CubicSchedule:
 
 @torch.no_grad()
 def accumulate_sensitivity(layer: FactoredLinearTraining, gradient: Tensor) -> None:
-    """Add one step's sensitivity |sparse * dL/dsparse| to the window; eq. 5.
+    """Add one step's sensitivity |sparse * dL/dsparse| to the window; eq. 5, and where heads go whole, of u or v too.
 
     The mean over a group commutes with the averages over steps, so one number per group is enough unless PLATON's
     uncertainty is asked for.
@@ -122,6 +126,9 @@ def accumulate_sensitivity(layer: FactoredLinearTraining, gradient: Tensor) -> N
     sensitivity = (layer.sparse * gradient).abs_()  # (out, in)
     layer.score_sum += sensitivity if layer.elementwise else sensitivity.mean(dim=1 if layer.axis == "out" else 0)
     layer.window_count += 1
+    factor = layer.grouped_factor
+    if layer.beside_sum is not None and factor is not None and factor.grad is not None:
+        layer.beside_sum += (factor * factor.grad).abs_().sum(dim=1 if layer.axis == "out" else 0)
 
 
 @torch.no_grad()
@@ -131,6 +138,9 @@ def close_window(layer: FactoredLinearTraining, beta: float, uncertainty_beta: f
     if layer.uncertainty_avg is not None and uncertainty_beta is not None:
         layer.uncertainty_avg.lerp_((mean - layer.score_avg).abs(), 1.0 - uncertainty_beta)
     layer.score_avg.lerp_(mean, 1.0 - beta)
+    if layer.beside_avg is not None and layer.beside_sum is not None:
+        layer.beside_avg.lerp_(layer.beside_sum / layer.window_count.clamp(min=1), 1.0 - beta)
+        layer.beside_sum.zero_()
     layer.score_sum.zero_()
     layer.window_count.zero_()
 
@@ -147,7 +157,15 @@ def group_importance(layer: FactoredLinearTraining) -> Tensor:
 def update_masks(layers: Mapping[str, FactoredLinearTraining], families: Sequence[AnyFamily], budget: int) -> None:
     """Keep the most important groups over all layers that fit into `budget` parameters; eq. 8."""
     scores = {name: group_importance(layer) for name, layer in layers.items()}
-    masks = choose_groups(families, scores, {name: layer.group_size for name, layer in layers.items()}, budget)
+    # With PLATON's uncertainty the scores are in nats squared, and those of the factors are not.
+    beside = {
+        n: layer.beside_avg for n, layer in layers.items() if layer.beside_avg is not None and not layer.elementwise
+    }
+    sizes = {name: layer.group_size for name, layer in layers.items()}
+    masks = choose_groups(families, scores, sizes, budget, beside)
+    live = live_groups(families, masks)
     for name, layer in layers.items():
         layer.mask.copy_(masks[name])
+        if layer.live is not None and name in live:
+            layer.live.copy_(live[name])
         layer.apply_mask()

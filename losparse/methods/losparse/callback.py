@@ -132,9 +132,7 @@ class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
     def _forget_momentum(self, optimizer: Optimizer | None) -> None:
         """Zero the optimizer's moments of dropped groups: they would only fight the mask from here on."""
         state = getattr(optimizer, "state", {})
-        for layer in self.layers.values():
-            dropped = ~layer.mask
-            where = dropped[:, None] if layer.axis == "out" else dropped[None, :]
-            for value in state.get(layer.sparse, {}).values():
-                if isinstance(value, Tensor) and value.shape == layer.sparse.shape:
-                    value.masked_fill_(where, 0.0)
+        for parameter, dropped in (found for layer in self.layers.values() for found in layer.dropped()):
+            for value in state.get(parameter, {}).values():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    value.masked_fill_(dropped, 0.0)

@@ -9,9 +9,10 @@ on both sides of a product, and what was a scatter becomes nothing at all. A lay
 alone. Layers are recognised by their names (`models.roles`) and sizes; the exporter does not rely on this, it reads the
 graph.
 
-Where several query heads share one key head (grouped attention), nothing is coupled: the exporter does not fold what an
-Attention repeats, and without that it gains nothing - value and output of 8 heads on 2 get the same forms whether they
-keep the same dimensions or not, and queries and keys are rotated in all these models, which blocks their fold anyway.
+Where several query heads share one key head (grouped attention), `couple` leaves the attention alone: the exporter does
+not fold what an Attention repeats, and without that it gains nothing - value and output of 8 heads on 2 get the same
+forms whether they keep the same dimensions or not, and queries and keys are rotated in all these models, which blocks
+their fold anyway. `narrow` lets key heads go with all query heads that read them.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from ...models.roles import Partners, place_of
+from ...models.roles import Partners
 from ...models.roles import partners as partners_of
+from .attentions import find_attentions, lists_heads, numbers_of_heads
 from .heads import Attention
 from .layer import FactoredLinearTraining
 
@@ -47,8 +49,10 @@ class Family:
     blocks: int = 1
     multiple: int = 1
 
-    def steps(self, scores: Mapping[str, Tensor], sizes: Mapping[str, int]) -> Steps:
-        """Order what can be kept, the most important first."""
+    def steps(
+        self, scores: Mapping[str, Tensor], sizes: Mapping[str, int], beside: Mapping[str, Tensor] | None = None
+    ) -> Steps:
+        """Order what can be kept, the most important first; nothing of the rank part goes with a group."""
         return _GroupSteps(self, scores, sizes)
 
 
@@ -88,14 +92,12 @@ def couple(
     Returns:
         Families that hold every layer once, in the order of their first layers.
     """
-    heads = getattr(config, "num_attention_heads", None) or 1
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
     families = []
     for partners in partners_of(layers):
         by_heads = partners.kind in ("scores", "values")
-        # Of a config that lists another number for every stage (Swin's) it is not known which is this layer's.
-        known = not by_heads or (isinstance(heads, int) and key_heads == heads)
-        blocks = int(heads) if by_heads and known else 1
+        heads, key_heads = numbers_of_heads(partners.layers[0], config) if by_heads else (1, 1)
+        known = key_heads == heads and not (by_heads and lists_heads(config))
+        blocks = heads if known else 1
         if known and _agree(partners, layers, blocks):
             families.append(Family(partners.layers, blocks, multiple))
         else:  # sizes that do not match, or several query heads for one key: every layer for itself
@@ -104,14 +106,10 @@ def couple(
     return sorted(families, key=lambda family: order[family.layers[0]])
 
 
-HEAD_STEP = 16
-"""Dimensions of a head that are kept together: products and attention work on as many at a time."""
-
-
 def narrow(
     layers: Mapping[str, FactoredLinearTraining], config: PretrainedConfig | None, *, multiple: int
 ) -> list[AnyFamily]:
-    """Couple as `couple` does, and the four layers of an attention with each other, so that heads can go whole.
+    """Couple the four layers of an attention, so that heads can go whole, and the others as `couple` does.
 
     Args:
         layers: in training form, by qualified name.
@@ -121,39 +119,12 @@ def narrow(
     Returns:
         Families that hold every layer once, in the order of their first layers.
     """
-    families = couple(layers, config, multiple=multiple)
-    parts: dict[str, list[Family]] = {}
-    for family in families:
-        place = place_of(family.layers[0])
-        if place is not None and family.blocks > 1:
-            parts.setdefault(place.part, []).append(family)
-    found: list[AnyFamily] = []
-    for family in families:
-        place = place_of(family.layers[0])
-        both = parts.get(place.part, []) if place is not None and family.blocks > 1 else []
-        attention = _attention(both, layers) if len(both) == 2 else None
-        if attention is None:
-            found.append(family)
-        elif family is both[0]:
-            found.append(attention)
-    return found
-
-
-def _attention(both: Sequence[Family], layers: Mapping[str, FactoredLinearTraining]) -> Attention | None:
-    """Join the two families of an attention; None where they are not scores and values of as many heads."""
-    roles = [{place.role for name in family.layers if (place := place_of(name))} for family in both]
-    if {"query", "key"} not in roles or {"value", "writer"} not in roles:
-        return None
-    if any(layers[name].rank for family in both for name in family.layers):
-        return None
-    scores = both[roles.index({"query", "key"})]
-    values = both[roles.index({"value", "writer"})]
-    widths = [len(layers[family.layers[0]].mask) // family.blocks for family in (scores, values)]
-    names = {
-        role: tuple(n for n in values.layers if (p := place_of(n)) and p.role == role) for role in ("value", "writer")
-    }
-    steps = [min(HEAD_STEP, max(1, width // 2)) for width in widths]
-    return Attention(scores.layers, names["value"], names["writer"], scores.blocks, *steps)
+    attentions = find_attentions(layers, config)
+    taken = {name for attention in attentions for name in attention.layers}
+    others = {name: layer for name, layer in layers.items() if name not in taken}
+    found: list[AnyFamily] = [*attentions, *couple(others, config, multiple=multiple)]
+    order = {name: place for place, name in enumerate(layers)}
+    return sorted(found, key=lambda family: min(order[name] for name in family.layers))
 
 
 def _agree(partners: Partners, layers: Mapping[str, FactoredLinearTraining], blocks: int) -> bool:
@@ -167,7 +138,11 @@ def _agree(partners: Partners, layers: Mapping[str, FactoredLinearTraining], blo
 
 
 def choose_groups(
-    families: Sequence[AnyFamily], scores: Mapping[str, Tensor], sizes: Mapping[str, int], budget: int
+    families: Sequence[AnyFamily],
+    scores: Mapping[str, Tensor],
+    sizes: Mapping[str, int],
+    budget: int,
+    beside: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Choose what to keep: the families' best groups over the whole model that fit into the budget.
 
@@ -180,6 +155,8 @@ def choose_groups(
         scores: importance of every group of a layer, by qualified name; (groups,).
         sizes: parameters that one group of a layer costs.
         budget: parameters to spend, in all.
+        beside: importance of what the rank part adds to a group, summed over its parameters, of the layers where that
+            goes with a head; (groups,).
 
     Returns:
         One bool mask per layer; (groups,) each.
@@ -187,7 +164,7 @@ def choose_groups(
     References:
         LoSparse, arXiv:2306.11222, Algorithm 1, with families in place of single neurons.
     """
-    steps = [family.steps(scores, sizes) for family in families]
+    steps = [family.steps(scores, sizes, beside) for family in families]
     if any(isinstance(family, Attention) for family in families):
         counts = select_steps([step.scores for step in steps], [step.costs for step in steps], budget)
     else:
@@ -197,6 +174,23 @@ def choose_groups(
     for step, count in zip(steps, counts, strict=True):
         masks |= step.masks(count)
     return {name: masks[name].to(scores[name].device) for name in scores}
+
+
+def live_groups(families: Sequence[AnyFamily], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return which groups belong to a head that keeps something, of the layers whose heads go whole.
+
+    Args:
+        families: that the masks were chosen for.
+        masks: by qualified name; bool (groups,).
+
+    Returns:
+        One bool mask per layer of an attention; (groups,) each.
+    """
+    found: dict[str, Tensor] = {}
+    for family in families:
+        if isinstance(family, Attention):
+            found |= {name: family.live(masks[name]) for name in family.layers}
+    return found
 
 
 class _GroupSteps:

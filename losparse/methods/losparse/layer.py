@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...layers.factored import FactoredLinear
 from ...layers.spec import Axis
@@ -19,6 +19,9 @@ from ...layers.training import TrainingForm
 
 class FactoredLinearTraining(TrainingForm):
     """The layer while it is trained: factors, the whole residual, and the mask of what is kept of it.
+
+    Where heads go whole (`by_heads`), the low-rank part of a head goes with it: rows of `u` (`axis="out"`), or columns
+    of `v` (`axis="in"`), outside `live` are zero after every masking step, and stay so in the compact layer.
 
     The forward pass multiplies the dense weight `u v + sparse` once, so a training step costs about what a step of
     the dense layer costs; the gradients of `u`, `v` and `sparse` follow from the one dense gradient.
@@ -31,18 +34,24 @@ class FactoredLinearTraining(TrainingForm):
         score_sum: sum of sensitivities in the current window; same shape as `score_avg`.
         uncertainty_avg: only when uncertainty is tracked; (out, in).
         window_count: optimizer steps in the current window; int64 ().
+        live: only where heads go whole and there is a low-rank part: groups that keep theirs; bool (groups,).
+        beside_avg: only there: as `score_avg`, of the low-rank part, summed over a group's parameters; (groups,).
+        beside_sum: sum of that in the current window; (groups,).
 
     The statistics are buffers, so that any checkpoint of the model holds them and a resumed training goes on as if
     it had not stopped.
     """
 
     trainer = "losparse"
-    settings = ("axis", "elementwise")
+    settings = ("axis", "elementwise", "by_heads")
     mask: Tensor
     score_avg: Tensor
     score_sum: Tensor
     window_count: Tensor
     uncertainty_avg: Tensor | None
+    live: Tensor | None
+    beside_avg: Tensor | None
+    beside_sum: Tensor | None
 
     def __init__(
         self,
@@ -53,10 +62,22 @@ class FactoredLinearTraining(TrainingForm):
         axis: Axis = "out",
         bias: bool = True,
         elementwise: bool = False,
+        by_heads: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Allocate the layer with an all-true mask; `elementwise` keeps statistics per element (PLATON).
+        """Allocate the layer with an all-true mask.
+
+        Args:
+            in_features: columns of the weight.
+            out_features: its rows.
+            rank: of the low-rank part.
+            axis: side of the weight that is kept in groups.
+            bias: whether there is one.
+            elementwise: keep statistics of every element (PLATON).
+            by_heads: heads go whole, with their low-rank part.
+            device: of the tensors.
+            dtype: of the parameters.
 
         Raises:
             LosparseError: a size is out of range, or the axis is unknown.
@@ -66,13 +87,17 @@ class FactoredLinearTraining(TrainingForm):
             in_features, out_features, rank=rank, kept=groups, axis=axis, bias=bias, device=device, dtype=dtype
         )
         self.kept = None  # which groups are kept is the mask's business until compact()
-        self.elementwise = elementwise
+        self.elementwise, self.by_heads = elementwise, by_heads
         shape = (out_features, in_features) if elementwise else (groups,)
         self.register_buffer("mask", torch.ones(groups, dtype=torch.bool, device=device))
         self.register_buffer("score_avg", torch.zeros(shape, device=device))
         self.register_buffer("score_sum", torch.zeros(shape, device=device))
         self.register_buffer("window_count", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("uncertainty_avg", torch.zeros(shape, device=device) if elementwise else None)
+        low_rank = by_heads and rank > 0
+        self.register_buffer("live", torch.ones(groups, dtype=torch.bool, device=device) if low_rank else None)
+        for name in ("beside_avg", "beside_sum"):
+            self.register_buffer(name, torch.zeros(groups, device=device) if low_rank else None)
 
     @property
     def group_size(self) -> int:
@@ -95,9 +120,22 @@ class FactoredLinearTraining(TrainingForm):
 
     @torch.no_grad()
     def apply_mask(self) -> None:
-        """Zero the groups of the residual that the mask drops."""
-        dropped = ~self.mask
-        self.sparse.masked_fill_(dropped[:, None] if self.axis == "out" else dropped[None, :], 0.0)
+        """Zero the groups of the residual that the mask drops, and the low-rank part of heads that are gone."""
+        for parameter, dropped in self.dropped():
+            parameter.masked_fill_(dropped, 0.0)
+
+    def dropped(self) -> list[tuple[nn.Parameter, Tensor]]:
+        """Return the parameters that are masked, and where: bool, of a shape that broadcasts to the parameter's."""
+        by_group = [(self.sparse, ~self.mask)]
+        factor = self.grouped_factor
+        if factor is not None and self.live is not None:
+            by_group.append((factor, ~self.live))
+        return [(one, dropped[:, None] if self.axis == "out" else dropped[None, :]) for one, dropped in by_group]
+
+    @property
+    def grouped_factor(self) -> nn.Parameter | None:
+        """The factor that has the groups: u (out, rank) of a layer of rows, v (rank, in) of one of columns."""
+        return self.u if self.axis == "out" else self.v
 
     def parameter_count(self) -> int:
         """Count what the compact form of the present mask would store."""

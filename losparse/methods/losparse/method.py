@@ -133,6 +133,10 @@ class LoSparse:
             share = 0.0
         return rank_for(share, out_features, in_features, name=name, round_up=True) if share else 0
 
+    def by_heads(self, name: str) -> bool:
+        """Tell whether a layer is of an attention whose heads may go whole."""
+        return self.structure == "narrow" and kind_of(name) == "attention"
+
     def start(self, name: str, weight: Tensor, bias: Tensor | None) -> FactoredLinearTraining:
         """Split a dense weight into `u v + sparse`, exactly.
 
@@ -155,6 +159,7 @@ class LoSparse:
             rank=self.rank_of(name, *weight.shape),
             axis=self.axis_of(name),
             elementwise=self.uncertainty_beta is not None,
+            by_heads=self.by_heads(name),
         )
 
     def schedule(self, total_steps: int) -> CubicSchedule:

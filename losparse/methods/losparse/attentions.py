@@ -1,0 +1,110 @@
+"""The attentions of a model whose heads can go whole, by the names and sizes of its layers.
+
+    query (heads * width) ----+
+    key   (key heads * width) +-- the same places of every head, or all of them where queries and keys are rotated
+    value (key heads * width) +-- the same places of every head
+    output's inputs (heads * width) of the value
+
+Where several query heads read one key head (grouped attention), that key head goes with all of them. A rotation mixes
+dimensions of queries and keys in pairs on their way to the scores, so that an exported graph could not leave out some
+of them: there heads keep all of these dimensions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ...models.roles import Role, place_of
+from .heads import Attention
+from .layer import FactoredLinearTraining
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_KEY_HEADS = "num_key_value_heads"
+HEAD_STEP = 16
+"""Dimensions of a head that are kept together: products and attention work on as many at a time."""
+
+
+def find_attentions(layers: Mapping[str, FactoredLinearTraining], config: PretrainedConfig | None) -> list[Attention]:
+    """Find the attentions whose four layers are all there and agree in their sizes.
+
+    Args:
+        layers: in training form, by qualified name.
+        config: of the transformers model, for its numbers of heads and its rotation; None finds nothing.
+    """
+    parts: dict[str, dict[Role, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in layers:
+        place = place_of(name)
+        if place is not None:
+            parts[place.part][place.role].append(name)
+    found = (_attention([part[role] for role in _ROLES], layers, config) for part in parts.values())
+    return [attention for attention in found if attention is not None]
+
+
+_ROLES: tuple[Role, ...] = ("query", "key", "value", "writer")
+
+
+def _attention(
+    names: Sequence[Sequence[str]], layers: Mapping[str, FactoredLinearTraining], config: PretrainedConfig | None
+) -> Attention | None:
+    """Return the attention of layers by role; None where they are not one of each, or their sizes do not agree."""
+    if config is None or any(len(of_role) != 1 for of_role in names):
+        return None
+    query, key, value, output = (of_role[0] for of_role in names)
+    heads, key_heads = numbers_of_heads(query, config)
+    if heads < 2 or heads % key_heads:
+        return None
+    groups = [len(layers[name].mask) for name in (query, key, value, output)]
+    score, width = groups[1] // key_heads, groups[2] // key_heads
+    sizes = [heads * score, key_heads * score, key_heads * width, heads * width]
+    axes = [layers[name].axis for name in (query, key, value, output)]
+    # A checkpoint of an earlier version may keep rows where columns meet.
+    if groups != sizes or axes != ["out", "out", "out", "in"]:
+        return None
+    return Attention(
+        scores=(query, key),
+        writers=(value,),
+        readers=(output,),
+        heads=key_heads,
+        score_step=0 if rotates(config) else step_of(score),
+        value_step=step_of(width),
+        score_rank=layers[key].rank,
+        value_rank=layers[value].rank,
+    )
+
+
+def step_of(width: int) -> int:
+    """Return how many dimensions of a head of some width go together: half of them where it is a small one."""
+    return min(HEAD_STEP, max(1, width // 2))
+
+
+def lists_heads(config: PretrainedConfig | None) -> bool:
+    """Tell whether a config lists another number of heads for every stage (Swin's): which is a layer's is unknown."""
+    return any(isinstance(getattr(config, key, None), list | tuple) for key in ("num_attention_heads", _KEY_HEADS))
+
+
+def numbers_of_heads(name: str, config: PretrainedConfig | None) -> tuple[int, int]:
+    """Return the numbers of query heads and of key heads of the attention that a layer belongs to; 1 where unknown."""
+    own = getattr(config, "decoder_attention_heads", None) if "decoder" in name.split(".") else None
+    heads = own or getattr(config, "num_attention_heads", None)
+    key_heads = getattr(config, _KEY_HEADS, None) or heads
+    if not isinstance(heads, int) or not isinstance(key_heads, int):
+        return 1, 1
+    return heads, key_heads
+
+
+def rotates(config: PretrainedConfig) -> bool:
+    """Tell by its config whether a model rotates queries and keys by their positions."""
+    if config.model_type in _ROTATE_ALWAYS:
+        return True
+    for key in ("position_embedding_type", "position_embeddings_type"):
+        said = getattr(config, key, None)
+        if isinstance(said, str):  # other keys are there whether they are used or not (ESM, Wav2Vec2-Conformer)
+            return said == "rotary"
+    return any(value for key, value in config.to_dict().items() if "rope" in key or "rotary" in key)
+
+
+_ROTATE_ALWAYS = ("roformer", "codegen", "gptj")
