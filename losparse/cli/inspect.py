@@ -80,6 +80,8 @@ def _row(layer: StoredLayer) -> list[str]:
     spec = layer.spec
     kept = f"{spec.kept} {'rows' if spec.axis == 'out' else 'columns'}" if layer.factored else "-"
     rank = f"{spec.rank}{_PIVOTS[spec.pivot_side]}{' (shared v)' if spec.v_of else ''}" if layer.factored else "-"
+    if layer.heads is not None:
+        kept += f", heads {layer.heads.live} of {layer.heads.of}, {layer.heads.width(spec)} wide"
     if layer.is_dense:
         rank, kept = "-", "dense"
     size = f"{spec.out_features}x{spec.in_features}"

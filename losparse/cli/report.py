@@ -27,6 +27,8 @@ def print_report(title: str, report: Mapping[str, Any]) -> None:
     if counts["looked_at"] is not None:
         looked = counts["looked_at"]
         print(coverage_line(looked["looked_at"], looked["linear"]))
+    for line in counts["attentions"]:
+        print(line)
     if report["recipe"]["keep_layers"] is not None:
         print(f"blocks kept: {', '.join(map(str, report['kept_layers']))}")
     if report["kept_neurons"] is not None:

@@ -15,6 +15,7 @@ from ..layers.spec import LayerSpec
 from ..layers.table import TableSpec
 from ..layers.training import TrainingForm
 from .coverage import Coverage, coverage
+from .heads import Heads, attention_lines, heads_of
 from .tables import compact_tables, stored_parameters
 from .unfactored import other_linear
 
@@ -27,11 +28,13 @@ class LayerReport:
         name: its qualified name.
         spec: its sizes as they are now: of a layer in training form the groups that it still keeps.
         parameters: what it stores, as the budget counts.
+        heads: of an attention whose heads keep equally many places each; else None.
     """
 
     name: str
     spec: LayerSpec
     parameters: int
+    heads: Heads | None = None
 
     @property
     def dense_parameters(self) -> int:
@@ -50,6 +53,7 @@ class LayerReport:
             "pivots": self.spec.pivot_side,
             "parameters": self.parameters,
             "dense_parameters": self.dense_parameters,
+            "heads": None if self.heads is None else self.heads.to_entry(),
         }
 
 
@@ -100,6 +104,7 @@ class CompressionReport:
             "looked_at": None if self.coverage is None else self.coverage.to_dict(),
             "layers": [layer.to_dict() for layer in self.layers],
             "embeddings": {name: table.to_entry() for name, table in self.embeddings.items()},
+            "attentions": attention_lines((layer.name, layer.spec, layer.heads) for layer in self.layers),
         }
 
 
@@ -115,7 +120,11 @@ def report(model: nn.Module) -> CompressionReport:
     Raises:
         LosparseError: the model has no factored layer.
     """
-    layers = [_layer_report(name, model.get_submodule(name), spec) for name, spec in layer_specs(model).items()]
+    heads = model_heads(model)
+    layers = [
+        _layer_report(name, model.get_submodule(name), spec, heads.get(name))
+        for name, spec in layer_specs(model).items()
+    ]
     if not layers:
         raise LosparseError(f"{type(model).__name__} has no compressed layer; call compress_(model, method) first")
     factored = [m for m in model.modules() if isinstance(m, FactoredLinear)]
@@ -141,8 +150,19 @@ def _saved(tables: Mapping[str, TableSpec]) -> int:
     return sum(table.dense_parameters - table.parameters for table in tables.values())
 
 
-def _layer_report(name: str, layer: nn.Module, spec: LayerSpec) -> LayerReport:
+def model_heads(model: nn.Module) -> dict[str, Heads]:
+    """Return the heads of the compressed attentions of a model, by layer; of none that is still trained."""
+    specs, kept = {}, {}
+    for name, spec in layer_specs(model).items():
+        layer = model.get_submodule(name)
+        assert isinstance(layer, FactoredLinear), "only factored layers have a spec"
+        if not isinstance(layer, TrainingForm) and (layer.kept is None or not layer.kept.is_meta):
+            specs[name], kept[name] = spec, layer.kept
+    return heads_of(specs, kept, getattr(model, "config", None))
+
+
+def _layer_report(name: str, layer: nn.Module, spec: LayerSpec, heads: Heads | None) -> LayerReport:
     assert isinstance(layer, FactoredLinear), "only factored layers have a spec"
     if isinstance(layer, TrainingForm):
         spec = replace(spec, kept=layer.kept_groups)
-    return LayerReport(name, spec, layer.parameter_count())
+    return LayerReport(name, spec, layer.parameter_count(), heads)

@@ -14,6 +14,7 @@ from losparse_runtime.contract.files import METADATA_FILE, PLAN_FILE, read_metad
 from ..errors import LosparseError
 from ..layers.spec import LayerSpec
 from ..models.coverage import Coverage, coverage, left_by_name
+from ..models.heads import Heads
 from .folder import Checkpoint, read_checkpoint, stored_layers, stored_name, stored_tables
 from .parts import PartBytes, checkpoint_parts, onnx_parts, tokenizer_bytes
 
@@ -31,6 +32,7 @@ class StoredLayer:
         lowering: of an ONNX folder, the form that the plan chose.
         reason: why it did.
         refused: why it chose no other one, by form.
+        heads: of a checkpoint's attention whose heads keep equally many places each, how many keep some.
     """
 
     name: str
@@ -39,6 +41,7 @@ class StoredLayer:
     lowering: str | None = None
     reason: str | None = None
     refused: Mapping[str, str] | None = None
+    heads: Heads | None = None
 
     @property
     def is_dense(self) -> bool:
@@ -72,6 +75,7 @@ class StoredLayer:
             "pivots": spec.pivot_side,
             "v_of": spec.v_of,
             "share": self.share,
+            "heads": None if self.heads is None else self.heads.to_entry(),
         }
 
 
@@ -169,7 +173,11 @@ def _compressed_layers(checkpoint: Checkpoint) -> tuple[StoredLayer, ...]:
         LosparseError: the configuration and the tensors disagree.
     """
     entries = stored_layers(checkpoint)
-    return tuple(StoredLayer(name, entries[name]) for name in sorted(entries, key=_natural))
+    noted = (checkpoint.quantization or {}).get("layers", {})
+    return tuple(
+        StoredLayer(name, entries[name], heads=Heads.from_entry(noted[name].get("heads")))
+        for name in sorted(entries, key=_natural)
+    )
 
 
 def _dense_layers(checkpoint: Checkpoint) -> tuple[StoredLayer, ...]:

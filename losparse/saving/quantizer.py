@@ -15,7 +15,8 @@ every factored layer, and safetensors with only their compact tensors. After `im
     }
 
 `pivots` is "out" or "in" for a low-rank part stored by pivot outputs or inputs (`layers.factored`), null or absent
-for plain factors; see `layers.spec`.
+for plain factors; see `layers.spec`. An entry of an attention of equally wide heads says how many keep something, of
+how many: "heads": [4, 12]. It is a note for people; nothing is built from it.
 The header of the weights holds a record of the model's outputs (`outputs`); tensors have the model's own names.
 An entry of a layer that shares the factor `v` of another one names it as `v_of`, and stores no `v` (`layers.joint`).
 `embeddings` are the compact tables (`layers.table`), absent where there are none; a model may have compact tables and
@@ -44,6 +45,7 @@ from ..layers.embedding import CompactTable
 from ..layers.factored import FactoredLinear
 from ..layers.joint import layer_specs
 from ..layers.training import TrainingForm
+from ..models.report import model_heads
 from ..models.tables import compact_tables
 from .folder import stored_layers, stored_tables, with_headers
 from .headers import read_notes
@@ -231,12 +233,15 @@ def _attach(model: nn.Module, quantizer: LosparseQuantizer) -> None:
 def _entries(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Return the `layers` of a model's `quantization_config`."""
     entries: dict[str, dict[str, Any]] = {}
+    heads = model_heads(model)
     for name, spec in layer_specs(model).items():
         module = model.get_submodule(name)
         settings: dict[str, Any] = {}
         if isinstance(module, TrainingForm):
             settings = {"trainer": module.trainer} | {key: getattr(module, key) for key in module.settings}
         entries[name] = spec.to_entry() | settings
+        if name in heads:
+            entries[name]["heads"] = heads[name].to_entry()
     return entries
 
 

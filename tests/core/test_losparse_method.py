@@ -127,7 +127,7 @@ def test_masks_cover_all_layers_by_one_threshold():
         ({"low_rank": -0.1}, r"low_rank must be a number in \[0, 1\], or a table of such numbers by kind .*, got -0.1"),
         ({"structure": "blocks"}, "structure must be one of rows, columns, foldable, narrow, got 'blocks'"),
         ({"window": 0}, "window must be a whole number of 1 or more, got 0"),
-        ({"multiple": 0}, "multiple must be a whole number of 1 or more, got 0"),
+        ({"multiple": 0}, "multiple must be a whole number of 1 or more, or null, got 0"),
         ({"initial_share": 0.6, "final_share": 0.5}, "must be below 1"),
         ({"beta": 1.0}, r"beta must be a number in \[0, 1\)"),
     ],

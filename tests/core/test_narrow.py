@@ -23,9 +23,10 @@ from transformers import (
 from losparse import LoSparse, StructuredPruning
 from losparse.layers.factored import FactoredLinear
 from losparse.layers.linear import find_targets
-from losparse.methods.losparse.attentions import find_attentions, rotates
+from losparse.methods.losparse.attentions import find_attentions
 from losparse.methods.losparse.coupling import Family, choose_groups
 from losparse.methods.losparse.heads import Attention, _below
+from losparse.models.heads import rotates
 from losparse.models.roles import in_attention
 from losparse.random_factors import _plan, random_factors_, sizes_of
 

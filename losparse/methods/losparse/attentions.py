@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ...models.heads import numbers_of_heads, rotates
 from ...models.roles import Role, place_of
 from .heads import Attention
 from .layer import FactoredLinearTraining
@@ -23,7 +24,6 @@ from .layer import FactoredLinearTraining
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-_KEY_HEADS = "num_key_value_heads"
 HEAD_STEP = 16
 """Dimensions of a head that are kept together: products and attention work on as many at a time."""
 
@@ -79,32 +79,3 @@ def _attention(
 def step_of(width: int) -> int:
     """Return how many dimensions of a head of some width go together: half of them where it is a small one."""
     return min(HEAD_STEP, max(1, width // 2))
-
-
-def lists_heads(config: PretrainedConfig | None) -> bool:
-    """Tell whether a config lists another number of heads for every stage (Swin's): which is a layer's is unknown."""
-    return any(isinstance(getattr(config, key, None), list | tuple) for key in ("num_attention_heads", _KEY_HEADS))
-
-
-def numbers_of_heads(name: str, config: PretrainedConfig | None) -> tuple[int, int]:
-    """Return the numbers of query heads and of key heads of the attention that a layer belongs to; 1 where unknown."""
-    own = getattr(config, "decoder_attention_heads", None) if "decoder" in name.split(".") else None
-    heads = own or getattr(config, "num_attention_heads", None)
-    key_heads = getattr(config, _KEY_HEADS, None) or heads
-    if not isinstance(heads, int) or not isinstance(key_heads, int):
-        return 1, 1
-    return heads, key_heads
-
-
-def rotates(config: PretrainedConfig) -> bool:
-    """Tell by its config whether a model rotates queries and keys by their positions."""
-    if config.model_type in _ROTATE_ALWAYS:
-        return True
-    for key in ("position_embedding_type", "position_embeddings_type"):
-        said = getattr(config, key, None)
-        if isinstance(said, str):  # other keys are there whether they are used or not (ESM, Wav2Vec2-Conformer)
-            return said == "rotary"
-    return any(value for key, value in config.to_dict().items() if "rope" in key or "rotary" in key)
-
-
-_ROTATE_ALWAYS = ("roformer", "codegen", "gptj")

@@ -22,6 +22,7 @@ from transformers import PretrainedConfig, TrainerCallback, TrainerControl, Trai
 from ..trainer import layers_to_prune, refuse_unsupported, whole_gradients
 from .algorithm import CubicSchedule, accumulate_sensitivity, close_window, update_masks
 from .coupling import AnyFamily
+from .heads import Attention
 from .layer import FactoredLinearTraining
 
 logger = logging.getLogger(__name__)
@@ -116,6 +117,10 @@ class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
         if entering_final:
             self._forget_momentum(kwargs.get("optimizer"))
             logger.info("masks fixed at step %d of %d", step, self.schedule.total)
+            for family in self.families:
+                if isinstance(family, Attention):
+                    kept = {name: self.layers[name].mask for name in family.layers}
+                    logger.info("%s: %s", family.layers[0].rpartition(".")[0], family.said(kept))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

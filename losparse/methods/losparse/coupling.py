@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from ...models.heads import lists_heads, numbers_of_heads
 from ...models.roles import Partners
 from ...models.roles import partners as partners_of
-from .attentions import find_attentions, lists_heads, numbers_of_heads
+from .attentions import find_attentions
 from .heads import Attention
 from .layer import FactoredLinearTraining
 

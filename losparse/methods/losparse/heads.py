@@ -18,6 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...layers.spec import LayerSpec
+from ...models.heads import Heads, said
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -53,6 +56,17 @@ class Attention:
     ) -> AttentionSteps:
         """Order what can be kept, the most important first."""
         return AttentionSteps(self, scores, sizes, beside)
+
+    def said(self, masks: Mapping[str, Tensor]) -> str:
+        """Say in words what the layers keep, as a report of the compact model does."""
+        query, key = masks[self.scores[0]], masks[self.scores[-1]]
+        heads = Heads(int(key.reshape(self.heads, -1).any(1).sum()), self.heads)
+        shared, widths = len(query) // len(key), []
+        for name, rank in ((self.scores[-1], self.score_rank), (self.writers[0], self.value_rank)):
+            mask = masks[name]
+            spec = LayerSpec(len(mask), len(mask), rank=rank, kept=int(mask.sum()))
+            widths.append(heads.width(spec))
+        return said(Heads(heads.live * shared, heads.of * shared), *widths)
 
     def live(self, mask: Tensor) -> Tensor:
         """Return which groups of a layer belong to a head that keeps some; bool (groups,), as the mask."""
