@@ -34,7 +34,6 @@ DROPPED = replace(COMPRESS, learning_rate=1e-4)  # whole dense blocks: nearer to
 DISTILL = {"distill_weight": 0.5, "distill_hidden": 10.0}  # the only weights tried
 KEEPS = {"sst2": (0.3, 0.2, 0.1), "banking77": (0.3, 0.2, 0.1), "cola": (0.3, 0.2)}
 LOW_RANK = 0.02  # chosen on SST-2's dev set at keep 0.2
-NARROW_LOW_RANK = 0.05  # of the attention projections alone: less than 0.02 of all layers
 STRUCTURES = ("losparse", "pruning", "narrow", "narrow without low rank")  # what the choice of a structure is between
 BETWEEN_STRUCTURES = {("banking77", 0.3), ("banking77", 0.1)}  # where no other row is trained
 WITHOUT_NARROW = ("cola",)  # says too little of any method
@@ -123,7 +122,7 @@ def rows(keep: float) -> dict[str, Row]:
     methods: dict[str, Method] = {
         "losparse": LoSparse(keep=keep, low_rank=LOW_RANK, structure="foldable"),
         "pruning": StructuredPruning(keep=keep, structure="foldable"),
-        "narrow": LoSparse(keep=keep, low_rank=NARROW_LOW_RANK, structure="narrow"),
+        "narrow": LoSparse(keep=keep, low_rank=LOW_RANK, structure="narrow"),
         "narrow without low rank": StructuredPruning(keep=keep, structure="narrow"),
         "lpaf": LPAF(keep=keep),
         "fwsvd": FWSVD(keep=keep),

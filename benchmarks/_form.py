@@ -1,21 +1,29 @@
-"""The form of a compressed model: what every layer keeps. It decides the time, so a model that is gone can be timed."""
+"""The form of a compressed model: what every layer keeps. It decides the time, so a model that is gone can be timed.
+
+Models of one shape share traces here: their factored layers differ, and all else is equal.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from losparse import LoSparse
 from losparse.layers.factored import FactoredLinear
 from losparse.layers.linear import replace_module
 from losparse.layers.spec import LayerSpec
-from losparse.methods import Method, method_to_dict
+from losparse.methods import Method, method_from_dict, method_to_dict
 from losparse.models.roles import place_of
 from losparse.saving.quantizer import mark_compressed
+from losparse_export import TaskModel, export_model, trace_model
+from losparse_export.tracing.factors import replace_factors
 
 SPREAD = 0.02  # standard deviation of a random weight: BERT's
 
@@ -68,7 +76,36 @@ def place_form_(model: PreTrainedModel, form: Mapping[str, Any], method: Method,
         if narrow and live is not None:
             _silence_(layer, live[0])
         replace_module(model, model.get_submodule(name), layer)
+    same_biases_(model)
     mark_compressed(model, method_to_dict(method))
+
+
+@torch.no_grad()
+def same_biases_(model: PreTrainedModel, *, seed: int = 1) -> None:
+    """Give the factored layers the biases that every model of this shape has: graphs that share a trace share them."""
+    random = torch.Generator().manual_seed(seed)
+    for layer in model.modules():
+        if isinstance(layer, FactoredLinear) and layer.bias is not None:
+            layer.bias.normal_(0.0, SPREAD, generator=random)
+
+
+class Traces:
+    """Makes graphs of models of one shape from two traces, one dense and one factored: a trace takes ten seconds.
+
+    The models must be equal but for their factored layers, and those have equal biases, which a trace holds.
+    """
+
+    def __init__(self) -> None:
+        self._traces: dict[bool, ir.Model] = {}
+
+    def __call__(self, model: TaskModel, *, opset: int) -> ir.Model:
+        """Return the graph of a model, as `trace_model` does."""
+        found = model.model.named_modules()
+        factors = {name: layer for name, layer in found if isinstance(layer, FactoredLinear)}
+        trace = self._traces.get(bool(factors))
+        if trace is None:
+            trace = self._traces[bool(factors)] = trace_model(model, opset=opset)
+        return replace_factors(trace, factors)
 
 
 def _live(name: str, spec: LayerSpec, form: Mapping[str, Any], heads: int) -> tuple[Tensor, Tensor] | None:
@@ -92,3 +129,30 @@ def _silence_(layer: FactoredLinear, live: Tensor) -> None:
         gone = torch.ones(factor.shape[features], dtype=torch.bool)
         gone[live] = False
         factor[gone if features == 0 else (slice(None), gone)] = 0.0
+
+
+def exported_forms(
+    rows: Iterable[Mapping[str, Any]], source: Path, work: Path, weight_bits: int
+) -> Iterator[tuple[Mapping[str, Any], str, Path]]:
+    """Export a classifier of random weights for every row of a table; each is compared with PyTorch.
+
+    Args:
+        rows: with "form" and "method_settings"; the dense row has none of them.
+        source: folder of the model, of whose configuration they are.
+        work: an empty folder.
+        weight_bits: of int8.
+
+    Yields:
+        A row, a precision and the folder.
+    """
+    config, traces = AutoConfig.from_pretrained(source), Traces()
+    for number, row in enumerate(rows):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(deepcopy(config)).eval()
+        if "form" in row:
+            place_form_(model, row["form"], method_from_dict(row["method_settings"]))
+        for precision, bits in (("fp32", {}), ("int8", {"weight_bits": weight_bits})):
+            out = work / f"{number}-{precision}"
+            report = export_model(model, out, task="text-classification", precision=precision, tracer=traces, **bits)
+            print(f"{row['method']} {row['keep']:g} {precision}: off by {report.parity.max_abs:.1e}", flush=True)
+            yield row, precision, out

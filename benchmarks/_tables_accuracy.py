@@ -16,8 +16,10 @@ def accuracy_short() -> str:
     wanted = {
         ("dense", 1.0): "dense",
         ("3 of 6 blocks + distillation", 0.5): "half of the blocks, distilled",
-        ("losparse", 0.2): "losparse",
-        ("losparse + distillation", 0.2): "losparse, distilled",
+        ("losparse", 0.2): "losparse, structure foldable",
+        ("losparse + distillation", 0.2): "losparse, foldable, distilled",
+        ("narrow", 0.2): "losparse, structure narrow",
+        ("narrow without low rank", 0.2): "narrow without low rank",
         ("pruning", 0.2): "pruning",
         ("svd", 0.2): "svd",
     }
@@ -31,7 +33,8 @@ def accuracy_short() -> str:
                 if row["method"] == method and row["data"] == task and abs(row["keep"] - keep) < 0.01
             ]
             cells.append(f"{100 * mean(values):.1f}" if values else "")
-        lines.append([shown, f"{keep:g}", *cells])
+        if any(cells):
+            lines.append([shown, f"{keep:g}", *cells])
     return (
         "MiniLM, every row trained as long from the same fine-tuned model; accuracy on the test set in per cent, for "
         "CoLA Matthews correlation x 100. The standard errors are about 0.8, 0.5 and 3:\n\n"

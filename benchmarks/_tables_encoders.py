@@ -62,6 +62,12 @@ def has_openvino(run: Mapping[str, Any]) -> bool:
     return any(row["variant"].startswith("openvino") for row in run["rows"])
 
 
+def _without_openvino(measured: Iterable[Mapping[str, Any]]) -> str:
+    """Say on which machines OpenVINO was not among the opponents."""
+    names = dict.fromkeys(run["machine"] for run in measured if not has_openvino(run))
+    return f" OpenVINO was not measured on {' and '.join(names)}." if names else ""
+
+
 def speed_short() -> str:
     """One table for the README: a BERT-base encoder against the best free alternative."""
     found = [shapes[SHOWN] for _, shapes in runs(load("encoder_latency.json").get("kinds", {})) if SHOWN in shapes]
@@ -85,16 +91,35 @@ def speed_short() -> str:
     if not rows:
         return ""
     named = " and ".join(f"`{structure}`" for structure in dict.fromkeys(structures.values()))
-    missing = [run["machine"] for run in found if not has_openvino(run)]
-    note = f" OpenVINO was not measured on {' and '.join(missing)}." if missing else ""
     tested = dict.fromkeys(circumstances(run).removeprefix(f"{run['machine']}, ") for run in found)
     head = ["machine", "batch x tokens", "best free alternative", "losparse fp32", "losparse int8"]
     return (
         "An encoder of 12 x 768 at keep 0.2, speed-up over dense fp32 as torch exports it, and over the best that a "
         "user has without compressing: onnxruntime's int8, our export of the dense model, OpenVINO in f32, bf16 and "
         f"int8. Structure {named}; every machine in turns in one run ({'; '.join(tested)})."
-        f"{note}\n\n" + table([*head, "losparse fp32 over the best free", "losparse int8 over the best free"], rows)
+        f"{_without_openvino(found)}\n\n"
+        + table([*head, "losparse fp32 over the best free", "losparse int8 over the best free"], rows)
     )
+
+
+def worth() -> str:
+    """What compression brings over the best free alternative on every kind of machine, at its worst and at its best."""
+    lines, kinds = [], list(runs(load("encoder_latency.json").get("kinds", {})))
+    for _, shapes in kinds:
+        for precision in ("int8", "fp32"):
+            factors: list[tuple[float, str]] = []
+            for shape, run in shapes.items():
+                for (batch, length), variants in speeds(run).items():
+                    own = variants[f"{ours_of(variants)}-{precision}"]["speedup"]
+                    best = best_free(variants)
+                    where = f"{shape.replace('x', ' x ')} at {batch} x {length} against {FREE.get(best, 'dense fp32')}"
+                    factors.append((own / variants[best]["speedup"], where))
+            (low, least), (high, most) = min(factors), max(factors)
+            machine = next(iter(shapes.values()))["machine"]
+            lines.append([machine, precision, f"{low:.1f}x: {least}", f"{high:.1f}x: {most}"])
+    head = ["machine", "losparse in", "at its worst", "at its best"]
+    note = _without_openvino(run for _, shapes in kinds for run in shapes.values()).strip()
+    return f"{table(head, lines)}\n\n{note}".strip() if lines else ""
 
 
 def encoders() -> str:

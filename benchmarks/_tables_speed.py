@@ -55,7 +55,7 @@ def by_kind(name: str) -> list[dict[str, Any]]:
 
 def front() -> str:
     """The models that no other beats in accuracy and time, and ours that a model without this library beats."""
-    return "\n\n".join(front_of(data) for data in by_kind("front.json"))
+    return "\n\n".join(front_of(data) for data in [*by_kind("front.json"), *by_kind("front_forms.json")])
 
 
 def front_of(data: dict[str, Any]) -> str:
@@ -73,8 +73,9 @@ def front_of(data: dict[str, Any]) -> str:
         for point in (by_name[name] for name in on_front(points, "time"))
     ]
     head = ["on the front", data["metric"], *(f"{each} against dense fp32" for each in data["shapes"]), "ONNX folder"]
+    trained = "models of random weights in the forms of trained ones" if data.get("forms") else "models"
     text = (
-        f"{len(points)} models of the {TASKS[data['task']]} columns, exported and timed in turns in one run, "
+        f"{len(points)} {trained} of the {TASKS[data['task']]} columns, exported and timed in turns in one run, "
         f"{data['threads']} thread on {data['machine']}, onnxruntime {data['versions']['onnxruntime']}, int8 with "
         f"weights of {data['weight_bits']} bits. On the front of accuracy and time at {shape} are, fastest "
         f"first:\n\n{table(head, lines)}\n\n"

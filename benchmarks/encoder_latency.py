@@ -12,7 +12,7 @@ Encoders are built from configurations, with random weights: speed does not depe
     openvino-int8           the same in OpenVINO, quantised by NNCF in one call
     dense-fp32-tuned        our export of the dense model
     dense-int8-tuned        our int8 export of the dense model
-    narrow-fp32, -int8      our exports of LoSparse, structure narrow: heads go whole, low rank 5 % in attention alone
+    narrow-fp32, -int8      our exports of LoSparse, structure narrow: heads go whole; its default share of low rank
     pruning-fp32, -int8     our exports of kept groups alone, structure foldable
     foldable-fp32, -int8    our exports of LoSparse, structure foldable: 5 % low rank everywhere
 
@@ -32,25 +32,23 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
 import torch
+from _form import Traces, same_biases_
 from _opponents import export_plain, in_openvino
 from _results import kind_of, locked, machine, versions
 from transformers import BertConfig, BertModel
 
 from losparse import LoSparse, StructuredPruning
-from losparse.layers.factored import FactoredLinear
 from losparse.methods import method_to_dict
 from losparse.random_factors import random_factors_
-from losparse_export import TaskModel, export_model, trace_model
+from losparse_export import export_model
 from losparse_export.opening.load import Loaded
-from losparse_export.tracing.factors import replace_factors
 from losparse_runtime import OpenVino, Session, measure, profile_nodes, time_by
 from losparse_runtime.contract.task import TASKS
 
 RESULTS = Path(__file__).parent / "results" / "encoder_latency.json"
 METHODS: dict[str, LoSparse] = {
-    "narrow": LoSparse(keep=0.2, low_rank=0.05, structure="narrow"),
+    "narrow": LoSparse(keep=0.2, structure="narrow"),
     "pruning": StructuredPruning(keep=0.2, structure="foldable"),
     "foldable": LoSparse(keep=0.2, low_rank=0.05, structure="foldable"),
 }
@@ -74,33 +72,8 @@ def build(shape: str, method: LoSparse | None = None) -> BertModel:
     model = BertModel(config, add_pooling_layer=False).eval()
     if method is not None:
         random_factors_(model, method)
-        _same_biases_(model)
+        same_biases_(model)
     return model
-
-
-@torch.no_grad()
-def _same_biases_(model: BertModel) -> None:
-    """Give the layers of all methods the same biases: their graphs share one trace, which holds them."""
-    random = torch.Generator().manual_seed(1)
-    for layer in model.modules():
-        if isinstance(layer, FactoredLinear) and layer.bias is not None:
-            layer.bias.normal_(0.0, model.config.initializer_range, generator=random)
-
-
-class Traces:
-    """Makes graphs of models of one shape from two traces, one dense and one factored: a trace takes ten seconds."""
-
-    def __init__(self) -> None:
-        self._traces: dict[bool, ir.Model] = {}
-
-    def __call__(self, model: TaskModel, *, opset: int) -> ir.Model:
-        """Return the graph of a model, as `trace_model` does."""
-        found = model.model.named_modules()
-        factors = {name: layer for name, layer in found if isinstance(layer, FactoredLinear)}
-        trace = self._traces.get(bool(factors))
-        if trace is None:
-            trace = self._traces[bool(factors)] = trace_model(model, opset=opset)
-        return replace_factors(trace, factors)
 
 
 def export_ours(shape: str, root: Path) -> dict[str, Path]:

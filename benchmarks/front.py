@@ -2,6 +2,7 @@
 
     python benchmarks/front.py --task sst2 --model MINILM_DIR --data DATA_DIR --work WORK_DIR [--shape 1x16 1x128]
                                [--weight-bits 8] [--json FILE]
+    python benchmarks/front.py --forms --task sst2 --model MINILM_DIR [--json FILE]
     python benchmarks/front.py --draw [--json FILE]
 
 WORK_DIR is that of `methods.py --table finetuned`; exports go to its folder onnx, and one that is newer than its model
@@ -9,19 +10,24 @@ is not made again. Of every method and keep the model of the first seed is taken
 public path and run over the whole test set: in fp32 its logits must equal PyTorch's to 1e-4 and its predictions must
 be identical, or no time is taken. Then all of them, dense, quantised, with fewer blocks or factored, are timed in turns
 in one run. A model is on the front when no other is at least as fast and at least as right, and better in one of the
-two. FILE has one entry a kind of machine; its picture goes beside it, under its name and that of the kind.
+two. With --forms, models of random weights are timed in place of trained ones that are gone, for every row that says
+its form; their accuracy is that of the trained model in PyTorch, and they go to the file front_forms.json.
+
+FILE has one entry a kind of machine; its picture goes beside it, under its name and that of the kind.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import _finetune
 import torch
 from _exported import torch_logits, whole_test_set
+from _form import exported_forms
 from _front import GROUPS, first_seeds, group_of, on_front, points_of
 from _results import kind_of, locked, machine, versions
 
@@ -30,6 +36,7 @@ from losparse_runtime import Session, measure
 
 METHODS = Path(__file__).parent / "results" / "methods.json"
 RESULTS = Path(__file__).parent / "results"
+FORMS = RESULTS / "front_forms.json"
 FILES = {"sst2": "front.json"}  # of other tasks "front_TASK.json"
 PRECISIONS = ("fp32", "int8")
 
@@ -114,13 +121,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 sessions[name] = Session(folder, threads=args.threads)
     if args.export:
         return {}
-    for shape in args.shape:
+    time_models(sessions, models, args.shape)
+    return {"metric": f"{bench.task.metric} on the test set of {args.task}"} | told(args, models)
+
+
+def time_models(sessions: dict[str, Session], models: dict[str, dict[str, Any]], shapes: list[str]) -> None:
+    """Time all models in turns at every shape, and put the times to them."""
+    for shape in shapes:
         batch, length = (int(number) for number in shape.split("x"))
         for name, latency in measure(sessions, batch=batch, length=length, min_seconds=3, memory=False).items():
             models[name]["latency"][shape] = latency.to_dict()
+
+
+def told(args: argparse.Namespace, models: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return results with what they were measured under."""
     return {
         "task": args.task,
-        "metric": f"{bench.task.metric} on the test set of {args.task}",
         "shapes": args.shape,
         "threads": args.threads,
         "weight_bits": args.weight_bits,
@@ -128,6 +144,25 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "versions": versions(),
         "models": models,
     }
+
+
+def run_forms(args: argparse.Namespace) -> dict[str, Any]:
+    """Time models of random weights that have the forms of the trained ones, and the dense one in front of them."""
+    with locked(METHODS) as methods:
+        rows = [row for row in methods["rows"] if row["table"] == "finetuned" and row["data"] == args.task]
+    table = [row for row in first_seeds(rows) if row["method"] == "dense" or "form" in row]
+    sessions: dict[str, Session] = {}
+    models: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as work:
+        for row, precision, folder in exported_forms(table, args.model, Path(work), args.weight_bits):
+            name = f"{row['method']} {row['keep']:.2g} {precision}"
+            told_of = {key: row[key] for key in ("method", "keep", "value")}
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            models[name] = told_of | {"precision": precision, "onnx_bytes": size, "latency": {}}
+            sessions[name] = Session(folder, threads=args.threads)
+        time_models(sessions, models, args.shape)
+    metric = f"{table[0]['metric']} of the trained models in PyTorch, on the test set of {args.task}"
+    return {"metric": metric, "forms": True} | told(args, models)
 
 
 def main() -> None:
@@ -141,14 +176,15 @@ def main() -> None:
     parser.add_argument("--export", action="store_true", help="export and count alone; time another day")
     parser.add_argument("--weight-bits", type=int, default=7, help="of int8; 8 for CPUs with VNNI")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--forms", action="store_true", help="time models of random weights that have the forms")
     parser.add_argument("--draw", action="store_true", help="draw what was measured")
     args = parser.parse_args()
-    file = args.json or RESULTS / FILES.get(args.task, f"front_{args.task}.json")
+    file = args.json or (FORMS if args.forms else RESULTS / FILES.get(args.task, f"front_{args.task}.json"))
     if not args.draw:
-        if None in (args.model, args.data, args.work):
-            parser.error("--model, --data and --work are needed, or --draw")
+        if args.model is None or (not args.forms and None in (args.data, args.work)):
+            parser.error("--model, --data and --work are needed, or --model and --forms, or --draw")
         torch.set_num_threads(args.threads)
-        result = run(args)
+        result = run_forms(args) if args.forms else run(args)
         if not result:
             return
         with locked(file) as data:

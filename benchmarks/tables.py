@@ -17,7 +17,11 @@ import _tables_speed as speed
 from _table import ROOT
 
 BLOCKS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"speed-short": encoders.speed_short, "accuracy-short": accuracy.accuracy_short},
+    "README.md": {
+        "speed-short": encoders.speed_short,
+        "accuracy-short": accuracy.accuracy_short,
+        "worth": encoders.worth,
+    },
     "docs/speed.md": {
         "encoders": encoders.encoders,
         "bytes": sizes.bytes_by_part,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from losparse.errors import LosparseError, shown
 
@@ -90,7 +91,13 @@ CPU = Target("cpu", "CPUExecutionProvider", _ZEN3, _SLOW_ON_CPU)
 
 # What torch.onnx.export writes, as onnxruntime runs it: an opponent of ours, and what other runtimes like best: in int8
 # OpenVINO runs it about 1.2 times as fast as our export of the same dense model (6 x 384 at 128 tokens, AMX).
-PLAIN = Target("plain", "CPUExecutionProvider", _ZEN3, prepare=(), finish=(lambda _: NamePass(),))
+PLAIN = Target(
+    "plain",
+    "CPUExecutionProvider",
+    _ZEN3,
+    prepare=(lambda _: common.RemoveUnusedNodesPass(),),
+    finish=(lambda _: NamePass(),),
+)
 
 TARGETS = {target.name: target for target in (CPU,)}
 

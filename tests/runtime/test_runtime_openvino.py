@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,71 +11,15 @@ import numpy as np
 import pytest
 
 from losparse_runtime import Draw, InputError, OpenVino, RunError, Session, benchmark, find_openvino, measure
+from tests.openvino import use_stand_in
 
 MakeFolder = Callable[..., Any]
 
-OPENVINO = """
-import json, os, time
-import onnxruntime
-
-__version__ = "2026.4.1-1-releases"
-
-
-class Port:
-    def __init__(self, name): self.name = name
-    def get_any_name(self): return self.name
-
-
-class Core:
-    def get_property(self, device, name):
-        return os.environ.get("CAPABILITIES", "FP32 INT8").split()
-    def read_model(self, path):
-        return path
-    def compile_model(self, model, device, settings):
-        print("libraries print what they like")
-        quantised = isinstance(model, tuple)
-        with open(os.environ["SEEN"], "w") as seen:
-            json.dump({"settings": settings, "runs": model[1] if quantised else []}, seen)
-        self.session = onnxruntime.InferenceSession(model[0] if quantised else model)
-        return self
-    def create_infer_request(self):
-        return self
-    def infer(self, feeds, share_inputs, share_outputs):
-        time.sleep(0.02)
-        names = [output.name for output in self.session.get_outputs()]
-        return dict(zip(map(Port, names), self.session.run(names, feeds)))
-"""
-
-NNCF = """
-__version__ = "3.4.0"
-
-
-class ModelType: TRANSFORMER = "transformer"
-
-
-class Dataset:
-    def __init__(self, runs): self.runs = runs
-
-
-def quantize(model, data, model_type, subset_size):
-    assert model_type == "transformer" and subset_size == len(data.runs)
-    return model, [{name: list(array.shape) for name, array in run.items()} for run in data.runs]
-"""
-
 
 @pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on the path of child processes that has both packages; yields the file where settings are written."""
-    place = tmp_path / "packages"
-    place.mkdir()
-    (place / "openvino.py").write_text(OPENVINO)
-    (place / "nncf.py").write_text(NNCF)
-    info = place / "nncf-3.4.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nncf\nVersion: 3.4.0\n")
-    monkeypatch.setenv("PYTHONPATH", str(place))
-    monkeypatch.setenv("SEEN", str(tmp_path / "seen.json"))
-    yield tmp_path / "seen.json"
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """OpenVINO on the path of child processes; returns the file where settings are written."""
+    return use_stand_in(tmp_path, monkeypatch)
 
 
 def test_outputs_are_those_of_the_model(make_folder: MakeFolder, stand_in: Path) -> None:
