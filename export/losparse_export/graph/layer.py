@@ -55,3 +55,14 @@ class PlannedLayer(LayerSpec):
     def in_model(self) -> LayerSpec:
         """The sizes as the model has them."""
         return self if self.whole is None else self.whole
+
+    @property
+    def narrowed_words(self) -> str:
+        """What is left of the layer in the graph, for behind a reason; "" where that is all."""
+        whole = self.in_model
+        if (whole.out_features, whole.in_features, whole.kept) == (self.out_features, self.in_features, self.kept):
+            return ""
+        if not (self.rank or self.kept):
+            return "; nobody needs its weights"
+        sizes = f"{self.out_features}x{self.in_features} of its {whole.out_features}x{whole.in_features}"
+        return f"; narrowed: {sizes} are left, and nobody needs the others"

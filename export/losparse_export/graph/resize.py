@@ -221,9 +221,13 @@ def _narrow_reshape(graph: ir.Graph, node: ir.Node, width: int, new: int) -> Non
     concat = sizes.producer()
     assert concat is not None, "`resizable` saw a Concat"
     last = _shape_constant(graph, np.array([new]))
-    attributes = {"axis": 0}
-    shape = new_node(graph, node, "Concat", [*concat.inputs[:-1], last], like=sizes, scope=concat, **attributes)
-    node.replace_input_with(1, shape)
+    before = concat.inputs[0]
+    assert before is not None, "a Concat joins something"
+    known = [user.outputs[0] for user, _ in before.uses() if list(user.inputs) == [*concat.inputs[:-1], last]]
+    inputs = [*concat.inputs[:-1], last]
+    node.replace_input_with(
+        1, known[0] if known else new_node(graph, concat, "Concat", inputs, like=sizes, scope=concat, axis=0)
+    )
 
 
 def _shape_constant(graph: ir.Graph, array: Array) -> ir.Value:

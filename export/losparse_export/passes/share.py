@@ -6,6 +6,8 @@
 The first is what layers with a shared right factor leave. Products of which the plan wants different precisions stay
 apart: each is what its own layer's plan says.
 
+Where every part goes to (batch, sequence, features) next, the whole does before it is split: one Reshape for all.
+
 Thin products run at a poor rate, every node costs a start, and a quantised product quantises its input anew; the Split
 copies what was computed. Query, key and value of a factored layer gain, wide products do not.
 """
@@ -165,3 +167,42 @@ def _stack(graph: ir.Graph, products: list[_Product]) -> None:
     for product, part in zip(products, split.outputs, strict=True):
         part.type, part.shape = product.output.type, ir.Shape([*x.shape.dims[:-1], product.width])
         replace_value(product.output, part)
+    _reshape_once(graph, split)
+
+
+def _reshape_once(graph: ir.Graph, split: ir.Node) -> None:
+    """Let the whole go to three axes instead of every part, where all do."""
+    readers = [_only_reader(part) for part in split.outputs]
+    shapes = [None if reader is None else _leading(reader) for reader in readers]
+    leading, whole = shapes[0], split.inputs[0]
+    if leading is None or whole is None or any(each is not leading for each in shapes):
+        return
+    width = sum(part.shape[-1] for part in split.outputs if part.shape is not None and isinstance(part.shape[-1], int))
+    last = add_constant(graph, f"unflatten_{width}_shared", np.array([width]))
+    first = readers[0]
+    assert first is not None and first.inputs[1] is not None and first.outputs[0].shape is not None
+    shape = first.inputs[1].producer()
+    assert shape is not None, "a Concat writes it"
+    sizes = new_node(graph, shape, "Concat", [leading, last], like=first.inputs[1], scope=shape, axis=0)
+    apart = new_node(graph, split, "Reshape", [whole, sizes], like=first.outputs[0], scope=split)
+    apart.shape = ir.Shape([*first.outputs[0].shape.dims[:-1], width])
+    split.replace_input_with(0, apart)
+    for reader, part in zip(readers, split.outputs, strict=True):
+        assert reader is not None
+        part.shape = reader.outputs[0].shape
+        replace_value(reader.outputs[0], part)
+
+
+def _only_reader(value: ir.Value) -> ir.Node | None:
+    uses = list(value.uses())
+    return uses[0][0] if len(uses) == 1 and uses[0][1] == 0 and not value.is_graph_output() else None
+
+
+def _leading(node: ir.Node) -> ir.Value | None:
+    """Return what a Reshape to (batch, sequence, features) takes batch and sequence from."""
+    shape = node.inputs[1].producer() if node.op_type == "Reshape" and node.inputs[1] is not None else None
+    if shape is None or shape.op_type != "Concat" or len(shape.inputs) != 2:
+        return None
+    whole = node.outputs[0].shape
+    last = shape.inputs[1].const_value if shape.inputs[1] is not None else None
+    return shape.inputs[0] if whole is not None and len(whole) == 3 and last is not None and last.size == 1 else None

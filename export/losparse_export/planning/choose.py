@@ -104,4 +104,4 @@ def _plan_layer(spec: PlannedLayer, calls: Traffic, precision: str, target: Targ
             refused[name] = f"costs {cost:,.0f} multiply-adds per token, {best} costs {costs[best]:,.0f}"
     reason = f"cheapest of {len(costs)} that apply: {costs[best]:,.0f} multiply-adds per token, glue included, "
     tokens = " and ".join(str(call.tokens) for call in calls.calls)
-    return LayerPlan(spec, best, f"{reason}in calls of {tokens} tokens", refused, precision)
+    return LayerPlan(spec, best, f"{reason}in calls of {tokens} tokens{spec.narrowed_words}", refused, precision)

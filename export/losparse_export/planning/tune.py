@@ -102,6 +102,7 @@ def _fastest(layer: LayerPlan, times: Mapping[str, float], calls: Traffic, error
         elif refused[name].startswith(("costs", "estimated")):
             refused[name] = f"not timed: its estimate is more than {error:g} times the cheapest one's"
     reason = f"fastest of {len(times)} that were timed: {times[best]:.3f} ms {where}"
+    reason += layer.spec.narrowed_words
     return replace(layer, lowering=best, reason=reason, refused=refused)
 
 
