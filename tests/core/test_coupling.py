@@ -65,7 +65,7 @@ CASES = [
 def test_families_of_real_architectures(config, expected):
     torch.manual_seed(0)
     model = AutoModel.from_config(config)
-    method = LoSparse(keep=0.4, low_rank=0.1)
+    method = LoSparse(keep=0.4, low_rank=0.1, structure="foldable")
     compress_(model, method)
     families = method.families(training_layers(model), model.config)
     found = {tuple(name.split(".0.", 1)[-1] for name in family.layers) for family in families}
@@ -77,7 +77,7 @@ def test_families_of_real_architectures(config, expected):
 def test_several_query_heads_for_one_key_are_not_coupled():
     torch.manual_seed(0)
     model = AutoModel.from_config(LlamaConfig(**SIZES, num_key_value_heads=1, intermediate_size=64))
-    method = LoSparse(keep=0.4, low_rank=0.1)
+    method = LoSparse(keep=0.4, low_rank=0.1, structure="foldable")
     compress_(model, method)
     families = method.families(training_layers(model), model.config)
     assert [len(family.layers) for family in families] == [1, 1, 1, 1, 3]

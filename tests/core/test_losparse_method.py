@@ -44,7 +44,7 @@ def test_the_split_is_balanced():
 
 def test_half_precision_weights_are_factored_in_fp32():
     weight = random_weight().to(torch.bfloat16)
-    layer = LoSparse(keep=0.4, low_rank=0.1).start("layer", weight, None)
+    layer = LoSparse(keep=0.4, low_rank=0.1, structure="foldable").start("layer", weight, None)
     assert layer.sparse.dtype == torch.bfloat16
     # three bf16 roundings (u, v, sparse) of O(1) values
     torch.testing.assert_close(layer.dense_weight().float(), weight.float(), atol=0.05, rtol=0)

@@ -75,7 +75,7 @@ def test_refuses_unknown_methods_and_keys():
 
 
 @pytest.mark.parametrize("name", TRAINED)
-@pytest.mark.parametrize("structure", ["rows", "columns", "foldable", None])
+@pytest.mark.parametrize("structure", ["rows", "columns", "foldable", "narrow", None])
 def test_training_starts_at_the_dense_layer(name, structure):
     kind = METHODS[name]
     if (structure is None) == ("structure" in {field.name for field in fields(kind)}):

@@ -208,7 +208,7 @@ COUPLED = {
 @pytest.mark.parametrize(("family", "count"), COUPLED.items())
 def test_what_shares_features_decides_together(family: str, count: int) -> None:
     model = build(family)
-    layers, method = find_targets(model), LoSparse(keep=0.5, low_rank=0.1)
+    layers, method = find_targets(model), LoSparse(keep=0.5, low_rank=0.1, structure="foldable")
     plans = {name: _plan(name, sizes, method) for name, sizes in sizes_of(layers).items()}
     shared = [one for one in method.families(plans, model.config) if len(one.layers) > 1]
     assert len(shared) == count
@@ -219,7 +219,7 @@ def test_what_shares_features_decides_together(family: str, count: int) -> None:
 def test_a_writer_that_keeps_rows_decides_alone() -> None:
     """Before GPT-NeoX's names were known, its writers kept rows: such a training goes on as it began."""
     model = build("Phi")
-    method = LoSparse(keep=0.5, low_rank=0.1)
+    method = LoSparse(keep=0.5, low_rank=0.1, structure="foldable")
     sizes = sizes_of(find_targets(model))
     paper = LoSparse(keep=0.5, low_rank=0.1, structure="rows")
     plans = {name: _plan(name, one, paper if role_of(name) == "writer" else method) for name, one in sizes.items()}

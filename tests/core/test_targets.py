@@ -170,14 +170,16 @@ def test_thin_layers_alone_are_nothing_to_compress():
 
 def test_a_share_that_rounds_up_to_break_even_is_rounded_down():
     model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(64, 2), nn.Linear(64, 64)])})
-    compress_(model, LoSparse(keep=0.8, low_rank=0.6))  # 0.6 of 1.94 is 1.16: two factors of rank 2 would be larger
+    compress_(
+        model, LoSparse(keep=0.8, low_rank=0.6, structure="foldable")
+    )  # 0.6 of 1.94 is 1.16: two factors of rank 2 would be larger
     assert model["blocks"][0].rank == 1
 
 
 def test_heads_of_every_stage_are_not_taken_for_one_number():
     config = SwinConfig(image_size=32, patch_size=4, embed_dim=32, depths=[1, 1], num_heads=[2, 4], window_size=4)
     model = AutoModel.from_config(config)
-    method = LoSparse(keep=0.5, low_rank=0.1)
+    method = LoSparse(keep=0.5, low_rank=0.1, structure="foldable")
     compress_(model, method)
     families = method.families(training_layers(model), model.config)
     assert sorted(len(family.layers) for family in families) == [1] * 9 + [2, 2]

@@ -74,7 +74,7 @@ def train(
         METHOD,
         LoSparse(keep=0.3, low_rank=0.1, window=3, structure="columns"),
         LoSparse(keep=0.3, low_rank=0.1, window=3, structure="foldable", multiple=2),
-        LoSparse(keep=0.3, low_rank=0.1, window=2, uncertainty_beta=0.7, multiple=2),
+        LoSparse(keep=0.3, low_rank=0.1, window=2, structure="foldable", uncertainty_beta=0.7, multiple=2),
         StructuredPruning(keep=0.3, window=2, structure="rows"),
     ],
     ids=["rows", "columns", "foldable", "platon", "pruning"],

@@ -36,7 +36,7 @@ def model_of(low_rank: float, keep: float, *, bias: bool = True) -> BertModel:
         hidden_size=hidden, num_hidden_layers=1, num_attention_heads=HEADS, intermediate_size=96, vocab_size=50
     )
     model = BertModel(config, add_pooling_layer=False).eval()
-    random_factors_(model, LoSparse(keep=keep, low_rank=low_rank, multiple=4))
+    random_factors_(model, LoSparse(keep=keep, low_rank=low_rank, structure="foldable", multiple=4))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):  # biases of queries and keys matter here, so they are not small
