@@ -98,13 +98,13 @@ class Traces:
     def __init__(self) -> None:
         self._traces: dict[bool, ir.Model] = {}
 
-    def __call__(self, model: TaskModel, *, opset: int) -> ir.Model:
+    def __call__(self, model: TaskModel) -> ir.Model:
         """Return the graph of a model, as `trace_model` does."""
         found = model.model.named_modules()
         factors = {name: layer for name, layer in found if isinstance(layer, FactoredLinear)}
         trace = self._traces.get(bool(factors))
         if trace is None:
-            trace = self._traces[bool(factors)] = trace_model(model, opset=opset)
+            trace = self._traces[bool(factors)] = trace_model(model)
         return replace_factors(trace, factors)
 
 

@@ -34,9 +34,9 @@ class _Traced:
     def __init__(self) -> None:
         self._graph: ir.Model | None = None
 
-    def __call__(self, model: TaskModel, *, opset: int = 23) -> ir.Model:
+    def __call__(self, model: TaskModel) -> ir.Model:
         if self._graph is None:
-            self._graph = trace_model(model, opset=opset)
+            self._graph = trace_model(model)
         return self._graph.clone()
 
 

@@ -12,6 +12,7 @@ from losparse_runtime.contract.progress import Phases
 
 from .costs import Call, Calls, Traffic
 from .graph.layer import PlannedLayer
+from .graph.opsets import NEWEST
 from .passes import Fold, fold_model
 from .passes.fold import Layers
 from .planning.choose import layer_specs, plan_model
@@ -46,6 +47,7 @@ def build_graph(
     calls: Calls | None = None,
     tune: bool = False,
     target: Target = CPU,
+    opset: int = NEWEST,
     phases: Phases | None = None,
 ) -> Built:
     """Finish a graph.
@@ -58,6 +60,7 @@ def build_graph(
             was made for.
         tune: choose by timing on this machine, not by estimate.
         target: the kind of machine to build for.
+        opset: ONNX operator set to write.
         phases: told how many sizes are timed.
 
     Raises:
@@ -77,10 +80,10 @@ def build_graph(
         plan = plan_model(graph, calls=calls, precision=planned, folds=folds, target=target)
         plan = tune_plan(plan, calls, target=target, phases=phases) if tune else plan
         lowered = lower_model(graph, plan, target)
-    finished, quantise = _finish(lowered.clone(), plan, wanted.marked, planned, target)
+    finished, quantise = _finish(lowered.clone(), plan, wanted.marked, planned, target, opset)
     if wanted.marked != "fp32" and not quantise:
         # Products this small gain nothing in int8. It was asked for, and the file at least becomes smaller.
-        finished, quantise = _finish(lowered, plan, "all", planned, target)
+        finished, quantise = _finish(lowered, plan, "all", planned, target, opset)
         if not quantise and any(layer.precision == "fp32" for layer in plan.layers.values()):
             raise LosparseError(
                 f"the plan leaves nothing to quantise for precision {precision!r}: its layers are all fp32; edit the "
@@ -139,13 +142,15 @@ def _folded(
     return graph, folds, layer_specs(graph)
 
 
-def _finish(lowered: ir.Model, plan: Plan, marked: str, planned: str, target: Target) -> tuple[ir.Model, list[str]]:
+def _finish(
+    lowered: ir.Model, plan: Plan, marked: str, planned: str, target: Target, opset: int
+) -> tuple[ir.Model, list[str]]:
     """Finish a lowered model; a layer that an int8 plan wants in fp32 stays so, all else becomes what is `marked`."""
     if marked == "fp32":
-        return finish_planned(lowered, plan.calls, target=target)
+        return finish_planned(lowered, plan.calls, target=target, opset=opset)
     left = {name for name, layer in plan.layers.items() if planned == "int8" and layer.precision == "fp32"}
     layers = {name: "fp32" if name in left else marked for name in plan.layers}
-    return finish_planned(lowered, plan.calls, precision=marked, layers=layers, target=target)
+    return finish_planned(lowered, plan.calls, precision=marked, layers=layers, target=target, opset=opset)
 
 
 def _check_planned(plan: Plan, planned: str, target: Target) -> None:

@@ -27,6 +27,7 @@ from .costs import Calls, Traffic
 from .folder.assets import check_reading, check_tokenizer, endless_limit
 from .folder.model import EXTERNAL_FROM, model_sizes
 from .folder.write import write_folder
+from .graph.opsets import NEWEST, check_opset
 from .opening.load import Loaded, load_model
 from .opening.task_model import TaskModel
 from .parity.gate import ParityReport, check_parity
@@ -43,7 +44,7 @@ from .precision.table import (
 )
 from .precision.tables import tables_to_shrink
 from .target import CPU, Target, check_target, prepare_model
-from .tracing.trace import Tracer, check_opset, trace_model
+from .tracing.trace import Tracer, trace_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,7 +85,7 @@ def export_model(
     out: str | Path,
     *,
     task: str | None = None,
-    opset: int = 23,
+    opset: int = NEWEST,
     overwrite: bool = False,
     plan: Plan | Path | str | None = None,
     calls: Calls | None = None,
@@ -107,7 +108,8 @@ def export_model(
         out: the folder to write.
         task: a key of `TASKS` in `losparse_runtime.contract.task`; None to read it off the model's configuration.
             "text-classification" is also any task of one row of logits a text that the configuration says.
-        opset: ONNX operator set, 23 or 18.
+        opset: ONNX operator set, 23, or 18 for older runtimes: the same graph, with the operators that came later
+            written in those of its time.
         overwrite: replace an earlier export at `out`.
         plan: the form of every factored layer, or a file of it, which leaves nothing to `calls` and `tune`; None for
             the cheapest by estimate.
@@ -126,8 +128,8 @@ def export_model(
             refused for tasks without labels.
         external_from: weights of more bytes in all are written beside the graph, not into it.
         progress: shows a stage.
-        tracer: makes the graph. Tracing takes most of an export: who writes one model in several precisions gives one
-            that remembers its graph and returns a clone.
+        tracer: makes the graph. Tracing takes most of an export: who writes one model in several precisions or operator
+            sets gives one that remembers its graph and returns a clone.
 
     Returns:
         What was written.
@@ -158,10 +160,17 @@ def export_model(
             phases.at(_STEPS[1], 1, len(_STEPS))
             wrapped = TaskModel(loaded.model, loaded.task, endless_limit(loaded))
             labelled = None if data is None else read_labelled(data, wrapped)
-            prepared = prepare_model(tracer(wrapped, opset=opset), target)
+            prepared = prepare_model(tracer(wrapped), target)
             phases.at(_STEPS[2], 2, len(_STEPS))
             built = build_graph(
-                prepared, precision=precision, plan=plan, calls=calls, tune=tune, target=target, phases=phases
+                prepared,
+                precision=precision,
+                plan=plan,
+                calls=calls,
+                tune=tune,
+                target=target,
+                opset=opset,
+                phases=phases,
             )
             phases.at(_STEPS[3], 3, len(_STEPS))
             writer = _Writer(loaded, wrapped, precision, weight_bits, tables, given, external_from, phases, target)
@@ -224,7 +233,8 @@ def _dense_if_faster(folder: Path, built: Built, prepared: ir.Model, calls: Traf
     """Time the whole model against its dense form in every call, and return that where it is faster."""
     plan, times = dense_plan(built.plan, "", ""), {}
     with tempfile.TemporaryDirectory(prefix=".dense.", dir=folder.parent) as name:
-        dense = build_graph(prepared, precision=writer.precision, plan=plan, target=writer.target)
+        opset = built.graph.graph.opset_imports[""]
+        dense = build_graph(prepared, precision=writer.precision, plan=plan, target=writer.target, opset=opset)
         writer.write(dense, Path(name))
         places = {"dense": Path(name), "factored": folder}
         for call in calls.calls:

@@ -14,6 +14,7 @@ from onnx_ir.passes import common
 from losparse.errors import LosparseError, shown
 
 from .costs import Calls, Costs, Counts, Traffic
+from .graph.opsets import NEWEST
 from .lowerings import LOWERINGS, Lowering
 from .passes import FINISH, LAST, PREPARE, Finishing, NamePass, PassMaker, quantised_nodes
 
@@ -141,6 +142,7 @@ def finish_planned(
     precision: str = "fp32",
     layers: Mapping[str, str] | None = None,
     target: Target = CPU,
+    opset: int = NEWEST,
 ) -> tuple[ir.Model, list[str]]:
     """Take out what only moves or adds, store equal weights once, name everything, drop the trace's metadata; in place.
 
@@ -151,11 +153,12 @@ def finish_planned(
             it, "all".
         layers: the same by qualified name of a layer.
         target: whose passes and costs.
+        opset: ONNX operator set to write it in.
 
     Returns:
         The same model - equal input models give equal bytes - and the names of the products to quantise.
     """
-    context = Finishing(target.costs, Traffic.of(calls), precision, layers or {})
+    context = Finishing(target.costs, Traffic.of(calls), precision, layers or {}, opset)
     ir.passes.Sequential(*(make(context) for make in target.finish))(model)
     marked = quantised_nodes(model)
     ir.passes.Sequential(*(make(context) for make in LAST))(model)

@@ -62,10 +62,10 @@ class _Remembered:
     def __init__(self) -> None:
         self._trace: ir.Model | None = None
 
-    def __call__(self, model: TaskModel, *, opset: int) -> ir.Model:
+    def __call__(self, model: TaskModel) -> ir.Model:
         """Return a graph that the caller may change."""
         if self._trace is None:
-            self._trace = trace_model(model, opset=opset)
+            self._trace = trace_model(model)
         return self._trace.clone()
 
 

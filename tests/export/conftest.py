@@ -57,7 +57,7 @@ def export_traced() -> Callable[..., ExportReport]:
     """`export_model` for a model that was traced before."""
 
     def export(trace: Any, source: Any, out: Path, **options: Any) -> ExportReport:
-        return export_model(source, out, **options, tracer=lambda model, *, opset: trace.clone())
+        return export_model(source, out, **options, tracer=lambda _: trace.clone())
 
     return export
 

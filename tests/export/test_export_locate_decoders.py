@@ -54,7 +54,7 @@ def decoder(request: pytest.FixtureRequest) -> tuple[TaskModel, Built]:
                 parameter.uniform_(0.8, 1.2)
     random_factors_(model, LoSparse(keep=0.5, low_rank=0.1, structure="foldable", multiple=4), seed=1)
     wrapped = TaskModel(model, TASKS["text-classification"])
-    return wrapped, build_graph(prepare_model(trace_model(wrapped, opset=23)))
+    return wrapped, build_graph(prepare_model(trace_model(wrapped)))
 
 
 def located(decoder: tuple[TaskModel, Built], folder: Path, weight: str | None) -> str | None:

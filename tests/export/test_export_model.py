@@ -43,7 +43,7 @@ FAMILIES = [
 
 @pytest.mark.parametrize(("family", "outputs"), FAMILIES)
 def test_the_older_operator_set(tmp_path, capfd, family, outputs):
-    """MPNet too, below; every family has the newer set in `test_export_random`."""
+    """MPNet too, below. Both sets come from one graph: `test_export_older` has every operator that differs."""
     report = export_tiny(family, tmp_path, opset=18)
     assert capfd.readouterr() == ("", "")  # torch's exporter talks; whoever calls a library did not ask for it
     assert report.parity.max_abs <= report.parity.tolerance

@@ -14,26 +14,25 @@ from losparse_export import TaskModel, trace_model
 class Traces:
     """Traces a model once, whoever asks: a `Tracer` for `export_model`, and for tests that change graphs.
 
-    Two models are one here if their class, configuration, layers, weights and task are, in one operator set.
+    Two models are one here if their class, configuration, layers, weights and task are.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, ir.Model] = {}
 
-    def __call__(self, model: TaskModel, *, opset: int = 23) -> ir.Model:
+    def __call__(self, model: TaskModel) -> ir.Model:
         """Return a graph that the caller may change."""
-        key = _key(model, opset)
+        key = _key(model)
         if key not in self._known:
-            self._known[key] = trace_model(model, opset=opset)
+            self._known[key] = trace_model(model)
         return self._known[key].clone()
 
 
-def _key(model: TaskModel, opset: int) -> str:
+def _key(model: TaskModel) -> str:
     inner = model.model
     about = {
         "task": model.task.name,
         "longest": model.longest,
-        "opset": opset,
         "attention": inner.config._attn_implementation,
         "config": inner.config.to_dict(),
         "layers": repr(inner),

@@ -91,9 +91,9 @@ def write_rankings(out: Path) -> None:
     base, tokenizer = BertForSequenceClassification(BertConfig(**COMMON, num_labels=1)), make_tokenizer(words=True)
     traces: list[Any] = []
 
-    def tracer(model: Any, *, opset: int) -> Any:
+    def tracer(model: Any) -> Any:
         if not traces:
-            traces.append(trace_model(model, opset=opset))
+            traces.append(trace_model(model))
         return traces[0].clone()
 
     for name, said in CROSS_ENCODERS.items():
@@ -116,9 +116,9 @@ def main() -> None:
     traces: dict[str, Any] = {}
     for case in CASES:
 
-        def tracer(model: Any, *, opset: int, base: str = case.base) -> Any:
+        def tracer(model: Any, *, base: str = case.base) -> Any:
             if base not in traces:
-                traces[base] = trace_model(model, opset=opset)
+                traces[base] = trace_model(model)
             return traces[base].clone()
 
         folder = Path(shutil.copytree(out / "bases" / case.base, out / "folders" / case.name))

@@ -13,6 +13,7 @@ from onnx_ir.passes import common
 
 from ..costs import Costs, Traffic
 from ..graph.naming import NamePass
+from ..graph.opsets import NEWEST
 from .attention import AttentionLayoutPass
 from .attention_rank import ReduceAttentionPass
 from .constant_rows import ConstantRowsPass
@@ -20,6 +21,7 @@ from .dedupe import ShareWeightsPass
 from .flatten import FlattenTokensPass
 from .fold import Fold, fold_model
 from .masks import WidenMasksPass
+from .older import OlderOpsetPass
 from .precision import MarkPrecisionPass, WantPrecisionPass, quantised_nodes
 from .rotary import RotaryPass
 from .segments import SplitSegmentsPass
@@ -38,12 +40,14 @@ class Finishing:
         precision: which products outside the layers to quantise: "fp32" for none, "int8" for those that are faster for
             it, "all".
         layers: the same by qualified name of a layer.
+        opset: ONNX operator set that the file shall have.
     """
 
     costs: Costs
     calls: Traffic
     precision: str = "fp32"
     layers: Mapping[str, str] = field(default_factory=dict)
+    opset: int = NEWEST
 
 
 PassMaker = Callable[[Finishing], ir.passes.PassBase]
@@ -72,6 +76,8 @@ FINISH: tuple[PassMaker, ...] = (
     lambda asked: MarkPrecisionPass(asked.costs),
     lambda _: SumsPass(),
     lambda _: common.RemoveUnusedNodesPass(),
+    # Behind all that know operators by their names.
+    lambda asked: OlderOpsetPass(asked.opset),
     lambda _: ShareWeightsPass(),
     lambda _: common.TopologicalSortPass(),
     # Names come from the scopes that the trace left in the metadata, so they go before it.
@@ -96,6 +102,7 @@ __all__ = [
     "MarkPrecisionPass",
     "NamePass",
     "NameSqueezedAxesPass",
+    "OlderOpsetPass",
     "PassMaker",
     "ReduceAttentionPass",
     "RotaryPass",

@@ -18,15 +18,12 @@ from torch.export import ExportedProgram
 from losparse.errors import LosparseError
 
 from ..graph.marks import SCOPE
+from ..graph.opsets import IR_VERSIONS, NEWEST, OLDEST
 from ..opening.task_model import TaskModel
 from .capture import axes_of, capture_program
 from .exact import exact_constants
 
 logger = logging.getLogger(__name__)
-
-# The file format that goes with each operator set: what onnxruntime of its time reads. Never the newest by default:
-# onnx writes newer formats than onnxruntime opens.
-IR_VERSIONS = {18: 10, 23: 11}
 
 # What torch 2.13's exporter says on every correct export, or beside its errors; anything else is heard.
 _KNOWN_WARNINGS = (
@@ -45,7 +42,7 @@ _KNOWN_RECORDS = {
 class Tracer(Protocol):
     """What makes a graph of a model, as `trace_model` does."""
 
-    def __call__(self, model: TaskModel, *, opset: int) -> ir.Model:
+    def __call__(self, model: TaskModel) -> ir.Model:
         """Return a graph that the caller may change."""
 
 
@@ -53,32 +50,21 @@ _WRAPPED = "model"  # where TaskModel holds the model
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def check_opset(opset: int) -> None:
-    """Refuse operator sets that are not tested.
-
-    Raises:
-        LosparseError: it is another one.
-    """
-    if opset not in IR_VERSIONS:
-        raise LosparseError(f"opset must be one of {', '.join(map(str, IR_VERSIONS))}, got {opset}")
-
-
-def trace_model(model: TaskModel, *, opset: int = 23) -> ir.Model:
+def trace_model(model: TaskModel) -> ir.Model:
     """Trace a model with dynamic batch and sequence axes.
 
     Args:
         model: the model with its task.
-        opset: ONNX operator set: 23 (attention is one node) or 18 (older runtimes).
 
     Returns:
-        The graph, with opset 18 where torch cannot write it with 23, which is logged. Its inputs and outputs are named
+        The graph in the newest operator set, where attention is one node, which passes know; in the oldest where torch
+        cannot write it with that, which is logged. Its inputs and outputs are named
         as in the task, its weights by their qualified names, and every node carries the qualified name of its module in
         the metadata entry `SCOPE`.
 
     Raises:
-        LosparseError: the operator set is not tested, or torch cannot trace the model.
+        LosparseError: torch cannot trace the model.
     """
-    check_opset(opset)
     longest = model.longest
     sample = sample_inputs(model, batch=2, length=min(7, longest))
     name = type(model.model).__name__
@@ -86,10 +72,10 @@ def trace_model(model: TaskModel, *, opset: int = 23) -> ir.Model:
     with quiet_export(), torch.no_grad():
         captured = capture_program(model, sample, signature=model.signature, longest=longest, name=name)
         try:
-            graph = _translate(captured, model, sample, opset)
+            graph = _translate(captured, model, sample, NEWEST)
         except RuntimeError as error:  # torch's own export errors are of this kind; the cause says more than they do
             reason = _first_line(error.__cause__ or error).partition(" : [")[0]  # what follows is the node's arguments
-            graph = _translate_older(captured, model, sample, opset, reason)
+            graph = _translate_older(captured, model, sample, reason)
     _drop_wrapper(graph)
     return graph
 
@@ -116,22 +102,18 @@ def _translate(program: ExportedProgram, model: TaskModel, sample: Mapping[str, 
     return graph
 
 
-def _translate_older(
-    program: ExportedProgram, model: TaskModel, sample: Mapping[str, Tensor], opset: int, reason: str
-) -> ir.Model:
-    """Write a program that torch cannot write with a new operator set (Falcon's attention) with the oldest one.
+def _translate_older(program: ExportedProgram, model: TaskModel, sample: Mapping[str, Tensor], reason: str) -> ir.Model:
+    """Write a program that torch cannot write with the newest operator set (Falcon's attention) with the oldest one.
 
     Raises:
-        LosparseError: that cannot be either, or is what was asked for.
+        LosparseError: that cannot be either.
     """
-    name, oldest = type(model.model).__name__, min(IR_VERSIONS)
+    name = type(model.model).__name__
     try:
-        if opset == oldest:
-            raise RuntimeError(reason)
-        graph = _translate(program, model, sample, oldest)
+        graph = _translate(program, model, sample, OLDEST)
     except RuntimeError as error:
         raise LosparseError(f"torch.onnx.export cannot translate {name}: {reason}") from error
-    logger.warning("%s cannot be written with opset %d, and has opset %d: %s", name, opset, oldest, reason)
+    logger.warning("%s cannot be written with opset %d, and has opset %d: %s", name, NEWEST, OLDEST, reason)
     return graph
 
 
