@@ -223,7 +223,7 @@ def _numbers(model: Any, inputs: Mapping[str, Any]) -> list[float]:
     takes = inspect.signature(model.forward).parameters
     like = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
     tensors = {name: tensor for name, tensor in _tensors(inputs, like).items() if name in takes}
-    with _undisturbed(model, like.device):
+    with _undisturbed(model, like.device), _as_loaded(model):
         before = _random_state(like.device)
         result = model(**tensors, return_dict=True)
         if not torch.equal(before, _random_state(like.device)):
@@ -253,6 +253,24 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
             yield
         finally:
             np.random.set_state(numpy_state)
+
+
+@contextmanager
+def _as_loaded(model: nn.Module) -> Iterator[None]:
+    """Run a model that a Trainer had under autocast without it.
+
+    accelerate wraps the `forward` of the model, and the wrapper turns autocast on again whatever is on outside.
+    """
+    original = vars(model).get("_original_forward")
+    wrapped = vars(model).get("forward")
+    if original is None or wrapped is None:
+        yield
+        return
+    vars(model)["forward"] = original
+    try:
+        yield
+    finally:
+        vars(model)["forward"] = wrapped
 
 
 def _tolerance(model: nn.Module) -> float:

@@ -131,6 +131,8 @@ def fine_tune(
         compact_(model, method)
         compression = report(model)
     metrics = validation_metrics(trainer, find_data(known))
+    # Under autocast only while it is trained: whoever runs it next says in which precision.
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     model.eval().requires_grad_(True)
     _name_task(model, known)
     if use_cache is not None:

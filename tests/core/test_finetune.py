@@ -302,6 +302,15 @@ def test_training_in_bf16_warns_by_this_processor(tokenizer, tmp_path, caplog):
     assert any("leave bf16 out here" in message for message in caplog.messages) == bf16_is_slow()
 
 
+def test_a_model_trained_in_bf16_runs_in_fp32_afterwards(tokenizer, tmp_path):
+    short = Training(max_steps=2, batch_size=2, bf16=True)
+    model, _ = run(tokenizer, tmp_path, training=short, method=SVD(keep=0.5))
+    ids = torch.arange(5, 15)[None]
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits
+    assert not torch.equal(logits, logits.bfloat16().float()), "under autocast they have the digits of bf16"
+
+
 def test_the_cache_is_on_again_after_training(tokenizer, tmp_path):
     model, _ = run(tokenizer, tmp_path, training=Training(max_steps=1, batch_size=2))
     assert model.config.use_cache, "the Trainer turns it off, and saves it so"

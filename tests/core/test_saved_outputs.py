@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -69,6 +70,15 @@ def rewrite(folder: Path, out: Path, record: str | None, **tensors: torch.Tensor
     metadata = {"format": "pt"} | ({} if record is None else {KEY: record})
     save_file(known | tensors, out / "model.safetensors", metadata=metadata)
     return out
+
+
+def test_a_model_that_was_trained_under_autocast_is_recorded_without_it():
+    model = compressed(build_bert())
+    plain = record_outputs(model)
+    model = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)  # as every Trainer does with bf16=True
+    wrapped = model.forward
+    assert record_outputs(model) == plain
+    assert model.forward is wrapped, "training goes on as before"
 
 
 def test_save_pretrained_makes_the_record_and_a_load_gives_the_same_numbers(saved):
