@@ -188,3 +188,17 @@ def test_a_layer_that_is_called_twice_loses_what_no_call_needs():
     ]
     folds, _ = narrowed(b.model(*outputs))
     assert [fold.dropped for fold in folds if fold.writers == ("up",)] == [0, 0]
+
+
+@pytest.mark.parametrize("kept", [[0, 1], []])
+def test_grouped_heads_stay_as_they_are(kept):
+    """Two key heads of width 4 for four query heads; the second one keeps nothing."""
+    torch.manual_seed(0)
+    b = Blocks()
+    x = b.input(6, axes=3)
+    query = b.layer(x, make_layer(16, 6, rank=0, kept=[0, 1, 4, 5]), "query")
+    key, value = (b.layer(x, make_layer(8, 6, rank=0, kept=kept), name) for name in ("key", "value"))
+    y = b.attention(query, key, value, 4, kv_heads=2)
+    model = b.model(b.layer(y, make_layer(6, 16, rank=0, kept=[0, 1, 4, 5], axis="in"), "output"))
+    folds, _ = narrowed(model, every=True)
+    assert not any(fold.dropped for fold in folds)
