@@ -157,7 +157,9 @@ def model_heads(model: nn.Module) -> dict[str, Heads]:
         layer = model.get_submodule(name)
         assert isinstance(layer, FactoredLinear), "only factored layers have a spec"
         if not isinstance(layer, TrainingForm) and (layer.kept is None or not layer.kept.is_meta):
-            specs[name], kept[name] = spec, layer.kept
+            factor = layer.u if spec.axis == "out" else layer.v
+            empty = factor is not None and not factor.is_meta and not bool(factor.any())  # of heads that are all gone
+            specs[name], kept[name] = replace(spec, rank=0, pivot_side=None) if empty else spec, layer.kept
     return heads_of(specs, kept, getattr(model, "config", None))
 
 

@@ -108,7 +108,10 @@ def test_a_model_without_a_layer_to_compress(compress_into: Any, tmp_path: Path)
         (["--keep", "nan"], ["argument --keep: must be a number in (0, 1], got 'nan'"]),
         (["--low-rank", 2], ["argument --low-rank: must be a number in [0, 1], or a table of such numbers", "got '2'"]),
         (["--low-rank", "attention=x"], ["argument --low-rank: of 'attention' must be a number in [0, 1], got 'x'"]),
-        (["--low-rank", 0.1, "ffn=0"], ["argument --low-rank: must be one number, or KIND=NUMBER in a row, got '0.1'"]),
+        (
+            ["--low-rank", 0.1, "ffn=0"],
+            ["argument --low-rank: must be one number, or KIND=NUMBER in a row, got '0.1 ffn=0'"],
+        ),
         (
             ["--keep", 0.2, "--low-rank", "ffn=0", "attention=0.3"],
             ["must not exceed keep=0.2, got ffn=0 attention=0.3"],

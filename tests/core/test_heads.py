@@ -10,9 +10,11 @@ from transformers import AutoModel, BertConfig, LlamaConfig
 
 from losparse import SVD, LoSparse, compress_, inspect_folder
 from losparse.cli.inspect import _row
+from losparse.layers.linear import find_targets, replace_module
 from losparse.layers.spec import LayerSpec
 from losparse.methods.losparse.heads import Attention
 from losparse.models.heads import Heads, heads_of
+from losparse.models.report import report
 from losparse.random_factors import random_factors_
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 50, "intermediate_size": 96}
@@ -92,3 +94,17 @@ def test_training_says_what_the_report_will():
     value = torch.tensor([True] * 4 + [False] * 12)
     masks = {"q": key.reshape(2, 1, 8).expand(2, 2, 8).flatten(), "k": key, "v": value}
     assert attention.said(masks) == "heads 2 of 4, 8 + 6 wide"
+
+
+def test_an_attention_of_which_nothing_is_left_says_so():
+    torch.manual_seed(0)
+    model = AutoModel.from_config(deepcopy(CONFIG))
+    layers = {name: module for name, module in find_targets(model).items() if "attention" in name}
+    method = LoSparse(keep=0.4, low_rank=0.1, structure="narrow")
+    plans = {name: method.start(name, module.weight, module.bias) for name, module in layers.items()}
+    for name, plan in plans.items():
+        plan.mask.zero_()
+        plan.live.zero_()
+        plan.apply_mask()
+        replace_module(model, layers[name], plan.compact())
+    assert report(model).to_dict()["attentions"] == ["encoder.layer.0.attention: heads 0 of 4, 0 + 0 wide"]

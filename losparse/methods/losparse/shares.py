@@ -83,9 +83,9 @@ class ByKind:
         if len(texts) == 1 and "=" not in texts[0]:
             return self._of_text(texts[0])
         pairs = [text.rpartition("=") for text in texts]
-        wrong = next((text for text, (key, _, _) in zip(texts, pairs, strict=True) if not key), None)
-        if wrong is not None:
-            raise ValueError(f"must be one number, or KIND=NUMBER in a row, got {shown(wrong)}")
+        if not all(key for key, _, _ in pairs):
+            got = shown(" ".join(texts))
+            raise ValueError(f"must be one number, or KIND=NUMBER in a row, got {got}; other arguments stand before it")
         return {key: self._of_text(number, f"of {key!r} ", wanted(ShareFrom0)) for key, _, number in pairs}
 
     def _of_text(self, text: str, of: str = "", allowed: str = _WANTED) -> float:
