@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
+import torch
 
 from losparse.calibration.modes import evaluating
 from losparse.saving.parts import PartBytes, onnx_parts
@@ -31,9 +32,11 @@ from .graph.opsets import NEWEST, check_opset
 from .opening.load import Loaded, load_model
 from .opening.task_model import TaskModel
 from .parity.gate import ParityReport, check_parity
+from .parity.scales import ScaleAgreement, compare_scales
 from .planning.plan import Plan
 from .precision.apply import apply_precision
 from .precision.base import EMBEDDINGS, INT8_BITS, Precision
+from .precision.int8 import INT8
 from .precision.table import (
     PRECISION_TABLE,
     check_overflow,
@@ -67,6 +70,8 @@ class ExportReport:
         metadata: the contents of `losparse.json`.
         judge: has the bounds of the comparison with PyTorch.
         parts: where the bytes of the model files are.
+        scales: for int8-static: how it ("fixed") and int8 of the same model ("dynamic") agree with its fp32 form on the
+            texts that its scales were measured on, and how right both are on `data`; else empty.
     """
 
     folder: Path
@@ -78,6 +83,7 @@ class ExportReport:
     metadata: Mapping[str, Any]
     judge: Precision
     parts: PartBytes
+    scales: Mapping[str, ScaleAgreement]
 
 
 def export_model(
@@ -119,7 +125,8 @@ def export_model(
         target: the kind of machine to export for.
         precision: a key of `PRECISION_TABLE`, which says what each is for. Any other than fp32 is made from the fp32
             graph once that equals PyTorch, and judged by the bounds of its own.
-        calibration: for int8-static: a file of texts, texts, or inputs of runs; the first 128 texts are used.
+        calibration: for int8-static: a file of texts, texts, or inputs of runs; the first 128 texts are used. Without
+            it, those of `data`.
         weight_bits: of int8 and int8-static: 7, or 8, which is more exact, for CPUs with VNNI (and Arm's): on others
             such a folder is refused, because their kernels would overflow.
         embeddings: what embedding tables become: "int8" for rows of int8 with a scale each, "float" to leave them as
@@ -142,7 +149,8 @@ def export_model(
     check_target(target)
     plan = Plan.read(plan) if isinstance(plan, Path | str) else plan
     check_opset(opset)
-    check_precision(precision, calibrated=calibration is not None)
+    wanted = check_precision(precision, calibrated=calibration is not None, labelled=data is not None)
+    calibration = data if wanted.calibrated and calibration is None else calibration
     check_weight_bits(weight_bits, precision)
     tables = choose_embeddings(embeddings, precision)
     check_choice(plan, calls, tune=tune)
@@ -181,12 +189,15 @@ def export_model(
                     built = faster
                     contents, parity = writer.write(built, folder)
             accuracy = None if labelled is None else measure_accuracy(wrapped, folder, labelled, target.provider)
+            scales = writer.compare_scales(built, folder, labelled, accuracy) if wanted.calibrated else {}
             contents = contents.measured(parity=parity.to_dict(), accuracy=accuracy)
             write_metadata(folder, contents)
             parts = onnx_parts(folder, contents)
     judge = judge_of(contents.variants[precision].arithmetic)
     sizes = model_sizes(contents)
-    return ExportReport(out, contents.task, built.plan, parity, accuracy, sizes, contents.to_json(), judge, parts)
+    return ExportReport(
+        out, contents.task, built.plan, parity, accuracy, sizes, contents.to_json(), judge, parts, scales
+    )
 
 
 @dataclass(frozen=True)
@@ -209,7 +220,7 @@ class _Writer:
         compare = partial(check_parity, self.wrapped, folder, provider=self.target.provider, phases=self.phases)
         contents = place(built.graph, built.plan)
         parity = compare()
-        rounded = "int8" if self.embeddings == "int8" and tables_to_shrink(built.graph) else None
+        rounded = self._rounded(built)
         if PRECISION_TABLE[self.precision].convert is None and rounded is None:
             return contents, parity
         feeds = None if self.calibration is None else encode_calibration(self.calibration, folder)
@@ -223,6 +234,46 @@ class _Writer:
         )
         contents = place(graph, built.plan, precision=self.precision, weight_bits=self.weight_bits, embeddings=rounded)
         return contents, compare(precision=contents.variants[self.precision].arithmetic)
+
+    def compare_scales(
+        self, built: Built, folder: Path, labelled: Any, accuracy: Mapping[str, Any] | None
+    ) -> dict[str, ScaleAgreement]:
+        """Make the dynamic form of a model with fixed scales, and say how both agree with fp32 on the texts."""
+        place = partial(write_folder, target=self.target, external_from=self.external_from)
+        with tempfile.TemporaryDirectory(prefix=".scales.", dir=folder.parent) as root:
+            places = {"fixed": folder, "dynamic": Path(root) / "int8", "fp32": Path(root) / "fp32"}
+            for form in ("dynamic", "fp32"):
+                places[form].mkdir()
+            place(places["fp32"], self.loaded, built.graph, built.plan)
+            place(
+                places["dynamic"],
+                self.loaded,
+                self._dynamic(built),
+                built.plan,
+                precision=INT8.name,
+                weight_bits=self.weight_bits,
+                embeddings=self._rounded(built),
+            )
+            sessions = {name: self.open(folder, torch.get_num_threads()) for name, folder in places.items()}
+            reference = sessions.pop("fp32")
+            found = compare_scales(sessions, reference, encode_calibration(self.calibration, folder))
+            if labelled is None or accuracy is None:
+                return found
+            dynamic = measure_accuracy(self.wrapped, places["dynamic"], labelled, self.target.provider)
+        right = {"fixed": accuracy["onnx"], "dynamic": dynamic["onnx"]}
+        return {name: replace(each, accuracy=right[name]) for name, each in found.items()}
+
+    def _rounded(self, built: Built) -> str | None:
+        return "int8" if self.embeddings == "int8" and tables_to_shrink(built.graph) else None
+
+    def _dynamic(self, built: Built) -> ir.Model:
+        return apply_precision(
+            built.graph,
+            INT8.name,
+            nodes=built.quantise,
+            weight_bits=self.weight_bits,
+            embeddings=self.embeddings,
+        )
 
     def open(self, folder: Path, threads: int) -> Session:
         """Open a folder as it runs on the target."""

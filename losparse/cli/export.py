@@ -68,7 +68,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--calibration",
         metavar="F",
-        help="texts to measure the scales of int8-static on, the first 128 of them; also a txt file, a text a line",
+        help="texts to measure the scales of int8-static on, the first 128 of them; also a txt file, a text a line "
+        "(default: those of --data)",
     )
     data.add_argument(
         "--data",
@@ -106,7 +107,8 @@ def run(options: argparse.Namespace) -> int:
     refuse_idle(options, ["threads"], ["tune"])
     refuse_idle(options, ["text_column", "pair_column"], ["calibration", "data"])
     refuse_idle(options, ["label_column"], ["data"])
-    check_precision(options.precision, calibrated=options.calibration is not None)
+    given = options.calibration is not None
+    check_precision(options.precision, calibrated=given, labelled=options.data is not None)
     check_weight_bits(options.weight_bits, options.precision)
     choose_embeddings(options.embeddings, options.precision)
     check_out(options.out, overwrite=options.overwrite, sources=(Path(options.model),), replaces=EXPORT)
@@ -153,6 +155,8 @@ def _print(options: argparse.Namespace, report: ExportReport) -> None:
     if report.accuracy is not None:
         values = f"PyTorch {report.accuracy['pytorch']:.4f}, ONNX {report.accuracy['onnx']:.4f}"
         print(f"{report.accuracy['metric']} on {report.accuracy['texts']:,} texts: {values}")
+    if report.scales:
+        _print_scales(report)
 
 
 def _print_agreement(parity: ParityReport, *, mixes_texts: bool) -> None:
@@ -169,6 +173,22 @@ def _print_agreement(parity: ParityReport, *, mixes_texts: bool) -> None:
             f"{mates.max_abs:.1e} (cosine {mates.cosine:.4f}). Session(batch_invariant=True) runs every text by "
             "itself, and no answer moves. Precision int8-static has fixed scales, which other texts do not change."
         )
+
+
+def _print_scales(report: ExportReport) -> None:
+    """Print how a model with fixed scales compares with its dynamic form."""
+    fixed, dynamic = report.scales["fixed"], report.scales["dynamic"]
+    print("beside precision int8, whose scales are computed in every run, on the texts of the calibration:")
+    rows = [
+        ["cosine with fp32", f"{fixed.cosine:.6f}", f"{dynamic.cosine:.6f}"],
+        ["same largest entry as fp32", f"{fixed.top1_agreement:.2%}", f"{dynamic.top1_agreement:.2%}"],
+    ]
+    if fixed.beside is not None and dynamic.beside is not None:
+        rows.append(["moves beside a longer text by up to", f"{fixed.beside:.1e}", f"{dynamic.beside:.1e}"])
+    if report.accuracy is not None:
+        name = f"{report.accuracy['metric']} on {report.accuracy['texts']:,} texts"
+        rows.append([name, f"{fixed.accuracy:.4f}", f"{dynamic.accuracy:.4f}"])
+    print_table("", ["", "int8-static", "int8"], rows)
 
 
 def call_of(options: argparse.Namespace) -> Call:

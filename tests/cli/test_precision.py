@@ -31,12 +31,20 @@ def test_what_is_printed_is_what_the_folder_says(quantised: Quantised) -> None:
     assert lines[0] == f"{quantised.onnx}: text-classification, int8-static"
     parts = inspect_folder(quantised.onnx).parts
     assert parts.line in lines and parts.total == (quantised.onnx / "model.onnx").stat().st_size
-    assert lines[-4:] == [
+    assert lines[-10:-6] == [
         f"largest difference to PyTorch: {parity['max_abs']:.1e} (allowed {parity['tolerance']:.1e})",
         f"cosine with PyTorch: {parity['cosine']:.6f} (allowed 0.88 or more)",
         f"same largest entry as PyTorch: {parity['top1_agreement']:.2%} of rows",
         f"accuracy on 64 texts: PyTorch {accuracy['pytorch']:.4f}, ONNX {accuracy['onnx']:.4f}",
     ]
+    assert lines[-6].startswith("beside precision int8, whose scales are computed in every run")
+    cells = {" ".join(line.split()[:-2]): line.split()[-2:] for line in lines[-5:]}
+    assert cells[""] == ["int8-static", "int8"]
+    assert cells["accuracy on 64 texts"][0] == f"{accuracy['onnx']:.4f}"
+    # A text's numbers are those of its own tokens, up to the rounding of the attention and of the head in fp32; with
+    # scales of every run they move by steps of 1/255 of a range.
+    fixed, dynamic = map(float, cells["moves beside a longer text by up to"])
+    assert fixed < dynamic / 10
 
 
 def test_accuracy_is_counted_on_the_texts(quantised: Quantised, losparse: Command, sources: Sources) -> None:
@@ -107,6 +115,8 @@ def test_refusals(losparse: Command, whole_pass: Pass, sources: Sources, tmp_pat
     losparse(*export, "--weight-bits", 8).refused("'int8' and 'int8-static', got it with 'fp32'", "(--weight-bits)")
     static = (*export, "--precision", "int8-static")
     losparse(*static, "--calibration", tmp_path / "none.csv").refused("no data file")
+    labelled = losparse(*static, "--data", sources.train, "--label-column", "grade")
+    labelled.refused("no column 'grade'")  # labelled texts do for the calibration: what is wrong is a column
     losparse(*static, "--calibration", sources.train, "--text-column", "body").refused("no column 'body'")
     losparse(*export, "--data", sources.train, "--label-column", "grade").refused("no column 'grade'")
     losparse("export", sources.model, tmp_path / "out", "--data", sources.train).refused("LABEL_0, LABEL_1")

@@ -287,7 +287,7 @@ REFUSALS = [
         "int8-static",
         {},
         "precision 'int8-static' needs texts to measure its scales on, got none; give them with calibration= "
-        "(--calibration FILE), or choose 'int8'",
+        "(--calibration FILE), or labelled ones with data= (--data FILE), or choose 'int8'",
     ),
     (
         "int8",

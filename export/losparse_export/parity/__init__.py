@@ -5,5 +5,6 @@ lengths    the shapes at which it is compared
 pytorch    the reference: PyTorch with its own tokenizer
 locate     the layer at which a difference begins
 mates      how far a text's answers move with the others of its batch
+scales     fixed scales of activations beside dynamic ones
 vectors    how far vectors of texts agree
 """

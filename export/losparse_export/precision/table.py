@@ -49,12 +49,13 @@ def coarser_precision(*names: str) -> Precision:
     return min(known, key=lambda precision: 1.0 if precision.cosine is None else precision.cosine)
 
 
-def check_precision(precision: str, *, calibrated: bool) -> Precision:
+def check_precision(precision: str, *, calibrated: bool, labelled: bool = False) -> Precision:
     """Refuse a precision there is not, and calibration where none is used or none is given.
 
     Args:
         precision: its name.
         calibrated: whether there is something to calibrate with.
+        labelled: whether there are labelled texts, which do where nothing else is given to calibrate with.
 
     Raises:
         LosparseError: see above.
@@ -67,10 +68,10 @@ def check_precision(precision: str, *, calibrated: bool) -> Precision:
         raise LosparseError(
             f"calibration is for precision {able}, got it with {precision!r}; leave calibration= (--calibration) out"
         )
-    if found.calibrated and not calibrated:
+    if found.calibrated and not calibrated and not labelled:
         raise LosparseError(
             f"precision {precision!r} needs texts to measure its scales on, got none; give them with calibration= "
-            "(--calibration FILE), or choose 'int8'"
+            "(--calibration FILE), or labelled ones with data= (--data FILE), or choose 'int8'"
         )
     return found
 
