@@ -250,6 +250,30 @@ def test_tables_that_stay() -> None:
         assert shrink_tables(model) == () and types(model) == {"Gather": 1}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_int8_rows_of_a_checkpoint_go_through_exactly(precision: str) -> None:
+    """Gather, Cast and Mul of rows that are int8 already: nothing is rounded again."""
+    rows, scales = quantise_rows(table())
+    model = tied_graph()
+    stored = {"words.rows": value("words.rows", rows), "words.scale": value("words.scale", scales[:, None])}
+    for one in stored.values():
+        model.graph.register_initializer(one)
+    first = next(node for node in model.graph if node.name == "/words/Gather")
+    taken = named("Gather", "/words/Gather_2", stored["words.rows"], model.graph.inputs[0])
+    sizes = named("Gather", "/words/Gather_3", stored["words.scale"], model.graph.inputs[0])
+    cast = named("Cast", "/words/Cast", taken.outputs[0], to=ir.DataType.FLOAT)
+    found = named("Mul", "/words/Mul", cast.outputs[0], sizes.outputs[0])
+    model.graph.insert_before(first, [taken, sizes, cast, found])
+    for user, index in tuple(first.outputs[0].uses()):
+        user.replace_input_with(index, found.outputs[0])
+    found.outputs[0].type, found.outputs[0].shape = first.outputs[0].type, first.outputs[0].shape
+    model.graph.outputs.append(found.outputs[0])
+    after = apply_precision(model, precision, embeddings="int8")
+    assert {"words.rows", "words.scale"} <= set(after.graph.initializers)
+    given = {"ids": np.arange(1, 10)}
+    assert np.array_equal(run_graph(after, given)[-1], run_graph(model, given)[-1])
+
+
 def test_a_table_read_by_constant_numbers_stays() -> None:
     """Positions by a constant, say; onnxruntime makes one small constant of that when it opens the model."""
     model = read_graph(numbers=np.arange(9))
