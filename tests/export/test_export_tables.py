@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis.extra import numpy as arrays
 from losparse.errors import LosparseError
 from losparse_export import PRECISION_TABLE, ExportReport, ParityError, apply_precision, check_folder
 from losparse_export.folder.model import fingerprint, weight_bytes
-from losparse_export.precision.tables import LEAST_SAVED, quantise_rows, shrink_tables, tables_to_shrink
+from losparse_export.precision.tables import LEAST_SAVED, quantise_rows, round_table, shrink_tables, tables_to_shrink
 from losparse_runtime import read_metadata
 
 from .builders import run_graph
@@ -139,6 +140,33 @@ def test_every_row_is_within_half_its_scale(array: np.ndarray) -> None:
 def test_a_row_of_zeros_stays_zero() -> None:
     rows, scales = quantise_rows(table())
     assert not rows[0].any() and scales[0] == 1
+
+
+def with_large_columns() -> np.ndarray:
+    """A column of 15 times the size of the others, and much the same in every row, as those of real tables are."""
+    numbers = np.random.default_rng(4).normal(size=(ROWS, WIDTH)).astype(np.float32)
+    numbers[:, 3] = 15 + 0.1 * numbers[:, 3]
+    return numbers
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+@pytest.mark.parametrize("precision", ["fp32", "int8-weights"])
+def test_large_columns_have_scales_of_their_own(precision: str, opset: int) -> None:
+    found = round_table(with_large_columns())
+    assert found.columns is not None and list(np.nonzero(found.columns > 5)[0]) == [3]
+    assert round_table(table()).columns is None
+    model, given = tied_graph(opset), {"ids": np.arange(1, 10)}
+    model.graph.initializers["words.weight"].const_value = ir.tensor(with_large_columns(), name="words.weight")
+    before = run_graph(model, given)
+    after = apply_precision(model, precision, embeddings="int8")
+    assert "words.weight.columns" in after.graph.initializers
+    # An int8 head multiplies with the rows as they are.
+    assert "words.weight.columns" not in apply_precision(model, "int8").graph.initializers
+    actual = run_graph(after, given)
+    # The largest of 700 x 48 normal numbers is below 4.5, and a number moves by half of 1/127 of its row's at most.
+    small = np.delete(np.abs(actual[1] - before[1]), 3, axis=1)
+    assert small.max() < 0.5 * 4.5 / 127
+    assert np.abs(actual[0] - before[0]).max() < 0.03 * np.abs(before[0]).max()
 
 
 def test_a_table_is_rounded_the_same_in_parts_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,9 +356,10 @@ def test_a_folder_says_that_its_tables_are_int8(export_wide: Any, export_bert: A
 
 def test_a_wrong_scale_is_caught(export_wide: Any, bert: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bounds of fp32 with int8 tables are no free pass: scales of another row do not stand the comparison."""
-    right = quantise_rows
+    right = round_table
     monkeypatch.setattr(
-        "losparse_export.precision.tables.quantise_rows", lambda array: (right(array)[0], np.roll(right(array)[1], 1))
+        "losparse_export.precision.tables.round_table",
+        lambda *given: replace(right(*given), scales=np.roll(right(*given).scales, 1)),
     )
     with pytest.raises(ParityError, match=r"first layer that differs is 'bert\.embeddings\.word_embeddings'"):
         export_wide(tmp_path / "out", embeddings="int8")

@@ -11,9 +11,26 @@ rounded to the bits that the precision gives its other weights.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import onnx_ir as ir
 
 from .emit import Emitter, Names
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """What a graph holds of a table in int8.
+
+    Attributes:
+        rows: int8 (rows, width).
+        scales: of the rows; float32 (rows,).
+        columns: scales of the columns; float32 (width,). None where there are none.
+    """
+
+    rows: ir.Value
+    scales: ir.Value
+    columns: ir.Value | None = None
 
 
 def is_head(node: ir.Node) -> bool:
@@ -25,22 +42,21 @@ def is_head(node: ir.Node) -> bool:
     return bool(products) and all(products) and not node.outputs[0].is_graph_output()
 
 
-def int8_head(graph: ir.Graph, turn: ir.Node, rows: ir.Value, scales: ir.Value, names: Names) -> None:
+def int8_head(graph: ir.Graph, turn: ir.Node, table: StoredTable, names: Names) -> None:
     """Put int8 products in the place of those with a table.
 
     Args:
         graph: where they are.
         turn: of `is_head`.
-        rows: of the table; int8 (rows, width).
-        scales: of the rows; float32 (rows,).
+        table: that they multiply with; without scales of columns.
         names: of the graph's nodes.
     """
     for product, _ in tuple(turn.outputs[0].uses()):
         x = product.inputs[0]
-        assert x is not None, "a product has two inputs"
+        assert x is not None and table.columns is None, "a product has two inputs, and columns that are alike"
         new = Emitter(graph, product, names)
-        turned = new.node("Transpose", rows, perm=[1, 0])
+        turned = new.node("Transpose", table.rows, perm=[1, 0])
         rounded, step, zero = new.nodes("DynamicQuantizeLinear", 3, x)
         whole = new.node("Cast", new.node("MatMulInteger", rounded, turned, zero), to=ir.DataType.FLOAT)
-        new.put(new.node("Mul", whole, new.node("Mul", step, scales)), product.outputs[0])
+        new.put(new.node("Mul", whole, new.node("Mul", step, table.scales)), product.outputs[0])
     graph.remove(turn, safe=True)
