@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from losparse import inspect_folder
+from losparse import compress_embeddings_, inspect_folder
 from losparse.errors import LosparseError
 from losparse.layers.factored import FactoredLinear
 from losparse.layers.joint import SharedFactorLinear
@@ -59,7 +59,7 @@ def put(model: nn.Module, old: nn.Module, layer: FactoredLinear) -> FactoredLine
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT with a layer of every form: rows, columns, pivot outputs, pivot inputs, and a shared factor."""
+    """A BERT with a layer of every form: rows, columns, pivot outputs, pivot inputs, a shared factor, int8 tables."""
     torch.manual_seed(0)
     names = {0: "red", 1: "green", 2: "blue"}
     config = BertConfig(**SIZES, vocab_size=50, max_position_embeddings=20, id2label=names)
@@ -72,6 +72,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     owner = put(model, first.attention.self.key, FactoredLinear(16, 16, rank=5, kept=2))
     put(model, first.attention.self.query, SharedFactorLinear(owner, 16, kept=3))
     put(model, second.intermediate.dense, FactoredLinear(16, 24, rank=2, kept=0))
+    compress_embeddings_(model)
     mark_compressed(model, {"name": "svd", "keep": 0.5})
     folder = tmp_path_factory.mktemp("saved")
     model.save_pretrained(folder)

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import nn
 
+from losparse.layers.embedding import CompactTable
+
 _BATCHES = (1, 2, 3)
 _LENGTHS = (2, 7, 24)
 _LONGEST = 128  # of the lengths that are tried with every batch: beyond it only time grows, and so does torch's
@@ -95,5 +97,6 @@ def _switches(settings: Mapping[str, Any]) -> Iterator[int]:
 
 def _matrix_weights(model: nn.Module) -> int:
     """Count the weights that every token is multiplied with: all but tables."""
-    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    kinds = (nn.Embedding, CompactTable)
+    tables = {id(own) for module in model.modules() if isinstance(module, kinds) for own in module.parameters(False)}
     return sum(weight.numel() for weight in model.parameters() if id(weight) not in tables)
