@@ -80,7 +80,8 @@ def part_of(name: str) -> str:
         return "other"
     if any(_NORM.search(module) for module in modules):
         return "norms"
-    if any(module.isdigit() for module in modules):
+    # What an export makes of the attentions of several blocks is called after none of them.
+    if any(module.isdigit() for module in modules) or modules == ["attention"]:
         return "layers"
     return "embeddings" if any(_TABLE.search(module) for module in modules) else "heads"
 

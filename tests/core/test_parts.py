@@ -43,6 +43,7 @@ NAMES = {
         "encoder.layer.0.output.dense.weight_t_quantized",
         "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
         "/encoder/layer.0/attention/self/Gemm_input_2",
+        "attention.scores_t",
     ],
     "heads": ["classifier.weight", "bert.pooler.dense.weight_t", "qa_outputs.bias", "lm_head.weight"],
     "other": ["/Concat_input_1", "shape_1", "position_ids"],
