@@ -144,6 +144,15 @@ def test_gelu(approximate: str) -> None:
     assert_same(make("Gelu", feeds, approximate=approximate), feeds)
 
 
+@pytest.mark.parametrize("axis", [-2, 1])
+def test_fourier_transform(axis: int) -> None:
+    feeds = {"x": numbers(3, 4, 6, 1)}
+    x, place = ir.Value(), ir.Value(name="axis", const_value=ir.tensor(np.array(axis)))
+    model = one_node(ir.node("DFT", [x, None, place], {"inverse": 0}), {"x": x}, feeds)
+    model.graph.register_initializer(place)
+    assert assert_same(model, feeds) == {"DFT": 1}
+
+
 REFUSED = [
     ("Attention", {"q_num_heads": 3, "kv_num_heads": 3, "softcap": 30.0}),
     ("RotaryEmbedding", {"num_heads": 3, "interleaved": 1}),

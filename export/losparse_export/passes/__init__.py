@@ -78,6 +78,7 @@ FINISH: tuple[PassMaker, ...] = (
     lambda _: common.RemoveUnusedNodesPass(),
     # Behind all that know operators by their names.
     lambda asked: OlderOpsetPass(asked.opset),
+    lambda _: common.RemoveUnusedNodesPass(),
     lambda _: ShareWeightsPass(),
     lambda _: common.TopologicalSortPass(),
     # Names come from the scopes that the trace left in the metadata, so they go before it.

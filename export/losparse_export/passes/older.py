@@ -3,6 +3,7 @@
     Attention, RotaryEmbedding    ->   products, sums and a Softmax, per head (`older_attention`)
     RMSNormalization              ->   x / Sqrt(ReduceMean(x^2) + epsilon) * scale
     Gelu                          ->   x (1 + Erf(x / sqrt 2)) / 2, or its approximation by Tanh
+    DFT                           ->   with its axis as an attribute
 
 They come with opset 20 and 23, and are written in the forms that onnxruntime joins into one kernel again. All else that
 a graph holds is the same in opset 18, which is looked at and not assumed.
@@ -22,6 +23,9 @@ from losparse.errors import LosparseError
 from ..graph.constants import add_constant, new_node, replace_value
 from ..graph.opsets import IR_VERSIONS, NEWEST
 from .older_attention import AttentionWriter, RotaryWriter
+
+# Operators of both sets that mean something else in the older one, or say it in another way.
+_CHANGED = frozenset(("DFT", "GridSample", "GroupNormalization"))
 
 Writer = Callable[[ir.Graph, ir.Node], ir.Value | None]
 """Writes what a node computes in front of it, and returns it; None where it cannot."""
@@ -48,6 +52,7 @@ class OlderOpsetPass(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, False)
         writers: dict[str, Writer] = {
             "Attention": AttentionWriter(),
+            "DFT": _dft,
             "Gelu": _gelu,
             "RMSNormalization": _rms_norm,
             "RotaryEmbedding": RotaryWriter(),
@@ -68,17 +73,15 @@ class OlderOpsetPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, True)
 
     def _has(self, node: ir.Node) -> bool:
-        """Tell whether the set has the operator of a node, with its attributes and the same meaning."""
+        """Tell whether the set has the operator of a node, with its inputs and attributes and the same meaning."""
+        if node.op_type in _CHANGED:
+            return False
         try:
             schema = onnx.defs.get_schema(node.op_type, self._opset)
         except onnx.defs.SchemaError:
             return False
-        # What opset 21 calls GroupNormalization takes a scale for every channel, and not for every group.
-        return (
-            not schema.deprecated
-            and node.op_type != "GroupNormalization"
-            and set(node.attributes) <= set(schema.attributes)
-        )
+        fits = len(node.inputs) <= schema.max_input and len(node.outputs) <= schema.max_output
+        return fits and not schema.deprecated and set(node.attributes) <= set(schema.attributes)
 
 
 def _gelu(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
@@ -116,6 +119,20 @@ def _rms_norm(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
     for value in (mean, shifted, root):
         value.shape = ir.Shape([*x.shape.dims[: axes[0]], *[1] * len(axes)])
     return add("Mul", add("Div", x, root), scale)
+
+
+def _dft(graph: ir.Graph, node: ir.Node) -> ir.Value | None:
+    x, length, axis = (*node.inputs, None, None)[:3]
+    assert x is not None and x.shape is not None, "the trace knows what is transformed"
+    place = -2 if axis is None else axis.const_value
+    if place is None:
+        return None
+    number = place if isinstance(place, int) else int(place.numpy())
+    attributes = {name: node.attributes.get_int(name, 0) for name in ("inverse", "onesided")}
+    inputs = [x] if length is None else [x, length]
+    return new_node(
+        graph, node, "DFT", inputs, like=node.outputs[0], scope=node, axis=number % len(x.shape), **attributes
+    )
 
 
 def _number(graph: ir.Graph, name: str, value: float, like: ir.Value) -> ir.Value:
