@@ -16,7 +16,8 @@ import pytest
 from onnx_ir import DataType
 
 from losparse.errors import LosparseError
-from losparse_export.passes import OlderOpsetPass
+from losparse_export.passes import NamePass, OlderOpsetPass
+from losparse_export.precision.apply import apply_precision
 from losparse_runtime import Session
 
 from .builders import run_graph
@@ -136,6 +137,21 @@ def test_norm_by_the_root_of_mean_squares(axis: int) -> None:
         shape = (B, 4, 6)
         feeds = {"x": numbers(*shape), "scale": numbers(4, 6, seed=1)}
     assert_same(make("RMSNormalization", feeds, axis=axis, epsilon=1e-6), feeds)
+
+
+def test_squares_of_a_norm_stay_in_fp32_in_half_precision() -> None:
+    feeds = {"x": 1000 * numbers(B, S, 6), "scale": numbers(6, seed=1)}  # whose squares are beyond 65504
+    model = make("RMSNormalization", feeds, axis=-1)
+    (expected,) = run_graph(model, feeds)
+    OlderOpsetPass(18)(model)
+    NamePass()(model)
+    half = apply_precision(model, "fp16")
+    reads = {node.op_type: node.inputs[0].dtype for node in half.graph if node.op_type != "Cast"}
+    inside = ("Pow", "ReduceMean", "Add", "Sqrt", "Div")
+    assert reads == {**dict.fromkeys(inside, DataType.FLOAT), "Mul": DataType.FLOAT16}
+    (actual,) = run_graph(half, feeds)
+    # Numbers of magnitude 3 and less with 11 bits, rounded three times.
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])

@@ -48,7 +48,7 @@ def convert_fp16(model: ir.Model, folder: Path) -> ir.Model:
         keep_io_types=True,
         disable_shape_infer=True,
         op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *_KEPT_FP32],
-        node_block_list=sorted(_index_nodes(model)),
+        node_block_list=sorted(_index_nodes(model) | _norm_nodes(model)),
     )
     _put_back(proto, large, float16.convert_np_to_float16)
     # A tensor that several fp32 nodes read is cast for each of them, under one name.
@@ -129,6 +129,25 @@ def _index_nodes(model: ir.Model) -> set[str]:
             found.add(node.name or "")
             made = [value.producer() for value in node.inputs if value is not None and _is_float(value)]
             pending += [producer for producer in made if producer is not None]
+    return found
+
+
+def _norm_nodes(model: ir.Model) -> set[str]:
+    """Name the nodes of a norm that is written in parts, as opset 18 has it: x / Sqrt(ReduceMean(x^2) + epsilon).
+
+    In half precision the squares of numbers beyond 255 are infinite.
+    """
+    found: set[str] = set()
+    for root in model.graph:
+        parts = [root]
+        for op_type in ("Add", "ReduceMean", "Pow"):
+            before = parts[-1].inputs[0]
+            node = None if before is None else before.producer()
+            if node is None or node.op_type != op_type:
+                break
+            parts.append(node)
+        if root.op_type == "Sqrt" and len(parts) == 4:
+            found |= {node.name or "" for node in (*parts, *(user for user, _ in root.outputs[0].uses()))}
     return found
 
 
