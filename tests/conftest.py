@@ -9,4 +9,5 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["LOSPARSE_CPU"] = "cpu-avx2"  # plans are tested by what they choose, on whatever machine this is
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests load onnxruntime before this package does

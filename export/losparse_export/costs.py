@@ -192,6 +192,8 @@ ONE_TEXT = Traffic()
 class Costs:
     """What one thing takes on a machine, in multiply-adds of a matrix product in fp32.
 
+    Where multiply-adds are nearly free (int8 with AMX), what a product quantises, reads and writes is its price.
+
     Attributes:
         node: starting one more node, per call of the model.
         element: reading and writing one float in an elementwise node or a copy.
@@ -199,10 +201,15 @@ class Costs:
         move: moving one float through a Transpose of two axes, or a Gather on the first one.
         int8: a multiply-add in int8.
         quantise: quantising one input feature of a product.
-        scale: scaling one output of a product in int8 back.
+        scale: scaling one output of a product in int8 back, and writing it.
         panel: outputs below which a product takes as long as with this many.
         narrower: the least share of a head's dimensions that narrower heads must save to be worth their nodes.
         error: the factor by which an estimate is off at most; dearer forms than that need not be timed.
+        read: reading one input feature of a product in fp32.
+        write: writing one output of a product in fp32.
+        byte: reading one byte of a product's weight, once per call: 4 bytes a number in fp32, 1 in int8.
+        start: starting one product, beside its node, per call of the model.
+        step: outputs that a kernel computes together: a product takes as long as with the next multiple of them.
     """
 
     node: float
@@ -215,28 +222,55 @@ class Costs:
     panel: int
     narrower: float
     error: float
+    read: float = 0.0
+    write: float = 0.0
+    byte: float = 0.0
+    start: float = 0.0
+    step: int = 1
 
-    def product(self, product: Product, precision: str = "fp32") -> float:
-        """Return what a product takes per token; in int8 only where that is faster (see `gains`)."""
+    def width(self, outputs: int) -> int:
+        """Return how many outputs a product takes as long as."""
+        return max(self.panel, -(-outputs // self.step) * self.step)
+
+    def product(self, product: Product, precision: str = "fp32", tokens: float = math.inf) -> float:
+        """Return what a product takes per token; in int8 only where that is faster.
+
+        Args:
+            product: its input and output features.
+            precision: "int8" where it may be quantised.
+            tokens: in a call, by which what a call reads is divided.
+        """
+        full = self._full(product, tokens)
+        return min(full, self._quantised(product, tokens)) if precision == "int8" else full
+
+    def gains(self, product: Product, calls: Calls | Traffic | None = None) -> bool:
+        """Tell whether a product is faster quantised dynamically, its input's quantisation included, over all calls."""
+        return (
+            Traffic.of(calls).per_token(
+                lambda call: self._full(product, call.tokens) - self._quantised(product, call.tokens)
+            )
+            > 0
+        )
+
+    def _full(self, product: Product, tokens: float) -> float:
         inputs, outputs = product
-        full = float(inputs * outputs)
-        if precision != "int8":
-            return full
-        return min(full, self.int8 * full + self.quantise * inputs + self.scale * outputs)
+        once = (4 * self.byte * inputs * outputs + self.start) / tokens
+        return inputs * self.width(outputs) + self.read * inputs + self.write * outputs + once
 
-    def gains(self, product: Product) -> bool:
-        """Tell whether a product is faster quantised dynamically, its input's quantisation included."""
-        return self.product(product, "int8") < self.product(product)
+    def _quantised(self, product: Product, tokens: float) -> float:
+        inputs, outputs = product
+        once = (self.byte * inputs * outputs + self.start) / tokens
+        return self.int8 * inputs * self.width(outputs) + self.quantise * inputs + self.scale * outputs + once
 
     def price(self, counts: Counts, call: Call, precision: str = "fp32") -> float:
         """Return what is counted takes per token in a call.
 
         Args:
             counts: of a form of a layer, say.
-            call: by whose tokens the starts of nodes are divided.
+            call: by whose tokens the starts of nodes, and what is read once, are divided.
             precision: "int8" for products that are quantised where that is faster.
         """
-        taken = sum(self.product(product, precision) for product in counts.products)
+        taken = sum(self.product(product, precision, call.tokens) for product in counts.products)
         taken += counts.multiply_adds + self.quantise * counts.quantised
         copied = self.element * counts.elements + self.move * counts.moved
         return taken + (self.node * counts.nodes / call.tokens + copied + self.gather * counts.gathered)

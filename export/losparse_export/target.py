@@ -5,17 +5,20 @@ A new target is one more value of this kind in `TARGETS`; nothing else names a p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from losparse.environment import instructions
 from losparse.errors import LosparseError, shown
 
 from .costs import Calls, Costs, Counts, Traffic
 from .graph.opsets import NEWEST
 from .lowerings import LOWERINGS, Lowering
+from .machines import KINDS, kind_of
 from .passes import FINISH, LAST, PREPARE, Finishing, NamePass, PassMaker, quantised_nodes
 
 
@@ -60,47 +63,52 @@ class Target:
         raise LosparseError(f"plan: lowering must be one of {names}, got {name!r}")
 
 
-# Measured with onnxruntime 1.31.1, CPU provider, one thread, Zen 3 (AVX2), at 16 to 1,024 tokens: a multiply-add takes
-# about 0.026 ns there. The numbers are rough, and made to order forms that differ by much more than their error.
-_ZEN3 = Costs(
-    # 1.5 us.
-    node=60_000.0,
-    # 0.1 ns in cache, 0.4 ns outside.
-    element=16.0,
-    # Copied one float at a time: 7-8 ns each.
-    gather=300.0,
-    # Whole rows, a memcpy: 0.5 ns.
-    move=21.0,
-    # Without VNNI. With it, it takes half of that, and yet plans made with this number are faster there too: with 0.2
-    # thin products are quantised as well, and whole models run 0.82 to 0.93 times as fast.
-    int8=0.47,
-    # 0.44 and 0.22 ns.
-    quantise=17.0,
-    scale=9.0,
-    # The kernels work on panels of 16 columns.
-    panel=32,
-    narrower=0.2,
-    error=3.0,
-)
-
 # Fusions of onnxruntime 1.31 that cost time on the CPU provider: as one node, normalisation and sum take several times
 # as long. Without them a plain 12 x 768 export is 4-5 % faster in fp32 and 7-8 % in int8 (1 x 16 and 1 x 128, one
 # thread, AVX2); our own graphs leave them little to fuse.
 _SLOW_ON_CPU = ("SkipLayerNormFusion", "BiasSkipLayerNormFusion", "BiasGeluFusion")
 
-CPU = Target("cpu", "CPUExecutionProvider", _ZEN3, _SLOW_ON_CPU)
+
+def _cpu(name: str, costs: Costs) -> Target:
+    return Target(name, "CPUExecutionProvider", costs, _SLOW_ON_CPU)
+
+
+def this_machine(chosen: str | None, instructions: Sequence[str]) -> Target:
+    """Return what "cpu" means: the CPU at hand, or the kind that is chosen in its place.
+
+    Args:
+        chosen: a name of `machines.KINDS`; None or "" for what the instructions say.
+        instructions: of this machine.
+
+    Raises:
+        LosparseError: there is no kind of the name.
+    """
+    kind = chosen or kind_of(instructions)
+    if kind not in KINDS:
+        raise LosparseError(f"${KIND_VARIABLE} must be one of {', '.join(KINDS)}, or not set, got {kind!r}")
+    return _cpu("cpu", KINDS[kind])
+
+
+KIND_VARIABLE = "LOSPARSE_CPU"
+"""Environment variable that names the kind of CPU that "cpu" is, where models are made for other machines than this."""
+
+CPU = this_machine(os.environ.get(KIND_VARIABLE), instructions())
+"""The machine at hand. Plans for it say "cpu": on another machine they can be carried out as well."""
 
 # What torch.onnx.export writes, as onnxruntime runs it: an opponent of ours, and what other runtimes like best: in int8
 # OpenVINO runs it about 1.2 times as fast as our export of the same dense model (6 x 384 at 128 tokens, AMX).
 PLAIN = Target(
     "plain",
     "CPUExecutionProvider",
-    _ZEN3,
+    CPU.costs,
     prepare=(lambda _: common.RemoveUnusedNodesPass(),),
     finish=(lambda _: NamePass(),),
 )
 
-TARGETS = {target.name: target for target in (CPU,)}
+TARGETS = {target.name: target for target in (CPU, *(_cpu(name, costs) for name, costs in KINDS.items()))}
+
+MEASURED = "measured"
+"""What `--target` takes beside the names of targets: the CPU at hand with costs that are measured on it."""
 
 
 def target_by_name(name: str) -> Target:
@@ -110,7 +118,7 @@ def target_by_name(name: str) -> Target:
         LosparseError: there is none of that name.
     """
     if name not in TARGETS:
-        raise LosparseError(f"target (--target) must be one of {', '.join(TARGETS)}, got {name!r}")
+        raise LosparseError(f"target (--target) must be one of {', '.join([*TARGETS, MEASURED])}, got {name!r}")
     return TARGETS[name]
 
 

@@ -88,7 +88,8 @@ def add_target_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target",
         metavar="NAME",
-        help="kind of machine to plan for, by its name in TARGETS of losparse_export (default cpu)",
+        help="kind of machine to plan for: cpu (this one, the default), measured (this one, whose costs are measured "
+        "in a minute, and remembered), cpu-avx2, cpu-avx512-vnni, cpu-amx, or another of TARGETS of losparse_export",
     )
 
 
@@ -200,11 +201,17 @@ def call_of(options: argparse.Namespace) -> Call:
 
 
 def target_of(options: argparse.Namespace) -> Target:
-    """Return the kind of machine that --target names.
+    """Return the kind of machine that --target names; "measured" is measured on --threads, unless that was done.
 
     Raises:
         LosparseError: there is none of that name.
     """
-    from losparse_export.target import CPU, target_by_name
+    from losparse_export.target import CPU, MEASURED, target_by_name
 
-    return CPU if options.target is None else target_by_name(options.target)
+    if options.target is None:
+        return CPU
+    if options.target != MEASURED:
+        return target_by_name(options.target)
+    from losparse_export.planning.calibrate import measured_target
+
+    return measured_target(options.threads or 1, progress=StderrProgress(verbose=options.verbose))

@@ -57,8 +57,10 @@ def test_calls_are_averaged_by_how_often_they_come():
     assert traffic.shares == (0.75, 0.25) and traffic.per_call(lambda call: float(call.length)) == 4.0
 
 
-def test_the_first_target_is_the_cpu():
-    assert TARGETS == {"cpu": CPU} and CPU.provider == "CPUExecutionProvider" and CPU.plans == ("fp32", "int8")
+def test_targets_are_the_cpu_at_hand_and_kinds_of_cpu():
+    assert list(TARGETS) == ["cpu", "cpu-avx2", "cpu-avx512-vnni", "cpu-amx"] and TARGETS["cpu"] == CPU
+    assert {target.provider for target in TARGETS.values()} == {"CPUExecutionProvider"}
+    assert CPU.plans == ("fp32", "int8") and CPU.costs == TARGETS["cpu-avx2"].costs  # as the tests' conftest says
 
 
 def test_weights_of_any_size_are_shares():

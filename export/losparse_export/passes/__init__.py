@@ -73,7 +73,7 @@ FINISH: tuple[PassMaker, ...] = (
     # Before the sums: a stacked product takes the biases of its parts along.
     lambda asked: SharePass(asked.costs, asked.calls),
     lambda _: common.RemoveUnusedNodesPass(),
-    lambda asked: MarkPrecisionPass(asked.costs),
+    lambda asked: MarkPrecisionPass(asked.costs, asked.calls),
     lambda _: SumsPass(),
     lambda _: common.RemoveUnusedNodesPass(),
     # Behind all that know operators by their names.

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from ..costs import Costs
+from ..costs import Costs, Traffic
 from ..graph.constants import constant_matrix
 from ..graph.marks import mark_converted, mark_wanted, marks_of, scope_of
 from ..graph.node import Array
@@ -45,11 +45,12 @@ class MarkPrecisionPass(ir.passes.InPlacePass):
 
     Args:
         costs: of the machine: they say which products gain.
+        calls: that the graph is for.
     """
 
-    def __init__(self, costs: Costs) -> None:
+    def __init__(self, costs: Costs, calls: Traffic) -> None:
         super().__init__()
-        self._costs = costs
+        self._costs, self._calls = costs, calls
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on the main graph."""
@@ -58,10 +59,13 @@ class MarkPrecisionPass(ir.passes.InPlacePass):
             weight, wanted = _weight(node), marks_of(node).wanted
             if weight is None or wanted is None:
                 continue
-            if wanted == "all" or (wanted == "int8" and self._costs.gains((weight.shape[0], weight.shape[1]))):
+            if wanted == "all" or (wanted == "int8" and self._gains(weight)):
                 mark_converted(node, wanted)
                 changed = True
         return ir.passes.PassResult(model, changed)
+
+    def _gains(self, weight: Array) -> bool:
+        return self._costs.gains((weight.shape[0], weight.shape[1]), self._calls)
 
 
 def _weight(node: ir.Node) -> Array | None:

@@ -81,8 +81,9 @@ class SharePass(ir.passes.InPlacePass):
 
     def _pays(self, products: list[_Product]) -> bool:
         features, others = int(products[0].weight.shape[0]), len(products) - 1
-        # A product narrower than a panel takes as long as one of its width.
-        idle = sum(max(0, self._costs.panel - product.width) * features for product in products)
+        # What a kernel computes beside the outputs that are wanted: a thin product takes as long as a panel.
+        apart, total = (self._costs.width(product.width) for product in products), sum(p.width for p in products)
+        idle = max(0, sum(apart) - self._costs.width(total)) * features
         quantised = _wanted(products[0].node) != "fp32"  # each would quantise its own input
         saved = Counts(nodes=others, multiply_adds=idle, quantised=others * features if quantised else 0)
         return self._price(saved) > self._price(Counts(nodes=1, elements=sum(product.width for product in products)))

@@ -8,9 +8,8 @@ so they do here: the layer then gives, or takes, two.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,11 +30,10 @@ from ..graph.marks import SCOPE, mark_order
 from ..graph.node import DOMAIN, OP_TYPE, write_spec
 from ..precision.apply import apply_precision
 from ..target import CPU, Target, check_target, finish_planned
+from .cached import read_cached, write_cached
 from .choose import candidates
 from .lower import lower_model
 from .plan import LayerPlan, Plan
-
-logger = logging.getLogger(__name__)
 
 _LEAST_ROUNDS, _LEAST_SECONDS = 9, 0.15
 _NAME = "layer"
@@ -83,7 +81,7 @@ def tune_plan(
     for done, (spec, precision) in enumerate(specs):
         phases.at("timing forms", done, len(specs))
         times[spec, precision] = timing.times(spec, precision)
-        _write_times(file, known)
+        write_cached(file, known)
     phases.at("timing forms", len(specs), len(specs))
     layers = {
         name: _fastest(layer, times[layer.spec, layer.precision], traffic, target.costs.error)
@@ -245,8 +243,10 @@ def _random_weights(spec: PlannedLayer) -> list[ir.Value | None]:
 
 def _key(spec: PlannedLayer, lowering: str, precision: str, call: Call, target: Target) -> str:
     where = f"{machine()['cpu']}, onnxruntime {import_onnxruntime().__version__}, threads {call.threads}"
-    if target != CPU:
+    if (target.name, target.provider) != (CPU.name, CPU.provider):
         where += f", target {target.name} on {target.provider}"
+    if precision == "int8":  # by which it was decided which products of the form are quantised
+        where += f", costs {hashlib.sha256(repr(target.costs).encode()).hexdigest()[:8]}"
     order = "" if spec.order is None else ", order " + json.dumps(asdict(spec.order), sort_keys=True)
     return f"{where}; {call.tokens} tokens, {precision}; {spec.words}{order}; {lowering}"
 
@@ -255,23 +255,7 @@ _LONGEST_MS = 1e9  # no layer takes longer; what is beyond was not measured
 
 
 def _read_times(file: Path) -> dict[str, float]:
-    """Read the times that are known; a file that cannot be read is as good as none, since it is only a cache."""
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(data, dict):
-        return {}
+    """Read the times that are known."""
+    data = read_cached(file)
     times = {key: ms for key, ms in data.items() if isinstance(ms, int | float) and not isinstance(ms, bool)}
     return {key: float(ms) for key, ms in times.items() if 0 < ms < _LONGEST_MS}
-
-
-def _write_times(file: Path, times: Mapping[str, float]) -> None:
-    """Keep the times for another export, where the cache can be written: a home may be read-only."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(dict(times), indent=1) + "\n", encoding="utf-8")
-        temporary.replace(file)
-    except OSError as error:
-        logger.info("times are not kept: %s", error)

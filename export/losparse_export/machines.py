@@ -1,0 +1,74 @@
+"""What kinds of CPU take for things: constants that were measured once, and which of them a processor is like.
+
+Those of AMX explain best what 80 probes of `planning.calibrate`, and the forms of layers at 16 to 1,024 tokens in 42
+cases of fp32 and 40 of int8, took on one Xeon (onnxruntime 1.31.1, one thread; a multiply-add in fp32: 0.013 ns). The
+core was shared, so they are rough: fitted on three quarters of the layers, the form they choose for the others takes
+1.5 % longer than the best one in fp32 and 14 % in int8, on the average; with the constants of AVX2 it is 3.8 and 17 %.
+Constants of the machine at hand are measured there in a minute (`--target measured`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .costs import Costs
+
+# Measured with onnxruntime 1.31.1, CPU provider, one thread, Zen 3 (AVX2), at 16 to 1,024 tokens: a multiply-add takes
+# about 0.026 ns there. The numbers are rough, and made to order forms that differ by much more than their error.
+AVX2 = Costs(
+    # 1.5 us.
+    node=60_000.0,
+    # 0.1 ns in cache, 0.4 ns outside.
+    element=16.0,
+    # Copied one float at a time: 7-8 ns each.
+    gather=300.0,
+    # Whole rows, a memcpy: 0.5 ns.
+    move=21.0,
+    # Without VNNI: u8 x s8 products are added in pairs.
+    int8=0.47,
+    # 0.44 and 0.22 ns.
+    quantise=17.0,
+    scale=9.0,
+    # The kernels work on panels of 16 columns.
+    panel=32,
+    narrower=0.2,
+    error=3.0,
+)
+
+# A multiply-add in int8 takes a tenth of one in fp32, and hundreds of them as long as one output of a product: width is
+# the price.
+AMX = Costs(
+    node=29_300.0,
+    element=39.5,
+    gather=319.0,
+    move=29.3,
+    int8=0.10,
+    quantise=24.9,
+    scale=67.0,
+    read=22.1,
+    write=41.5,
+    byte=1.3,
+    start=25_500.0,
+    panel=16,
+    step=16,
+    narrower=0.2,
+    error=3.0,
+)
+
+# The same core with AMX hidden from onnxruntime: a 768 x 768 product in int8 took 0.36 ms in place of 0.21 at 128
+# tokens, and fp32 as long. So everything but the multiply-add is taken from AMX; no other processor was measured.
+AVX512_VNNI = replace(AMX, int8=0.26)
+
+KINDS = {"cpu-avx2": AVX2, "cpu-avx512-vnni": AVX512_VNNI, "cpu-amx": AMX}
+"""Kinds of CPU, by the instructions that int8 products take there."""
+
+
+def kind_of(instructions: Sequence[str]) -> str:
+    """Return the kind of a processor, by the instructions it has, as `losparse.environment.instructions` names them.
+
+    A processor of unknown instructions, or one that is no x86-64, is taken for the first kind: none was measured.
+    """
+    if "AMX" in instructions:
+        return "cpu-amx"
+    return "cpu-avx512-vnni" if "VNNI" in instructions else "cpu-avx2"
