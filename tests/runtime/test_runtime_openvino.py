@@ -79,6 +79,16 @@ def test_bf16_is_there_where_the_cpu_has_it(
     assert facts is not None and facts.precisions == precisions
 
 
+def test_openvino_is_imported_without_what_reports_it(stand_in: Path) -> None:
+    """The package that would tell its makers is there, and cannot be imported by the time openvino looks for it."""
+    told = stand_in.parent / "told"
+    (stand_in.parent / "packages" / "openvino_telemetry.py").write_text(f"open({str(told)!r}, 'w')")
+    openvino = stand_in.parent / "packages" / "openvino.py"
+    looks = "try:\n    import openvino_telemetry\nexcept ImportError:\n    pass\n"
+    openvino.write_text(looks + openvino.read_text())
+    assert find_openvino() is not None and not told.exists()
+
+
 def test_without_openvino_there_is_none_and_opening_says_so(
     make_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

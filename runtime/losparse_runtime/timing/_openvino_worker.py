@@ -114,6 +114,8 @@ def serve(source: BinaryIO, target: BinaryIO) -> None:
         head, arrays = message
         try:
             if infer is None:
+                # Importing openvino reports that to its makers over the network; without this package it cannot.
+                sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
                 import openvino
 
                 core = openvino.Core()
