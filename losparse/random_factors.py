@@ -111,6 +111,28 @@ def _plan(name: str, layer: LayerSpec, method: LoSparse) -> FactoredLinearTraini
     )
 
 
+@torch.no_grad()
+def draw_dense(
+    sizes: Mapping[str, LayerSpec], config: PretrainedConfig | None = None, *, seed: int = 0
+) -> dict[str, FactoredLinear]:
+    """Draw layers of which everything is kept, in the form of factored ones.
+
+    Args:
+        sizes: by qualified name.
+        config: of the model.
+        seed: of the weights.
+    """
+    random = torch.Generator().manual_seed(seed)
+    spread = float(getattr(config, "initializer_range", None) or _SPREAD)
+    layers = {}
+    for name, size in sizes.items():
+        layer = FactoredLinear.from_spec(LayerSpec.dense(size.out_features, size.in_features, bias=size.bias))
+        for parameter in layer.parameters():
+            parameter.normal_(0.0, spread, generator=random)
+        layers[name] = layer.copy_(kept=torch.arange(size.out_features))
+    return layers
+
+
 def _filled(
     plan: FactoredLinearTraining, mask: Tensor, live: Tensor | None, spread: float, random: torch.Generator
 ) -> FactoredLinear:

@@ -8,9 +8,11 @@ does, and nothing is said about it.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,8 +28,8 @@ from losparse.methods.losparse.shares import in_words as low_rank_words
 from losparse.methods.losparse.shares import largest as largest_share
 from losparse.methods.losparse.shares import scaled
 from losparse.models.coverage import Coverage
-from losparse.random_factors import draw_factors, place_factors_, sizes_of
-from losparse_runtime import NodeTime, Session, measure, profile_nodes, time_by
+from losparse.random_factors import draw_dense, draw_factors, place_factors_, sizes_of
+from losparse_runtime import Latency, NodeTime, Session, measure, profile_nodes, time_by
 from losparse_runtime.contract.progress import SILENT, Phases, Progress
 from losparse_runtime.contract.task import FEATURE_EXTRACTION
 
@@ -41,14 +43,17 @@ from .opening.config import read_config
 from .opening.kinds import check_reads_text, class_of, opening_class
 from .opening.load import Loaded, refuse_experts
 from .opening.task_model import TaskModel
+from .opponents import Opponent, dense_opponents
 from .precision.apply import apply_precision
-from .target import CPU, Target, check_target, prepare_model
+from .target import CPU, PLAIN, Target, check_target, prepare_model
 from .tracing.factors import replace_factors
 from .tracing.trace import trace_model
 from .verdict import Row, verdict
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+logger = logging.getLogger(__name__)
 
 # Shares of the budget for the rank part that are tried beside the one asked for.
 _GRID = (0.0, 0.1, 0.25, 0.5)
@@ -90,7 +95,7 @@ class _Variant:
 
     @property
     def name(self) -> str:
-        form = "dense" if self.method is None else f"factored {low_rank_words(self.method.low_rank)}"
+        form = "dense" if self.method is None else f"factored {low_rank_words(self.method.rank_share)}"
         return f"{form} {self.precision}"
 
 
@@ -105,6 +110,7 @@ def estimate_model(
     ignore: Sequence[str] = (),
     seconds: float = 2.0,
     target: Target = CPU,
+    opponents: bool = True,
     progress: Progress = SILENT,
 ) -> Estimate:
     """Measure a model that does not exist yet.
@@ -119,6 +125,8 @@ def estimate_model(
         ignore: patterns of layers to leave dense.
         seconds: timed seconds a variant.
         target: the kind of machine, which must be this one.
+        opponents: also time the dense model as others make it: onnxruntime by its defaults, and OpenVINO in f32, bf16
+            and int8 where `find_openvino` finds one.
         progress: shows a stage.
 
     Returns:
@@ -147,21 +155,29 @@ def estimate_model(
         looked_at = place_factors_(model, draw_factors(sizes, method, config), method).coverage
         loaded = Loaded(model, FEATURE_EXTRACTION, "random weights", None)
         with evaluation(model), tempfile.TemporaryDirectory(prefix="losparse.") as name:
-            prepared = prepare_model(trace_model(TaskModel(model, loaded.task)), target)
+            trace = trace_model(TaskModel(model, loaded.task))
+            dense = draw_dense(sizes, config)
+            plain = _plain(replace_factors(trace, dense)) if opponents else None
+            prepared = prepare_model(trace, target)
             built = {}
             for done, variant in enumerate(variants):
                 phases.at(f"building {variant.name}", done + 1, steps)
                 folder = Path(name) / str(done)
                 folder.mkdir()
-                built[variant] = _build(folder, loaded, prepared, variant, sizes, call, target)
+                layers = dense if variant.method is None else draw_factors(sizes, variant.method, config)
+                built[variant] = _build(folder, loaded, replace_factors(prepared, layers), variant, call, target)
+                built[variant]["layers"] = sum(layer.parameter_count() for layer in layers.values())
             phases.at("timing", steps - 1, steps)
-            return replace(_measure(Path(name), built, sizes, call, seconds, target), looked_at=looked_at)
+            folders = {variant: Path(name) / str(place) for place, variant in enumerate(built)}
+            timed = _Timed(folders, built, sizes, call, seconds, target)
+            with _opponents(plain, loaded, Path(name), folders, call) as found:
+                return replace(timed.estimate(found), looked_at=looked_at)
 
 
 def _variants(method: LoSparse, precisions: Sequence[str], planned: Sequence[str], *, grid: bool) -> list[_Variant]:
     dense = [_Variant(None, precision) for precision in planned]
     asked = [_Variant(method, precision, asked=True) for precision in precisions]
-    asked_for = largest_share(method.low_rank)
+    asked_for = largest_share(method.rank_share)
     shares = [share * method.keep for share in _GRID] if grid else []
     tried = [_split(method, share) for share in shares if abs(share - asked_for) > 1e-3]
     return [*dense, *asked, *(_Variant(other, precisions[-1]) for other in tried)]
@@ -171,7 +187,7 @@ def _split(method: LoSparse, share: float) -> LoSparse:
     """Return the method with another share for the rank part, the largest of them where kinds of layers have theirs."""
     if not share:
         return StructuredPruning(keep=method.keep, structure=method.structure, multiple=method.multiple)
-    low_rank = scaled(method.low_rank, share)
+    low_rank = scaled(method.rank_share, share)
     return LoSparse(keep=method.keep, low_rank=low_rank, structure=method.structure, multiple=method.multiple)
 
 
@@ -193,70 +209,105 @@ def _random_model(config: PretrainedConfig) -> Any:
 def _build(
     folder: Path,
     loaded: Loaded,
-    prepared: ir.Model,
+    graph: ir.Model,
     variant: _Variant,
-    sizes: Mapping[str, LayerSpec],
     call: Call,
     target: Target,
 ) -> dict[str, Any]:
     """Write one variant's folder; returns its counts."""
-    graph, layers = prepared, sum(size.out_features * size.in_features for size in sizes.values())
-    if variant.method is not None:
-        factors = draw_factors(sizes, variant.method, loaded.model.config)
-        graph = replace_factors(prepared, factors)
-        layers = sum(layer.parameter_count() for layer in factors.values())
     built = build_graph(graph, precision=variant.precision, calls=Call(call.batch, call.length), target=target)
     if variant.method is None:
         merged = dense_plan(built.plan, "the dense variant", "the dense variant was asked for")
         built = build_graph(graph, precision=variant.precision, plan=merged, target=target)
     final = apply_precision(built.graph, variant.precision, nodes=built.quantise) if built.quantise else built.graph
     contents = write_folder(folder, loaded, final, built.plan, target=target, precision=variant.precision)
-    return {"layers": layers, "bytes": sum(model_sizes(contents).values())}
+    return {"bytes": sum(model_sizes(contents).values())}
 
 
-def _measure(
-    root: Path,
-    built: Mapping[_Variant, Mapping[str, Any]],
-    sizes: Mapping[str, LayerSpec],
-    call: Call,
-    seconds: float,
-    target: Target,
-) -> Estimate:
-    folders = {variant: root / str(place) for place, variant in enumerate(built)}
-    sessions = {
-        variant.name: Session(folder, providers=(target.provider,), threads=call.threads, unchecked=True)
-        for variant, folder in folders.items()
-    }
-    times = measure(sessions, batch=call.batch, length=call.length, min_seconds=seconds, memory=False)
-    dense_layers = sum(size.out_features * size.in_features for size in sizes.values())
-    whole = next(iter(sessions.values())).metadata.parameters["model"]
-    stored = next(counts["layers"] for variant, counts in built.items() if variant.asked)
-    rows = []
-    for variant, counts in built.items():
-        latency = times[variant.name]
-        rows.append(
-            Row(
-                form="dense" if variant.method is None else "factored",
-                precision=variant.precision,
-                keep=counts["layers"] / dense_layers,
-                low_rank=0.0 if variant.method is None else variant.method.low_rank,
-                layer_parameters=counts["layers"],
-                model_parameters=whole - stored + counts["layers"],
-                file_bytes=counts["bytes"],
-                median_ms=latency.median_ms,
-                min_ms=latency.min_ms,
-                speedup=latency.speedup,
-                speedup_low=latency.speedup_low,
-                speedup_high=latency.speedup_high,
-                noisy=latency.noisy,
-                asked=variant.asked,
-            )
+def _plain(trace: ir.Model) -> ir.Model:
+    """Return the dense model as torch writes it, of its trace."""
+    prepared = prepare_model(trace, PLAIN)
+    merged = dense_plan(build_graph(prepared, target=PLAIN).plan, "the dense variant", "the dense variant is wanted")
+    return build_graph(prepared, plan=merged, target=PLAIN).graph
+
+
+@contextmanager
+def _opponents(
+    plain: ir.Model | None, loaded: Loaded, root: Path, folders: Mapping[_Variant, Path], call: Call
+) -> Iterator[list[Opponent]]:
+    """Open what others make of the dense model, none where it is not wanted; say what was left out and why."""
+    if plain is None:
+        yield []
+        return
+    dense = Session(folders[next(iter(folders))], threads=call.threads, unchecked=True)
+    with dense_opponents(loaded, plain, root, dense, call) as (found, left_out):
+        for sentence in left_out:
+            logger.warning("not timed: %s", sentence)
+        yield found
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """Variants in their folders, to be timed."""
+
+    folders: Mapping[_Variant, Path]
+    built: Mapping[_Variant, Mapping[str, Any]]
+    sizes: Mapping[str, LayerSpec]
+    call: Call
+    seconds: float
+    target: Target
+
+    def estimate(self, opponents: Sequence[Opponent]) -> Estimate:
+        """Time all in turns."""
+        call, sessions = self.call, self._sessions()
+        others = {f"{other.runtime} {other.precision}": other for other in opponents}
+        models = {**sessions, **{name: other.model for name, other in others.items()}}
+        times = measure(models, batch=call.batch, length=call.length, min_seconds=self.seconds, memory=False)
+        first = next(iter(sessions.values()))
+        whole = first.metadata.parameters["model"] - self._stored + self._dense
+        rows = [self._row(variant, times[variant.name], whole) for variant in self.built]
+        for name, other in others.items():
+            like = replace(rows[0], precision=other.precision, runtime=other.runtime, file_bytes=other.file_bytes)
+            rows.append(replace(like, **_figures(times[name])))
+        asked = next(variant for variant in self.built if variant.asked)
+        kinds = _kinds(first, sessions[asked.name], list(self.sizes), call)
+        worth, text = verdict(rows, call)
+        return Estimate(tuple(rows), kinds, call, text, worth)
+
+    def _sessions(self) -> dict[str, Session]:
+        providers, threads = (self.target.provider,), self.call.threads
+        return {
+            variant.name: Session(folder, providers=providers, threads=threads, unchecked=True)
+            for variant, folder in self.folders.items()
+        }
+
+    @property
+    def _dense(self) -> int:
+        return sum(size.out_features * size.in_features for size in self.sizes.values())
+
+    @property
+    def _stored(self) -> int:
+        return int(next(counts["layers"] for variant, counts in self.built.items() if variant.asked))
+
+    def _row(self, variant: _Variant, latency: Latency, whole: int) -> Row:
+        counts = self.built[variant]
+        return Row(
+            form="dense" if variant.method is None else "factored",
+            precision=variant.precision,
+            keep=counts["layers"] / self._dense,
+            low_rank=0.0 if variant.method is None else variant.method.rank_share,
+            layer_parameters=counts["layers"],
+            model_parameters=whole - self._dense + counts["layers"],
+            file_bytes=counts["bytes"],
+            asked=variant.asked,
+            **_figures(latency),
         )
-    asked = next(variant for variant in built if variant.asked)
-    dense = next(variant for variant in built if variant.method is None)
-    kinds = _kinds(sessions[dense.name], sessions[asked.name], list(sizes), call)
-    worth, text = verdict(rows, call)
-    return Estimate(tuple(rows), kinds, call, text, worth)
+
+
+def _figures(latency: Latency) -> dict[str, Any]:
+    """Return the times of a row."""
+    names = ("median_ms", "min_ms", "speedup", "speedup_low", "speedup_high", "noisy")
+    return {name: getattr(latency, name) for name in names}
 
 
 def _kinds(dense: Session, factored: Session, names: Sequence[str], call: Call) -> dict[str, dict[str, float]]:

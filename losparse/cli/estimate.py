@@ -32,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--low-rank",
         help="share of the rank part, or shares by kind of layer (attention, ffn, other) and name pattern (default "
-        "keep/4, at most 0.05)",
+        "keep/4, at most 0.05; at structure narrow 0)",
         **texts_options(ByKind()),
     )
     parser.add_argument("--structure", choices=get_args(Structure), default=DEFAULT_STRUCTURE)
@@ -49,6 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", nargs="+", metavar="PATTERN", help="layers to compress (default: those in blocks)")
     parser.add_argument("--ignore", nargs="+", default=[], metavar="PATTERN", help="layers to leave dense")
     parser.add_argument("--no-grid", action="store_true", help="leave out other splits of the budget")
+    parser.add_argument("--no-opponents", action="store_true", help="leave out the dense model as others make it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the estimate to this file")
     parser.set_defaults(run=run)
 
@@ -56,7 +57,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure, and print two tables and a sentence."""
     check_json_target(options.json)
-    low_rank = min(0.05, options.keep / 4) if options.low_rank is None else options.low_rank
+    low_rank = options.low_rank
+    if low_rank is None and options.structure != "narrow":
+        low_rank = min(0.05, options.keep / 4)
     method = LoSparse(keep=options.keep, low_rank=low_rank, structure=options.structure, multiple=options.multiple)
     from losparse_export import estimate_model
 
@@ -67,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
         precisions=None if options.precision is None else (options.precision,),
         target=target_of(options),
         grid=not options.no_grid,
+        opponents=not options.no_opponents,
         targets=options.targets,
         ignore=options.ignore,
         progress=StderrProgress(verbose=options.verbose),
@@ -84,12 +88,12 @@ def _print(found: Estimate) -> None:
     whole = next(row.model_parameters for row in found.rows if row.form == "dense")
     rows = [
         [
-            f"{row.form} {row.precision}" + (" (asked for)" if row.asked else ""),
+            row.name + (" (asked for)" if row.asked else ""),
             f"{row.keep:.1%}",
             "-" if row.form == "dense" else in_words(row.low_rank),
             f"{row.model_parameters / 1e6:.1f} M",
             f"{row.model_parameters / whole:.1%}",
-            human_bytes(row.file_bytes),
+            "-" if row.file_bytes is None else human_bytes(row.file_bytes),
             f"{row.median_ms:.2f}",
             shown_speedup(row.speedup, row.speedup_low, row.speedup_high),
         ]

@@ -241,7 +241,8 @@ def _value_options(name: str, hint: Any) -> dict[str, Any]:
     That is bool, int, float, str, texts that are chosen from, several of one of them, one or several, one or None, or
     what a mark of the type reads of several texts.
     """
-    together = next((mark for mark in unwrap(hint)[1] if hasattr(mark, "from_texts")), None)
+    marks_of_all = [mark for member in members(hint, said=True) for mark in unwrap(member)[1]]
+    together = next((mark for mark in marks_of_all if hasattr(mark, "from_texts")), None)
     if together is not None:
         return {"default": argparse.SUPPRESS, **texts_options(together)}
     choices = [member for member in members(hint) if member is not type(None)]

@@ -253,7 +253,7 @@ def test_help_of_compress_says_which_methods_have_a_flag(capsys: pytest.CaptureF
     assert "kept share of the parameters of the compressed layers. (in (0, 1]; default 0.2)" in shown  # everybody's
     assert (
         "--low-rank S|KIND=S [S|KIND=S ...] share of the rank" in shown
-        and "[losparse] (in [0, 1]; default 0.05)" in shown
+        and 'Left out, 0.05, and none at "narrow". [losparse] (in [0, 1])' in shown
     )
     assert "--mean, --no-mean" in shown and "[rom] (default True)" in shown
     assert "--allocation {uniform,uniform-rank,last-k,by-type,global,search}" in shown

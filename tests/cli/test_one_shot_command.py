@@ -92,8 +92,9 @@ def test_an_encoder_without_training(squeeze: Any, sources: Sources, tmp_path: P
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0].startswith(f"{tmp_path / 'out'}: {method}" + (" on 256 rows of text in " if data else " in "))
-    assert lines[1].split() == ["dense", "compressed", "share"] and len(lines) == 6
-    assert lines[5] == "looked at: 16,384 of the model's 17,472 linear parameters (93.8%)"
+    assert lines[1].split() == ["dense", "compressed", "share"] and len(lines) == 7
+    assert lines[5].startswith("bytes: ") and ", of which embeddings 7,424 (" in lines[5]
+    assert lines[6] == "looked at: 16,384 of the model's 17,472 linear parameters (93.8%)"
     report = report_of(tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert report["sequential"] is (None if method == "svd" else True)  # svd looks at nothing

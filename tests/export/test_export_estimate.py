@@ -10,14 +10,18 @@ from transformers import BertConfig
 from losparse import LoSparse
 from losparse.errors import LosparseError
 from losparse_export import Call, Estimate, estimate_model
-from losparse_export.verdict import Row, verdict
+from losparse_export.verdict import OPENVINO, Row, verdict
+from tests.openvino import use_stand_in
 
 CONFIG = BertConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, vocab_size=100)
 
 
+METHOD = LoSparse(keep=0.4, low_rank=0.1, structure="foldable", multiple=4)
+
+
 @pytest.fixture(scope="module")
 def found() -> Estimate:
-    return estimate_model(CONFIG, LoSparse(keep=0.4, low_rank=0.1, multiple=4), call=Call(1, 8), seconds=0.05)
+    return estimate_model(CONFIG, METHOD, call=Call(1, 8), seconds=0.05, opponents=False)
 
 
 def test_rows(found):
@@ -40,6 +44,7 @@ def test_sizes_are_those_of_the_plan(found):
     assert dense.layer_parameters == 2 * (4 * 64 * 64 + 2 * 64 * 128) and dense.keep == 1.0
     # The budget is spent to within a step: 4 inner neurons of a feed-forward pair cost 512 parameters.
     assert 0.4 - 1024 / dense.layer_parameters < factored.keep <= 0.4
+    assert dense.file_bytes > 4 * dense.layer_parameters  # nothing is left out of the dense one
     assert dense.model_parameters - factored.model_parameters == dense.layer_parameters - factored.layer_parameters
     # Layers this small are exported dense, so the files are as large as the dense one, within graph and names.
     assert factored.file_bytes == pytest.approx(dense.file_bytes, rel=0.01)
@@ -133,3 +138,47 @@ def test_refuses_a_past_that_no_run_would_have():
 
 def test_the_configuration_is_left_as_it_was(found):
     assert not hasattr(CONFIG, "quantization_config")
+
+
+def test_what_others_make_of_the_dense_model_is_timed_beside_it(tmp_path, monkeypatch, caplog):
+    use_stand_in(tmp_path, monkeypatch)
+    found = estimate_model(CONFIG, LoSparse(keep=0.4), call=Call(1, 8), seconds=0.05, grid=False)
+    assert [row.name for row in found.rows] == [
+        "dense fp32",
+        "dense int8",
+        "factored fp32",
+        "factored int8",
+        "dense fp32 by onnxruntime's defaults",
+        "dense int8 by onnxruntime's defaults",
+        "dense fp32 in OpenVINO",
+        "dense int8 in OpenVINO",
+    ]
+    others = found.rows[4:]
+    assert {row.layer_parameters for row in others} == {found.rows[0].layer_parameters}
+    assert [row.file_bytes is None for row in others] == [False, False, True, True]
+    assert not [record for record in caplog.records if record.name.startswith("losparse")], "none was left out"
+
+
+def test_an_opponent_that_fails_is_left_out_with_a_line(tmp_path, monkeypatch, caplog):
+    use_stand_in(tmp_path, monkeypatch)
+    (tmp_path / "packages" / "nncf.py").write_text("raise ValueError('broken')")
+    found = estimate_model(CONFIG, LoSparse(keep=0.4), call=Call(1, 8), seconds=0.05, grid=False)
+    assert found.rows[-1].name == "dense fp32 in OpenVINO"
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("losparse_export")]
+    assert said.startswith("not timed: dense int8 in OpenVINO: ") and "broken" in said
+
+
+def test_the_verdict_names_the_best_dense_model_of_any_runtime():
+    openvino = replace(row("dense", "int8", 8.0), runtime=OPENVINO, file_bytes=None)
+    mine = replace(row("factored", "int8", 9.0, asked=True), file_bytes=1)
+    dense = replace(DENSE[1], file_bytes=4)
+    worth, text = verdict([DENSE[0], dense, mine, openvino], Call())
+    assert not worth and text == (
+        "Not worth it for speed at 1 x 128 tokens and 1 thread: the fastest factored variant (int8) is 0.89 times "
+        "(0.83 to 0.95) as fast as dense int8 in OpenVINO; run the dense model in OpenVINO (int8) instead. The "
+        "compressed file is 4.0 times smaller."
+    )
+    worth, text = verdict(
+        [DENSE[0], dense, replace(mine, speedup=10.0, speedup_low=9.9, speedup_high=10.1), openvino], Call()
+    )
+    assert worth and text.endswith("as fast as dense int8 in OpenVINO.")

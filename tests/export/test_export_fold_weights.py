@@ -40,7 +40,7 @@ def test_vectors_and_a_dense_partner_follow():
     y = b.op("Sub", b.constant("shift.weight", np.arange(8.0)[None]), b.op("Mul", y, b.scalar(2.0)))
     columns = make_layer(6, 8, rank=0, kept=KEPT, axis="in")
     model = b.model(b.layer(y, columns, "down"))
-    fold(model)
+    fold(model, whole=[(("up",), ("down",))])  # else what `down` does not keep is left out
     np.testing.assert_array_equal(stored(model, "up.weight_t"), dense.weight.detach().numpy()[PLACES].T)
     np.testing.assert_array_equal(stored(model, "up.bias"), dense.bias.detach().numpy()[PLACES])
     assert stored(model, "scale.weight").tolist() == PLACES and stored(model, "shift.weight").tolist() == [PLACES]

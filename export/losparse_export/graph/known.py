@@ -67,7 +67,9 @@ def _through(node: ir.Node, known: Mapping[ir.Value, Known], width: int) -> Know
 def _of(value: ir.Value | None, known: Mapping[ir.Value, Known], width: int) -> Known:
     assert value is not None, "what regions go through has its inputs"
     if value.const_value is not None:
-        return Known(np.ones(width, bool), np.broadcast_to(value.const_value.numpy().astype(np.float64), (width,)))
+        # One number, or one for every feature; axes of one in front mean nothing.
+        numbers = value.const_value.numpy().astype(np.float64).reshape(-1)
+        return Known(np.ones(width, bool), np.broadcast_to(numbers, (width,)))
     return known[value]
 
 

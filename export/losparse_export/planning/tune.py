@@ -164,6 +164,7 @@ def layer_model(
     spec: PlannedLayer, lowering: str, precision: str, calls: Calls | Traffic | None = None, target: Target = CPU
 ) -> ir.Model:
     """Return the graph of one layer with random weights, in one form: x (tokens, in) -> y (tokens, out)."""
+    spec = replace(spec, whole=None)  # timed is what is left of a layer
     split = spec.order is not None and spec.order.split
     # A reader that needs its features side by side pays for the Concat, whoever writes it.
     model = _traced(spec, apart=split and (spec.axis == "in" or lowering == "folded"))

@@ -84,7 +84,7 @@ def _converted(
     if wanted.warning is not None:
         logger.warning(wanted.warning)
     chosen = () if wanted.marked == "fp32" else _choose_nodes(model, wanted.name, nodes)
-    with tempfile.TemporaryDirectory(prefix="losparse.") as name, _contained():
+    with tempfile.TemporaryDirectory(prefix="losparse.") as name, contained():
         assert wanted.convert is not None, "fp32 takes no library"
         result = wanted.convert(model, Conversion(Path(name), chosen, calibration or (), weight_bits))
         # The tensors of the result may lie in the folder, which goes.
@@ -180,7 +180,7 @@ def _check_done(result: ir.Model, nodes: Sequence[str]) -> None:
 
 
 @contextmanager
-def _contained() -> Iterator[None]:
+def contained() -> Iterator[None]:
     """Keep what the libraries do to the process to the block.
 
     They configure the root logger when it has no handler, and put a folder with modules of common names on the path.

@@ -28,11 +28,15 @@ if TYPE_CHECKING:
 
 Structure = Literal["rows", "columns", "foldable", "narrow"]
 """What layers keep, and which of them decide together."""
-DEFAULT_STRUCTURE: Structure = "foldable"
+DEFAULT_STRUCTURE: Structure = "narrow"
 
 _MULTIPLES: dict[Structure, int] = {"foldable": 8, "narrow": 16}
 """Of kept counts: what is kept of a narrow graph's neurons is the width of a product, and those work on 16 at a time.
 """
+
+_LOW_RANK = 0.05  # the paper's
+# Beside whole heads a low-rank part in the attention brought no accuracy, and costs time in every call.
+_LOW_RANKS: dict[Structure, float] = {"narrow": 0.0}
 
 
 @checked
@@ -43,7 +47,8 @@ class LoSparse:
         keep: kept share of the parameters of the compressed layers.
         low_rank: share of the rank part in the same unit; it is a part of `keep`, which holds the sparse part too. One
             for all layers (at "narrow", for those of attention), or a table by kind of layer (attention, ffn, other)
-            and by pattern of names as in targets, which win over kinds; what is not listed has none.
+            and by pattern of names as in targets, which win over kinds; what is not listed has none. Left out,
+            0.05, and none at "narrow".
         structure: "rows" keeps output neurons everywhere, each layer for itself, as the paper does; "columns" keeps
             input features in the layers that write to the residual stream; "foldable" does so too and lets layers
             that feed each other decide together, so that an exported graph needs neither scatter nor gather; "narrow"
@@ -61,7 +66,7 @@ class LoSparse:
     """
 
     keep: Share = 0.2
-    low_rank: LowRank = 0.05
+    low_rank: LowRank | None = None
     structure: Structure = DEFAULT_STRUCTURE
     multiple: OneOrMore | None = None
     beta: ShareBelow1 = 0.85
@@ -81,7 +86,9 @@ class LoSparse:
     )
 
     def __post_init__(self) -> None:
-        """Check what several fields say together."""
+        """Fill in what the structure decides, and check what several fields say together."""
+        if self.low_rank is None:
+            object.__setattr__(self, "low_rank", _LOW_RANKS.get(self.structure, _LOW_RANK))
         self._check_low_rank()
         if self.initial_share + self.final_share >= 1.0:
             raise LosparseError(
@@ -89,10 +96,16 @@ class LoSparse:
                 f"got {self.initial_share} + {self.final_share}"
             )
 
+    @property
+    def rank_share(self) -> float | Mapping[str, float]:
+        """Share of the rank part: one for all layers, or by kind of layer and pattern of names."""
+        assert self.low_rank is not None, "filled in when the value is made"
+        return self.low_rank
+
     def _check_low_rank(self) -> None:
-        most = largest(self.low_rank)
+        most = largest(self.rank_share)
         if most > self.keep:
-            raise LosparseError(f"low_rank must not exceed keep={self.keep:g}, got {in_words(self.low_rank)}")
+            raise LosparseError(f"low_rank must not exceed keep={self.keep:g}, got {in_words(self.rank_share)}")
 
     def check_layers(self, names: Collection[str]) -> None:
         """Refuse settings that name layers which the model does not have.
@@ -103,7 +116,7 @@ class LoSparse:
         Raises:
             LosparseError: `low_rank` names what is no kind of layer and matches none of them.
         """
-        check_patterns(self.low_rank, names)
+        check_patterns(self.rank_share, names)
 
     def axis_of(self, name: str) -> Axis:
         """Return which side of the layer's weight is kept in groups."""
@@ -128,8 +141,8 @@ class LoSparse:
         Raises:
             LosparseError: the share leads to a rank at break-even.
         """
-        share = share_of(self.low_rank, name)
-        if self.structure == "narrow" and not isinstance(self.low_rank, Mapping) and kind_of(name) != "attention":
+        share = share_of(self.rank_share, name)
+        if self.structure == "narrow" and not isinstance(self.rank_share, Mapping) and kind_of(name) != "attention":
             share = 0.0
         return rank_for(share, out_features, in_features, name=name, round_up=True) if share else 0
 
