@@ -6,19 +6,18 @@ A new target is one more value of this kind in `TARGETS`; nothing else names a p
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from losparse.environment import instructions
 from losparse.errors import LosparseError, shown
 
 from .costs import Calls, Costs, Counts, Traffic
 from .graph.opsets import NEWEST
 from .lowerings import LOWERINGS, Lowering
-from .machines import KINDS, kind_of
+from .machines import DEFAULT_KIND, KINDS
 from .passes import FINISH, LAST, PREPARE, Finishing, NamePass, PassMaker, quantised_nodes
 
 
@@ -73,17 +72,16 @@ def _cpu(name: str, costs: Costs) -> Target:
     return Target(name, "CPUExecutionProvider", costs, _SLOW_ON_CPU)
 
 
-def this_machine(chosen: str | None, instructions: Sequence[str]) -> Target:
-    """Return what "cpu" means: the CPU at hand, or the kind that is chosen in its place.
+def this_machine(chosen: str | None) -> Target:
+    """Return what "cpu" means: `machines.DEFAULT_KIND`, or the kind that is chosen in its place.
 
     Args:
-        chosen: a name of `machines.KINDS`; None or "" for what the instructions say.
-        instructions: of this machine.
+        chosen: a name of `machines.KINDS`; None or "" for the default.
 
     Raises:
         LosparseError: there is no kind of the name.
     """
-    kind = chosen or kind_of(instructions)
+    kind = chosen or DEFAULT_KIND
     if kind not in KINDS:
         raise LosparseError(f"${KIND_VARIABLE} must be one of {', '.join(KINDS)}, or not set, got {kind!r}")
     return _cpu("cpu", KINDS[kind])
@@ -92,7 +90,7 @@ def this_machine(chosen: str | None, instructions: Sequence[str]) -> Target:
 KIND_VARIABLE = "LOSPARSE_CPU"
 """Environment variable that names the kind of CPU that "cpu" is, where models are made for other machines than this."""
 
-CPU = this_machine(os.environ.get(KIND_VARIABLE), instructions())
+CPU = this_machine(os.environ.get(KIND_VARIABLE))
 """The machine at hand. Plans for it say "cpu": on another machine they can be carried out as well."""
 
 # What torch.onnx.export writes, as onnxruntime runs it: an opponent of ours, and what other runtimes like best: in int8

@@ -8,8 +8,8 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from losparse.errors import LosparseError
-from losparse_export import CPU, TARGETS, Call, Costs
-from losparse_export.machines import AMX, AVX2, AVX512_VNNI, kind_of
+from losparse_export import CPU, Call, Costs
+from losparse_export.machines import AMX, AVX2, AVX512_VNNI
 from losparse_export.planning.calibrate import fit, measured_target, time_probes
 from losparse_export.planning.probes import MULTIPLY_ADD, RUN, Probe, probes
 from losparse_export.target import target_by_name, this_machine
@@ -108,26 +108,10 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path):
     assert measured_target(cache=tmp_path / "file" / "costs.json", measure=Machine()).costs == AMX
 
 
-@pytest.mark.parametrize(
-    ("instructions", "kind"),
-    [
-        (("AVX2", "AVX-512", "VNNI", "AMX"), "cpu-amx"),
-        (("AVX2", "AVX-512", "VNNI"), "cpu-avx512-vnni"),
-        (("AVX2", "VNNI"), "cpu-avx512-vnni"),
-        (("AVX2", "AVX-512"), "cpu-avx2"),
-        (("NEON", "dot products"), "cpu-avx2"),
-        ((), "cpu-avx2"),
-    ],
-)
-def test_the_kind_of_a_cpu_is_read_off_its_instructions(instructions, kind):
-    assert kind_of(instructions) == kind
-    assert this_machine(None, instructions) == replace(TARGETS[kind], name="cpu")
-
-
 def test_another_kind_may_be_chosen_for_the_machine_at_hand():
-    assert this_machine("cpu-amx", ("AVX2",)).costs == AMX and this_machine("", ("AVX2",)).costs == AVX2
+    assert this_machine("cpu-amx").costs == AMX and this_machine("").costs == this_machine(None).costs == AVX2
     with pytest.raises(LosparseError, match=r"^\$LOSPARSE_CPU must be one of cpu-avx2, .*, or not set, got 'amx'$"):
-        this_machine("amx", ())
+        this_machine("amx")
 
 
 def test_names_of_targets_are_told_with_what_measures_them():
