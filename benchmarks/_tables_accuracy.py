@@ -18,8 +18,8 @@ def accuracy_short() -> str:
         ("3 of 6 blocks + distillation", 0.5): "half of the blocks, distilled",
         ("losparse", 0.2): "losparse, structure foldable",
         ("losparse + distillation", 0.2): "losparse, foldable, distilled",
-        ("narrow", 0.2): "losparse, structure narrow",
-        ("narrow without low rank", 0.2): "narrow without low rank",
+        ("narrow", 0.2): "losparse, narrow, with low rank in the attention",
+        ("narrow without low rank", 0.2): "losparse (the default: narrow, without low rank)",
         ("pruning", 0.2): "pruning",
         ("svd", 0.2): "svd",
     }
