@@ -7,20 +7,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import onnx_ir as ir
 import torch
 
 from losparse_export import Plan, TaskModel, trace_model
 from losparse_export.export import evaluation
 from losparse_export.folder.write import write_folder
 from losparse_export.opening.load import Loaded
+from losparse_export.opponents import quantise_by_default
 from losparse_export.parity.gate import check_parity
 from losparse_export.passes import NamePass
 from losparse_export.precision.base import allowed_difference
 from losparse_export.precision.table import PRECISION_TABLE
 from losparse_runtime import Draw, OpenVino, OpenVinoFacts, compare, find_openvino
 from losparse_runtime.contract.files import write_metadata
-from losparse_runtime.dependencies import import_onnxruntime
 
 # A centred cosine, of outputs on random tokens. bf16 has 8 bits for a number, int8 what our own int8 is held to. In a
 # 6 x 384 encoder of random weights bf16 has 0.999998 and int8 0.9998.
@@ -38,7 +37,7 @@ def export_plain(loaded: Loaded, root: Path) -> dict[str, Path]:
         for name, folder in folders.items():
             folder.mkdir()
             precision = "int8" if "int8" in name else "fp32"
-            written = quantized(graph, root) if precision == "int8" else graph
+            written = quantise_by_default(graph, root) if precision == "int8" else graph
             contents = write_folder(folder, loaded, written, Plan({}), precision=precision)
             variant = replace(contents.variants[precision], disabled_optimizers=())  # as onnxruntime runs it
             contents = replace(contents, variants={precision: variant})
@@ -46,17 +45,6 @@ def export_plain(loaded: Loaded, root: Path) -> dict[str, Path]:
             parity = check_parity(wrapped, folder, precision=precision)
             write_metadata(folder, contents.measured(parity=parity.to_dict()))
     return folders
-
-
-def quantized(graph: ir.Model, root: Path) -> ir.Model:
-    """Quantise with onnxruntime's own settings, products alone: it mistakes the standard Attention for its own."""
-    before, after = root / "before.onnx", root / "after.onnx"
-    ir.save(graph, before, external_data="before.data")
-    quantization = import_onnxruntime("quantization")
-    quantization.quantize_dynamic(before, after, op_types_to_quantize=["MatMul"], use_external_data_format=True)
-    model = ir.load(after)
-    ir.external_data.load_to_model(model)
-    return model
 
 
 @contextmanager
