@@ -90,7 +90,10 @@ def speed_short() -> str:
             )
     if not rows:
         return ""
-    named = " and ".join(f"`{structure}`" for structure in dict.fromkeys(structures.values()))
+    places: dict[str, list[str]] = {}
+    for place, structure in structures.items():
+        places.setdefault(structure, []).append(place)
+    named = ", ".join(f"`{structure}` on {' and '.join(names)}" for structure, names in places.items())
     tested = dict.fromkeys(circumstances(run).removeprefix(f"{run['machine']}, ") for run in found)
     head = ["machine", "batch x tokens", "best free alternative", "losparse fp32", "losparse int8"]
     return (

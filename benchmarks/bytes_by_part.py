@@ -16,7 +16,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
 import torch
 from _results import locked, versions
 from transformers import AutoConfig, AutoModel, PreTrainedModel
@@ -25,26 +24,15 @@ from losparse import LoSparse
 from losparse.methods import method_to_dict
 from losparse.random_factors import random_factors_
 from losparse.saving.parts import tokenizer_bytes
-from losparse_export import TaskModel, export_model, trace_model
+from losparse_export import export_model
+from losparse_export.tracing.trace import TraceOnce
 
 RESULTS = Path(__file__).parent / "results" / "bytes.json"
 
 
-class _Traced:
-    """Traces one model once, for all of its exports."""
-
-    def __init__(self) -> None:
-        self._graph: ir.Model | None = None
-
-    def __call__(self, model: TaskModel) -> ir.Model:
-        if self._graph is None:
-            self._graph = trace_model(model)
-        return self._graph.clone()
-
-
 def measure_form(name: str, form: str, model: PreTrainedModel) -> list[dict[str, Any]]:
     """Export one model in fp32 and int8, its tables in float and int8; returns a row of each."""
-    rows, tracer = [], _Traced()
+    rows, tracer = [], TraceOnce()
     for precision, embeddings in itertools.product(("fp32", "int8"), ("float", "int8")):
         with tempfile.TemporaryDirectory() as folder:
             report = export_model(

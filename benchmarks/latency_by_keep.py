@@ -30,7 +30,8 @@ CONFIG = BertConfig(vocab_size=1000)  # 12 x 768
 
 def measure_keep(keep: float) -> None:
     """Add the rows of one keep to the results."""
-    found = estimate_model(CONFIG, LoSparse(keep=keep, low_rank=min(0.05, keep / 4)), call=Call(), grid=False)
+    method = LoSparse(keep=keep, low_rank=min(0.05, keep / 4), structure="foldable")
+    found = estimate_model(CONFIG, method, call=Call(), grid=False, opponents=False)
     with locked(RESULTS) as data:
         rows = [asdict(row) | {"asked_keep": keep} for row in found.rows]
         data["rows"] = [row for row in data.get("rows", []) if row["asked_keep"] != keep] + rows

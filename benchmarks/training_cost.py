@@ -40,10 +40,12 @@ LIMITS = {"time": 1.5, "memory": 1.6}
 
 VARIANTS: dict[str, Method | None] = {
     "dense": None,
-    "losparse": LoSparse(keep=0.2, low_rank=0.02),
+    "losparse": LoSparse(keep=0.2, low_rank=0.02, structure="foldable"),
     "losparse, paper's rows and low rank": LoSparse(keep=0.2, low_rank=0.05, structure="rows"),
-    "losparse with PLATON's uncertainty": LoSparse(keep=0.2, low_rank=0.02, uncertainty_beta=0.85),
-    "pruning": StructuredPruning(keep=0.2),
+    "losparse with PLATON's uncertainty": LoSparse(
+        keep=0.2, low_rank=0.02, structure="foldable", uncertainty_beta=0.85
+    ),
+    "pruning": StructuredPruning(keep=0.2, structure="foldable"),
     "lpaf": LPAF(keep=0.2),
 }
 

@@ -58,22 +58,12 @@ def machine(cpuinfo: Path = _CPUINFO) -> dict[str, str | int]:
         cpuinfo: where Linux describes its processors.
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told, found = _first_processor(cpuinfo), instructions(cpuinfo)
+    told = _first_processor(cpuinfo)
+    instructions = _instructions(told)
     cpu = (told.get("model name") or platform.processor() or platform.machine()) + (
-        f" ({', '.join(found)})" if found else ""
+        f" ({', '.join(instructions)})" if instructions else ""
     )
     return {"cpu": cpu, "cpus": usable, "system": f"{platform.system()} {platform.machine()}"}
-
-
-def instructions(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
-    """Return the vector instructions that decide how fast products are, as `machine` names them; () where unknown.
-
-    Args:
-        cpuinfo: where Linux describes its processors.
-    """
-    told = _first_processor(cpuinfo)
-    flags = set((told.get("flags") or told.get("Features", "")).split())
-    return tuple(dict.fromkeys(name for flag, name in _INSTRUCTIONS.items() if flag in flags))
 
 
 def timing_report(times: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,6 +96,12 @@ def release_memory(load: Callable[[None], Any] = ctypes.CDLL) -> None:
     except (AttributeError, OSError, TypeError):  # another libc; no libc by that way (Windows)
         return
     trim(0)
+
+
+def _instructions(told: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the vector instructions that count, each once; none where the system does not say."""
+    flags = set((told.get("flags") or told.get("Features", "")).split())
+    return tuple(dict.fromkeys(name for flag, name in _INSTRUCTIONS.items() if flag in flags))
 
 
 def _first_processor(cpuinfo: Path) -> dict[str, str]:

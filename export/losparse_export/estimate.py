@@ -64,12 +64,12 @@ class Estimate:
     """What `estimate_model` found.
 
     Attributes:
-        rows: dense variants first.
+        rows: dense variants first, and what others make of the dense model last.
         kinds: milliseconds of one run by kind of layer, for dense fp32 and for the factored model that was asked for.
         call: what was timed.
         verdict: plain sentences: what it brings, or that it is not worth it.
-        worth: whether the best factored variant is clearly faster than the best dense one of the precisions that were
-            measured for both.
+        worth: whether the best factored variant is clearly faster than the best dense one: of ours in the precisions
+            that were measured for both, and of other runtimes.
         looked_at: how much of the model's linear weights the compressed layers are.
     """
 

@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from losparse_export.check import check_session, open_reference
-from losparse_export.opening.task_model import TaskModel
 from losparse_export.target import PLAIN
-from losparse_export.tracing.trace import trace_model
+from losparse_export.tracing.trace import TraceOnce
 from losparse_runtime import OpenVino, RunError, Session, benchmark, find_openvino
 from losparse_runtime.contract.progress import Advance, Progress
 
@@ -56,19 +54,6 @@ class _Named:
         return self.inner.stage(f"{title} ({self.name})", total)
 
 
-class _Remembered:
-    """Traces one model once: a trace takes ten seconds, a copy nothing."""
-
-    def __init__(self) -> None:
-        self._trace: ir.Model | None = None
-
-    def __call__(self, model: TaskModel) -> ir.Model:
-        """Return a graph that the caller may change."""
-        if self._trace is None:
-            self._trace = trace_model(model)
-        return self._trace.clone()
-
-
 def measure_models(
     folder: Path, test: Examples, export: Export, shapes: Sequence[tuple[int, int]], progress: Progress
 ) -> dict[str, Any]:
@@ -86,7 +71,7 @@ def measure_models(
     """
     sessions: dict[str, Session] = {}
     rows: dict[str, Any] = {}
-    tracers = {checkpoint: _Remembered() for checkpoint in NAMES}
+    tracers = {checkpoint: TraceOnce() for checkpoint in NAMES}
     for checkpoint, tracer in tracers.items():
         for precision in ("fp32", "int8"):
             name = checkpoint if precision == "fp32" else f"{checkpoint}-{precision}"

@@ -6,19 +6,18 @@ A query, key or value keeps rows, the output behind them columns; a head lives i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..layers.spec import LayerSpec
-from .roles import Role, place_of
+from .roles import Role, place_of, whole_attentions
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
 _KEY_HEADS = "num_key_value_heads"
-_ROLES: tuple[Role, ...] = ("query", "key", "value", "writer")
 
 
 @dataclass(frozen=True)
@@ -58,20 +57,14 @@ def heads_of(
         kept: their kept groups, int64 (kept,); None where nothing is.
         config: of the model, for its numbers of heads.
     """
-    parts: dict[str, dict[Role, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for name in specs:
-        place = place_of(name)
-        if place is not None:
-            parts[place.part][place.role].append(name)
     found: dict[str, Heads] = {}
-    for part in parts.values():
-        if all(len(part[role]) == 1 for role in _ROLES):
-            found |= _heads([part[role][0] for role in _ROLES], specs, kept, config)
+    for names in whole_attentions(specs):
+        found |= _heads(names, specs, kept, config)
     return found
 
 
 def _heads(
-    names: list[str],
+    names: Sequence[str],
     specs: Mapping[str, LayerSpec],
     kept: Mapping[str, torch.Tensor | None],
     config: PretrainedConfig | None,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -119,6 +119,30 @@ def pivot_side_of(name: str) -> PivotSide:
     return "in" if writes_residual(name) else "out"
 
 
+def by_part(names: Iterable[str]) -> list[Mapping[Role, list[str]]]:
+    """Return the layers of every part by role, in the order of the parts' first layers; those of no role are left out.
+
+    A role that a part has no layer of has an empty list.
+    """
+    parts: dict[str, dict[Role, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name in names:
+        place = place_of(name)
+        if place is not None:
+            parts[place.part][place.role].append(name)
+    return list(parts.values())
+
+
+def whole_attentions(names: Iterable[str]) -> list[tuple[str, str, str, str]]:
+    """Return query, key, value and output of every attention that has one layer of each."""
+    roles: tuple[Role, ...] = ("query", "key", "value", "writer")
+    found = []
+    for part in by_part(names):
+        if all(len(part[role]) == 1 for role in roles):
+            query, key, value, output = (part[role][0] for role in roles)
+            found.append((query, key, value, output))
+    return found
+
+
 @dataclass(frozen=True)
 class Partners:
     """Layers that read or write the same features.
@@ -142,15 +166,9 @@ class Partners:
 
 def partners(names: Iterable[str]) -> list[Partners]:
     """Sort layers into those that share features, by their names; every layer is in one of them, or alone."""
-    parts: dict[str, dict[Role, list[str]]] = defaultdict(lambda: defaultdict(list))
-    found: list[Partners] = []
-    for name in names:
-        place = place_of(name)
-        if place is None:
-            found.append(Partners("alone", (name,)))
-        else:
-            parts[place.part][place.role].append(name)
-    for part in parts.values():
+    listed = list(names)
+    found = [Partners("alone", (name,)) for name in listed if place_of(name) is None]
+    for part in by_part(listed):
         scores = (*part["query"], *part["key"])
         if part["query"] and part["key"]:
             found.append(Partners("scores", scores))

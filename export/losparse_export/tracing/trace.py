@@ -80,6 +80,20 @@ def trace_model(model: TaskModel) -> ir.Model:
     return graph
 
 
+class TraceOnce:
+    """Traces one model once, for all exports of it: a trace takes ten seconds, a copy nothing."""
+
+    def __init__(self) -> None:
+        """Begin without a trace."""
+        self._trace: ir.Model | None = None
+
+    def __call__(self, model: TaskModel) -> ir.Model:
+        """Return a graph that the caller may change; `model` is the same one every time."""
+        if self._trace is None:
+            self._trace = trace_model(model)
+        return self._trace.clone()
+
+
 def _translate(program: ExportedProgram, model: TaskModel, sample: Mapping[str, Tensor], opset: int) -> ir.Model:
     """Turn torch's program into a graph."""
     written = torch.onnx.export(

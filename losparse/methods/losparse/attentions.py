@@ -12,12 +12,11 @@ of them: there heads keep all of these dimensions.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ...models.heads import numbers_of_heads, rotates
-from ...models.roles import Role, place_of
+from ...models.roles import whole_attentions
 from .heads import Attention
 from .layer import FactoredLinearTraining
 
@@ -35,32 +34,24 @@ def find_attentions(layers: Mapping[str, FactoredLinearTraining], config: Pretra
         layers: in training form, by qualified name.
         config: of the transformers model, for its numbers of heads and its rotation; None finds nothing.
     """
-    parts: dict[str, dict[Role, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for name in layers:
-        place = place_of(name)
-        if place is not None:
-            parts[place.part][place.role].append(name)
-    found = (_attention([part[role] for role in _ROLES], layers, config) for part in parts.values())
+    found = (_attention(names, layers, config) for names in whole_attentions(layers))
     return [attention for attention in found if attention is not None]
 
 
-_ROLES: tuple[Role, ...] = ("query", "key", "value", "writer")
-
-
 def _attention(
-    names: Sequence[Sequence[str]], layers: Mapping[str, FactoredLinearTraining], config: PretrainedConfig | None
+    names: Sequence[str], layers: Mapping[str, FactoredLinearTraining], config: PretrainedConfig | None
 ) -> Attention | None:
-    """Return the attention of layers by role; None where they are not one of each, or their sizes do not agree."""
-    if config is None or any(len(of_role) != 1 for of_role in names):
+    """Return the attention of query, key, value and output; None where their sizes do not agree."""
+    if config is None:
         return None
-    query, key, value, output = (of_role[0] for of_role in names)
+    query, key, value, output = names
     heads, key_heads = numbers_of_heads(query, config)
     if heads < 2 or heads % key_heads:
         return None
-    groups = [len(layers[name].mask) for name in (query, key, value, output)]
+    groups = [len(layers[name].mask) for name in names]
     score, width = groups[1] // key_heads, groups[2] // key_heads
     sizes = [heads * score, key_heads * score, key_heads * width, heads * width]
-    axes = [layers[name].axis for name in (query, key, value, output)]
+    axes = [layers[name].axis for name in names]
     # A checkpoint of an earlier version may keep rows where columns meet.
     if groups != sizes or axes != ["out", "out", "out", "in"]:
         return None

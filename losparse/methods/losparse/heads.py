@@ -104,7 +104,6 @@ class AttentionSteps:
     Attributes:
         scores: mean importance of a parameter of each step, never rising; (steps,).
         costs: parameters of each step; int64 (steps,).
-        prefix: steps are taken in this order alone.
     """
 
     def __init__(
