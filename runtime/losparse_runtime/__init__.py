@@ -14,6 +14,8 @@ from .contract.progress import Advance, Progress
 from .contract.signature import Signature
 from .contract.tensors import TensorSpec
 from .contract.variant import Variant
+from .drop_in.cross import CrossEncoder
+from .drop_in.sentence import SentenceEncoder
 from .engine.opening import Options
 from .errors import (
     DependencyError,
@@ -41,6 +43,7 @@ __all__ = [
     "CheckReport",
     "Classification",
     "Comparison",
+    "CrossEncoder",
     "DependencyError",
     "Draw",
     "Folder",
@@ -59,6 +62,7 @@ __all__ = [
     "Ranked",
     "Reference",
     "RunError",
+    "SentenceEncoder",
     "Session",
     "Signature",
     "Tag",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..contract.progress import Advance, unheard
 from ..contract.task import TASKS, Task
 from ..errors import InputError
 from ..text.encoder import text_list
 from .base import Helper, Served, Table, batches, require
 from .scoring import pool
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 
 def embed(
@@ -42,22 +46,90 @@ def embed(
         RunError: the model failed, or its outputs are not finite.
     """
     require(session, HELPER.name)
-    (output,) = TASKS[session.task].outputs
-    metadata, settings = session.metadata, session.metadata.embedding
-    if metadata.pooling is None:
-        raise InputError(f"{session.folder}: records no pooling; use run() and pool {output!r}, or export it again")
+    settings = session.metadata.embedding
     said = settings.prompt(prompt, prompt_name)
-    left_out = 0 if settings.include_prompt or not said else session.encoder.prompt_length(said)
-    encodings = session.encoder.encodings([said + text for text in text_list("texts", texts)])
+    return pooled(session, text_list("texts", texts), batch_size, prompt=said, size=settings.truncate_dim)
+
+
+def pooled(
+    session: Served,
+    texts: Sequence[str],
+    batch_size: int,
+    *,
+    prompt: str = "",
+    size: int | None = None,
+    max_length: int | None = None,
+    advance: Advance = unheard,
+) -> NDArray[Any]:
+    """Turn each text into one vector, pooled and scaled as the folder's metadata says.
+
+    Args:
+        session: of a feature-extraction folder.
+        texts: at least one.
+        batch_size: texts in one run, >= 1.
+        prompt: put in front of every text.
+        size: numbers of a vector that are kept, the first ones; None for all.
+        max_length: tokens kept of each text; None for all that the model reads.
+        advance: is told of texts that are done.
+
+    Returns:
+        float32 (texts, features), in order.
+
+    Raises:
+        InputError: the folder records no pooling, or an argument is wrong.
+        RunError: the model failed, or its outputs are not finite.
+    """
+    metadata = session.metadata
+    pooling = metadata.pooling
+    if pooling is None:
+        (output,) = TASKS[session.task].outputs
+        raise InputError(f"{session.folder}: records no pooling; use run() and pool {output!r}, or export it again")
+    left_out = 0 if metadata.embedding.include_prompt or not prompt else session.encoder.prompt_length(prompt)
+    encodings = session.encoder.encodings([prompt + text for text in texts], max_length=max_length)
     empty = next((index for index, each in enumerate(encodings) if len(each.ids) <= left_out), None)
     if empty is not None:
         raise InputError(f"text {empty} has no tokens behind its prompt, which alone are pooled; leave it out")
     vectors: dict[int, NDArray[Any]] = {}
+    for rows, hidden, mask in _hidden(session, encodings, batch_size):
+        made = pool(hidden, mask, pooling, prompt=left_out, normalize=metadata.normalize)
+        vectors.update(zip(rows, made[:, :size], strict=True))
+        advance(len(rows))
+    return np.stack([vectors[index] for index in range(len(texts))])
+
+
+def token_vectors(
+    session: Served,
+    texts: Sequence[str],
+    batch_size: int,
+    *,
+    prompt: str = "",
+    max_length: int | None = None,
+    advance: Advance = unheard,
+) -> list[NDArray[Any]]:
+    """Return the vectors of each text's tokens, those of the prompt and special ones too; see `pooled`.
+
+    Returns:
+        float32 (tokens, hidden) for each text, in order.
+
+    Raises:
+        InputError: an argument is wrong.
+        RunError: the model failed, or its outputs are not finite.
+    """
+    encodings = session.encoder.encodings([prompt + text for text in texts], max_length=max_length)
+    found: dict[int, NDArray[Any]] = {}
+    for rows, hidden, mask in _hidden(session, encodings, batch_size):
+        found.update((row, each[real.astype(bool)]) for row, each, real in zip(rows, hidden, mask, strict=True))
+        advance(len(rows))
+    return [found[index] for index in range(len(texts))]
+
+
+def _hidden(
+    session: Served, encodings: Sequence[Encoding], batch_size: int
+) -> Iterator[tuple[list[int], NDArray[Any], NDArray[Any]]]:
+    """Run encodings; yield the places of the batch's texts, the vectors of their tokens and the attention mask."""
+    (output,) = TASKS[session.task].outputs
     for rows, outputs, mask in batches(session, encodings, batch_size):
-        hidden = outputs[output].astype(np.float32)
-        pooled = pool(hidden, mask, metadata.pooling, prompt=left_out, normalize=metadata.normalize)
-        vectors.update(zip(rows, pooled[:, : settings.truncate_dim], strict=True))
-    return np.stack([vectors[index] for index in range(len(encodings))])
+        yield rows, outputs[output].astype(np.float32), mask
 
 
 def _vectors(session: Served, texts: Sequence[str], batch_size: int, **asked: str | None) -> list[NDArray[Any]]:

@@ -1,0 +1,344 @@
+"""`SentenceEncoder` and `CrossEncoder` answer by hand; beside theirs: `make test-sentence-transformers`."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from losparse_runtime import CrossEncoder, InputError, SentenceEncoder, Session
+
+MakeFolder = Callable[..., Any]
+
+SETTINGS = {
+    "prompts": {"query": "a b ", "passage": "d "},
+    "default_prompt_name": None,
+    "include_prompt": True,
+    "truncate_dim": None,
+    "similarity": "dot",
+}
+A, B, C, D, CLS, SEP = 4, 5, 6, 7, 2, 3
+
+
+def make_encoder(make_folder: MakeFolder, settings: dict[str, Any] | None = None, **options: Any) -> tuple[Any, Any]:
+    """Open a folder of mean pooling, not scaled; returns what the model's mean of some tokens is too."""
+    folder = make_folder("feature-extraction")
+    folder.edit(lambda data: data.update(normalize=False, embedding={**SETTINGS, **(settings or {})}))
+    encoder = SentenceEncoder(folder.path, threads=1, **options)
+    return encoder, lambda *ids: folder.weights.hidden(ids).mean(axis=0)
+
+
+def test_a_string_is_one_vector_and_a_list_is_several(make_folder: MakeFolder) -> None:
+    encoder, mean = make_encoder(make_folder)
+    one, two = mean(CLS, A, SEP), mean(CLS, B, C, SEP)
+    for texts in (["a", "b c"], ("a", "b c"), np.array(["a", "b c"]), iter(["a", "b c"])):
+        np.testing.assert_allclose(encoder.encode(texts), [one, two], rtol=1e-6)
+    np.testing.assert_allclose(encoder.encode("a"), one, rtol=1e-6)
+    np.testing.assert_allclose(encoder.encode(sentences="a"), one, rtol=1e-6)
+    assert encoder.encode([]).shape == (0,)
+    assert encoder.encode([], output_value="token_embeddings") == []
+    assert encoder.get_sentence_embedding_dimension() == encoder.get_embedding_dimension() == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "asked", "tokens"),
+    [
+        ("encode", {}, {}, [C]),
+        ("encode", {}, {"prompt_name": "query"}, [A, B, C]),
+        ("encode", {"default_prompt_name": "passage"}, {}, [D, C]),
+        ("encode", {"default_prompt_name": "passage"}, {"prompt": ""}, [C]),
+        ("encode", {"prompts": {"own": "b b "}, "default_prompt_name": "own"}, {}, [B, B, C]),
+        ("encode_query", {}, {}, [A, B, C]),
+        ("encode_query", {}, {"prompt": "d "}, [D, C]),
+        ("encode_query", {"prompts": {}}, {}, [C]),
+        ("encode_document", {}, {}, [D, C]),
+        ("encode_document", {}, {"prompt_name": "query"}, [A, B, C]),
+        ("encode_document", {"prompts": {"corpus": "a ", "passage": "b "}}, {}, [B, C]),
+    ],
+)
+def test_prompts(
+    make_folder: MakeFolder, method: str, options: dict[str, Any], asked: dict[str, Any], tokens: list[int]
+) -> None:
+    encoder, mean = make_encoder(make_folder, **options)
+    np.testing.assert_allclose(getattr(encoder, method)("c", **asked), mean(CLS, *tokens, SEP), rtol=1e-6)
+
+
+def test_a_prompt_wins_over_its_name_and_says_so(make_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
+    encoder, mean = make_encoder(make_folder)
+    with caplog.at_level(logging.WARNING):
+        found = encoder.encode("c", "query", "d ")
+    np.testing.assert_allclose(found, mean(CLS, D, C, SEP), rtol=1e-6)
+    assert "prompt_name='query' is left out" in caplog.text
+
+
+def test_vectors_are_cut_before_they_are_scaled(make_folder: MakeFolder) -> None:
+    encoder, mean = make_encoder(make_folder, {"truncate_dim": 3})
+    whole = mean(CLS, A, SEP)
+    np.testing.assert_allclose(encoder.encode("a"), whole[:3], rtol=1e-6)
+    for size in (2, 4, 9):  # more than the folder keeps, and more than there are
+        np.testing.assert_allclose(encoder.encode("a", truncate_dim=size), whole[:size], rtol=1e-6)
+    cut = whole[:2] / np.linalg.norm(whole[:2])
+    np.testing.assert_allclose(encoder.encode("a", truncate_dim=2, normalize_embeddings=True), cut, rtol=1e-6)
+    with encoder.truncate_embeddings(None):
+        assert encoder.encode("a").shape == (4,) == (encoder.get_embedding_dimension(),)
+    assert encoder.encode("a").shape == (3,) == (encoder.get_embedding_dimension(),)
+
+
+def test_vectors_of_tokens_have_no_padding(make_folder: MakeFolder) -> None:
+    folder = make_folder("feature-extraction")
+    long, short = SentenceEncoder(folder.path).encode(["a b c", "d"], output_value="token_embeddings")
+    np.testing.assert_allclose(long, folder.weights.hidden([CLS, A, B, C, SEP]), rtol=1e-6)
+    np.testing.assert_allclose(short, folder.weights.hidden([CLS, D, SEP]), rtol=1e-6)
+
+
+def test_bits_are_signs(make_folder: MakeFolder) -> None:
+    encoder, mean = make_encoder(make_folder)
+    bits = np.packbits(mean(CLS, A, SEP) > 0)  # four signs, then zeros
+    assert encoder.encode("a", precision="ubinary").tolist() == bits.tolist()
+    assert encoder.encode("a", precision="binary").tolist() == [int(bits[0]) - 128]
+
+
+def test_texts_are_cut_where_it_is_set(make_folder: MakeFolder) -> None:
+    encoder, mean = make_encoder(make_folder)
+    assert encoder.max_seq_length == encoder.get_max_seq_length() == 16
+    encoder.max_seq_length = 4
+    np.testing.assert_allclose(encoder.encode("a b c d"), mean(CLS, A, B, SEP), rtol=1e-6)
+    assert encoder.tokenize("a b c d")["input_ids"].tolist() == [[CLS, A, B, SEP]]
+    assert encoder.tokenizer.encode("a").ids == [CLS, A, SEP]
+    with pytest.raises(InputError, match=r"^max_seq_length must be in 1..16, .*, got 17; set it in"):
+        encoder.max_seq_length = 17
+
+
+# Worked by hand: (3, 4) and (0, 2), each with (1, 0).
+@pytest.mark.parametrize(
+    ("measure", "expected"),
+    [
+        ("cosine", [3 / 5, 0]),
+        ("dot", [3, 0]),
+        ("euclidean", [-((4 + 16) ** 0.5), -(5**0.5)]),
+        ("manhattan", [-6, -3]),
+    ],
+)
+def test_similarities(make_folder: MakeFolder, measure: str, expected: list[float]) -> None:
+    encoder, _ = make_encoder(make_folder, similarity_fn_name=measure)
+    vectors = np.array([[3, 4], [0, 2]])
+    np.testing.assert_allclose(encoder.similarity(vectors, [1, 0]), np.array(expected)[:, None], rtol=1e-6)
+    np.testing.assert_allclose(encoder.similarity([[1, 0]], vectors), [expected], rtol=1e-6)
+    np.testing.assert_allclose(encoder.similarity_pairwise(vectors, [[1, 0]] * 2), expected, rtol=1e-6)
+
+
+def test_the_similarity_is_the_folders_own_or_cosine(make_folder: MakeFolder) -> None:
+    assert make_encoder(make_folder)[0].similarity_fn_name == "dot"
+    assert SentenceEncoder(make_folder("feature-extraction", name="silent").path).similarity_fn_name == "cosine"
+
+
+def test_vectors_that_do_not_fit(make_folder: MakeFolder) -> None:
+    encoder, _ = make_encoder(make_folder)
+    for first, second, message in (
+        ([[1, 2]], [[1, 2, 3]], "embeddings2 must have 2 features, got 3"),
+        ([[[1, 2]]], [[1, 2]], r"embeddings1 must have shape \(vectors, features\), got \(1, 1, 2\)"),
+        ([[1], [1, 2]], [[1]], "embeddings1 must be vectors of numbers, all of one length"),
+    ):
+        with pytest.raises(InputError, match=f"^{message}$"):
+            encoder.similarity(first, second)
+    with pytest.raises(InputError, match=r"^embeddings2 must have 1 vectors, as embeddings1 has, got 2$"):
+        encoder.similarity_pairwise([[1]], [[1], [2]])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"convert_to_tensor": True}, r"convert_to_tensor=True: there is no torch here; take numpy and call"),
+        ({"convert_to_numpy": False}, r"convert_to_numpy=False: there is no torch here"),
+        ({"pool": {"input": 1}}, r"pool=.*: one process reads all texts; use threads="),
+        ({"chunk_size": 5}, r"chunk_size=5: one process reads all texts; use batch_size"),
+        ({"device": "cuda:1"}, r"computes on cpu, got device='cuda:1'; choose it when opening, by providers="),
+        ({"device": ["cpu", "cpu"]}, r"computes on cpu, got device=\['cpu', 'cpu'\]"),
+        ({"output_value": None}, r"output_value must be 'sentence_embedding' or 'token_embeddings', got None"),
+        ({"precision": "int8"}, r"precision must be 'float32' or 'binary' or 'ubinary', got 'int8'"),
+        ({"precision": "binary", "output_value": "token_embeddings"}, r"precision must be 'float32', got 'binary'"),
+        ({"batch_size": 0}, r"batch_size must be a whole number >= 1, got 0"),
+        ({"truncate_dim": 0}, r"truncate_dim must be a whole number >= 1, got 0"),
+        ({"prompt_name": "no"}, r"prompt_name must be one of the folder's prompts \('query', 'passage'\), got 'no'"),
+        ({"sentences": "b"}, r"needs texts: inputs=, or sentences= as it was called, not both"),
+    ],
+)
+def test_what_encode_refuses(make_folder: MakeFolder, options: dict[str, Any], message: str) -> None:
+    encoder, _ = make_encoder(make_folder)
+    with pytest.raises(InputError, match=message) as raised:
+        encoder.encode("a", **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_texts_that_are_none(make_folder: MakeFolder) -> None:
+    encoder, _ = make_encoder(make_folder)
+    for inputs, message in (
+        (None, "needs texts"),
+        (3, "inputs must be a string or a list of strings, got int"),
+        ({"text": "a"}, "inputs must be a string or a list of strings, got dict"),
+        (["a", ("a", "b")], "inputs must hold strings only, got tuple at 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            encoder.encode(inputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "torch"}, r"cannot honour backend='torch': the model is an ONNX file already"),
+        ({"trust_remote_code": True}, r"cannot honour trust_remote_code=True: no code of a folder is ever run"),
+        ({"revision": "main"}, r"cannot honour revision='main': give a folder; huggingface_hub.snapshot_download"),
+        ({"processor_kwargs": {"a": 1}}, r"cannot honour processor_kwargs=\{'a': 1\}: the folder's tokenizer"),
+        ({"promts": {}}, r"has no argument 'promts'; leave it out"),
+        ({"device": "mps"}, r"computes on cpu, got device='mps'"),
+        ({"model_kwargs": {"file_name": "model_q4.onnx"}}, r"file_name must be one of model.onnx, got 'model_q4.onnx'"),
+        ({"model_kwargs": {"dtype": "fp16"}}, r"model_kwargs may have file_name and provider, got 'dtype'"),
+        (
+            {"model_kwargs": {"file_name": "model.onnx"}, "variant": "fp32"},
+            r"takes variant= or model_kwargs\['file_name'\], not both",
+        ),
+        (
+            {"model_kwargs": {"provider": "CPUExecutionProvider"}, "providers": ["CPUExecutionProvider"]},
+            r"takes providers= or model_kwargs\['provider'\], not both",
+        ),
+        ({"default_prompt_name": "no"}, r"prompt_name must be one of the folder's prompts"),
+        ({"similarity_fn_name": "near"}, r"similarity_fn_name must be 'cosine' or .*, got 'near'"),
+        ({"truncate_dim": -1}, r"truncate_dim must be a whole number >= 1, got -1"),
+    ],
+)
+def test_what_opening_refuses(make_folder: MakeFolder, options: dict[str, Any], message: str) -> None:
+    folder = make_folder("feature-extraction")
+    with pytest.raises(InputError, match=message):
+        SentenceEncoder(folder.path, **options)
+
+
+def test_arguments_that_ask_for_nothing(make_folder: MakeFolder) -> None:
+    folder = make_folder("feature-extraction").path
+    plain = SentenceEncoder(folder).encode("a")
+    for options in (
+        {"device": "cpu", "backend": "onnx", "trust_remote_code": False, "local_files_only": True, "token": None},
+        {"model_kwargs": {"file_name": "model.onnx", "provider": "CPUExecutionProvider"}},
+        {"model_kwargs": {"file_name": "model.onnx"}, "providers": ["CPUExecutionProvider"]},
+    ):
+        np.testing.assert_array_equal(SentenceEncoder(folder, **options).encode("a", device="cpu"), plain)
+
+
+def test_an_open_session_is_taken_as_it_is(make_folder: MakeFolder) -> None:
+    session = Session(make_folder("feature-extraction").path, threads=1)
+    assert SentenceEncoder(session).session is session
+    with pytest.raises(InputError, match=r"got an open session, which has its options already"):
+        SentenceEncoder(session, threads=2)
+
+
+def test_folders_of_other_tasks(make_folder: MakeFolder) -> None:
+    with pytest.raises(InputError, match=r"^embed needs a feature-extraction folder"):
+        SentenceEncoder(make_folder("regression").path)
+    with pytest.raises(InputError, match=r"^rank needs a regression folder"):
+        CrossEncoder(make_folder("feature-extraction", name="other").path)
+    unpooled = make_folder("feature-extraction", name="unpooled").edit(lambda data: data.update(pooling=None))
+    with pytest.raises(InputError, match="records no pooling"):
+        SentenceEncoder(unpooled.path)
+
+
+def test_the_bar_counts_texts_on_stderr(make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder, _ = make_encoder(make_folder)
+    encoder.encode(["a", "b", "c"], batch_size=2)
+    assert capsys.readouterr().err == ""
+    encoder.encode(["a", "b", "c"], batch_size=2, show_progress_bar=True)
+    assert capsys.readouterr().err == "\rtexts: 0/3\rtexts: 2/3\rtexts: 3/3\n"
+
+
+def make_cross(make_folder: MakeFolder, said: dict[str, Any] | None = None, **options: Any) -> tuple[Any, Any]:
+    """Open a folder of one output; returns what that is for some tokens and their types too."""
+    folder = make_folder("regression").edit(lambda config: config.update(said or {}), "config.json")
+
+    def output(ids: list[int], types: list[int]) -> float:
+        return float((folder.weights.hidden(ids, types).sum(axis=0) @ folder.weights.head)[0])
+
+    return CrossEncoder(folder.path, threads=1, **options), output
+
+
+PAIR, TYPES = [CLS, A, SEP, B, SEP], [0, 0, 0, 1, 1]
+
+
+def test_pairs_and_one_pair(make_folder: MakeFolder) -> None:
+    encoder, output = make_cross(make_folder)
+    raw = output(PAIR, TYPES)
+    expected = 1 / (1 + np.exp(-raw))
+    found = encoder.predict([("a", "b"), ["b", "a"]])
+    assert found.shape == (2,) and found.dtype == np.float32
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(encoder.predict(("a", "b")), expected, rtol=1e-5)
+    np.testing.assert_allclose(encoder.predict(sentences=[("a", "b")]), [expected], rtol=1e-5)
+    np.testing.assert_allclose(encoder.predict(np.array([["a", "b"]])), [expected], rtol=1e-5)
+    assert encoder.predict([]).shape == (0,)
+    np.testing.assert_allclose(encoder.predict(("a", "b"), activation_fn="Identity"), raw, rtol=1e-5)
+    np.testing.assert_allclose(encoder.predict(("a", "b"), activation_fn=lambda x: 2 * x), 2 * raw, rtol=1e-5)
+
+
+def test_the_activation_is_what_config_says_even_of_a_regression(make_folder: MakeFolder) -> None:
+    encoder, output = make_cross(make_folder, {"sentence_transformers": {"activation_fn": "torch.nn.modules.Tanh"}})
+    np.testing.assert_allclose(encoder.predict(("a", "b")), np.tanh(output(PAIR, TYPES)), rtol=1e-5)
+
+
+def test_rank_sorts_and_cuts(make_folder: MakeFolder) -> None:
+    encoder, _ = make_cross(make_folder)
+    texts = ["a", "b", "a", "c d"]
+    scores = encoder.predict([("e", text) for text in texts])
+    order = sorted(range(4), key=lambda place: -scores[place])
+    ranked = encoder.rank("e", texts)
+    assert [each["corpus_id"] for each in ranked] == order
+    assert [each["score"] for each in ranked] == scores[order].tolist()
+    assert set(ranked[0]) == {"corpus_id", "score"}
+    best = encoder.rank("e", texts, top_k=2, return_documents=True)
+    assert [each["text"] for each in best] == [texts[place] for place in order[:2]]
+    assert encoder.rank("e", []) == []
+
+
+def test_several_outputs(make_folder: MakeFolder) -> None:
+    encoder = CrossEncoder(make_folder("text-classification").path, num_labels=3)
+    raw = encoder.predict([("a", "b")])
+    assert raw.shape == (1, 3)
+    sums = np.exp(raw) / np.exp(raw).sum()
+    np.testing.assert_allclose(encoder.predict([("a", "b")], apply_softmax=True), sums, rtol=1e-5)
+    with pytest.raises(InputError, match=r"rank needs a model of one output, .* has 3"):
+        encoder.rank("a", ["b"])
+
+
+def test_what_cross_encoders_refuse(make_folder: MakeFolder) -> None:
+    encoder, _ = make_cross(make_folder, max_length=7)
+    for call, message in (
+        (lambda: encoder.predict(["a"]), "inputs must be pairs of two texts, got .* at 0"),
+        (lambda: encoder.predict("a"), "inputs must be pairs of texts, got str"),
+        (lambda: encoder.predict([("a", "b"), "c"]), "inputs must be pairs of two texts, got 'c' at 1"),
+        (lambda: encoder.predict([("a", 3)]), "inputs must be pairs of two texts"),
+        (lambda: encoder.predict(("a", "b"), prompt="c"), "cannot honour prompt='c': a cross-encoder's prompt"),
+        (lambda: encoder.predict(("a", "b"), convert_to_tensor=True), "there is no torch here"),
+        (lambda: encoder.predict(("a", "b"), activation_fn="Swish"), "activation_fn must be one of Identity, Sigmoid"),
+        (lambda: encoder.rank("a", ["b"], top_k=0), "top_k must be a whole number >= 1"),
+        (lambda: encoder.rank(3, ["b"]), "query must be a string, got int"),
+        (lambda: CrossEncoder(encoder.session, num_labels=2), "num_labels must be 1"),
+        (lambda: CrossEncoder(encoder.session, max_length=99).predict(("a", "b")), r"max_length must be in .*\.\.16"),
+        (lambda: CrossEncoder(encoder.session.folder, revision="x"), "cannot honour revision='x'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_the_order_of_arguments_is_theirs() -> None:
+    """That of sentence-transformers 6.2, by which positional calls work."""
+    encode = list(inspect.signature(SentenceEncoder.encode).parameters)[1:-1]
+    assert encode == [
+        *("inputs", "prompt_name", "prompt", "batch_size", "show_progress_bar", "output_value", "precision"),
+        *("convert_to_numpy", "convert_to_tensor", "device", "normalize_embeddings", "truncate_dim", "pool"),
+        "chunk_size",
+    ]
+    predict = list(inspect.signature(CrossEncoder.predict).parameters)[1:-1]
+    assert predict == [
+        *("inputs", "prompt_name", "prompt", "batch_size", "show_progress_bar", "activation_fn", "apply_softmax"),
+        *("convert_to_numpy", "convert_to_tensor", "device", "pool", "chunk_size"),
+    ]
