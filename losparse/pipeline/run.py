@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from losparse_runtime.contract.progress import SILENT, Progress
 
+from ..errors import LosparseError
 from ..saving.folder import Checkpoint
 from .inputs import check_inputs
 from .job import CompressionJob
@@ -37,7 +38,7 @@ def compress_folder(
     """
     rank = process_rank()
     checkpoint = check_inputs(job, writes=rank == 0)
-    settings = {**job.settings, "recipe": job.recipe.to_dict()}
+    settings = _settings(job)
     if job.train is not None and rank == 0:
         check_work(job.out_folder, settings, resume=job.resume, overwrite=job.overwrite)
     # Only here, when nothing is wrong that costs no torch to see: that takes seconds to load.
@@ -69,6 +70,21 @@ def _compress(
         result = train(prepared, work, progress, callbacks)
         with progress.stage("writing"):
             return save(prepared, result)
+
+
+def can_resume(job: CompressionJob) -> bool:
+    """Tell whether OUT.partial holds the training of just this job, so that it can go on."""
+    if not work_path(job.out_folder).exists():
+        return False
+    try:
+        check_work(job.out_folder, _settings(job), resume=True, overwrite=False)
+    except LosparseError:
+        return False
+    return True
+
+
+def _settings(job: CompressionJob) -> dict[str, Any]:
+    return {**job.settings, "recipe": job.recipe.to_dict()}
 
 
 def process_rank() -> int:

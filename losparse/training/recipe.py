@@ -5,7 +5,6 @@ Every field is a flag of the command line and a key of a recipe file (JSON or YA
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, field, fields
 from pathlib import Path
@@ -34,8 +33,7 @@ from ..validation import (
     json_schema,
     read_as,
 )
-
-_SUFFIXES = (".json", ".yaml", ".yml")
+from ..validation.documents import read_document
 
 LoraAlso = Literal["nothing", "head", "small"]
 
@@ -204,48 +202,16 @@ class Recipe:
         Raises:
             LosparseError: the file is missing or malformed, or holds an unknown key.
         """
-        if not path.is_file():
-            raise LosparseError(f"recipe file {str(path)!r} does not exist")
-        if path.suffix.lower() not in _SUFFIXES:
-            raise LosparseError(
-                f"a recipe must be a {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file, got {str(path)!r}"
-            )
+        document = read_document(path, "recipe", tuple(each.name for each in fields(cls)))
         try:
-            text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark before the text
-            data = _parse(text, yaml=path.suffix.lower() != ".json") if text.strip() else None
-        except ModuleNotFoundError:
-            raise
-        except UnicodeDecodeError as error:
-            byte = f"byte 0x{error.object[error.start]:02x} is not utf-8"
-            raise LosparseError(f"recipe file {str(path)!r} cannot be read: {byte}; save the file as utf-8") from error
-        except Exception as error:  # the two parsers share no base class but ValueError-likes
-            raise LosparseError(f"recipe file {str(path)!r} cannot be read: {_reason(error)}") from error
-        if data is None:
-            keys = ", ".join(each.name for each in fields(cls))
-            raise LosparseError(f"recipe file {str(path)!r} is empty; it needs at least one of the keys {keys}")
-        return cls.from_dict(data, str(path))
+            return cls.from_dict(document.data)
+        except WrongValueError as error:
+            raise document.placed(error) from None
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """Return the JSON schema of a recipe file, by which editors complete and check it."""
         return json_schema(cls)
-
-
-def _parse(text: str, *, yaml: bool) -> Any:
-    if not yaml:
-        return json.loads(text)
-    from yaml import safe_load
-
-    return safe_load(text)
-
-
-def _reason(error: Exception) -> str:
-    """Say what a parser found wrong, and in which line; YAML's says that over several lines, and the place last."""
-    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
-    if problem is None or mark is None:
-        return str(error).splitlines()[0]
-    context = getattr(error, "context", None)
-    return f"line {mark.line + 1}: {problem}" + (f" {context}" if context else "")
 
 
 def check_lora(training: Training, method: Method | None) -> None:

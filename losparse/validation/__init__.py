@@ -14,6 +14,7 @@ by_name     a field that holds one of several dataclasses
 fields      the fields of a dataclass, and what its docstring says of them
 words       what a type allows, in words
 messages    what is wrong, in one line
+documents   JSON and YAML files, and the line of every key
 """
 
 from .by_name import ByName
@@ -32,6 +33,7 @@ from .marks import (
     ShareBelow1,
     ShareBetween,
     ShareFrom0,
+    Size,
     ZeroOrMore,
 )
 from .messages import WrongValueError
@@ -52,6 +54,7 @@ __all__ = [
     "ShareBelow1",
     "ShareBetween",
     "ShareFrom0",
+    "Size",
     "WrongValueError",
     "ZeroOrMore",
     "checked",

@@ -148,6 +148,36 @@ class Says:
     wanted: str
 
 
+_SIZE = re.compile(r"(\d+\.?\d*|\.\d+)\s*([kKMG]?i?)B?")
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """A number of bytes above 0, which may be written with a unit: 20MB, 1.5 GiB."""
+
+    wanted: str = "a number of bytes above 0, as in 20MB or 20000000"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Return a check that converts."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        """Return a schema of a number or a text."""
+        return {"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string"}]}
+
+    def _read(self, value: Any) -> int:
+        if isinstance(value, str):
+            match = _SIZE.fullmatch(value.strip())
+            if match is None or match[2].replace("K", "k") not in _UNITS:
+                raise ValueError("no size")
+            value = float(match[1]) * _UNITS[match[2].replace("K", "k")]
+        whole = Numeric(above=0, most=2**62).read(round(value) if isinstance(value, float) else value, int)
+        return int(whole)
+
+
 OneOrMore = Annotated[int, Numeric(least=1)]
 ZeroOrMore = Annotated[int, Numeric(least=0)]
 Positive = Annotated[float, Numeric(above=0)]
@@ -158,3 +188,4 @@ ShareBelow1 = Annotated[float, Numeric(least=0, below=1)]
 ShareBetween = Annotated[float, Numeric(above=0, below=1)]
 Flag = Annotated[bool, Strictly()]
 AnyText = Annotated[str, Strictly()]
+Size = Annotated[int, Bytes()]
