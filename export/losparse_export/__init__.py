@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .precision.apply import apply_precision
     from .precision.base import Precision
     from .precision.table import PRECISION_TABLE, PRECISIONS
+    from .settings import ExportSettings
     from .target import CPU, TARGETS, Target
     from .tracing.trace import trace_model
 
@@ -41,6 +42,7 @@ _HOMES = {
     "Costs": "costs",
     "Counts": "costs",
     "ExportReport": "export",
+    "ExportSettings": "settings",
     "LOWERINGS": "lowerings",
     "LayerPlan": "planning.plan",
     "PlannedLayer": "graph.layer",
@@ -79,6 +81,7 @@ __all__ = [
     "Counts",
     "Estimate",
     "ExportReport",
+    "ExportSettings",
     "LayerPlan",
     "ParityError",
     "ParityReport",

@@ -20,6 +20,7 @@ documents   JSON and YAML files, and the line of every key
 from .by_name import ByName
 from .checked import checked, json_schema, read_as
 from .marks import (
+    AloneToo,
     AnyText,
     Flag,
     NotEmpty,
@@ -40,6 +41,7 @@ from .messages import WrongValueError
 from .words import wanted
 
 __all__ = [
+    "AloneToo",
     "AnyText",
     "ByName",
     "Flag",

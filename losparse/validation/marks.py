@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -116,14 +116,35 @@ class NotEmpty:
 
 
 @dataclass(frozen=True)
+class AloneToo:
+    """A list of texts, of which a single one may stand alone: `precision: int8`."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Return a check that makes a list of a text first."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_before_validator_function(self._listed, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        """Return the list, or what it is a list of."""
+        listed = handler(schema)
+        return {"anyOf": [listed, listed["items"]]}
+
+    def _listed(self, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
 class OneOf:
     """One of some texts, where they are known from a table and not from a `Literal`.
 
     Attributes:
         values: returns them; it is asked at every check, so that what is added to the table counts.
+        meanings: returns what each of them means, for help; None where a docstring says it.
     """
 
     values: Callable[[], Iterable[str]]
+    meanings: Callable[[], Mapping[str, str]] | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         """Return the check of a text."""
