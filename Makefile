@@ -49,22 +49,24 @@ support: $(BIN)/.installed
 # optimum-onnx 0.1.0 needs transformers below 4.58, so it lives in an environment of its own.
 .venv-optimum/.installed:
 	$(PYTHON) -m venv .venv-optimum || python3 -m venv .venv-optimum
-	.venv-optimum/bin/python -m pip install --quiet torch==2.13.0 transformers==4.57.6 "optimum-onnx[onnxruntime]==0.1.0" onnxruntime==1.31.1
+	.venv-optimum/bin/python -m pip install --quiet torch==2.13.0 transformers==4.57.6 "optimum-onnx[onnxruntime]==0.1.0" onnxruntime==1.31.1 sentence-transformers==5.7.0
 	touch $@
 
 test-optimum: $(BIN)/.installed .venv-optimum/.installed
 	$(BIN)/python tests/optimum/write_folders.py build/optimum
 	ORT_DISABLE_TELEMETRY=1 .venv-optimum/bin/python tests/optimum/check_optimum.py build/optimum
 
-# Our vectors beside those of sentence-transformers, for every setting of its folders, in an environment of its own.
+# Our vectors beside those of sentence-transformers, for every setting of its folders, in an environment of its own; and
+# beside those of its ONNX backend on our folders, which needs optimum: sentence-transformers 5.7 is the newest with it.
 .venv-sentence-transformers/.installed:
 	$(PYTHON) -m venv .venv-sentence-transformers || python3 -m venv .venv-sentence-transformers
 	.venv-sentence-transformers/bin/python -m pip install --quiet -c constraints.txt torch transformers sentence-transformers==6.2.0
 	touch $@
 
-test-sentence-transformers: $(BIN)/.installed .venv-sentence-transformers/.installed
+test-sentence-transformers: $(BIN)/.installed .venv-sentence-transformers/.installed .venv-optimum/.installed
 	$(BIN)/python tests/sentence_transformers/write_folders.py build/sentence-transformers
 	.venv-sentence-transformers/bin/python tests/sentence_transformers/check_sentence_transformers.py build/sentence-transformers
+	ORT_DISABLE_TELEMETRY=1 .venv-optimum/bin/python tests/sentence_transformers/check_onnx_backend.py build/sentence-transformers
 
 # Each extra in a clean environment: what it brings, and what it refuses.
 test-extras: $(BIN)/.installed

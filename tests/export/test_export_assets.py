@@ -8,7 +8,14 @@ import logging
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import BertConfig, BertModel, BertTokenizer, LlamaTokenizer
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    LlamaTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from losparse_export.folder.assets import copy_tokenizer, longest_text, match_tokenizers, tokenizer_limit
 from losparse_export.opening.load import Loaded
@@ -115,6 +122,23 @@ def test_what_the_class_of_a_tokenizer_says_is_written(tmp_path):
     (source / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
     copy_tokenizer(source, folder), match_tokenizers(source, folder)
     assert TextEncoder(folder, max_length=16, pad_token_id=None).padding_side == "left"
+
+
+def test_a_tokenizer_without_a_class_is_named_so_that_transformers_4_opens_it(tmp_path):
+    """By the older name it would tell the texts of a pair by token types, which version 5 does not."""
+    source, folder = word_tokenizer(tmp_path / "source"), tmp_path / "folder"
+    folder.mkdir()
+    opened = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_file(str(source / "tokenizer.json")))
+    opened.save_pretrained(source)
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    assert settings["tokenizer_class"] == "TokenizersBackend"
+    copy_tokenizer(source, folder)
+    assert not match_tokenizers(source, folder)  # it says no token types
+    written = json.loads((folder / "tokenizer_config.json").read_text())
+    names = ["input_ids", "attention_mask"]
+    assert written == {**settings, "tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names}
+    again = AutoTokenizer.from_pretrained(folder)
+    assert again("a", "b").input_ids == opened("a", "b").input_ids and again.model_input_names == names
 
 
 def tiny(folder=None, task="feature-extraction", **settings):

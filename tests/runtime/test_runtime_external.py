@@ -72,3 +72,33 @@ def test_weights_in_a_file_that_is_not_listed_are_refused(make_folder: MakeFolde
     data["files"]["weights.bin"] = file_record(folder / "weights.bin")
     (folder / "losparse.json").write_text(json.dumps(data))
     assert Session(folder).run({"input_ids": np.array([[2, 4, 3]])})["logits"].shape == (1, 3)
+
+
+def test_weights_are_looked_for_beside_the_model_in_its_folder(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    (folder.path / "onnx").mkdir()
+    onnx.save(
+        onnx.load(folder.path / "model.onnx"),
+        folder.path / "onnx" / "model.onnx",
+        save_as_external_data=True,
+        location="w.bin",
+        size_threshold=100,  # shape constants stay inside
+    )
+    names = ("onnx/model.onnx", "onnx/w.bin")
+    data = json.loads((folder.path / "losparse.json").read_text())
+    flat = {name: data[name] for name in ("precision", "opset", "ir_version", "session", "parity")}
+    variant = {**flat, "graphs": {"model": {"file": names[0], "fingerprint": data["fingerprint"]}}}
+    signature = {name: data[name] for name in ("inputs", "outputs")}
+    folder.edit(
+        lambda data: data.update(
+            format=4,
+            graphs={"model": signature},
+            variants={"fp32": variant},
+            files={name: file_record(folder.path / name) for name in names},
+        )
+    )
+    (folder.path / "model.onnx").unlink()
+    assert Session(folder.path, threads=1).classify(["a"])
+    folder.edit(lambda data: data["files"].pop(names[1]))
+    with pytest.raises(FolderError, match=r"onnx/model\.onnx takes weights from 'onnx/w\.bin', which losparse\.json"):
+        Session(folder.path, threads=1)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from losparse_runtime import FolderError, TensorSpec, changed_files, read_metadata, verify_files
+from losparse_runtime import FolderError, TensorSpec, changed_files, read_folder, read_metadata, verify_files
 from losparse_runtime.contract.config import ModelConfig, read_model_config
+from losparse_runtime.contract.files import record_files
 from losparse_runtime.contract.folder import FileRecord
 
 from .conftest import file_record
@@ -140,7 +143,11 @@ def test_a_later_format_is_refused_with_the_way_out(make_folder: MakeFolder) -> 
         ("files", [], r"'files' must be an object"),
         ("files", {}, r"'files.model.onnx' is missing"),
         ("files.model.onnx", 5, None),
-        ("files", {"../x": {}}, r"'files' must name files inside the folder, got '../x'"),
+        *(
+            ("files", {name: {}}, rf"'files' must name files inside the folder, got '{re.escape(name)}'")
+            for name in ("../x", "/x", "a/../x", "a//x", "a/", ".", "a/./x")
+        ),
+        ("files", {"a\\x": {}}, r"'files' must name files inside the folder, got"),
         (
             "files",
             {"model.onnx": {"bytes": -1, "sha256": "0" * 64}},
@@ -275,6 +282,27 @@ def test_every_file_that_is_not_as_it_was_written_is_listed(make_folder: MakeFol
     assert changed_files(folder)[0] == "model.onnx: missing, losparse.json lists it"
     with pytest.raises(FolderError, match="no such folder"):
         changed_files(folder / "none")
+
+
+def test_files_in_folders_are_known_by_their_path(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    for name in ("1_Pooling", "2_Normalize"):
+        (folder.path / name).mkdir()
+        (folder.path / name / "config.json").write_text("{}")
+    records = {name: asdict(record) for name, record in record_files(folder.path).items()}
+    assert {"1_Pooling/config.json", "2_Normalize/config.json", "model.onnx"} < records.keys()
+    records.pop("2_Normalize/config.json")
+    folder.edit(lambda data: data.update(files=records))
+    (folder.path / "1_Pooling" / "extra.bin").write_bytes(b"")
+    assert changed_files(folder.path) == [
+        "1_Pooling/extra.bin: losparse.json does not list it",
+        "2_Normalize: losparse.json does not list it",
+    ]
+    (folder.path / "1_Pooling" / "config.json").write_text("[]")
+    assert changed_files(folder.path)[0].startswith("1_Pooling/config.json: SHA-256 is ")
+    (folder.path / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(FolderError, match=r"1_Pooling/config\.json: missing, but losparse\.json names it"):
+        read_folder(folder.path)
 
 
 def test_what_a_hub_or_git_adds_is_no_change(make_folder: MakeFolder) -> None:

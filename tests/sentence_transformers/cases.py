@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 OLD = "sentence_transformers.models."
 NEW = {
     "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
@@ -173,3 +175,59 @@ CROSS_ENCODERS: dict[str, dict[str, Any]] = {
         "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity",
     },
 }
+
+# What sentence-transformers 6 writes beside config.json of a cross-encoder, by the name of its folder; it counts more.
+_SIX = {
+    MODULES: modules("Transformer", names=NEW),
+    OWN: {
+        "transformer_task": "sequence-classification",
+        "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+        "module_output_name": "scores",
+    },
+}
+_IDENTITY = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"}
+CROSS_FILES: dict[str, dict[str, Any]] = {
+    "saved-by-6": {**_SIX, CONFIG: {**_IDENTITY, "prompts": {}, "default_prompt_name": None}},
+    "says-both-of-6": {**_SIX, CONFIG: _IDENTITY},
+}
+CROSS_ENCODERS |= {
+    "saved-by-6": {},
+    "says-both-of-6": {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}},
+}
+
+# Calls of SentenceEncoder and SentenceTransformer on one folder, and of both CrossEncoders: method, keyword arguments.
+ENCODER = "prompts"  # the case whose folder they are for
+CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("encode", {"inputs": TEXTS}),
+    ("encode", {"inputs": TEXTS[0]}),
+    ("encode", {"inputs": []}),
+    ("encode", {"inputs": TEXTS, "prompt_name": "query", "batch_size": 2}),
+    ("encode", {"inputs": TEXTS, "prompt": "a new one, ", "prompt_name": "query"}),
+    ("encode", {"inputs": TEXTS, "normalize_embeddings": True}),
+    ("encode", {"inputs": TEXTS, "truncate_dim": 12, "normalize_embeddings": True}),
+    ("encode", {"inputs": TEXTS, "truncate_dim": 16, "precision": "binary"}),
+    ("encode", {"inputs": TEXTS, "precision": "ubinary"}),
+    ("encode", {"inputs": TEXTS, "output_value": "token_embeddings"}),
+    ("encode", {"inputs": TEXTS[0], "output_value": "token_embeddings"}),
+    ("encode_query", {"inputs": TEXTS}),
+    ("encode_document", {"inputs": TEXTS}),
+    ("encode_document", {"inputs": TEXTS, "prompt_name": "passage", "normalize_embeddings": True}),
+)
+PAIRS = [[QUERY, text] for text in TEXTS]
+CROSS_ENCODER = "says-Tanh"
+CROSS_CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("predict", {"inputs": PAIRS}),
+    ("predict", {"inputs": PAIRS[0]}),
+    ("predict", {"inputs": []}),
+    ("predict", {"inputs": PAIRS, "batch_size": 2}),
+    ("rank", {"query": QUERY, "documents": TEXTS, "top_k": 3, "return_documents": True}),
+    ("rank", {"query": QUERY, "documents": TEXTS}),
+)
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+
+
+def flat(value: Any) -> list[Any]:
+    """Return what a call gives as a list of arrays: a ranking as places, scores and texts."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [np.array([each.get(name, "") for each in value]) for name in ("corpus_id", "score", "text")]
+    return [np.asarray(each) for each in value] if isinstance(value, list) else [np.asarray(value)]

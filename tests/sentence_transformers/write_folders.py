@@ -15,7 +15,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import CASES, CROSS_ENCODERS, PLAIN, QUERY, SIZE, TEXTS
+from cases import (
+    CALLS,
+    CASES,
+    CROSS_CALLS,
+    CROSS_ENCODER,
+    CROSS_ENCODERS,
+    CROSS_FILES,
+    ENCODER,
+    PLAIN,
+    QUERY,
+    SIMILARITIES,
+    SIZE,
+    TEXTS,
+    flat,
+)
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
@@ -30,7 +44,7 @@ from transformers import (
 )
 
 from losparse_export import export_model, trace_model
-from losparse_runtime import Session
+from losparse_runtime import CrossEncoder, SentenceEncoder, Session
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 COMMON = {
@@ -102,10 +116,34 @@ def write_rankings(out: Path) -> None:
         tokenizer.save_pretrained(folder)
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, **said}))
+        for file, content in CROSS_FILES.get(name, {}).items():
+            (folder / file).write_text(json.dumps(content))
         export_model(folder, out / "onnx" / name, tracer=tracer)
         ranked = Session(out / "onnx" / name, threads=1).rank(QUERY, TEXTS, batch_size=4)
         np.savez(out / f"{name}.npz", [each.index for each in ranked], [each.score for each in ranked])
         print(f"{name}: {ranked[0].score:.3f} to {ranked[-1].score:.3f}", flush=True)
+
+
+def write_for_pytorch(out: Path, name: str) -> None:
+    """Put the weights of a folder beside what its export says to sentence-transformers, in the place of the graph."""
+    target = Path(shutil.copytree(out / "onnx" / name, out / "exported" / name))
+    (target / "model.onnx").unlink()
+    shutil.copyfile(out / "folders" / name / "model.safetensors", target / "model.safetensors")
+
+
+def write_calls(out: Path) -> None:
+    """Write what the classes that stand for theirs give."""
+    encoder = SentenceEncoder(out / "onnx" / ENCODER, threads=1)
+    for number, (method, options) in enumerate(CALLS):
+        np.savez(out / f"call-{number}.npz", *flat(getattr(encoder, method)(**options)))
+    cross = CrossEncoder(out / "onnx" / CROSS_ENCODER, threads=1)
+    for number, (method, options) in enumerate(CROSS_CALLS):
+        np.savez(out / f"cross-{number}.npz", *flat(getattr(cross, method)(**options)))
+    vectors, others = encoder.encode(TEXTS), encoder.encode_query(TEXTS)
+    for name in SIMILARITIES:
+        encoder.similarity_fn_name = name
+        both = encoder.similarity(vectors, others[:3]), encoder.similarity_pairwise(vectors, others)
+        np.savez(out / f"similarity-{name}.npz", *both)
 
 
 def main() -> None:
@@ -130,8 +168,10 @@ def main() -> None:
         session = Session(out / "onnx" / case.name, threads=1)
         vectors = [session.embed(TEXTS, batch_size=4, **call) for call in case.calls]
         np.savez(out / f"{case.name}.npz", *vectors)
+        write_for_pytorch(out, case.name)
         print(f"{case.name}: {vectors[0].shape}", flush=True)
     write_rankings(out)
+    write_calls(out)
 
 
 if __name__ == "__main__":

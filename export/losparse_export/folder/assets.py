@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 # What configurations differ about: case, accents, spaces, punctuation, other scripts.
 _TEXTS = ("Hello, World! It's 3.5 %.", "Crème brûlée  for\tNaïve ÅNGSTRÖM", "日本語 и кириллица")
+_CLASS_OF_5, _CLASS_OF_4 = "TokenizersBackend", "PreTrainedTokenizerFast"
 _ADDED = 16  # special tokens that are tried; T5 has a hundred
 
 
@@ -189,13 +190,22 @@ def match_tokenizers(source: Path, folder: Path, *, lower_case: bool = False) ->
 
 
 def _settle(tokenizer: Any, file: Path) -> None:
-    """Write what a tokenizer's class says and the file does not: where it pads and cuts, and with which token."""
+    """Write what a tokenizer's class says and the file does not: where it pads and cuts, with which token, its inputs.
+
+    transformers 5 calls a tokenizer without a class of its own by a name that 4, and with it optimum, does not know; by
+    the older name, which both know, 4 tells the texts of a pair by token types unless the file says its inputs.
+    """
     settings = read_optional(file)
     told = {name: settings.get(name, "right") for name in ("padding_side", "truncation_side")}
     token = settings.get("pad_token")
     told["pad_token"] = token.get("content") if isinstance(token, dict) else token
     known = {name: getattr(tokenizer, name, None) for name in told}
-    changed = {name: str(value) for name, value in known.items() if value is not None and value != told[name]}
+    changed: dict[str, Any] = {
+        name: str(value) for name, value in known.items() if value is not None and value != told[name]
+    }
+    if settings.get("tokenizer_class") == _CLASS_OF_5:
+        names = settings.get("model_input_names") or tokenizer.model_input_names
+        changed |= {"tokenizer_class": _CLASS_OF_4, "model_input_names": list(names)}
     if changed:
         settings |= changed
         file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

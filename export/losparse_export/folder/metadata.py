@@ -22,7 +22,7 @@ from losparse_runtime.contract.tensors import TensorSpec
 from losparse_runtime.contract.variant import MODEL_FILE, ModelFile, Variant
 
 from ..opening.load import Loaded, class_names, parameter_counts
-from ..opening.sentence import Sentences
+from ..opening.sentence import Sentences, read_activation
 from ..precision.table import PRECISION_TABLE
 from ..target import Target
 from .model import fingerprint
@@ -115,6 +115,9 @@ def model_config(loaded: Loaded) -> dict[str, Any]:
     config["architectures"] = [type(loaded.model).__name__]
     if config.get("problem_type") is None and not loaded.task.is_problem(None, loaded.model.config.num_labels):
         config["problem_type"] = loaded.task.problem  # the user said it, and readers of this file must know
+    activation = read_activation(loaded.folder) if loaded.task.scores_texts else None
+    if activation is not None:
+        config["sentence_transformers"] = {**config.get("sentence_transformers", {}), "activation_fn": activation}
     return config
 
 

@@ -19,6 +19,7 @@ from ..target import CPU, Target
 from .assets import copy_tokenizer, longest_text, match_tokenizers
 from .metadata import describe_model, graph_metadata, model_config
 from .model import EXTERNAL_FROM, save_model
+from .sentence import write_sentence_files
 
 
 def write_folder(
@@ -59,6 +60,7 @@ def write_folder(
     save_model(graph, folder, external_from=external_from)
     write_json(folder / CONFIG_FILE, model_config(loaded))
     write_json(folder / PLAN_FILE, plan.to_dict())
+    write_sentence_files(folder, contents, lower_case=lower_case)
     contents = replace(contents, files=record_files(folder))
     write_metadata(folder, contents)
     return contents

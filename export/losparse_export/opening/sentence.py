@@ -24,15 +24,15 @@ from losparse_runtime.contract.embedding import POOLINGS, SIMILARITIES, Embeddin
 logger = logging.getLogger(__name__)
 
 MODULES_FILE = "modules.json"
-_CONFIG_FILE = "config_sentence_transformers.json"
-_TRANSFORMER_FILES = tuple(
+CONFIG_FILE = "config_sentence_transformers.json"
+TRANSFORMER_FILES = tuple(
     f"sentence_{family}_config.json"
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 _MAKERS = "sentence_transformers."
 
 # Switches of older pooling configurations, in the order in which their vectors are laid end to end.
-_SWITCHES = {
+SWITCHES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -102,7 +102,7 @@ def read_sentences(source: Path | None, *, causal: bool = False) -> Sentences:
     _check_place(source)
     if not (source / MODULES_FILE).is_file():
         return plain
-    config = read_optional(source / _CONFIG_FILE)
+    config = read_optional(source / CONFIG_FILE)
     own = _transformer_settings(source)
     limit = own.get("max_seq_length")
     found = Sentences(
@@ -121,6 +121,30 @@ def read_sentences(source: Path | None, *, causal: bool = False) -> Sentences:
         return found
     embedding = replace(found.embedding, include_prompt=include_prompt)
     return replace(found, pooling="+".join(modes), normalize=normalize, embedding=embedding)
+
+
+def read_activation(source: Path | None) -> str | None:
+    """Return which function makes a score of a cross-encoder's output, from where sentence-transformers 6 says it.
+
+    Earlier releases say it in config.json, which loses to this.
+
+    Args:
+        source: the folder of the model; None for a model in memory.
+
+    Returns:
+        Its dotted name; None where the folder does not say it there.
+
+    Raises:
+        LosparseError: the file cannot be read.
+    """
+    config = {} if source is None else read_optional(source / CONFIG_FILE)
+    if config.get("model_type") != "CrossEncoder":
+        return None
+    prompts, default = config.get("prompts"), config.get("default_prompt_name")
+    if isinstance(prompts, dict) and prompts.get(default):
+        logger.warning("%s puts prompt %r in front of texts, which is not exported; do it yourself", source, default)
+    said = config.get("activation_fn")
+    return said if isinstance(said, str) else None
 
 
 def _check_place(source: Path) -> None:
@@ -176,19 +200,19 @@ def _pooling(folder: Path) -> tuple[list[str], bool]:
     settings = read_optional(folder / "config.json")
     named = settings.get("pooling_mode")
     if named is None:
-        named = [mode for switch, mode in _SWITCHES.items() if settings.get(switch)] or ["mean"]
+        named = [mode for switch, mode in SWITCHES.items() if settings.get(switch)] or ["mean"]
     modes = [named] if isinstance(named, str) else named
     if not isinstance(modes, list) or not modes or not all(mode in POOLINGS for mode in modes):
         raise _NotFollowed(f"pools by {named!r} (losparse pools by {', '.join(POOLINGS)})")
     for name in settings:
-        if name not in _SWITCHES and name not in _POOLING_SETTINGS:
+        if name not in SWITCHES and name not in _POOLING_SETTINGS:
             raise _NotFollowed(f"sets {name!r} of its pooling")
     return modes, settings.get("include_prompt") is not False
 
 
 def _transformer_settings(source: Path) -> dict[str, Any]:
     """Return the settings of the transformer module, from the first file that has any."""
-    return next((found for name in _TRANSFORMER_FILES if (found := read_optional(source / name))), {})
+    return next((found for name in TRANSFORMER_FILES if (found := read_optional(source / name))), {})
 
 
 def _check_transformer(settings: Mapping[str, Any]) -> None:
@@ -210,7 +234,7 @@ def _check_kind(config: Mapping[str, Any]) -> None:
 
 def _embedding(config: Mapping[str, Any], source: Path) -> Embedding:
     """Read prompts and the length of a vector."""
-    file = source / _CONFIG_FILE
+    file = source / CONFIG_FILE
     prompts, default, size = (config.get(name) for name in ("prompts", "default_prompt_name", "truncate_dim"))
     prompts = {} if prompts is None else prompts
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):

@@ -4,6 +4,7 @@ FOLDER/model.onnx      (+ model.onnx.data)   the graph and its weights; more suc
 FOLDER/losparse.json                         what it holds, `Folder`
 FOLDER/config.json                           the Hugging Face configuration
 FOLDER/tokenizer.json tokenizer_config.json  may be absent; needed for texts, not for token ids
+FOLDER/modules.json 1_Pooling/ ...           for sentence-transformers, of embedding folders; this package reads none
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import stat
 import tempfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +122,10 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
         folder: a finished folder, but for its metadata.
 
     Returns:
-        By name, of every file but the metadata, which holds this.
+        By their path inside the folder, of every file but the metadata, which holds this.
     """
-    files = (file for file in sorted(folder.iterdir()) if file.is_file() and file.name != METADATA_FILE)
-    return {file.name: FileRecord(file.stat().st_size, _digest(file)) for file in files}
+    files = ((file.relative_to(folder).as_posix(), file) for file in sorted(folder.rglob("*")) if file.is_file())
+    return {name: FileRecord(file.stat().st_size, _digest(file)) for name, file in files if name != METADATA_FILE}
 
 
 def _size(file: Path) -> int | None:
@@ -198,10 +200,17 @@ def changed_files(folder: Path | str) -> list[str]:
     found = [(name, _changed(folder, name, record)) for name, record in listed.items()]
     lines = [f"{name}: {changed}" for name, changed in found if changed is not None]
     known = {METADATA_FILE, *listed, *(() if CONFIG_FILE in listed else _ONCE_UNLISTED)}
-    extra = sorted(
-        path.name for path in folder.iterdir() if path.name not in known and not _beside_the_model(path.name)
-    )
-    return [*lines, *(f"{name}: {METADATA_FILE} does not list it" for name in extra)]
+    return [*lines, *(f"{name}: {METADATA_FILE} does not list it" for name in sorted(_unlisted(folder, known)))]
+
+
+def _unlisted(folder: Path, known: Collection[str], inside: str = "") -> Iterator[str]:
+    """Yield what a folder holds beside the files that are known, by path; a folder without any of them is one name."""
+    for path in folder.iterdir():
+        name = f"{inside}{path.name}"
+        if path.is_dir() and any(each.startswith(f"{name}/") for each in known):
+            yield from _unlisted(path, known, f"{name}/")
+        elif name not in known and not _beside_the_model(path.name):
+            yield name
 
 
 def _beside_the_model(name: str) -> bool:

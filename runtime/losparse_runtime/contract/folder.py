@@ -76,7 +76,8 @@ class Folder:
         source: the model that was exported.
         graphs: what each takes and gives, in every variant the same, by name; the first is the one that reads a text.
         variants: by name, the first is what opens by default.
-        files: every file of the folder but this one, by name; earlier writers listed the model's files alone.
+        files: every file of the folder but this one, by its path inside, as in "1_Pooling/config.json"; earlier writers
+            listed the model's files alone.
         labels: class names by class id; None where the task has none.
         max_length: positions the model has, in tokens.
         type_ids: whether the second text of a pair has other token types than the first, as it had in training.
@@ -283,8 +284,8 @@ def _source(fields: Fields) -> Source:
 def _files(fields: Fields, variants: Mapping[str, Variant]) -> dict[str, FileRecord]:
     records = {}
     for name in fields.data:
-        # A name with a separator could point outside the folder.
-        if name in ("", ".", "..") or "/" in name or "\\" in name:
+        # What points outside the folder, and what is one file by two names, is refused.
+        if "\\" in name or any(part in ("", ".", "..") for part in name.split("/")):
             raise FolderError(f"{fields.file}: field 'files' must name files inside the folder, got {name!r}")
         record = fields.object(name)
         records[name] = FileRecord(record.integer("bytes", 0), record.digest("sha256"))

@@ -7,7 +7,7 @@ import io
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
@@ -141,7 +141,8 @@ def _refuse(folder: Path, metadata: Metadata, options: Options, overflows: Calla
             f"has none, so they would overflow; export the model again with --weight-bits {SAFE_WEIGHT_BITS}"
         )
     name = metadata.model.file
-    unlisted = sorted(external_files(folder / name) - metadata.files.keys())
+    beside = PurePosixPath(name).parent  # locations are seen from the model's own folder
+    unlisted = sorted({(beside / each).as_posix() for each in external_files(folder / name)} - metadata.files.keys())
     if unlisted:
         raise FolderError(
             f"{folder}: {name} takes weights from {unlisted[0]!r}, which losparse.json does not list, so nothing "
