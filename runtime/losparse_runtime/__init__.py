@@ -35,6 +35,7 @@ from .timing.benchmark import Benchmark, Timing, benchmark, open_folders
 from .timing.latency import Latency, measure, peak_memory
 from .timing.openvino import OpenVino, OpenVinoFacts, find_openvino
 from .timing.profile import NodeTime, profile_nodes, time_by
+from .timing.ratio import Ratio, RatioVerdict, compare_latency
 
 __all__ = [
     "Advance",
@@ -60,6 +61,8 @@ __all__ = [
     "Progress",
     "ProviderError",
     "Ranked",
+    "Ratio",
+    "RatioVerdict",
     "Reference",
     "RunError",
     "SentenceEncoder",
@@ -73,6 +76,7 @@ __all__ = [
     "benchmark",
     "changed_files",
     "compare",
+    "compare_latency",
     "compare_sessions",
     "find_openvino",
     "measure",
