@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from losparse_runtime.engine.cpus import CPU_AMX, CPU_AVX2, CPU_AVX512_VNNI
+
 from .costs import Costs
 
 # Measured with onnxruntime 1.31.1, CPU provider, one thread, Zen 3 (AVX2), at 16 to 1,024 tokens: a multiply-add takes
@@ -59,10 +61,10 @@ AMX = Costs(
 # tokens, and fp32 as long. So everything but the multiply-add is taken from AMX; no other processor was measured.
 AVX512_VNNI = replace(AMX, int8=0.26)
 
-KINDS = {"cpu-avx2": AVX2, "cpu-avx512-vnni": AVX512_VNNI, "cpu-amx": AMX}
-"""Kinds of CPU, by the instructions that int8 products take there."""
+KINDS = {CPU_AVX2: AVX2, CPU_AVX512_VNNI: AVX512_VNNI, CPU_AMX: AMX}
+"""What things cost by class of CPU, as the runtime names those; of other classes nobody measured it."""
 
 # Whole models are planned best by the constants of AVX2, with AMX too: 12 x 768 at 1 x 128 takes 26 ms in int8 by them
 # and 32 by those of AMX (structure foldable), 6 x 384 in fp32 at 8 x 128 62 and 68; at structure narrow both give the
 # same times. What explains single layers better misses that queries and keys which are folded make attention narrow.
-DEFAULT_KIND = "cpu-avx2"
+DEFAULT_KIND = CPU_AVX2

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from losparse.errors import LosparseError, shown
+from losparse_runtime.engine.cpus import CPU_CLASSES, CPU_VARIABLE
 
 from .costs import Calls, Costs, Counts, Traffic
 from .graph.opsets import NEWEST
@@ -76,21 +77,18 @@ def this_machine(chosen: str | None) -> Target:
     """Return what "cpu" means: `machines.DEFAULT_KIND`, or the kind that is chosen in its place.
 
     Args:
-        chosen: a name of `machines.KINDS`; None or "" for the default.
+        chosen: a class of CPU, as `CPU_VARIABLE` names it; None or "", or one that nobody measured, for the default.
 
     Raises:
-        LosparseError: there is no kind of the name.
+        LosparseError: there is no class of the name.
     """
     kind = chosen or DEFAULT_KIND
-    if kind not in KINDS:
-        raise LosparseError(f"${KIND_VARIABLE} must be one of {', '.join(KINDS)}, or not set, got {kind!r}")
-    return _cpu("cpu", KINDS[kind])
+    if kind not in CPU_CLASSES:
+        raise LosparseError(f"${CPU_VARIABLE} must be one of {', '.join(CPU_CLASSES)}, or not set, got {kind!r}")
+    return _cpu("cpu", KINDS.get(kind, KINDS[DEFAULT_KIND]))
 
 
-KIND_VARIABLE = "LOSPARSE_CPU"
-"""Environment variable that names the kind of CPU that "cpu" is, where models are made for other machines than this."""
-
-CPU = this_machine(os.environ.get(KIND_VARIABLE))
+CPU = this_machine(os.environ.get(CPU_VARIABLE))
 """The machine at hand. Plans for it say "cpu": on another machine they can be carried out as well."""
 
 # What torch.onnx.export writes, as onnxruntime runs it: an opponent of ours, and what other runtimes like best: in int8

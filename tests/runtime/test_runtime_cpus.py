@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from losparse_runtime import InputError
 from losparse_runtime.engine import cpus
 
 
@@ -66,3 +67,31 @@ def test_where_products_with_weights_of_eight_bits_overflow(tmp_path: Path, text
     write(tmp_path / "cpuinfo", text)
     assert cpus.int8_overflows(tmp_path / "cpuinfo") is overflows
     assert cpus.int8_overflows(tmp_path / "no such file") is False
+
+
+@pytest.mark.parametrize(
+    ("text", "machine", "expected"),
+    [
+        ("flags : fpu avx2 bmi2\n", "x86_64", "cpu-avx2"),
+        ("flags : avx2 avx512f avx512_vnni\n", "x86_64", "cpu-avx512-vnni"),
+        ("flags : avx2 avx_vnni\n", "x86_64", "cpu-avx512-vnni"),
+        ("flags : avx512_vnni amx_tile amx_int8\n", "x86_64", "cpu-amx"),
+        ("flags : avx2 amx_tile amx_int8\n", "x86_64", "cpu-avx2"),  # as a virtual machine may show it
+        ("Features : fp asimd\n", "aarch64", "arm"),
+        ("", "arm64", "arm"),
+        ("", "AMD64", "unknown"),
+    ],
+)
+def test_the_class_of_a_cpu(tmp_path: Path, text: str, machine: str, expected: str) -> None:
+    write(tmp_path / "cpuinfo", text)
+    assert cpus.cpu_class(tmp_path / "cpuinfo", machine, {}) == expected
+    assert cpus.cpu_class(tmp_path / "cpuinfo", machine, {"LOSPARSE_CPU": ""}) == expected
+    for named in cpus.CPU_CLASSES:
+        assert cpus.cpu_class(tmp_path / "cpuinfo", machine, {"LOSPARSE_CPU": named}) == named
+    wide = expected != "cpu-avx2"
+    assert cpus.int8_overflows(tmp_path / "cpuinfo") is not wide
+
+
+def test_a_class_that_there_is_not() -> None:
+    with pytest.raises(InputError, match=r"^\$LOSPARSE_CPU must be one of cpu-avx2, .*, or not set, got 'amx'$"):
+        cpus.cpu_class(environ={"LOSPARSE_CPU": "amx"})
