@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from losparse_export import Plan, TaskModel, trace_model
-from losparse_export.export import evaluation
 from losparse_export.folder.write import write_folder
+from losparse_export.opening.evaluation import evaluation
 from losparse_export.opening.load import Loaded
 from losparse_export.opponents import quantise_by_default
 from losparse_export.parity.gate import check_parity

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .settings import ExportSettings
     from .target import CPU, TARGETS, Target
     from .tracing.trace import trace_model
+    from .variants import VariantsReport, export_variants, keep_variants
 
 _HOMES = {
     "CPU": "target",
@@ -56,12 +57,15 @@ _HOMES = {
     "Target": "target",
     "TaskModel": "opening.task_model",
     "TextFile": "accuracy.texts",
+    "VariantsReport": "variants",
     "apply_precision": "precision.apply",
     "candidates": "planning.choose",
     "check_folder": "check",
     "check_session": "check",
     "estimate_model": "estimate",
     "export_model": "export",
+    "export_variants": "variants",
+    "keep_variants": "variants",
     "lower_model": "planning.lower",
     "plan_layers": "planning.choose",
     "plan_model": "planning.choose",
@@ -91,12 +95,15 @@ __all__ = [
     "Target",
     "TaskModel",
     "TextFile",
+    "VariantsReport",
     "apply_precision",
     "candidates",
     "check_folder",
     "check_session",
     "estimate_model",
     "export_model",
+    "export_variants",
+    "keep_variants",
     "lower_model",
     "plan_layers",
     "plan_model",

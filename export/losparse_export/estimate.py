@@ -35,11 +35,11 @@ from losparse_runtime.contract.task import FEATURE_EXTRACTION
 
 from .build import build_graph, check_choice, dense_plan
 from .costs import Call
-from .export import evaluation
 from .folder.model import model_sizes
 from .folder.write import write_folder
 from .graph.naming import module_of_path, unmarked
 from .opening.config import read_config
+from .opening.evaluation import evaluation
 from .opening.kinds import check_reads_text, class_of, opening_class
 from .opening.load import Loaded, refuse_experts
 from .opening.task_model import TaskModel

@@ -2,57 +2,33 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
-import torch
-
-from losparse.calibration.modes import evaluating
 from losparse.saving.parts import PartBytes, onnx_parts
 from losparse.saving.staging import EXPORT, check_out, staged_folder
-from losparse_runtime import Session, measure
-from losparse_runtime.contract.files import write_metadata
-from losparse_runtime.contract.folder import Folder
 from losparse_runtime.contract.progress import SILENT, Phases, Progress
+from losparse_runtime.contract.variant import MODEL_FILE
 
-from .accuracy.measure import measure_accuracy, read_labelled
-from .accuracy.texts import Calibration, TextFile, encode_calibration, read_calibration
-from .build import Built, build_graph, check_choice, dense_plan
-from .costs import Calls, Traffic
-from .folder.assets import check_reading, check_tokenizer, endless_limit
+from .accuracy.texts import Calibration, TextFile
+from .build import check_choice
+from .costs import Calls
+from .exporter import Request, Texts, Written, opened_exporter
 from .folder.model import EXTERNAL_FROM, model_sizes
-from .folder.write import write_folder
 from .graph.opsets import NEWEST, check_opset
-from .opening.load import Loaded, load_model
-from .opening.task_model import TaskModel
-from .parity.gate import ParityReport, check_parity
-from .parity.scales import ScaleAgreement, compare_scales
+from .parity.gate import ParityReport
+from .parity.scales import ScaleAgreement
 from .planning.plan import Plan
-from .precision.apply import apply_precision
 from .precision.base import EMBEDDINGS, INT8_BITS, Precision
-from .precision.int8 import INT8
-from .precision.table import (
-    PRECISION_TABLE,
-    check_overflow,
-    check_precision,
-    check_weight_bits,
-    choose_embeddings,
-    judge_of,
-)
-from .precision.tables import tables_to_shrink
-from .target import CPU, Target, check_target, prepare_model
+from .precision.table import check_overflow, check_precision, check_weight_bits, choose_embeddings, judge_of
+from .precision.variants import VariantForm
+from .target import CPU, Target, check_target
 from .tracing.trace import Tracer, trace_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-_STEPS = ("opening the model", "tracing", "lowering", "writing")
 
 
 @dataclass(frozen=True)
@@ -150,168 +126,44 @@ def export_model(
     plan = Plan.read(plan) if isinstance(plan, Path | str) else plan
     check_opset(opset)
     wanted = check_precision(precision, calibrated=calibration is not None, labelled=data is not None)
-    calibration = data if wanted.calibrated and calibration is None else calibration
     check_weight_bits(weight_bits, precision)
-    tables = choose_embeddings(embeddings, precision)
+    choose_embeddings(embeddings, precision)
     check_choice(plan, calls, tune=tune)
     check_overflow(weight_bits)
     read = () if not isinstance(source, str | Path) else (Path(source),)
     check_out(out, overwrite=overwrite, sources=read, replaces=EXPORT)
+    texts = Texts(data, data if wanted.calibrated and calibration is None else calibration)
+    request = Request(opset, plan, calls, tune, target, embeddings, external_from)
+    form = VariantForm(precision, MODEL_FILE, precision, weight_bits if wanted.weight_bits else None)
     with progress.stage("exporting") as advance:
         phases = Phases(advance, "exporting")
-        phases.at(_STEPS[0], 0, len(_STEPS))
-        loaded = load_model(source, task)
-        check_tokenizer(loaded)
-        check_reading(loaded)
-        given = None if calibration is None else read_calibration(calibration, loaded.task.name)
-        with evaluation(loaded.model), staged_folder(out, overwrite=overwrite, replaces=EXPORT) as folder:
-            phases.at(_STEPS[1], 1, len(_STEPS))
-            wrapped = TaskModel(loaded.model, loaded.task, endless_limit(loaded))
-            labelled = None if data is None else read_labelled(data, wrapped)
-            prepared = prepare_model(tracer(wrapped), target)
-            phases.at(_STEPS[2], 2, len(_STEPS))
-            built = build_graph(
-                prepared,
-                precision=precision,
-                plan=plan,
-                calls=calls,
-                tune=tune,
-                target=target,
-                opset=opset,
-                phases=phases,
-            )
-            phases.at(_STEPS[3], 3, len(_STEPS))
-            writer = _Writer(loaded, wrapped, precision, weight_bits, tables, given, external_from, phases, target)
-            contents, parity = writer.write(built, folder)
-            if tune and built.plan.layers:
-                faster = _dense_if_faster(folder, built, prepared, Traffic.of(calls), writer)
-                if faster is not None:
-                    built = faster
-                    contents, parity = writer.write(built, folder)
-            accuracy = None if labelled is None else measure_accuracy(wrapped, folder, labelled, target.provider)
-            scales = writer.compare_scales(built, folder, labelled, accuracy) if wanted.calibrated else {}
-            contents = contents.measured(parity=parity.to_dict(), accuracy=accuracy)
-            write_metadata(folder, contents)
-            parts = onnx_parts(folder, contents)
-    judge = judge_of(contents.variants[precision].arithmetic)
-    sizes = model_sizes(contents)
+        with (
+            opened_exporter(source, request, texts, phases, task=task, tracer=tracer) as exporter,
+            staged_folder(out, overwrite=overwrite, replaces=EXPORT) as folder,
+        ):
+            written = exporter.write(form, folder)
+            return report_of(written, out, onnx_parts(folder, written.contents))
+
+
+def report_of(written: Written, out: Path, parts: PartBytes) -> ExportReport:
+    """Say what an export of one form wrote.
+
+    Args:
+        written: the form.
+        out: where it is.
+        parts: where the bytes of its files are.
+    """
+    contents = written.contents
+    (variant,) = contents.variants.values()
     return ExportReport(
-        out, contents.task, built.plan, parity, accuracy, sizes, contents.to_json(), judge, parts, scales
+        out,
+        contents.task,
+        written.plan,
+        written.parity,
+        written.accuracy,
+        model_sizes(contents),
+        contents.to_json(),
+        judge_of(variant.arithmetic),
+        parts,
+        written.scales,
     )
-
-
-@dataclass(frozen=True)
-class _Writer:
-    """Writes finished graphs of one model, each compared with PyTorch: first in fp32, then in its precision."""
-
-    loaded: Loaded
-    wrapped: TaskModel
-    precision: str
-    weight_bits: int
-    embeddings: str
-    calibration: Any
-    external_from: int
-    phases: Phases
-    target: Target
-
-    def write(self, built: Built, folder: Path) -> tuple[Folder, ParityReport]:
-        """Write a folder; returns what it holds and how far it is from PyTorch."""
-        place = partial(write_folder, folder, self.loaded, target=self.target, external_from=self.external_from)
-        compare = partial(check_parity, self.wrapped, folder, provider=self.target.provider, phases=self.phases)
-        contents = place(built.graph, built.plan)
-        parity = compare()
-        rounded = self._rounded(built)
-        if PRECISION_TABLE[self.precision].convert is None and rounded is None:
-            return contents, parity
-        feeds = None if self.calibration is None else encode_calibration(self.calibration, folder)
-        graph = apply_precision(
-            built.graph,
-            self.precision,
-            nodes=built.quantise,
-            calibration=feeds,
-            weight_bits=self.weight_bits,
-            embeddings=self.embeddings,
-        )
-        contents = place(graph, built.plan, precision=self.precision, weight_bits=self.weight_bits, embeddings=rounded)
-        return contents, compare(precision=contents.variants[self.precision].arithmetic)
-
-    def compare_scales(
-        self, built: Built, folder: Path, labelled: Any, accuracy: Mapping[str, Any] | None
-    ) -> dict[str, ScaleAgreement]:
-        """Make the dynamic form of a model with fixed scales, and say how both agree with fp32 on the texts."""
-        place = partial(write_folder, target=self.target, external_from=self.external_from)
-        with tempfile.TemporaryDirectory(prefix=".scales.", dir=folder.parent) as root:
-            places = {"fixed": folder, "dynamic": Path(root) / "int8", "fp32": Path(root) / "fp32"}
-            for form in ("dynamic", "fp32"):
-                places[form].mkdir()
-            place(places["fp32"], self.loaded, built.graph, built.plan)
-            place(
-                places["dynamic"],
-                self.loaded,
-                self._dynamic(built),
-                built.plan,
-                precision=INT8.name,
-                weight_bits=self.weight_bits,
-                embeddings=self._rounded(built),
-            )
-            sessions = {name: self.open(folder, torch.get_num_threads()) for name, folder in places.items()}
-            reference = sessions.pop("fp32")
-            found = compare_scales(sessions, reference, encode_calibration(self.calibration, folder))
-            if labelled is None or accuracy is None:
-                return found
-            dynamic = measure_accuracy(self.wrapped, places["dynamic"], labelled, self.target.provider)
-        right = {"fixed": accuracy["onnx"], "dynamic": dynamic["onnx"]}
-        return {name: replace(each, accuracy=right[name]) for name, each in found.items()}
-
-    def _rounded(self, built: Built) -> str | None:
-        return "int8" if self.embeddings == "int8" and tables_to_shrink(built.graph) else None
-
-    def _dynamic(self, built: Built) -> ir.Model:
-        return apply_precision(
-            built.graph,
-            INT8.name,
-            nodes=built.quantise,
-            weight_bits=self.weight_bits,
-            embeddings=self.embeddings,
-        )
-
-    def open(self, folder: Path, threads: int) -> Session:
-        """Open a folder as it runs on the target."""
-        return Session(folder, providers=(self.target.provider,), threads=threads, unchecked=True)
-
-
-def _dense_if_faster(folder: Path, built: Built, prepared: ir.Model, calls: Traffic, writer: _Writer) -> Built | None:
-    """Time the whole model against its dense form in every call, and return that where it is faster."""
-    plan, times = dense_plan(built.plan, "", ""), {}
-    with tempfile.TemporaryDirectory(prefix=".dense.", dir=folder.parent) as name:
-        opset = built.graph.graph.opset_imports[""]
-        dense = build_graph(prepared, precision=writer.precision, plan=plan, target=writer.target, opset=opset)
-        writer.write(dense, Path(name))
-        places = {"dense": Path(name), "factored": folder}
-        for call in calls.calls:
-            sessions = {form: writer.open(place, call.threads) for form, place in places.items()}
-            times[call] = measure(sessions, batch=call.batch, length=call.length, memory=False)
-    fast = calls.per_call(lambda call: times[call]["dense"].median_ms)
-    # By the speedups, which are of runs side by side.
-    if calls.per_call(lambda call: times[call]["dense"].median_ms / times[call]["factored"].speedup) <= fast:
-        return None
-    slow, where = calls.per_call(lambda call: times[call]["factored"].median_ms), f"at {calls.words}"
-    refused = f"the factored model takes {slow:.2f} ms {where}, the dense one {fast:.2f} ms"
-    return replace(
-        dense, plan=dense_plan(built.plan, f"the whole model is faster dense: {fast:.2f} ms {where}", refused)
-    )
-
-
-@contextmanager
-def evaluation(model: Any) -> Iterator[None]:
-    """Put a model into evaluation mode with an attention that can be traced, and back."""
-    attention = model.config._attn_implementation
-    wanted = "sdpa" if model._supports_sdpa else "eager"
-    with evaluating(model):
-        try:
-            if attention != wanted:
-                model.set_attn_implementation(wanted)
-            yield
-        finally:
-            if model.config._attn_implementation != attention:
-                model.set_attn_implementation(attention)

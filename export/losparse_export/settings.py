@@ -47,6 +47,8 @@ class ExportSettings:
             VNNI and Arm's.
         embeddings: embedding tables: as rows of "int8" with a scale each, or "float"; "auto" is int8 but in fp32 and
             fp16.
+        share_weights: store equal large weights of several forms once, in a file beside them; without it every file
+            stands alone, for tools that fetch a single one.
         target: kind of machine to plan for: cpu (this one), measured (this one, whose costs are measured in a minute,
             and remembered), cpu-avx2, cpu-avx512-vnni, cpu-amx, or another of TARGETS of losparse_export.
         tune: choose forms by timing them here; never slower than dense.
@@ -59,6 +61,7 @@ class ExportSettings:
     opset: Literal[23, 18] = 23
     weight_bits: Literal[7, 8] = 7
     embeddings: Literal["auto", "float", "int8"] = "auto"
+    share_weights: Flag = True
     target: AnyText = "cpu"
     tune: Flag = False
     batch: OneOrMore = 1

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from losparse_runtime.contract.fields import read_json
-from losparse_runtime.contract.files import METADATA_FILE, PLAN_FILE, read_metadata
+from losparse_runtime.contract.files import METADATA_FILE, read_metadata
+from losparse_runtime.contract.variant import PLAN_FILE
 
 from ..errors import LosparseError
 from ..layers.spec import LayerSpec

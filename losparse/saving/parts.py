@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from losparse_runtime.contract.folder import Folder
-from losparse_runtime.contract.weights import weight_sizes
+from losparse_runtime.contract.weights import stored_weights
 
 from .folder import Checkpoint
 
@@ -105,19 +105,24 @@ def checkpoint_parts(checkpoint: Checkpoint) -> PartBytes:
     return sum_parts(_tensor_sizes(checkpoint.shapes, checkpoint.types), checkpoint.file_bytes)
 
 
-def onnx_parts(place: Path, folder: Folder) -> PartBytes:
-    """Return where the bytes of an exported folder's graphs are, those of all variants together.
+def onnx_parts(place: Path, folder: Folder, variant: str | None = None) -> PartBytes:
+    """Return where the bytes of an exported folder's graphs are; weights that several variants share count once.
 
     Args:
         place: of the folder.
         folder: what its losparse.json says.
+        variant: whose graphs; None for all variants together.
 
     Raises:
         FolderError: a graph's file is damaged.
     """
-    files = {model.file for variant in folder.variants.values() for model in variant.models.values()}
-    sizes = [item for file in sorted(files) for item in weight_sizes(place / file).items()]
-    return sum_parts(sizes, folder.model_bytes)
+    names = tuple(folder.variants) if variant is None else (variant,)
+    files = sorted({model.file for name in names for model in folder.variants[name].models.values()})
+    weights = [(file, weight) for file in files for weight in stored_weights(place / file)]
+    # What lies outside a graph's file is the same weight wherever it is named.
+    stored = {(weight.file or file, weight.offset or weight.name): weight for file, weight in weights}
+    sizes = [(weight.name, weight.bytes) for weight in stored.values()]
+    return sum_parts(sizes, sum(folder.files[name].bytes for name in folder.model_files(*names)))
 
 
 def tokenizer_bytes(folder: Path) -> int:

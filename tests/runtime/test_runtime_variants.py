@@ -243,7 +243,7 @@ def test_older_readers_refuse_folders_that_they_would_read_wrong(
     folder = read_folder(make_folder("feature-extraction").path)
     assert replace(folder, embedding=embedding).format == expected
     wide = replace(folder.variants["fp32"], precision="int8", weight_bits=8)
-    assert replace(folder, variants={"int8": wide}).format == 2
+    assert replace(folder, variants={"int8-vnni": wide}).format == 2
     narrow = replace(folder, variants={"int8": replace(wide, weight_bits=7)})
     assert narrow.format == 1 and narrow.to_json()["weight_bits"] == 7
 

@@ -70,7 +70,7 @@ def describe_model(
         task=loaded.task.name,
         source=_describe_source(loaded),
         graphs={MODEL_GRAPH: describe_graph(model)},
-        variants={precision: variant},
+        variants={variant.own_name: variant},
         files={},
         labels=tuple(class_names(loaded.model.config)) if loaded.task.names_classes else None,
         max_length=max_length,

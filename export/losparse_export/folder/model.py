@@ -45,6 +45,29 @@ def save_model(
     )
 
 
+def save_weights(model: ir.Model, folder: Path, *, file: str, external: bool) -> None:
+    """Write a graph whose weights may be in other files of the folder, where they stay; it may not be used afterwards.
+
+    Args:
+        model: the finished graph.
+        folder: where to.
+        file: name of its file.
+        external: whether its other weights go into a second file, as `save_model` writes them, or into this one.
+    """
+    values = [value for value in model.graph.initializers.values() if not _lies_in(value.const_value, folder)]
+    if external:
+        large = [(value, value.const_value) for value in values if value.const_value is not None]
+        large = [(value, tensor) for value, tensor in large if tensor.nbytes > _INLINE_BELOW]
+        written = ir.external_data.convert_tensors_to_external([tensor for _, tensor in large], folder, data_file(file))
+        for (value, _), tensor in zip(large, written, strict=True):
+            value.const_value = tensor
+    ir.save(model, folder / file)
+
+
+def _lies_in(tensor: ir.TensorProtocol | None, folder: Path) -> bool:
+    return isinstance(tensor, ir.ExternalTensor) and Path(tensor.base_dir) == folder
+
+
 def model_sizes(folder: Folder) -> dict[str, int]:
     """Return the bytes of the files of graphs and weights, by file name."""
     names = (name for variant in folder.variants.values() for model in variant.models.values() for name in model.names)

@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from losparse import __version__
 from losparse_runtime.contract.config import CONFIG_FILE
-from losparse_runtime.contract.files import PLAN_FILE, record_files, write_json, write_metadata
+from losparse_runtime.contract.files import record_files, write_json, write_metadata
 from losparse_runtime.contract.folder import MODEL_GRAPH, Folder
+from losparse_runtime.contract.variant import PLAN_FILE
 
 from ..opening.load import Loaded
 from ..planning.plan import Plan
@@ -56,7 +57,7 @@ def write_folder(
     )
     graph.producer_name, graph.producer_version = "losparse", __version__
     graph.metadata_props.clear()
-    graph.metadata_props.update(graph_metadata(contents, precision, MODEL_GRAPH, plan.digest()))
+    graph.metadata_props.update(graph_metadata(contents, next(iter(contents.variants)), MODEL_GRAPH, plan.digest()))
     save_model(graph, folder, external_from=external_from)
     write_json(folder / CONFIG_FILE, model_config(loaded))
     write_json(folder / PLAN_FILE, plan.to_dict())

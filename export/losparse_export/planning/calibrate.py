@@ -22,7 +22,7 @@ from losparse_runtime.contract.progress import SILENT, Phases, Progress
 from losparse_runtime.dependencies import import_onnxruntime
 
 from ..costs import Costs
-from ..target import CPU, Target
+from ..target import CPU, MEASURED, Target, target_by_name
 from .cached import read_cached, write_cached
 from .probes import MULTIPLY_ADD, Probe, probes
 
@@ -60,6 +60,20 @@ def measured_target(
             found = (measure or measure_costs)(threads, Phases(advance, "measuring this machine"))
         write_cached(file, {**known, key: asdict(found)})
     return replace(CPU, costs=found)
+
+
+def named_target(name: str, threads: int = 1, *, progress: Progress = SILENT) -> Target:
+    """Return the kind of machine of a name; "measured" is measured on some threads, unless that was done.
+
+    Args:
+        name: of `TARGETS`, or `MEASURED`.
+        threads: that "measured" is measured on.
+        progress: shows a stage while it is.
+
+    Raises:
+        LosparseError: there is none of that name.
+    """
+    return measured_target(threads, progress=progress) if name == MEASURED else target_by_name(name)
 
 
 def measure_costs(threads: int, phases: Phases) -> Costs:

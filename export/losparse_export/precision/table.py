@@ -92,6 +92,10 @@ def check_weight_bits(bits: int, precision: str) -> None:
         )
 
 
+class NotComparableError(LosparseError):
+    """A form that this machine cannot compare with PyTorch, though others could."""
+
+
 def check_overflow(bits: int, *, overflows: Callable[[], bool] = int8_overflows) -> None:
     """Refuse weights of more bits than this CPU multiplies exactly: what is written could not be compared with PyTorch.
 
@@ -100,10 +104,10 @@ def check_overflow(bits: int, *, overflows: Callable[[], bool] = int8_overflows)
         overflows: tells whether int8 products with weights of 8 bits overflow on this CPU.
 
     Raises:
-        LosparseError: they overflow.
+        NotComparableError: they overflow.
     """
     if bits > INT8_BITS[0] and overflows():
-        raise LosparseError(
+        raise NotComparableError(
             f"weight_bits={bits} is for CPUs with VNNI, and this one has none, so the export could not be "
             f"compared with PyTorch; export on one that has, or with weight_bits={INT8_BITS[0]} (--weight-bits)"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from losparse.errors import LosparseError
-from losparse_runtime.contract.variant import MODEL_FILE
+from losparse_runtime.contract.variant import MODEL_FILE, WIDE_INT8
 
 from .base import INT8_BITS
 from .fp16 import FP16
@@ -44,7 +44,7 @@ _KNOWN = (
     VariantForm(FP32.name, MODEL_FILE, FP32.name),
     VariantForm(INT8.name, "model_quantized.onnx", INT8.name, INT8_BITS[0]),
     VariantForm(
-        "int8-vnni",
+        WIDE_INT8,
         "model_qint8_avx512_vnni.onnx",
         INT8.name,
         INT8_BITS[1],

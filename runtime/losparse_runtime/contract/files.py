@@ -23,10 +23,9 @@ from .config import CONFIG_FILE
 from .fields import read_json
 from .folder import FileRecord, Folder, parse_folder
 from .metadata import Metadata, select
-from .variant import MODEL_FILE
+from .variant import MODEL_FILE, PLAN_FILE
 
 METADATA_FILE = "losparse.json"
-PLAN_FILE = "plan.json"
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILES = (

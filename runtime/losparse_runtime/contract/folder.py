@@ -25,7 +25,7 @@ from .fields import Fields
 from .signature import Signature, parse_signature
 from .task import FEATURE_EXTRACTION, QUESTION_ANSWERING, TASKS, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from .tensors import TOKENS
-from .variant import MODEL_FILE, ModelFile, Variant, parse_models, parse_variant
+from .variant import MODEL_FILE, PLAN_FILE, ModelFile, Variant, parse_models, parse_variant
 
 _PLAIN, _WIDE, _EMBEDDING, SEVERAL = 1, 2, 3, 4
 """Formats: the first; of folders that a reader must refuse on some machines, which those of the first do not know of;
@@ -107,16 +107,26 @@ class Folder:
         """Whether formats 1 to 3 can say it: one graph in one variant under their names, and a task of theirs."""
         if TASKS[self.task] not in _FIRST_TASKS:
             return False
-        names = [(graph, model.file) for variant in self.variants.values() for graph, model in variant.models.items()]
-        variants = list(self.variants) == [variant.precision for variant in self.variants.values()]
-        return variants and list(self.graphs) == [MODEL_GRAPH] and names == [(MODEL_GRAPH, MODEL_FILE)]
+        kept = self.variants.values()
+        names = [(graph, model.file, *model.shared) for each in kept for graph, model in each.models.items()]
+        if list(self.graphs) != [MODEL_GRAPH] or names != [(MODEL_GRAPH, MODEL_FILE)]:
+            return False
+        return list(self.variants) == [each.own_name for each in kept] and {each.plan for each in kept} == {PLAN_FILE}
 
     @property
     def model_bytes(self) -> int:
         """Size of all graphs and their weights, in all variants."""
-        models = (model for variant in self.variants.values() for model in variant.models.values())
-        names = {name for model in models for name in model.names}
-        return sum(self.files[name].bytes for name in names if name in self.files)
+        return sum(self.files[name].bytes for name in self.model_files(*self.variants))
+
+    def model_files(self, *variants: str) -> tuple[str, ...]:
+        """Return the names of the files that hold the graphs and weights of some variants, each once.
+
+        Args:
+            variants: of `variants`.
+        """
+        models = (model for variant in variants for model in self.variants[variant].models.values())
+        names = dict.fromkeys(name for model in models for name in model.names)
+        return tuple(name for name in names if name in self.files)
 
     @property
     def format(self) -> int:
@@ -254,7 +264,7 @@ def _one(fields: Fields) -> tuple[dict[str, Signature], dict[str, Variant]]:
     """Read one graph in one variant, whose facts stand beside those of the folder."""
     models = {MODEL_GRAPH: ModelFile(MODEL_FILE, fields.digest("fingerprint"))}
     variant = parse_variant(fields, models)
-    return {MODEL_GRAPH: parse_signature(fields)}, {variant.precision: variant}
+    return {MODEL_GRAPH: parse_signature(fields)}, {variant.own_name: variant}
 
 
 def _several(fields: Fields) -> tuple[dict[str, Signature], dict[str, Variant]]:
@@ -289,9 +299,13 @@ def _files(fields: Fields, variants: Mapping[str, Variant]) -> dict[str, FileRec
             raise FolderError(f"{fields.file}: field 'files' must name files inside the folder, got {name!r}")
         record = fields.object(name)
         records[name] = FileRecord(record.integer("bytes", 0), record.digest("sha256"))
+    for variant in variants.values():
+        if variant.plan != PLAN_FILE and variant.plan not in records:
+            fields.fail(variant.plan, "an object")
     for model in (model for variant in variants.values() for model in variant.models.values()):
-        if model.file not in records:
-            fields.fail(model.file, "an object")
+        for name in (model.file, *model.shared):
+            if name not in records:
+                fields.fail(name, "an object")
     return records
 
 

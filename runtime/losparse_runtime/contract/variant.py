@@ -9,11 +9,14 @@ from typing import Any
 from .fields import Fields
 
 MODEL_FILE = "model.onnx"
+PLAN_FILE = "plan.json"
 DEFAULT_PROVIDER = "CPUExecutionProvider"
 _MIXES = "int8"
 """The precision that mixes the texts of a batch where a folder does not say: it was the only one for long."""
 SAFE_WEIGHT_BITS = 7
 """Bits of a weight in an int8 product that no CPU overflows with."""
+WIDE_INT8 = "int8-vnni"
+"""What int8 with weights of 8 bits is called: it is for CPUs with VNNI, and Arm's."""
 INT8_EMBEDDINGS = " with int8 embeddings"
 """What `Variant.arithmetic` says behind the precision."""
 
@@ -25,15 +28,22 @@ class ModelFile:
     Attributes:
         file: its name, as in "model.onnx"; large weights lie beside it.
         fingerprint: SHA-256 of the graph and its weights; the file carries the same.
+        shared: names of files with weights that other variants hold too, and take from there as well.
     """
 
     file: str
     fingerprint: str
+    shared: tuple[str, ...] = ()
 
     @property
-    def names(self) -> tuple[str, str]:
-        """The file, and where its weights lie if they are not in it."""
-        return self.file, data_file(self.file)
+    def names(self) -> tuple[str, ...]:
+        """The file, where its weights lie if they are not in it, and where those that it shares lie."""
+        return self.file, data_file(self.file), *self.shared
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the entry of a folder that holds several."""
+        shared = {"shared": list(self.shared)} if self.shared else {}
+        return {"file": self.file, "fingerprint": self.fingerprint, **shared}
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class Variant:
         times: median milliseconds of a call, by what it was called with; None where nobody measured.
         mixes_texts: whether a text's numbers hang on the others of its batch beyond the order of sums.
         embeddings: "int8" where the export rounded embedding tables to int8 rows; None where it left them.
+        plan: name of the file that says the form of every layer.
     """
 
     precision: str
@@ -69,6 +80,12 @@ class Variant:
     times: Mapping[str, float] | None = None
     mixes_texts: bool = False
     embeddings: str | None = None
+    plan: str = PLAN_FILE
+
+    @property
+    def own_name(self) -> str:
+        """What it is called where a folder gives it no name: its precision, or `WIDE_INT8`."""
+        return WIDE_INT8 if self.precision == _MIXES and self.wide else self.precision
 
     @property
     def arithmetic(self) -> str:
@@ -97,9 +114,8 @@ class Variant:
         """Return the entry of a folder that holds several."""
         return {
             **self.numbers(),
-            "graphs": {
-                name: {"file": model.file, "fingerprint": model.fingerprint} for name, model in self.models.items()
-            },
+            "graphs": {name: model.to_json() for name, model in self.models.items()},
+            **({} if self.plan == PLAN_FILE else {"plan": self.plan}),
             "session": self.session_json(),
             "parity": self.parity_json(),
             **self.measured(),
@@ -139,6 +155,7 @@ def parse_variant(fields: Fields, models: Mapping[str, ModelFile]) -> Variant:
         times=_times(fields.object("times")) if "times" in fields.data else None,
         mixes_texts=fields.flag("mixes_texts") if "mixes_texts" in fields.data else fields.text("precision") == _MIXES,
         embeddings=fields.choice("embeddings", ("int8",)) if "embeddings" in fields.data else None,
+        plan=fields.text("plan") if "plan" in fields.data else PLAN_FILE,
     )
 
 
@@ -149,7 +166,12 @@ def parse_models(fields: Fields) -> dict[str, ModelFile]:
         FolderError: a field is missing or of the wrong type.
     """
     entries = {name: fields.object(name) for name in fields.data}
-    return {name: ModelFile(entry.text("file"), entry.digest("fingerprint")) for name, entry in entries.items()}
+    return {name: _model_file(entry) for name, entry in entries.items()}
+
+
+def _model_file(entry: Fields) -> ModelFile:
+    shared = entry.texts("shared") if "shared" in entry.data else ()
+    return ModelFile(entry.text("file"), entry.digest("fingerprint"), shared)
 
 
 def data_file(file: str) -> str:
