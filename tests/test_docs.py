@@ -1,8 +1,8 @@
 """What README.md and docs/ say: tables are those of the results, and every block of code runs.
 
 A block to run stands under `<!-- run: NAME -->`; NAME says what it finds (`SETTINGS`). Blocks of one page run in their
-order, in one folder and one namespace. Any other block may hold `make` and `pip install` lines alone, whose targets and
-extras exist.
+order, in one folder and one namespace. One under `<!-- client: NAME -->` is run by that client's own test. Any other
+block may hold `make` and `pip install` lines alone, whose targets and extras exist.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.cli.conftest import make_model, make_texts, make_tokenizer, write_csv
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"(?:<!-- run: (\w+) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(?:<!-- (?:run: (\w+)|client: (\w+)) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
 
 # Values of columns that are checked before the next column is looked for.
 EXAMPLES = {"tokens": ["a"]}
@@ -42,6 +42,7 @@ class Block:
     """One block of code of a page."""
 
     setting: str | None
+    client: str | None
     language: str
     text: str
 
@@ -123,6 +124,10 @@ def test_blocks_that_do_not_run_are_installs_and_targets(page: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for block in blocks(page):
         if block.setting is not None or block.language in ("", "json", "yaml", "math"):
+            continue
+        if block.client is not None:  # run in an environment of its own, by a file that names it
+            checks = [*(ROOT / "tests").glob("**/check_*"), *(ROOT / "tests" / "runtime").glob("test_*.py")]
+            assert any(f'"{block.client}"' in check.read_text(encoding="utf-8") for check in checks), block.client
             continue
         assert block.language == "sh", f"{page.name}: a block of {block.language} needs a <!-- run: ... --> line"
         for command, *words in shell_lines(block.text):

@@ -17,7 +17,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from losparse_export.folder.assets import copy_tokenizer, longest_text, match_tokenizers, tokenizer_limit
+from losparse_export.folder.assets import (
+    copy_tokenizer,
+    longest_text,
+    match_tokenizers,
+    settle_length,
+    tokenizer_limit,
+)
 from losparse_export.opening.load import Loaded
 from losparse_export.opening.sentence import Sentences
 from losparse_runtime.contract.task import TASKS
@@ -139,6 +145,22 @@ def test_a_tokenizer_without_a_class_is_named_so_that_transformers_4_opens_it(tm
     assert written == {**settings, "tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names}
     again = AutoTokenizer.from_pretrained(folder)
     assert again("a", "b").input_ids == opened("a", "b").input_ids and again.model_input_names == names
+
+
+def test_how_long_a_text_may_be_is_said_where_every_client_looks(tmp_path):
+    """fastembed and transformers.js cut by tokenizer_config.json alone, and refuse one that does not say."""
+    file = word_tokenizer(tmp_path) / "tokenizer_config.json"
+    for before in ({}, {"model_max_length": 10**30, "pad_token": "[PAD]"}, {"model_max_length": 12}):
+        file.write_text(json.dumps(before))
+        settle_length(tmp_path, 9)
+        assert json.loads(file.read_text()) == {**before, "model_max_length": 9}
+    content = b'{"model_max_length":  9}'
+    file.write_bytes(content)
+    settle_length(tmp_path, 9)
+    assert file.read_bytes() == content  # nothing to say
+    (tmp_path / "other").mkdir()
+    settle_length(tmp_path / "other", 9)
+    assert not any((tmp_path / "other").iterdir())  # it has no tokenizer
 
 
 def tiny(folder=None, task="feature-extraction", **settings):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from losparse_runtime import CrossEncoder, InputError, SentenceEncoder, Session
+from tests.clients.blocks import run_block
 
 MakeFolder = Callable[..., Any]
 
@@ -342,3 +343,12 @@ def test_the_order_of_arguments_is_theirs() -> None:
         *("inputs", "prompt_name", "prompt", "batch_size", "show_progress_bar", "activation_fn", "apply_softmax"),
         *("convert_to_numpy", "convert_to_tensor", "device", "pool", "chunk_size"),
     ]
+
+
+def test_the_blocks_of_the_page(make_folder: MakeFolder) -> None:
+    texts = ["a b", "c"]
+    found = run_block("sentence_encoder", make_folder("feature-extraction").path, texts=texts)
+    assert found["vectors"].shape == (2, 4)
+    np.testing.assert_allclose(np.diag(found["scores"]), 1, rtol=1e-6)
+    found = run_block("cross_encoder", make_folder("regression", name="cross").path, texts=texts)
+    assert [each["score"] for each in found["best"]] == sorted(found["scores"].tolist(), reverse=True)

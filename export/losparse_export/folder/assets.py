@@ -12,7 +12,7 @@ from losparse.errors import LosparseError
 from losparse.models.positions import as_limit, count_positions, text_limit
 from losparse.saving.opening import embedding_rows, open_tokenizer
 from losparse_runtime import TokenizerError
-from losparse_runtime.contract.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_FILES
+from losparse_runtime.contract.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_FILES, write_json
 from losparse_runtime.contract.tensors import TOKENS, TYPES
 from losparse_runtime.text.encoder import TextEncoder
 from losparse_runtime.text.panics import panics_caught
@@ -145,6 +145,19 @@ def tokenizer_limit(source: Path) -> int | None:
     """Return the longest input the tokenizer's own configuration allows, in tokens; None where it says nothing."""
     limit = read_optional(source / TOKENIZER_CONFIG_FILE).get("model_max_length")
     return as_limit(limit)
+
+
+def settle_length(folder: Path, max_length: int) -> None:
+    """Say in tokenizer_config.json how long a text may be: clients that read nothing else of a folder cut there.
+
+    Args:
+        folder: that is written.
+        max_length: tokens of a text that the model reads, as the folder says it.
+    """
+    file = folder / TOKENIZER_CONFIG_FILE
+    settings = read_optional(file)
+    if (folder / TOKENIZER_FILE).is_file() and settings.get("model_max_length") != max_length:
+        write_json(file, {**settings, "model_max_length": max_length})
 
 
 def match_tokenizers(source: Path, folder: Path, *, lower_case: bool = False) -> bool:

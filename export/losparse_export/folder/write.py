@@ -17,7 +17,7 @@ from ..opening.load import Loaded
 from ..planning.plan import Plan
 from ..precision.base import INT8_BITS
 from ..target import CPU, Target
-from .assets import copy_tokenizer, longest_text, match_tokenizers
+from .assets import copy_tokenizer, longest_text, match_tokenizers, settle_length
 from .metadata import describe_model, graph_metadata, model_config
 from .model import EXTERNAL_FROM, save_model
 from .sentence import write_sentence_files
@@ -61,6 +61,7 @@ def write_folder(
     save_model(graph, folder, external_from=external_from)
     write_json(folder / CONFIG_FILE, model_config(loaded))
     write_json(folder / PLAN_FILE, plan.to_dict())
+    settle_length(folder, contents.max_length)
     write_sentence_files(folder, contents, lower_case=lower_case)
     contents = replace(contents, files=record_files(folder))
     write_metadata(folder, contents)
