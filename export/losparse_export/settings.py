@@ -49,6 +49,8 @@ class ExportSettings:
             fp16.
         share_weights: store equal large weights of several forms once, in a file beside them; without it every file
             stands alone, for tools that fetch a single one.
+        layout: where graphs lie: "flat" beside everything else, or "transformers.js" in a folder `onnx`, where that
+            looks for them by its names; there every file stands alone, for a browser fetches one.
         target: kind of machine to plan for: cpu (this one), measured (this one, whose costs are measured in a minute,
             and remembered), cpu-avx2, cpu-avx512-vnni, cpu-amx, or another of TARGETS of losparse_export.
         tune: choose forms by timing them here; never slower than dense.
@@ -62,6 +64,7 @@ class ExportSettings:
     weight_bits: Literal[7, 8] = 7
     embeddings: Literal["auto", "float", "int8"] = "auto"
     share_weights: Flag = True
+    layout: Literal["flat", "transformers.js"] = "flat"
     target: AnyText = "cpu"
     tune: Flag = False
     batch: OneOrMore = 1
@@ -83,6 +86,16 @@ class ExportSettings:
     def several(self) -> bool:
         """Whether the folder holds more than one form, each under its own name."""
         return len(self.precision) > 1
+
+    @property
+    def graph_folder(self) -> str:
+        """Where graphs lie inside the folder; empty for beside everything else."""
+        return "" if self.layout == "flat" else "onnx"
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether equal weights of several forms are stored once."""
+        return self.share_weights and self.layout == "flat"
 
     @property
     def forms(self) -> tuple[VariantForm, ...]:

@@ -104,8 +104,9 @@ def export_variants(
 
     Args:
         source: see `export_model`.
-        out: the folder to write. Of one form it is as `export_model` writes it; of several each has a file of its own
-            (`losparse_export.precision.variants` lists them), and what opens by default is the first.
+        out: the folder to write. Of one form it is as `export_model` writes it; of several, and in the layout of
+            transformers.js, each has a file of its own name (`losparse_export.precision.variants` lists them), and what
+            opens by default is the first.
         settings: what to make; None for fp32.
         task: see `export_model`, as for the next two.
         overwrite: see above.
@@ -143,7 +144,7 @@ def export_variants(
             written, failed = _write_forms(exporter, settings, Path(root))
             phases.at("joining", 0, 1)
             places = {name: Path(root) / name for name in written}
-            shared = shared_from if settings.share_weights else None
+            shared = shared_from if settings.shares_weights else None
             contents = _join(exporter, settings, places, folder, shared)
             return _report(out, folder, contents, written, failed)
 
@@ -202,13 +203,13 @@ def _join(
     exporter: Exporter, settings: ExportSettings, places: Mapping[str, Path], folder: Path, shared_from: int | None
 ) -> Folder:
     """Put what came out into one folder; a single form that was asked for stays as it was written."""
-    if not settings.several:
+    if not settings.several and not settings.graph_folder:
         (place,) = places.values()
         for file in place.iterdir():
             file.rename(folder / file.name)
         return read_folder(folder)
     files = {form.name: form.file for form in settings.forms}
-    contents = join_folders(places, folder, files, shared_from=shared_from)
+    contents = join_folders(places, folder, files, shared_from=shared_from, inside=settings.graph_folder)
     feeds = make_feeds(exporter.wrapped, Case(2, min(_LENGTH, exporter.wrapped.longest), padded=True))
     for name, place in places.items():
         _check_equal(exporter, place, folder, name, feeds)

@@ -22,7 +22,7 @@ from losparse_export.folder.join import join_folders
 from losparse_export.folder.model import fingerprint
 from losparse_export.precision.table import PRECISION_TABLE, NotComparableError
 from losparse_runtime import Session, read_metadata, verify_files
-from losparse_runtime.contract.files import read_folder
+from losparse_runtime.contract.files import read_folder, record_files, write_metadata
 from losparse_runtime.engine.cpus import int8_overflows
 
 from .test_export_precision_model import calibration
@@ -211,6 +211,45 @@ def test_weights_beside_the_graph_stay_beside_it(export_forms, tmp_path):
     for name in ("fp32", "int8"):
         found = [Session(each.folder, threads=1, variant=name).run(feeds)["logits"] for each in (report, inside)]
         assert np.array_equal(*found)
+
+
+def test_the_layout_of_transformers_js(all_forms, export_forms, tmp_path):
+    """Graphs lie in `onnx` by the names of its `dtype`, each whole; what opens them is the same."""
+    report = export_forms(tmp_path / "out", "fp32", "int8", layout="transformers.js")
+    assert sorted(os.listdir(report.folder)) == [
+        *("config.json", "losparse.json", "onnx", "plan-int8.json", "plan.json")
+    ]
+    assert sorted(os.listdir(report.folder / "onnx")) == ["model.onnx", "model_quantized.onnx"]
+    assert list(report.bytes) == ["onnx/model.onnx", "onnx/model_quantized.onnx"]
+    verify_files(report.folder)
+    assert check_folder(report.folder, threads=1).passed
+    feeds = calibration()[0]
+    for name in ("fp32", "int8"):
+        found = [Session(each.folder, threads=1, variant=name).run(feeds) for each in (report, all_forms[0])]
+        assert np.array_equal(found[0]["logits"], found[1]["logits"])
+    keep_variants(report.folder, ["int8"])
+    assert os.listdir(report.folder / "onnx") == ["model_quantized.onnx"] and Session(report.folder, threads=1)
+
+
+def test_one_form_in_the_layout_of_transformers_js_has_its_name(export_forms, tmp_path):
+    out = export_forms(tmp_path / "out", "int8", layout="transformers.js", external_from=1000).folder
+    names = ["model_quantized.onnx", "model_quantized.onnx.data"]
+    assert sorted(os.listdir(out / "onnx")) == names and not list(out.glob("*.onnx*"))
+    assert check_folder(out, threads=1).passed and list(read_folder(out).variants) == ["int8"]
+
+
+def test_folders_within_are_joined_too(export_bert, tmp_path):
+    places = {name: export_bert(tmp_path / name, precision=name).folder for name in ("fp32", "int8")}
+    for place in places.values():
+        (place / "1_Pooling").mkdir()
+        (place / "1_Pooling" / "config.json").write_text("{}")
+        write_metadata(place, replace(read_folder(place), files=record_files(place)))
+    (tmp_path / "out").mkdir()
+    files = {"fp32": "model.onnx", "int8": "model_quantized.onnx"}
+    joined = join_folders(places, tmp_path / "out", files, shared_from=None)
+    assert "1_Pooling/config.json" in joined.files
+    keep_variants(tmp_path / "out", ["int8"])
+    verify_files(tmp_path / "out")
 
 
 def test_some_are_kept_and_nothing_else_of_the_others(copied):

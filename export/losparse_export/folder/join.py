@@ -18,7 +18,9 @@ from .model import fingerprint, save_weights
 from .shared import share_weights
 
 
-def join_folders(places: Mapping[str, Path], out: Path, files: Mapping[str, str], *, shared_from: int | None) -> Folder:
+def join_folders(
+    places: Mapping[str, Path], out: Path, files: Mapping[str, str], *, shared_from: int | None, inside: str = ""
+) -> Folder:
     """Write one folder of several variants.
 
     Args:
@@ -27,6 +29,7 @@ def join_folders(places: Mapping[str, Path], out: Path, files: Mapping[str, str]
         out: an empty folder.
         files: of the graphs, by variant.
         shared_from: bytes from which tensors that several hold are stored once; None to let every file stand alone.
+        inside: folder in `out` for graphs and weights; empty for `out` itself.
 
     Returns:
         What `out` holds.
@@ -39,13 +42,18 @@ def join_folders(places: Mapping[str, Path], out: Path, files: Mapping[str, str]
     for other in others:
         _check_same(first, other)
     graphs = {name: ir.load(place / MODEL_FILE) for name, place in places.items()}
-    shared = {} if shared_from is None else share_weights(graphs, out, shared_from=shared_from)
+    graphs_in = out / inside
+    graphs_in.mkdir(exist_ok=True)
+    shared = {} if shared_from is None else share_weights(graphs, graphs_in, shared_from=shared_from)
     for name, graph in graphs.items():
         alone = (places[name] / data_file(MODEL_FILE)).is_file()
-        save_weights(graph, out, file=files[name], external=alone)
+        save_weights(graph, graphs_in, file=files[name], external=alone)
     _copy_others(next(iter(places.values())), out)
     plans = _copy_plans(places, out)
-    variants = {name: _renamed(contents[name], files[name], shared.get(name, ()), plans[name]) for name in contents}
+    variants = {}
+    for name, each in contents.items():
+        file, *others_of = ((Path(inside) / part).as_posix() for part in (files[name], *shared.get(name, ())))
+        variants[name] = _renamed(each, file, tuple(others_of), plans[name])
     joined = replace(first, variants=variants, files=record_files(out))
     for name, variant in variants.items():
         _check_written(out, variant, name)
@@ -73,10 +81,12 @@ def _check_written(folder: Path, variant: Variant, name: str) -> None:
 
 
 def _copy_others(place: Path, out: Path) -> None:
-    """Copy what stands beside a graph: configuration, tokenizer."""
+    """Copy what stands beside a graph: configuration, tokenizer, modules of sentence-transformers."""
     own = {MODEL_FILE, data_file(MODEL_FILE), METADATA_FILE, PLAN_FILE}
     for file in sorted(place.iterdir()):
-        if file.name not in own:
+        if file.is_dir():
+            shutil.copytree(file, out / file.name)
+        elif file.name not in own:
             shutil.copyfile(file, out / file.name)
 
 
@@ -133,10 +143,11 @@ def _needed(variants: Mapping[str, Variant]) -> set[str]:
 
 def _of_variants(name: str) -> bool:
     """Tell whether a file is a graph, weights or a plan, by its name: what a folder has of every variant."""
+    name = name.rpartition("/")[2]
     return name.endswith((".onnx", ".onnx.data")) or (name.startswith("plan") and name.endswith(".json"))
 
 
 def _remove_others(folder: Path, files: Mapping[str, FileRecord]) -> None:
-    for file in sorted(folder.iterdir()):
-        if _of_variants(file.name) and file.name not in files:
+    for file in sorted(folder.rglob("*")):
+        if _of_variants(file.name) and file.relative_to(folder).as_posix() not in files:
             file.unlink()
