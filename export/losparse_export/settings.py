@@ -27,7 +27,7 @@ from .costs import Call
 from .precision.base import INT8_BITS
 from .precision.fp16 import FP16
 from .precision.int8 import INT8
-from .precision.table import PRECISION_TABLE
+from .precision.table import PRECISION_TABLE, check_precision
 from .precision.variants import VariantForm, variant_form, variant_forms, variant_purposes
 
 VariantName = Annotated[str, OneOf(variant_forms, variant_purposes)]
@@ -111,6 +111,20 @@ class ExportSettings:
     def call(self) -> Call:
         """The call to plan for."""
         return Call(batch=self.batch, length=self.length, threads=self.threads)
+
+    def check_texts(self, *, calibrated: bool, labelled: bool) -> None:
+        """Refuse texts to calibrate with that no form uses, and a form that needs them where there are none.
+
+        Args:
+            calibrated: whether there are texts to calibrate with.
+            labelled: whether there are labelled ones, which do where there are no others.
+
+        Raises:
+            LosparseError: see above.
+        """
+        for form in self.forms:
+            used = calibrated and (form.name in self.calibrated or not self.calibrated)
+            check_precision(form.precision, calibrated=used, labelled=labelled)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that `from_dict` accepts."""

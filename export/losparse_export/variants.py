@@ -41,7 +41,7 @@ from .parity.gate import ParityError, make_feeds
 from .parity.lengths import Case
 from .planning.calibrate import named_target
 from .planning.plan import Plan
-from .precision.table import NotComparableError, check_precision
+from .precision.table import NotComparableError
 from .settings import ExportSettings
 from .target import Target
 from .tracing.trace import Tracer, trace_model
@@ -129,7 +129,7 @@ def export_variants(
     """
     out, settings = Path(out), settings or ExportSettings()
     plan = Plan.read(plan) if isinstance(plan, Path | str) else plan
-    _check_texts(settings, given=calibration is not None, labelled=data is not None)
+    settings.check_texts(calibrated=calibration is not None, labelled=data is not None)
     request = _request(settings, plan, calls, target, external_from, progress)
     read = () if not isinstance(source, str | Path) else (Path(source),)
     check_out(out, overwrite=overwrite, sources=read, replaces=EXPORT)
@@ -163,13 +163,6 @@ def _request(
     check_choice(plan, calls, tune=settings.tune)
     target = named_target(settings.target, settings.threads, progress=progress) if target is None else target
     return Request(settings.opset, plan, calls, settings.tune, target, settings.embeddings, external_from)
-
-
-def _check_texts(settings: ExportSettings, *, given: bool, labelled: bool) -> None:
-    """Refuse calibration that no form uses, and forms that need it where there is none."""
-    for form in settings.forms:
-        calibrated = form.name in settings.calibrated
-        check_precision(form.precision, calibrated=given and (calibrated or not settings.calibrated), labelled=labelled)
 
 
 def _write_forms(

@@ -14,7 +14,6 @@ from ..methods import LoSparse
 from ..methods.losparse.method import DEFAULT_STRUCTURE, Structure
 from ..methods.losparse.shares import ByKind, in_words
 from .bench import notes, shown_speedup
-from .export import add_target_option, call_of, target_of
 from .output import check_json_target, human_bytes, print_table
 from .parser import positive_int, texts_options
 from .progress import StderrProgress
@@ -42,7 +41,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", metavar="NAME", help="of the factored model, int8 say (default: all that the target plans)"
     )
-    add_target_option(parser)
+    parser.add_argument(
+        "--target",
+        default="cpu",
+        metavar="NAME",
+        help="kind of machine to plan for: cpu (this one, the default), measured (this one, whose costs are measured "
+        "in a minute, and remembered), cpu-avx2, cpu-avx512-vnni, cpu-amx, or another of TARGETS of losparse_export",
+    )
     parser.add_argument("--batch", type=positive_int, metavar="N", help="texts in a run (default 1)")
     parser.add_argument("--length", type=positive_int, metavar="N", help="tokens in a text (default 128)")
     parser.add_argument("--threads", type=positive_int, metavar="N", help="onnxruntime threads (default 1)")
@@ -61,19 +66,23 @@ def run(options: argparse.Namespace) -> int:
     if low_rank is None and options.structure != "narrow":
         low_rank = min(0.05, options.keep / 4)
     method = LoSparse(keep=options.keep, low_rank=low_rank, structure=options.structure, multiple=options.multiple)
-    from losparse_export import estimate_model
+    from losparse_export import Call, estimate_model
+    from losparse_export.planning.calibrate import named_target
 
+    progress = StderrProgress(verbose=options.verbose)
+    given = {name: getattr(options, name) for name in ("batch", "length", "threads")}
+    call = Call(**{name: value for name, value in given.items() if value is not None})
     found = estimate_model(
         options.model,
         method,
-        call=call_of(options),
+        call=call,
         precisions=None if options.precision is None else (options.precision,),
-        target=target_of(options),
+        target=named_target(options.target, call.threads, progress=progress),
         grid=not options.no_grid,
         opponents=not options.no_opponents,
         targets=options.targets,
         ignore=options.ignore,
-        progress=StderrProgress(verbose=options.verbose),
+        progress=progress,
     )
     _print(found)
     if options.json is not None:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LosparseError
 from ..saving.staging import EXPORT, check_out
+from ..validation import WrongValueError
 from .output import human_bytes, print_table
-from .parser import PrintSchema, positive_int, refuse_idle
+from .parser import PrintSchema, add_field_flags, given, refuse_idle
 from .progress import StderrProgress
 
 if TYPE_CHECKING:
-    from losparse_export import Call, ExportReport, ParityReport, Target
+    from losparse_export import ExportReport, ExportSettings, ParityReport, VariantsReport
+
+
+_PLANNING = ("tune", "batch", "length", "threads")
+"""Settings that say how the plan is made: `--plan` leaves nothing to them."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
-    from losparse_export.precision.base import EMBEDDINGS, INT8_BITS  # neither loads torch or onnx
-    from losparse_export.precision.table import PRECISION_TABLE
+    """Add the command's options; those of what is made are the fields of `ExportSettings`."""
+    from losparse_export.settings import ExportSettings  # loads neither torch nor onnx
     from losparse_runtime.contract.task import TASKS
 
     parser.add_argument("model", metavar="DIR", help="checkpoint, compressed or dense: a folder, or a hub id")
@@ -30,27 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=[task.name for task in TASKS.values() if task.exported],
         help="what the model does (default: read off its config.json)",
     )
-    parser.add_argument("--opset", type=int, default=23, metavar="N", help="ONNX operator set: 23 (default) or 18")
-    parser.add_argument(
-        "--precision",
-        default="fp32",
-        metavar="NAME",
-        help="; ".join(f"{each.name}: {each.purpose}" for each in PRECISION_TABLE.values()) + " (default fp32)",
-    )
-    parser.add_argument(
-        "--weight-bits",
-        type=int,
-        default=INT8_BITS[0],
-        metavar="N",
-        help="of int8 and int8-static: 7 (default), right on every CPU; 8, more exact, for CPUs with VNNI and Arm's",
-    )
-    parser.add_argument(
-        "--embeddings",
-        choices=EMBEDDINGS,
-        default=EMBEDDINGS[0],
-        help="embedding tables: as rows of int8 with a scale each, or float (auto: int8 but in fp32 and fp16)",
-    )
-    add_target_option(parser)
+    add_field_flags(parser, "export", ExportSettings, leave_out=_PLANNING)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if `losparse export` wrote it")
     plan = parser.add_argument_group("plan: the form of every compressed layer (plan.json in OUT)")
     plan.add_argument("--plan", type=Path, metavar="FILE", help="carry out this plan, an edited plan.json say")
@@ -60,10 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         const=_plan_schema,
         help="print the JSON schema of plan files, by which editors complete and check them, and stop",
     )
-    plan.add_argument("--tune", action="store_true", help="choose forms by timing them here; never slower than dense")
-    plan.add_argument("--batch", type=positive_int, metavar="N", help="texts in a run to plan for (default 1)")
-    plan.add_argument("--length", type=positive_int, metavar="N", help="tokens in a text to plan for (default 128)")
-    plan.add_argument("--threads", type=positive_int, metavar="N", help="onnxruntime threads to tune for (default 1)")
+    add_field_flags(plan, "export", ExportSettings, leave_out=[n for n in _names(ExportSettings) if n not in _PLANNING])
     data = parser.add_argument_group("data (csv, tsv or jsonl files, or hub data sets as owner/name[@config][:split])")
     data.add_argument(
         "--calibration",
@@ -75,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="F",
         help="labelled texts, words or answered questions, as `losparse compress --train` takes them, to report how "
-        "right both models are; not for tasks without labels",
+        "right every form is, and PyTorch; not for tasks without labels",
     )
     data.add_argument("--text-column", metavar="NAME", help="column of texts, words or questions")
     data.add_argument("--pair-column", metavar="NAME", help="column of second texts or contexts")
@@ -83,14 +66,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
-def add_target_option(parser: argparse.ArgumentParser) -> None:
-    """Add --target; which there are is checked when the command runs, because they are made of onnx."""
-    parser.add_argument(
-        "--target",
-        metavar="NAME",
-        help="kind of machine to plan for: cpu (this one, the default), measured (this one, whose costs are measured "
-        "in a minute, and remembered), cpu-avx2, cpu-avx512-vnni, cpu-amx, or another of TARGETS of losparse_export",
-    )
+def _names(kind: type[ExportSettings]) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def _plan_schema() -> dict[str, Any]:
@@ -100,48 +77,88 @@ def _plan_schema() -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Export, and print what came of it."""
-    from losparse_export.precision.table import check_precision, check_weight_bits, choose_embeddings
-
-    if options.plan is not None and (options.tune or options.batch or options.length):
-        raise LosparseError("--plan says what to do already; leave out --tune, --batch and --length, or --plan")
-    refuse_idle(options, ["threads"], ["tune"])
+    """Export, and print what came of it; returns 1 if a form that was asked for is not there."""
+    settings = read_settings(options)
+    planning = [name for name in given(options, "export") if name in _PLANNING]
+    if options.plan is not None and planning:
+        raise LosparseError(f"--plan says what to do already; leave out {_flag(planning[0])}, or --plan")
     refuse_idle(options, ["text_column", "pair_column"], ["calibration", "data"])
     refuse_idle(options, ["label_column"], ["data"])
-    given = options.calibration is not None
-    check_precision(options.precision, calibrated=given, labelled=options.data is not None)
-    check_weight_bits(options.weight_bits, options.precision)
-    choose_embeddings(options.embeddings, options.precision)
+    settings.check_texts(calibrated=options.calibration is not None, labelled=options.data is not None)
     check_out(options.out, overwrite=options.overwrite, sources=(Path(options.model),), replaces=EXPORT)
-    from losparse_export import Plan, TextFile, export_model
+    from losparse_export import Plan, TextFile, export_variants
 
-    target = target_of(options)
-    plan = None if options.plan is None else Plan.read(options.plan)
     columns = options.text_column, options.pair_column
-    report = export_model(
+    report = export_variants(
         options.model,
         options.out,
+        settings,
         task=options.task,
-        opset=options.opset,
-        precision=options.precision,
-        weight_bits=options.weight_bits,
-        embeddings=options.embeddings,
+        plan=None if options.plan is None else Plan.read(options.plan),
         calibration=None if options.calibration is None else TextFile(options.calibration, *columns),
         data=None if options.data is None else TextFile(options.data, *columns, options.label_column),
-        plan=plan,
-        calls=call_of(options) if plan is None else None,
-        tune=options.tune,
-        target=target,
         overwrite=options.overwrite,
         progress=StderrProgress(verbose=options.verbose),
     )
-    _print(options, report)
-    return 0
+    if settings.several:
+        print_variants(report)
+    else:
+        (name,) = report.variants
+        _print(options.out, name, report.variants[name])
+    return 1 if report.failed else 0
 
 
-def _print(options: argparse.Namespace, report: ExportReport) -> None:
-    rows = [[name, human_bytes(size)] for name, size in report.bytes.items()]
-    print_table(f"{options.out}: {report.task}, {options.precision}", ["file", "size"], rows)
+def read_settings(options: argparse.Namespace) -> ExportSettings:
+    """Return what the flags ask for.
+
+    Raises:
+        LosparseError: a value does not exist, or does nothing.
+    """
+    from losparse_export.settings import ExportSettings
+
+    try:
+        return ExportSettings.from_dict(given(options, "export"))
+    except WrongValueError as error:
+        name, said = error.path.partition("[")[0], error.said
+        said = re.sub(r"\b[a-z]+_[a-z]+\b", lambda found: _flag(found[0]), said)
+        raise LosparseError(f"{_flag(name)}{said}" if said[0] == ":" else f"{_flag(name)} {said}") from None
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def print_variants(report: VariantsReport) -> None:
+    """Print what stands in a folder of several forms, and what does not and why."""
+    measured = [each.accuracy for each in report.variants.values() if each.accuracy is not None]
+    columns = ["form", "file", "bytes", "largest difference", "allowed", "cosine"]
+    rows = [
+        [
+            name,
+            next(iter(each.bytes)),
+            human_bytes(sum(each.bytes.values())),
+            f"{each.parity.max_abs:.1e}",
+            f"{each.parity.tolerance:.1e}",
+            f"{each.parity.cosine:.6f}",
+            *([f"{each.accuracy['onnx']:.4f}"] if each.accuracy is not None else []),
+        ]
+        for name, each in report.variants.items()
+    ]
+    if measured:
+        columns.append(f"{measured[0]['metric']} on {measured[0]['texts']:,} texts")
+        rows.append(["PyTorch", "-", "-", "-", "-", "-", f"{measured[0]['pytorch']:.4f}"])
+    print_table(f"{report.folder}: {report.task}, against PyTorch", columns, rows)
+    print(report.parts.line)
+    both = sum(sum(each.bytes.values()) for each in report.variants.values()) - sum(report.bytes.values())
+    if both:
+        print(f"stored once for several forms: {human_bytes(both)} saved")
+    for name, why in report.failed.items():
+        print(f"left out: {name}: {why}")
+
+
+def _print(out: Path, name: str, report: ExportReport) -> None:
+    rows = [[file, human_bytes(size)] for file, size in report.bytes.items()]
+    print_table(f"{out}: {report.task}, {name}", ["file", "size"], rows)
     print(report.parts.line)
     chosen = Counter(layer.lowering for layer in report.plan.layers.values())
     if chosen:
@@ -190,28 +207,3 @@ def _print_scales(report: ExportReport) -> None:
         name = f"{report.accuracy['metric']} on {report.accuracy['texts']:,} texts"
         rows.append([name, f"{fixed.accuracy:.4f}", f"{dynamic.accuracy:.4f}"])
     print_table("", ["", "int8-static", "int8"], rows)
-
-
-def call_of(options: argparse.Namespace) -> Call:
-    """Return the call to plan for, as --batch, --length and --threads say."""
-    from losparse_export import Call
-
-    given = {name: getattr(options, name) for name in ("batch", "length", "threads")}
-    return Call(**{name: value for name, value in given.items() if value is not None})
-
-
-def target_of(options: argparse.Namespace) -> Target:
-    """Return the kind of machine that --target names; "measured" is measured on --threads, unless that was done.
-
-    Raises:
-        LosparseError: there is none of that name.
-    """
-    from losparse_export.target import CPU, MEASURED, target_by_name
-
-    if options.target is None:
-        return CPU
-    if options.target != MEASURED:
-        return target_by_name(options.target)
-    from losparse_export.planning.calibrate import measured_target
-
-    return measured_target(options.threads or 1, progress=StderrProgress(verbose=options.verbose))

@@ -170,7 +170,7 @@ def _common(name: str, hints: Sequence[Any]) -> Any:
     return widest
 
 
-def add_field_flags(parser: argparse.ArgumentParser, title: str, kind: type, leave_out: Sequence[str]) -> None:
+def add_field_flags(parser: argparse._ActionsContainer, title: str, kind: type, leave_out: Sequence[str]) -> None:
     """Add one flag for every field of a checked dataclass but some; as `add_dataclass_flags`, in no group.
 
     Args:
@@ -184,9 +184,19 @@ def add_field_flags(parser: argparse.ArgumentParser, title: str, kind: type, lea
             parser.add_argument(
                 f"--{name.replace('_', '-')}",
                 dest=f"{title}.{name}",
-                help=_help(name, [kind], {}) + _notes(hint, _default(name, [kind], {kind: title})),
+                help=_help(name, [kind], {}) + _meanings(hint) + _notes(hint, _default(name, [kind], {kind: title})),
                 **_value_options(name, hint),
             )
+
+
+def _meanings(hint: Any) -> str:
+    """Return what each of some texts means that a field is chosen from, where their mark says it; else nothing."""
+    kind, _ = unwrap(hint)
+    item = typing.get_args(kind)[0] if _is_tuple(kind) else hint
+    known = next((mark.meanings for mark in unwrap(item)[1] if isinstance(mark, OneOf) and mark.meanings), None)
+    meanings = {} if known is None else known()
+    said = "; ".join(f"{name}: {meaning}" for name, meaning in meanings.items()).replace("%", "%%")
+    return f" {said}" if said else ""
 
 
 def _notes(hint: Any, default: str) -> str:
@@ -217,7 +227,12 @@ def _default(name: str, owners: Iterable[type], called: dict[type, str]) -> str:
         common = max(by_value, key=lambda value: len(by_value[value]))
         others = (f"{value} for {', '.join(kinds)}" for value, kinds in by_value.items() if value != common)
         return "default " + "; ".join([str(common), *others])
-    return next((f"default {value}" for value in by_value if value is not None), "")
+    return next((f"default {_shown(value)}" for value in by_value if value is not None), "")
+
+
+def _shown(value: Any) -> str:
+    """Return a default as a command line has it."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def given(options: argparse.Namespace, title: str) -> dict[str, Any]:
@@ -251,13 +266,15 @@ def _value_options(name: str, hint: Any) -> dict[str, Any]:
     listed = next((mark.values() for mark in marks if isinstance(mark, OneOf)), None)
     options: dict[str, Any] = {"default": argparse.SUPPRESS}
     if several is not None:
-        item, _ = unwrap(several)
+        item, item_marks = unwrap(several)
         action = {"action": OneOrSeveral} if len(choices) > 1 else {}
-        return options | {"type": _reader(several), "nargs": "+", "metavar": item.__name__.upper(), **action}
+        metavar = "NAME" if any(isinstance(mark, OneOf) for mark in item_marks) else item.__name__.upper()
+        return options | {"type": _reader(several), "nargs": "+", "metavar": metavar, **action}
     if len(choices) == 1 and kind is bool:
         return options | {"action": argparse.BooleanOptionalAction}
     if len(choices) == 1 and (listed is not None or typing.get_origin(kind) is Literal):
-        return options | {"choices": list(listed or typing.get_args(kind))}
+        texts = list(listed or typing.get_args(kind))
+        return options | {"choices": texts, **({} if isinstance(texts[0], str) else {"type": type(texts[0])})}
     if len(choices) > 1 or kind not in (int, float, str):
         raise TypeError(f"field {name!r} of type {hint} cannot be a flag")
     return options | {"type": _reader(hint), "metavar": kind.__name__.upper()}

@@ -8,10 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import numpy_helper
 
 from losparse import inspect_folder
@@ -109,10 +112,18 @@ def test_refusals(losparse: Command, whole_pass: Pass, sources: Sources, tmp_pat
     losparse(*export, "--precision", "int8-static").refused("--calibration FILE")
     given = losparse(*export, "--precision", "int8", "--calibration", sources.train)
     given.refused("calibration is for precision 'int8-static', got it with 'int8'")
-    losparse(*export, "--precision", "int8", "--weight-bits", 4).refused("weight_bits must be 7 or 8, got 4")
+    losparse(*export, "--precision", "int8", "--weight-bits", 4).refused(
+        "argument --weight-bits: invalid choice: 4 (choose from 7, 8)"
+    )
     half = losparse(*export, "--precision", "fp16", "--embeddings", "int8")
-    half.refused("embeddings='int8' is not for precision 'fp16'", "(--embeddings)")
-    losparse(*export, "--weight-bits", 8).refused("'int8' and 'int8-static', got it with 'fp32'", "(--weight-bits)")
+    half.refused("--embeddings 'int8' is not for fp16, whose tables are in half precision; leave one out")
+    losparse(*export, "--weight-bits", 8).refused(
+        "--weight-bits 8 is for int8-static, and for int8 where", "got it with fp32;"
+    )
+    losparse(*export, "--precision", "int8", "int8").refused("--precision must name every form once, got 'int8' twice")
+    losparse(*export, "--precision", "fp32", "fp15").refused(
+        "--precision must be one of fp32, ", "did you mean 'fp16'?"
+    )
     static = (*export, "--precision", "int8-static")
     losparse(*static, "--calibration", tmp_path / "none.csv").refused("no data file")
     labelled = losparse(*static, "--data", sources.train, "--label-column", "grade")
@@ -129,6 +140,7 @@ def test_the_help_says_what_each_precision_is_for() -> None:
     text = " ".join(parser.format_help().split())
     for name, precision in PRECISION_TABLE.items():
         assert f"{name}: {precision.purpose}" in text
+    assert "int8-vnni: as int8 with weights of 8 bits, which is more exact, for CPUs with VNNI" in text
 
 
 def test_fp16_says_on_stderr_that_it_is_not_for_cpus(whole_pass: Pass, tmp_path: Path) -> None:
@@ -148,3 +160,37 @@ def test_fp16_says_on_stderr_that_it_is_not_for_cpus(whole_pass: Pass, tmp_path:
     weights = ((folder / "model.onnx").stat().st_size for folder in (tmp_path / "out", whole_pass.onnx))
     assert next(weights) < next(weights)
     assert json.loads((tmp_path / "out" / "losparse.json").read_text())["parity"]["max_abs"] < 0.02
+
+
+def test_several_forms_in_one_folder(losparse: Command, whole_pass: Pass, sources: Sources, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = losparse("export", whole_pass.compressed, out, "--precision", "fp32", "int8", "--data", sources.validation)
+    assert (done.code, done.err.count("Traceback")) == (0, 0), done.err
+    lines = [line.split() for line in done.out.splitlines()]
+    said = json.loads((out / "losparse.json").read_text())
+    assert list(said["variants"]) == ["fp32", "int8"]
+    for name, file in (("fp32", "model.onnx"), ("int8", "model_quantized.onnx")):
+        row = next(line for line in lines if line[:2] == [name, file])
+        assert row[-1] == f"{said['variants'][name]['accuracy']['onnx']:.4f}"
+        assert f"{said['variants'][name]['parity']['max_abs']:.1e}" in row
+    assert lines[[line[:1] for line in lines].index(["PyTorch"])][-1] == row_accuracy(said)
+    shown = losparse("inspect", out)
+    assert "precision: fp32, int8, weights of 7 bits" in shown.out.splitlines()
+    assert (
+        f"files: {sum(each['bytes'] for name, each in said['files'].items() if '.onnx' in name):,} bytes" in shown.out
+    )
+
+
+def row_accuracy(said: dict[str, Any]) -> str:
+    return f"{said['variants']['fp32']['accuracy']['pytorch']:.4f}"
+
+
+def test_a_form_that_is_left_out_is_said_and_the_command_fails(
+    losparse: Command, whole_pass: Pass, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRECISION_TABLE, "fp16", replace(PRECISION_TABLE["fp16"], difference=1e-9))
+    done = losparse("export", whole_pass.compressed, tmp_path / "out", "--precision", "fp32", "fp16")
+    assert done.code == 1
+    (line,) = [line for line in done.out.splitlines() if line.startswith("left out: ")]
+    assert line.startswith("left out: fp16: the exported model differs from PyTorch: ")
+    assert losparse("check", tmp_path / "out").code == 0 and not (tmp_path / "out" / "model_fp16.onnx").exists()
