@@ -15,6 +15,7 @@ from losparse.errors import names_extra
 
 if TYPE_CHECKING:
     from .accuracy.texts import TextFile
+    from .accuracy.variants import measure_variants
     from .check import check_folder, check_session
     from .costs import Call, Costs, Counts
     from .estimate import Estimate, estimate_model
@@ -67,6 +68,7 @@ _HOMES = {
     "export_variants": "variants",
     "keep_variants": "variants",
     "lower_model": "planning.lower",
+    "measure_variants": "accuracy.variants",
     "plan_layers": "planning.choose",
     "plan_model": "planning.choose",
     "trace_model": "tracing.trace",
@@ -105,6 +107,7 @@ __all__ = [
     "export_variants",
     "keep_variants",
     "lower_model",
+    "measure_variants",
     "plan_layers",
     "plan_model",
     "trace_model",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,20 @@ from losparse.data.examples import Examples
 from losparse.data.tasks.registry import TASK_DATA
 from losparse.errors import LosparseError
 from losparse_runtime import Session
+from losparse_runtime.contract.files import read_metadata
 from losparse_runtime.contract.task import TASKS, Task
 
 from ..opening.load import class_names
 from ..opening.task_model import TaskModel
 from ..target import CPU
-from .answers import answer_metrics
-from .rows import Metrics, text_metrics, word_metrics
+from .answers import answer_outcomes
+from .model import Measured, of_pytorch, of_session
+from .outcomes import Outcomes
+from .rows import text_outcomes, word_outcomes
 from .texts import TextFile
 
-Measure = Callable[[TaskModel, Session, Examples], tuple[Metrics, Metrics]]
-"""Metrics of the PyTorch model and of the folder, on the same tokens."""
+Measure = Callable[[Measured, Task, Examples], Outcomes]
+"""What a model says of labelled texts."""
 
 
 def find_measure(task: Task) -> Measure | None:
@@ -30,8 +33,15 @@ def find_measure(task: Task) -> Measure | None:
     if task.name not in TASK_DATA or task.labels == "none" or task.metric is None:
         return None
     if task.labels == "span":
-        return answer_metrics
-    return word_metrics if task.per_token else text_metrics
+        return answer_outcomes
+    return word_outcomes if task.per_token else text_outcomes
+
+
+def ask(model: Measured, task: Task, examples: Examples) -> Outcomes:
+    """Return what a model says of labelled texts, of a task that `read_labelled` took."""
+    measure = find_measure(task)
+    assert measure is not None, "read_labelled refuses such tasks"
+    return measure(model, task, examples)
 
 
 def read_labelled(data: TextFile | str | Path, model: TaskModel) -> tuple[str, Examples]:
@@ -40,30 +50,53 @@ def read_labelled(data: TextFile | str | Path, model: TaskModel) -> tuple[str, E
     Raises:
         LosparseError: the model's task has no labels, its head is not one that they are for, or the file does not fit.
     """
-    task, config, file = model.task, model.model.config, data if isinstance(data, TextFile) else TextFile(data)
+    names = class_names(model.model.config) if model.task.has_classes else None
+    return read_for(data, model.task, names, model.model.config.num_labels)
+
+
+def read_for(
+    data: TextFile | str | Path, task: Task, names: Sequence[str] | None, outputs: int
+) -> tuple[str, Examples]:
+    """Read labelled texts for a task, and the name of their file.
+
+    Args:
+        data: the texts.
+        task: what they are labelled for.
+        names: of the model's classes, by class id; None where labels are no classes.
+        outputs: rows of the model's head.
+
+    Raises:
+        LosparseError: see `read_labelled`.
+    """
+    file = data if isinstance(data, TextFile) else TextFile(data)
     if find_measure(task) is None:
         measured = ", ".join(each.name for each in TASKS.values() if each.exported and find_measure(each) is not None)
         raise LosparseError(
             f"accuracy is measured for {measured}; this model does {task.name}; leave data= (--data) out"
         )
-    if task.labels == "number" and config.num_labels != 1:
+    if task.labels == "number" and outputs != 1:
         raise LosparseError(
-            f"accuracy of {task.name} is measured for models of one number, this one gives {config.num_labels}; "
+            f"accuracy of {task.name} is measured for models of one number, this one gives {outputs}; "
             "leave data= (--data) out"
         )
-    return Path(file.file).name, file.examples(class_names(config) if task.has_classes else None, task.name)
+    return Path(file.file).name, file.examples(names, task.name)
 
 
 def measure_accuracy(
-    model: TaskModel, folder: Path, labelled: tuple[str, Examples], provider: str = CPU.provider
+    model: TaskModel,
+    folder: Path,
+    labelled: tuple[str, Examples],
+    provider: str = CPU.provider,
+    variant: str | None = None,
 ) -> dict[str, Any]:
-    """Measure a PyTorch model and the folder exported from it, on the same tokens.
+    """Measure a PyTorch model and one variant of the folder exported from it, on the same tokens.
 
     Args:
         model: the PyTorch model.
         folder: the exported folder.
         labelled: as `read_labelled` returns it.
         provider: onnxruntime's name of what runs the folder.
+        variant: which form of the model, where the folder holds several; the first by default.
 
     Returns:
         "file"; "texts" (their number); "metric" (the one of the task); "pytorch" and "onnx" (its values, as in shares
@@ -73,10 +106,9 @@ def measure_accuracy(
         LosparseError: the folder has no tokenizer.
     """
     name, examples = labelled
-    measure = find_measure(model.task)
-    assert measure is not None, "read_labelled refuses such tasks"
-    session = Session(folder, providers=(provider,), threads=torch.get_num_threads(), unchecked=True)
-    pytorch, onnx = measure(model, session, examples)
+    session = open_variant(folder, variant, (provider,))
+    pytorch = ask(of_pytorch(model, session), model.task, examples).metrics()
+    onnx = ask(of_session(session, told=True), model.task, examples).metrics()
     both = {metric: {"pytorch": value, "onnx": onnx[metric]} for metric, value in pytorch.items()}
     return {
         "file": name,
@@ -85,3 +117,9 @@ def measure_accuracy(
         **both[str(model.task.metric)],
         "metrics": both,
     }
+
+
+def open_variant(folder: Path, variant: str | None, providers: Sequence[str]) -> Session:
+    """Open one variant of a folder, with as many threads as torch has, the first by default."""
+    chosen = read_metadata(folder, variant).variant_name
+    return Session(folder, providers=providers, threads=torch.get_num_threads(), variant=chosen, unchecked=True)
