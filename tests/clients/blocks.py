@@ -17,15 +17,17 @@ def client_blocks() -> dict[str, str]:
     return dict(BLOCK.findall(PAGE.read_text(encoding="utf-8")))
 
 
-def run_block(client: str, folder: Path, **names: Any) -> dict[str, Any]:
+def run_block(client: str, folder: Path, file: str = "model.onnx", **names: Any) -> dict[str, Any]:
     """Run a block where OUT is a folder; returns the names that it leaves behind.
 
     Args:
         client: name of the block.
         folder: what OUT is.
+        file: of the model, in the place of the one that the block names.
         names: what the block finds.
     """
+    text = client_blocks()[client].replace("model.onnx", file)
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
         Path("OUT").symlink_to(folder.resolve())
-        exec(compile(client_blocks()[client], f"{PAGE.name}, {client}", "exec"), names)
+        exec(compile(text, f"{PAGE.name}, {client}", "exec"), names)
     return names

@@ -22,24 +22,31 @@ TOLERANCE = {
     "fp16": 1e-2,
     "int8": 1e-3,
     "int8-opset-18": 1e-3,
-    "int8-weights": 0.1,
-    "int4-weights": 0.1,
+    "variants-fp32": 1e-4,
+    "variants-int8": 1e-3,
+    "variants-int8-weights": 0.1,
+    "variants-int4-weights": 0.1,
+}
+FILES = {
+    "variants-int8": "model_quantized.onnx",
+    "variants-int8-weights": "model_int8_weights.onnx",
+    "variants-int4-weights": "model_q4.onnx",
 }
 # The provider's wheel is of an OpenVINO that does not know ONNX's Attention, an operator of set 23.
 BY_PROVIDER = ("fp32-opset-18", "int8-opset-18")
 
 
-def run_openvino(folder: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
+def run_openvino(folder: Path, file: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
     """Run a model in OpenVINO."""
-    return np.asarray(run_block("openvino", folder, feeds=feeds)["hidden"])
+    return np.asarray(run_block("openvino", folder, file, feeds=feeds)["hidden"])
 
 
-def run_provider(folder: Path, feeds: dict[str, np.ndarray]) -> np.ndarray:
+def run_provider(folder: Path, file: str, feeds: dict[str, np.ndarray]) -> np.ndarray:
     """Run a model in onnxruntime on OpenVINO."""
     import onnxruntime
 
     wanted = "OpenVINOExecutionProvider"
-    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=[(wanted, {"device_type": "CPU"})])
+    session = onnxruntime.InferenceSession(str(folder / file), providers=[(wanted, {"device_type": "CPU"})])
     assert session.get_providers()[0] == wanted
     return np.asarray(session.run(["last_hidden_state"], feeds)[0])
 
@@ -51,7 +58,9 @@ def main() -> int:
     for name in BY_PROVIDER if provider else TOLERANCE:
         saved = np.load(out / f"{name}.npz")
         feeds = {key.removeprefix("feed:"): saved[key] for key in saved.files if key.startswith("feed:")}
-        found = (run_provider if provider else run_openvino)(out / name, feeds)
+        found = (run_provider if provider else run_openvino)(
+            out / ("variants" if name.startswith("variants") else name), FILES.get(name, "model.onnx"), feeds
+        )
         difference = float(np.abs(found - saved["hidden"]).max())
         passed = difference <= TOLERANCE[name]  # NaN compares false
         failed += not passed

@@ -22,7 +22,7 @@ from losparse import LoSparse, compact_, compress_
 from losparse.demo.model import find_minilm
 from losparse.layers.training import training_layers
 from losparse.methods.losparse.algorithm import update_masks
-from losparse_export import export_model, trace_model
+from losparse_export import ExportSettings, export_model, export_variants, trace_model
 from losparse_runtime import Session
 
 TEXTS = [
@@ -38,10 +38,13 @@ FOLDERS: dict[str, dict[str, Any]] = {
     "int8": {"precision": "int8"},
     "int8-opset-18": {"precision": "int8", "opset": 18},
     "fp16": {"precision": "fp16"},
-    "int8-weights": {"precision": "int8-weights"},
-    "int4-weights": {"precision": "int4-weights"},
 }
 """Options of the export, by name of the folder."""
+SEVERAL = {
+    "variants": ExportSettings(precision=("fp32", "int8", "fp16", "int8-weights", "int4-weights")),
+    "transformers-js": ExportSettings(precision=("fp32", "int8", "fp16", "int4-weights"), layout="transformers.js"),
+}
+"""Settings of folders of several forms; what each form gives is saved as of a folder NAME/FORM."""
 
 
 def write_compressed(folder: Path) -> None:
@@ -59,8 +62,22 @@ def write_compressed(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+def save_numbers(session: Session, file: Path) -> None:
+    """Save the inputs of two runs, their outputs, and the vectors of all texts."""
+    feeds, alone = session.encode(TEXTS[:3]), session.encode(TEXTS[0])
+    np.savez(
+        file,
+        vectors=session.embed(TEXTS, batch_size=1),  # by itself, so that no client's batches matter
+        hidden=session.run(feeds)["last_hidden_state"],
+        hidden_alone=session.run(alone)["last_hidden_state"],
+        **{f"feed:{key}": value for key, value in feeds.items()},
+        **{f"alone:{key}": value for key, value in alone.items()},
+    )
+    print(f"{file.stem}: {session.metadata.model.file}", flush=True)
+
+
 def main() -> None:
-    """Write the folders, the inputs of one run, its outputs and the vectors of the texts."""
+    """Write the folders, and what our runtime makes of the texts."""
     out = Path(sys.argv[1])
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -74,17 +91,12 @@ def main() -> None:
 
     for name, options in FOLDERS.items():
         export_model(out / "model", out / name, tracer=tracer, **options)
-        session = Session(out / name, threads=1)
-        feeds, alone = session.encode(TEXTS[:3]), session.encode(TEXTS[0])
-        np.savez(
-            out / f"{name}.npz",
-            vectors=session.embed(TEXTS, batch_size=1),  # by itself, so that no client's batches matter
-            hidden=session.run(feeds)["last_hidden_state"],
-            hidden_alone=session.run(alone)["last_hidden_state"],
-            **{f"feed:{key}": value for key, value in feeds.items()},
-            **{f"alone:{key}": value for key, value in alone.items()},
-        )
-        print(f"{name}: {session.metadata.model.file}", flush=True)
+        save_numbers(Session(out / name, threads=1), out / f"{name}.npz")
+    for name, settings in SEVERAL.items():
+        report = export_variants(out / "model", out / name, settings, tracer=tracer)
+        assert not report.failed, report.failed
+        for form in settings.precision:
+            save_numbers(Session(out / name, threads=1, variant=form), out / f"{name}-{form}.npz")
     (out / "texts.json").write_text(json.dumps(TEXTS))
 
 
