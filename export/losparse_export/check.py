@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from losparse.data.loading import load_texts
 from losparse.errors import LosparseError
 from losparse.saving.source import find_model
-from losparse_runtime import Session
-from losparse_runtime.checking.folder import onnx_reference, open_checked
+from losparse_runtime import FolderError, Session
+from losparse_runtime.checking.folder import changed_description, onnx_reference, open_checked
 from losparse_runtime.checking.numbers import (
     SHAPES,
     TEXT_BATCH,
@@ -35,6 +35,7 @@ from losparse_runtime.contract.progress import SILENT, Progress
 from losparse_runtime.contract.task import TASKS
 from losparse_runtime.contract.tensors import Arrays
 from losparse_runtime.contract.variant import DEFAULT_PROVIDER
+from losparse_runtime.engine.cpus import int8_overflows
 from losparse_runtime.same_model import require_same_model
 from losparse_runtime.text.cuts import cuts_told_once
 
@@ -57,7 +58,7 @@ def check_folder(
     threads: int | None = None,
     progress: Progress = SILENT,
 ) -> CheckReport:
-    """Check a folder, and compare it with a reference if there is one.
+    """Check a folder, and compare every variant of it with a reference if there is one.
 
     Args:
         folder: that `losparse export` wrote.
@@ -80,15 +81,55 @@ def check_folder(
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise LosparseError(f"tolerance must be a finite number of 0 or more, got {tolerance}")
     session, changes = open_checked(folder, providers, threads)
-    if session is None or reference is None:
+    if session is None:
         return CheckReport(tuple(changes))
+    others, skipped = _open_others(session, providers, threads, changes)
+    if reference is None:
+        found = {name: CheckReport(tuple(changed_description(other))) for name, other in others.items()}
+        return CheckReport(tuple(changes), others=found, skipped=skipped)
     texts = None
     if data is not None:
         texts = load_texts(data, task=session.task, text_column=text_column, pair_column=pair_column)
     with progress.stage("opening the reference"):
         right = open_reference(session, find_model(reference), threads=threads)
     report = check_session(session, right, texts, tolerance=tolerance, progress=progress)
-    return CheckReport((*changes, *report.differences), report.parts, report.judgement)
+    found = {}
+    for name, other in others.items():
+        checked = _compare(other, right.of(other), texts, tolerance, progress)
+        found[name] = replace(checked, differences=tuple(changed_description(other)))
+    return CheckReport((*changes, *report.differences), report.parts, report.judgement, found, skipped)
+
+
+def _open_others(
+    session: Session, providers: Sequence[str], threads: int | None, changes: list[str]
+) -> tuple[dict[str, Session], dict[str, str]]:
+    """Open the variants beside one that is open; returns those, and why others do not open on this CPU.
+
+    Args:
+        session: the one that is open.
+        providers: see `Session`, as for the threads.
+        threads: see above.
+        changes: of the folder's files; a variant that does not open for them is one more.
+
+    Raises:
+        FolderError: one does not open, neither because of the CPU nor of a file that changed.
+    """
+    opened, skipped = {}, {}
+    for name, variant in session.metadata.folder.variants.items():
+        if name == session.metadata.variant_name:
+            continue
+        if variant.wide and int8_overflows():
+            skipped[name] = (
+                f"its weights have {variant.weight_bits} bits, with which int8 products overflow on this CPU"
+            )
+            continue
+        try:
+            opened[name] = Session(session.folder, providers=providers, threads=threads, variant=name)
+        except FolderError as error:
+            if not changes:
+                raise
+            changes.append(f"variant {name!r} does not open: {error}")
+    return opened, skipped
 
 
 def _refuse_idle(needed: str, given: object, **others: object) -> None:
@@ -147,12 +188,19 @@ def check_session(
             classes that a precision other than fp32 is judged by as well stay as they are.
         progress: is told of the stages.
     """
+    with progress.stage("comparing tokens"):
+        differences = text_differences(session, reference.preprocessing, texts)
+    return replace(_compare(session, reference, texts, tolerance, progress), differences=tuple(differences))
+
+
+def _compare(
+    session: Session, reference: Reference, texts: Texts | None, tolerance: float | None, progress: Progress
+) -> CheckReport:
+    """Compare numbers, as `check_session` does."""
     kinds = {"random tokens": _Inputs(lambda: random_batches(session), len(SHAPES), sum(batch for batch, _ in SHAPES))}
     if texts is not None:
         count = len(texts[0])
         kinds["texts"] = _Inputs(lambda: text_batches(session, *texts), math.ceil(count / TEXT_BATCH), count)
-    with progress.stage("comparing tokens"):
-        differences = text_differences(session, reference.preprocessing, texts)
     comparing = progress.stage(f"comparing with {reference.kind}", sum(kind.batches for kind in kinds.values()))
     with cuts_told_once(), comparing as advance:
         measured = {name: measure_difference(session, reference, kind.make(), advance) for name, kind in kinds.items()}
@@ -160,7 +208,7 @@ def check_session(
         parts, allowed = _judge(session, reference, kinds, measured, judge, tolerance)
     variant = session.metadata.variant_name if len(session.metadata.folder.variants) > 1 else None
     judgement = Judgement(reference.kind, session.task, judge.name, allowed, judge.cosine, variant)
-    return CheckReport(tuple(differences), parts, judgement)
+    return CheckReport((), parts, judgement)
 
 
 def _judge(

@@ -74,7 +74,14 @@ def _print(report: CheckReport) -> None:
         print(f"differs: {' '.join(line.split())}")
     if report.judgement is not None:
         print_parts(report.parts, report.judgement)
-    elif report.passed:
+    for name, other in report.others.items():
+        for line in other.differences:
+            print(f"differs: variant {name}: {' '.join(line.split())}")
+        if other.judgement is not None:
+            print_parts(other.parts, other.judgement)
+    for name, why in report.skipped.items():
+        print(f"not looked at: variant {name}: {why}")
+    if report.judgement is None and report.passed:
         print("the files are as they were written; --reference compares them with a model")
     print(_verdict(report.passed))
 
@@ -96,7 +103,7 @@ def print_parts(parts: Mapping[str, CheckedPart], judged: Judgement) -> None:
         ]
         for name, part in parts.items()
     ]
-    variant = "" if judged.variant is None else f"variant {judged.variant} alone "
+    variant = "" if judged.variant is None else f"variant {judged.variant} "
     title = f"{variant}against {judged.against}, {judged.precision}, largest difference allowed {judged.tolerance:.1e}"
     if judged.cosine is not None:
         title += f", cosine {judged.cosine} or more"

@@ -78,10 +78,12 @@ def _plan_schema() -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> int:
     """Export, and print what came of it; returns 1 if a form that was asked for is not there."""
-    settings = read_settings(options)
-    planning = [name for name in given(options, "export") if name in _PLANNING]
+    settings, flags = read_settings(options), given(options, "export")
+    planning = [name for name in flags if name in _PLANNING]
     if options.plan is not None and planning:
         raise LosparseError(f"--plan says what to do already; leave out {_flag(planning[0])}, or --plan")
+    if "threads" in flags and not settings.tune:
+        raise LosparseError("--threads does nothing without --tune; add that, or leave it out")
     refuse_idle(options, ["text_column", "pair_column"], ["calibration", "data"])
     refuse_idle(options, ["label_column"], ["data"])
     settings.check_texts(calibrated=options.calibration is not None, labelled=options.data is not None)
@@ -116,8 +118,10 @@ def read_settings(options: argparse.Namespace) -> ExportSettings:
     """
     from losparse_export.settings import ExportSettings
 
+    flags = given(options, "export")
+    idle = () if flags.get("tune") else ("threads",)  # said in the words of the flags, before the settings say it
     try:
-        return ExportSettings.from_dict(given(options, "export"))
+        return ExportSettings.from_dict({name: value for name, value in flags.items() if name not in idle})
     except WrongValueError as error:
         name, said = error.path.partition("[")[0], error.said
         said = re.sub(r"\b[a-z]+_[a-z]+\b", lambda found: _flag(found[0]), said)

@@ -24,6 +24,7 @@ from losparse_export.precision.table import PRECISION_TABLE, NotComparableError
 from losparse_runtime import Session, read_metadata, verify_files
 from losparse_runtime.contract.files import read_folder, record_files, write_metadata
 from losparse_runtime.engine.cpus import int8_overflows
+from tests.cli.conftest import file_record
 
 from .test_export_precision_model import calibration
 
@@ -319,3 +320,56 @@ def test_arguments_that_are_refused(export_forms, tmp_path):
     with pytest.raises(LosparseError, match=r"^target \(--target\) must be one of cpu, "):
         export_forms(tmp_path / "out", "fp32", target="gpu")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_check_compares_every_variant(copied, export_bert, tmp_path):
+    reference = export_bert(tmp_path / "reference").folder
+    names = list(read_folder(copied).variants)
+    report = check_folder(copied, reference, threads=1)
+    assert report.passed and report.judgement is not None and report.judgement.variant == names[0]
+    assert list(report.others) == names[1:] and report.skipped == {}
+    for name, other in report.others.items():
+        assert other.judgement is not None and other.judgement.variant == name and other.parts["random tokens"].passed
+    said = report.to_dict()
+    assert list(said["others"]) == names[1:] and said["others"]["int8"]["precision"] == "int8"
+
+
+def test_a_check_finds_what_is_wrong_in_one_variant_alone(copied, export_bert, tmp_path):
+    reference = export_bert(tmp_path / "reference").folder
+    file = copied / "model_quantized.onnx"
+    model = ir.load(file)
+    scale = next(v for name, v in model.graph.initializers.items() if name.endswith("_scale"))
+    scale.const_value = ir.tensor(scale.const_value.numpy() * 9, name=scale.name)
+    ir.save(model, file)
+    data = json.loads((copied / "losparse.json").read_text())
+    data["files"][file.name] = file_record(file)  # who changes a file can change its digest too
+    (copied / "losparse.json").write_text(json.dumps(data))
+    report = check_folder(copied, reference, threads=1)
+    failed = [name for name, other in report.others.items() if not other.passed]
+    assert not report.passed and report.differences == () and failed == ["int8"]
+
+
+def test_a_check_finds_a_changed_byte_of_what_is_shared(copied):
+    file = copied / read_folder(copied).variants["int8"].models["model"].shared[0]
+    content = bytearray(file.read_bytes())
+    content[0] ^= 1
+    file.write_bytes(content)
+    report = check_folder(copied, threads=1)
+    assert not report.passed and [line.partition(":")[0] for line in report.differences] == [file.name]
+
+
+def test_a_check_says_which_variant_does_not_open_for_a_change(copied):
+    (copied / "model_quantized.onnx").write_bytes(b"no graph")
+    report = check_folder(copied, threads=1)
+    assert not report.passed and any("model_quantized.onnx" in line for line in report.differences)
+
+
+def test_variants_for_other_cpus_are_said_not_to_be_looked_at(copied, monkeypatch):
+    data = json.loads((copied / "losparse.json").read_text())
+    data["variants"]["int8-static"]["weight_bits"] = 8  # as on a CPU with VNNI
+    (copied / "losparse.json").write_text(json.dumps(data))
+    monkeypatch.setattr("losparse_export.check.int8_overflows", lambda: True)
+    report = check_folder(copied, threads=1)
+    wide = {"int8-vnni"} if WIDE else set()
+    assert set(report.skipped) == {"int8-static"} | wide and set(report.others).isdisjoint(report.skipped)
+    assert "overflow on this CPU" in report.to_dict()["skipped"]["int8-static"]

@@ -294,10 +294,13 @@ def test_the_size_is_that_of_all_variants(two_variants: Path) -> None:
     assert (contents.file_bytes, contents.precision, contents.weight_bits) == (sum(sizes), "fp32, int8", 7)
 
 
-def test_a_check_says_which_variant_it_compared(two_variants: Path) -> None:
+def test_a_check_compares_every_variant_and_names_it(two_variants: Path) -> None:
     report = check_folder(two_variants, two_variants, threads=1)
-    assert report.passed and report.judgement is not None and report.judgement.variant == "fp32"
-    assert report.to_dict()["variant"] == "fp32"
+    assert report.judgement is not None and report.judgement.variant == "fp32"
+    assert report.to_dict()["variant"] == "fp32" and all(part.passed for part in report.parts.values())
+    other = report.others["int8"]  # which was made to give other numbers
+    assert other.judgement is not None and other.judgement.variant == "int8"
+    assert not other.passed and not report.passed and not report.to_dict()["others"]["int8"]["passed"]
 
 
 def test_a_description_is_of_one_graph_in_one_variant(two_variants: Path) -> None:

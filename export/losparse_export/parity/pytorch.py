@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer
 
-from losparse_runtime.checking.numbers import Reference
+from losparse_runtime.checking.numbers import Explain, Reference
 from losparse_runtime.checking.preprocessing import Encode, Preprocessing, Row, config_settings
 from losparse_runtime.contract.config import parse_model_config
 from losparse_runtime.contract.embedding import Embedding
@@ -45,14 +45,18 @@ def pytorch_reference(session: Session, folder: Path) -> Reference:
         outputs = model.reference({name: torch.from_numpy(array) for name, array in batch.items()})
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
-    def explain(batch: dict[str, NDArray[Any]], tolerance: float) -> str | None:
-        # In a copy: the search writes a graph with more outputs beside the model.
-        with tempfile.TemporaryDirectory() as copy:
-            shutil.copytree(session.folder, copy, dirs_exist_ok=True)
-            found = first_difference(model, Path(copy), batch, tolerance, file=session.metadata.model.file)
-        return None if found is None else found.layer
+    def explain_for(opened: Session) -> Explain:
+        def explain(batch: dict[str, NDArray[Any]], tolerance: float) -> str | None:
+            # In a copy: the search writes a graph with more outputs beside the model.
+            with tempfile.TemporaryDirectory() as copy:
+                shutil.copytree(opened.folder, copy, dirs_exist_ok=True)
+                found = first_difference(model, Path(copy), batch, tolerance, file=opened.metadata.model.file)
+            return None if found is None else found.layer
 
-    return Reference("PyTorch", run, checkpoint_preprocessing(loaded), explain=explain)
+        return explain
+
+    preprocessing = checkpoint_preprocessing(loaded)
+    return Reference("PyTorch", run, preprocessing, explain=explain_for(session), explain_for=explain_for)
 
 
 def checkpoint_preprocessing(loaded: Loaded) -> Preprocessing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,6 +25,10 @@ def _unexplained(batch: Arrays, tolerance: float) -> str | None:
     return None
 
 
+Explain = Callable[[Arrays, float], str | None]
+"""Names the first layer that differs on a batch by more than a tolerance; see `Reference`."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """What a folder is compared with.
@@ -36,13 +40,19 @@ class Reference:
         precision: of its numbers, as `Variant.arithmetic` says it.
         explain: names the first layer that differs on a batch by more than a tolerance for outputs of magnitude 1;
             None where that cannot be found out.
+        explain_for: returns what does that for another session of the same folder; None where nothing does.
     """
 
     kind: str
     run: Callable[[Arrays], Arrays]
     preprocessing: Preprocessing
     precision: str = "fp32"
-    explain: Callable[[Arrays, float], str | None] = _unexplained
+    explain: Explain = _unexplained
+    explain_for: Callable[[Session], Explain] | None = None
+
+    def of(self, session: Session) -> Reference:
+        """Return the reference as it explains another session of the same folder."""
+        return self if self.explain_for is None else replace(self, explain=self.explain_for(session))
 
 
 @dataclass(frozen=True)

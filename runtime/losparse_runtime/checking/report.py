@@ -62,22 +62,30 @@ class CheckReport:
         differences: a line for everything but numbers that differs: files, settings, tokens.
         parts: numbers, by the kind of inputs; none without a reference.
         judgement: what the numbers were judged by; None without a reference.
+        others: of a folder of several variants, what was found of those beside the one of `judgement`, by name.
+        skipped: why a variant was not looked at, by name.
     """
 
     differences: tuple[str, ...]
     parts: Mapping[str, CheckedPart] = field(default_factory=dict)
     judgement: Judgement | None = None
+    others: Mapping[str, CheckReport] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        """Whether nothing differs, and all numbers are near enough."""
-        return not self.differences and all(part.passed for part in self.parts.values())
+        """Whether nothing differs, and all numbers are near enough, in every variant that was looked at."""
+        own = not self.differences and all(part.passed for part in self.parts.values())
+        return own and all(report.passed for report in self.others.values())
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values, with the verdict."""
         judged, parts = self.judgement, {name: part.to_dict() for name, part in self.parts.items()}
+        others = {name: report.to_dict() for name, report in self.others.items()}
+        more = {**({"others": others} if others else {}), **({"skipped": dict(self.skipped)} if self.skipped else {})}
         if judged is None:
-            return {"passed": self.passed, "against": None, "differences": list(self.differences), "parts": parts}
+            said = {"passed": self.passed, "against": None, "differences": list(self.differences), "parts": parts}
+            return {**said, **more}
         return {
             "passed": self.passed,
             "against": judged.against,
@@ -88,4 +96,5 @@ class CheckReport:
             "tolerance": judged.tolerance,
             "cosine": judged.cosine,
             "parts": parts,
+            **more,
         }
