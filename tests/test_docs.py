@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,11 +28,17 @@ from losparse.data.columns import PAIR_OF, Columns
 from losparse.data.tables import Table
 from losparse.data.tasks.registry import TASK_DATA
 from losparse.errors import LosparseError
+from losparse_runtime.contract.task import TASKS
+from losparse_runtime.tasks import HELPERS
 from tests.cli.conftest import make_model, make_texts, make_tokenizer, write_csv
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"(?:<!-- (?:run: (\w+)|client: (\w+)) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
+FILE = re.compile(r"<!-- file: (\S+) -->\n(?:<!-- run: \w+ -->\n)?```python\n(.*?)```", re.DOTALL)
+
+# Where a page may put what it adds.
+REGISTRIES: tuple[dict[str, Any], ...] = (METHODS, TASKS, HELPERS)
 
 # Values of columns that are checked before the next column is looked for.
 EXAMPLES = {"tokens": ["a"]}
@@ -84,6 +91,16 @@ def trainer_names(folder: Path) -> dict[str, Any]:
     return {"model": model, "tokenizer": tokenizer, "rows": rows, "arguments": arguments, "Trainer": Trainer}
 
 
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """What a page adds to the registries is gone after it."""
+    before = [dict(registry) for registry in REGISTRIES]
+    yield
+    for registry, entries in zip(REGISTRIES, before, strict=True):
+        registry.clear()
+        registry.update(entries)
+
+
 SETTINGS = {"files": lambda _folder: {}, "trainer": trainer_names}
 
 
@@ -101,13 +118,16 @@ def run_shell(text: str) -> None:
         assert main(words) == 0, f"losparse {' '.join(words)}"
 
 
+@pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("page", [page for page in PAGES if any(block.setting for block in blocks(page))], ids=str)
 def test_every_block_runs(page: Path, user_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "work"
     shutil.copytree(user_files, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("LOSPARSE_CACHE", str(tmp_path / "cache"))
-    names: dict[str, Any] = {}
+    module = ModuleType("page")  # classes of a page find the names in their annotations there
+    monkeypatch.setitem(sys.modules, "page", module)
+    names = vars(module)
     for block in blocks(page):
         if block.setting is None:
             continue
@@ -116,6 +136,15 @@ def test_every_block_runs(page: Path, user_files: Path, tmp_path: Path, monkeypa
             exec(compile(block.text, str(page), "exec"), names)
         else:
             run_shell(block.text)
+
+
+def test_files_that_a_page_shows_are_those_of_the_tests() -> None:
+    shown = FILE.findall((ROOT / "docs" / "extending.md").read_text(encoding="utf-8"))
+    toys = sorted((ROOT / "tests" / "extending" / "toys").glob("[!_]*.py"))
+    assert sorted(ROOT / name for name, _ in shown) == toys
+    assert {name: text for name, text in shown} == {
+        name: (ROOT / name).read_text(encoding="utf-8") for name, _ in shown
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

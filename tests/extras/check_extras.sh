@@ -9,6 +9,7 @@ cd "$(dirname "$0")/../.."
 full=$(realpath "$(dirname "$1")")/$(basename "$1")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+. tests/extras/common.sh
 "$full" - "$work/onnx" <<'PY'
 import sys
 from losparse.demo.model import find_minilm
@@ -16,15 +17,10 @@ from losparse_export import export_model
 export_model(find_minilm(), sys.argv[1], task="feature-extraction")
 PY
 
-fail() { echo "FAILED: $*" >&2; exit 1; }
-has() { "$work/$1/bin/python" -m pip show --quiet "$2" 2>/dev/null; }
-
 for extra in runtime gpu; do
-  "${PYTHON:-python3.11}" -m venv "$work/$extra" || python3 -m venv "$work/$extra"
-  "$work/$extra/bin/python" -m pip install --quiet -c constraints.txt ".[$extra]"
-  has "$extra" torch && fail "[$extra] brings torch"
-  (cd "$work" && "$work/$extra/bin/losparse" run "$work/onnx" "a fine film" >"$work/said") || fail "[$extra] does not run"
-  [ -s "$work/said" ] || fail "[$extra] says nothing"
+  empty "$extra" "${PYTHON:-python3.11}"
+  install "$extra" ".[$extra]"
+  runs_without_torch "$extra" "$work/onnx"
   echo "[$extra] runs an exported folder without torch: ok"
 done
 has runtime onnxruntime || fail "[runtime] lacks onnxruntime"
