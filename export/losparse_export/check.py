@@ -30,7 +30,7 @@ from losparse_runtime.checking.numbers import (
 )
 from losparse_runtime.checking.report import CheckedPart, CheckReport, Judgement
 from losparse_runtime.checking.tokens import text_differences
-from losparse_runtime.contract.files import METADATA_FILE
+from losparse_runtime.contract.files import METADATA_FILE, read_metadata
 from losparse_runtime.contract.progress import SILENT, Progress
 from losparse_runtime.contract.task import TASKS
 from losparse_runtime.contract.tensors import Arrays
@@ -56,6 +56,7 @@ def check_folder(
     tolerance: float | None = None,
     providers: Sequence[str] = (DEFAULT_PROVIDER,),
     threads: int | None = None,
+    variant: str | None = None,
     progress: Progress = SILENT,
 ) -> CheckReport:
     """Check a folder, and compare every variant of it with a reference if there is one.
@@ -69,6 +70,7 @@ def check_folder(
         tolerance: largest difference allowed; see `check_session`.
         providers: see `Session`.
         threads: see `Session`.
+        variant: the only one to open and compare; the files of all are compared with their digests.
         progress: is told of the stages.
 
     Raises:
@@ -80,10 +82,11 @@ def check_folder(
     _refuse_idle("data", data, text_column=text_column, pair_column=pair_column)
     if tolerance is not None and not 0 <= tolerance < math.inf:
         raise LosparseError(f"tolerance must be a finite number of 0 or more, got {tolerance}")
-    session, changes = open_checked(folder, providers, threads)
+    session, changes = open_checked(folder, providers, threads, variant)
     if session is None:
         return CheckReport(tuple(changes))
-    others, skipped = _open_others(session, providers, threads, changes)
+    alone = variant is not None
+    others, skipped = ({}, {}) if alone else _open_others(session, providers, threads, changes)
     if reference is None:
         found = {name: CheckReport(tuple(changed_description(other))) for name, other in others.items()}
         return CheckReport(tuple(changes), others=found, skipped=skipped)
@@ -152,7 +155,8 @@ def open_reference(session: Session, folder: Path, *, threads: int | None = None
         InputError: it is an ONNX folder of another model.
     """
     if (folder / METADATA_FILE).is_file():
-        other = Session(folder, threads=threads)
+        # Its first variant, the most exact one: not the one that is the fastest here.
+        other = Session(folder, threads=threads, variant=read_metadata(folder).variant_name)
         require_same_model([session, other], labels=False)
         return onnx_reference(other)
     from .parity.pytorch import pytorch_reference  # loads torch

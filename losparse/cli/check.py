@@ -14,7 +14,7 @@ from ..errors import LosparseError
 from .output import check_json_target, print_table
 from .parser import refuse_idle
 from .progress import StderrProgress
-from .run import add_session_options, warn_of_provider
+from .run import add_session_options, add_variant_option, warn_of_provider
 
 if TYPE_CHECKING:
     from losparse_runtime import CheckReport
@@ -38,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--tolerance", type=float, metavar="T", help="largest difference allowed (default: that of the precision)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to this file")
+    add_variant_option(parser, "all of them")
     add_session_options(parser)
     parser.set_defaults(run=run)
 
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     refuse_idle(options, ["data", "tolerance"], ["reference"])
     if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
         raise LosparseError(f"--tolerance must be a finite number of 0 or more, got {options.tolerance}")
-    warn_of_provider(options.folder, options)
+    warn_of_provider(options.folder, options, options.variant)
     report = check_folder(
         options.folder,
         options.reference,
@@ -61,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
         tolerance=options.tolerance,
         providers=options.providers,
         threads=options.threads,
+        variant=options.variant,
         progress=StderrProgress(verbose=options.verbose),
     )
     _print(report)

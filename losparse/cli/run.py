@@ -55,15 +55,35 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def warn_of_provider(folder: Path, options: argparse.Namespace) -> None:
-    """Say once that a folder was planned for another provider than the default, where none was asked for."""
-    from losparse_runtime.contract.files import read_metadata
+def add_variant_option(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add `--variant` to a command that opens one form of a folder.
+
+    Args:
+        parser: of the command.
+        default: what it opens where none is named, as its help says it.
+    """
+    parser.add_argument(
+        "--variant", metavar="NAME", help=f"form of a folder that holds several, as in int8 (default: {default})"
+    )
+
+
+def warn_of_provider(folder: Path, options: argparse.Namespace, variant: str | None = None) -> None:
+    """Say once that a folder was planned for another provider than the default, where none was asked for.
+
+    Args:
+        folder: to be opened.
+        options: of the command.
+        variant: which form of it; None for the one that a session chooses.
+    """
+    from losparse_runtime.contract.files import read_folder
     from losparse_runtime.errors import FolderError
 
     if options.providers is not _CPU:
         return
     try:
-        wanted = read_metadata(folder).provider
+        variants = read_folder(folder).variants
+        planned = [each.provider for name, each in variants.items() if variant in (None, name)]
+        wanted = DEFAULT_PROVIDER if DEFAULT_PROVIDER in planned or not planned else planned[0]
     except FolderError:  # whoever opens the folder next says what is wrong with it
         return
     if wanted != DEFAULT_PROVIDER:
@@ -116,6 +136,7 @@ def add_options(parser: CommandParser, stdin: TextIO | None = None) -> None:
         help="what is said of a text does not depend on the others: one text in a run where it may (precision int8, "
         "padding on the left)",
     )
+    add_variant_option(parser, "the one that is best here; --verbose says which and why")
     add_session_options(parser)
     parser.set_defaults(run=run, stdin=stdin)
 
@@ -131,9 +152,13 @@ def run(options: argparse.Namespace) -> int:
         raise LosparseError(f"--provider takes one name, got '{stray}' behind it; write --provider {stray} too")
     texts = options.texts or _lines_of(options.stdin or sys.stdin)
     _check_unicode(texts)
-    warn_of_provider(options.folder, options)
+    warn_of_provider(options.folder, options, options.variant)
     session = Session(
-        options.folder, options.providers, threads=options.threads, batch_invariant=options.batch_invariant
+        options.folder,
+        options.providers,
+        threads=options.threads,
+        batch_invariant=options.batch_invariant,
+        variant=options.variant,
     )
     helper = _helper(session, options)
     _check_blanks(session, helper, texts)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from .contract.config import read_model_config
-from .contract.files import read_metadata
 from .contract.metadata import Metadata
 from .contract.signature import Signature
 from .contract.task import TASKS, meant_task
@@ -18,7 +18,7 @@ from .contract.variant import DEFAULT_PROVIDER
 from .engine.alone import depends_on_batch, run_alone
 from .engine.cpus import available_cpus
 from .engine.forks import remember, require_own
-from .engine.opening import Options, open_model, provider_names
+from .engine.opening import Options, open_model, provider_names, select_here
 from .errors import RunError, one_line
 from .tasks.answer import Answer, answer
 from .tasks.classify import Classification, classify
@@ -45,11 +45,13 @@ class Session:
             text of a batch is run by itself, at its own length, which takes longer. Other folders run as ever.
         spinning: let idle threads wait busily. Right for one model alone on its cores; switch it off where several
             sessions or other work share them.
-        variant: which form of the model to open, as in "int8", where the folder holds several; the first by default.
+        variant: which form of the model to open, as in "int8", where the folder holds several; by default the one that
+            is best on this CPU and provider, as `engine.choice` says and `choice` explains.
         graph: which graph to open, as in "decoder", where the model has several; the first by default.
         unchecked: open a folder whose model was not compared with PyTorch yet; for the exporter, which compares it.
 
     Attributes:
+        choice: why this variant was opened, and why not the others; one line.
         signature: what the model takes and returns; it checks inputs as `run` does, and makes some up.
 
     Raises:
@@ -73,7 +75,7 @@ class Session:
         unchecked: bool = False,
     ) -> None:
         self.folder = Path(folder)
-        self.options = Options(
+        options = Options(
             provider_names(providers),
             available_cpus() if threads is None else threads,
             allow_fallback,
@@ -82,7 +84,11 @@ class Session:
             graph,
             unchecked,
         )
-        self.metadata: Metadata = read_metadata(self.folder, variant, graph)
+        self.metadata: Metadata
+        self.metadata, chosen = select_here(self.folder, options)
+        self.choice: str = chosen.reason
+        # With the name: whatever opens the folder once more, as for its memory, opens the same variant.
+        self.options = replace(options, variant=chosen.name)
         self.config = read_model_config(self.folder)
         self.signature: Signature = self.metadata.signature.within(self.config.vocabulary, self.metadata.max_length)
         self._session: Any = open_model(self.folder, self.metadata, self.options)
@@ -95,7 +101,8 @@ class Session:
     def __repr__(self) -> str:
         """Folder, task, providers and threads."""
         return (
-            f"Session({str(self.folder)!r}, task={self.task!r}, providers={self.providers!r}, threads={self.threads})"
+            f"Session({str(self.folder)!r}, task={self.task!r}, variant={self.variant!r}, "
+            f"providers={self.providers!r}, threads={self.threads})"
         )
 
     @property
@@ -107,6 +114,11 @@ class Session:
         """
         outputs = None if self.labels is None else len(self.labels)
         return meant_task(TASKS[self.metadata.task], self.config.problem_type, outputs).name
+
+    @property
+    def variant(self) -> str:
+        """Name of the variant that is open."""
+        return self.metadata.variant_name
 
     @property
     def labels(self) -> tuple[str, ...] | None:

@@ -123,11 +123,11 @@ def test_a_folder_of_two_variants_is_read_as_it_was_written(two_variants: Path) 
 
 
 def test_each_variant_opens_by_its_name(two_variants: Path) -> None:
-    first, fp32, int8 = (Session(two_variants, threads=1, variant=name) for name in (None, "fp32", "int8"))
+    chosen, fp32, int8 = (Session(two_variants, threads=1, variant=name) for name in (None, "fp32", "int8"))
     feeds = {"input_ids": np.array([[3, 4]])}
-    for session, scale in ((first, 1), (fp32, 1), (int8, 2)):
+    for session, scale in ((chosen, 2), (fp32, 1), (int8, 2)):
         assert session.run(feeds)["last_hidden_state"].tolist() == [[[3 * scale, 30 * scale], [4 * scale, 40 * scale]]]
-    assert (first.metadata.precision, int8.metadata.precision, int8.metadata.weight_bits) == ("fp32", "int8", 7)
+    assert (fp32.metadata.precision, int8.metadata.precision, int8.metadata.weight_bits) == ("fp32", "int8", 7)
     sizes = {name: read_metadata(two_variants, name).model_bytes for name in ("fp32", "int8")}
     assert sizes == {
         "fp32": (two_variants / "model.onnx").stat().st_size,
@@ -141,7 +141,7 @@ def test_memory_is_measured_of_the_variant_that_is_open(two_variants: Path) -> N
     data = json.loads((two_variants / "losparse.json").read_text())
     data["files"]["model.int8.onnx"]["bytes"] = 0
     (two_variants / "losparse.json").write_text(json.dumps(data))
-    session = Session(two_variants, threads=1)
+    session = Session(two_variants, threads=1, variant="fp32")
     assert peak_memory(two_variants, session.options, length=4) > 0
     with pytest.raises(Exception, match=r"model\.int8\.onnx: is not an ONNX model"):
         peak_memory(two_variants, replace(session.options, variant="int8"), length=4)
@@ -309,3 +309,12 @@ def test_a_description_is_of_one_graph_in_one_variant(two_variants: Path) -> Non
     said = folder.description("int8", "model")
     assert (said["format"], said["precision"], said["fingerprint"]) == (1, "int8", metadata.fingerprint)
     assert not {"files", "parity", "accuracy"} & set(said)
+
+
+def test_a_check_of_one_variant_looks_at_no_other(two_variants: Path) -> None:
+    report = check_folder(two_variants, two_variants, threads=1, variant="fp32")
+    assert report.passed and report.others == {} and report.to_dict()["variant"] == "fp32"
+    whole = check_folder(two_variants, two_variants, threads=1)
+    assert not whole.passed and list(whole.others) == ["int8"]
+    with pytest.raises(InputError, match=r"variant must be one of those the folder has \(fp32, int8\), got 'int4'"):
+        check_folder(two_variants, threads=1, variant="int4")

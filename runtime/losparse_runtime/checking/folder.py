@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..contract.fields import read_json
-from ..contract.files import METADATA_FILE, changed_files
+from ..contract.files import METADATA_FILE, changed_files, read_folder
 from ..contract.folder import DESCRIPTION_KEY
 from ..contract.variant import DEFAULT_PROVIDER
+from ..engine.cpus import int8_overflows
 from ..errors import FolderError
 from ..session import Session
 from .differences import first_difference
@@ -18,7 +19,10 @@ from .preprocessing import preprocessing_of
 
 
 def open_checked(
-    folder: Path | str, providers: Sequence[str] = (DEFAULT_PROVIDER,), threads: int | None = None
+    folder: Path | str,
+    providers: Sequence[str] = (DEFAULT_PROVIDER,),
+    threads: int | None = None,
+    variant: str | None = None,
 ) -> tuple[Session | None, list[str]]:
     """Open a folder, and say what is in it that its exporter did not write.
 
@@ -26,6 +30,7 @@ def open_checked(
         folder: an exported ONNX folder.
         providers: see `Session`.
         threads: see `Session`.
+        variant: which one to open; None for the first that this CPU can run.
 
     Returns:
         The session, or None where the changes are why it does not open; and a line for every change.
@@ -35,13 +40,24 @@ def open_checked(
     """
     changes = changed_files(folder)
     try:
-        session = Session(folder, providers=providers, threads=threads)
+        name = _first_here(folder) if variant is None else variant
+        session = Session(folder, providers=providers, threads=threads, variant=name)
         _require_compared(session)
     except FolderError as error:
         if not changes:
             raise
         return None, [*changes, f"it does not open: {error}"]
     return session, [*changes, *changed_description(session)]
+
+
+def _first_here(folder: Path | str) -> str:
+    """Return the first variant that this CPU can run, or the first one, whose opening says why it cannot.
+
+    Not the one that is the fastest here, as `Session` opens: a check says the same on every machine.
+    """
+    variants = read_folder(folder).variants
+    wrong = int8_overflows()
+    return next((name for name, variant in variants.items() if not (variant.wide and wrong)), next(iter(variants)))
 
 
 def _require_compared(session: Session) -> None:

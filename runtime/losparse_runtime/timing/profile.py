@@ -15,8 +15,7 @@ from pathlib import Path
 
 from ..contract.config import read_model_config
 from ..contract.feeds import Draw
-from ..contract.files import read_metadata
-from ..engine.opening import Options, open_model
+from ..engine.opening import Options, open_model, select_here
 from ..errors import InputError
 
 _WARMUP = 2
@@ -60,7 +59,7 @@ def profile_nodes(
     if runs < 1 or batch < 1 or length < 1:
         raise InputError(f"batch, length and runs must be at least 1, got {batch}, {length} and {runs}")
     folder = Path(folder)
-    metadata = read_metadata(folder, options.variant, options.graph)
+    metadata, _ = select_here(folder, options)
     signature = metadata.signature.within(read_model_config(folder).vocabulary)
     feeds = signature.random_feeds(Draw(batch, length, seed=seed))
     with tempfile.TemporaryDirectory() as place:
