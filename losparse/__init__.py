@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from .pipeline.job import CompressionJob
     from .pipeline.result import CompressedFolder
     from .pipeline.run import compress_folder
+    from .publishing.hub import Pushed, push_to_hub
+    from .publishing.settings import CardSettings
     from .saving.contents import FolderContents, StoredLayer, inspect_folder
     from .training.fine_tune import FineTuneResult, fine_tune
     from .training.recipe import Recipe, Training
@@ -35,6 +37,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ASVD": "methods",
+    "CardSettings": "publishing.settings",
     "CompressedFolder": "pipeline.result",
     "CompressionJob": "pipeline.job",
     "CompressionReport": "models.report",
@@ -50,6 +53,7 @@ _HOMES = {
     "LoSparseCallback": "methods.losparse.callback",
     "METHODS": "methods",
     "OneShotLoSparse": "methods",
+    "Pushed": "publishing.hub",
     "ROM": "methods",
     "Recipe": "training.recipe",
     "StructuredPruning": "methods",
@@ -65,6 +69,7 @@ _HOMES = {
     "find_targets": "layers.linear",
     "fine_tune": "training.fine_tune",
     "inspect_folder": "saving.contents",
+    "push_to_hub": "publishing.hub",
 }
 
 __all__ = [
@@ -74,6 +79,7 @@ __all__ = [
     "METHODS",
     "ROM",
     "SVD",
+    "CardSettings",
     "CompressedFolder",
     "CompressionJob",
     "CompressionReport",
@@ -87,6 +93,7 @@ __all__ = [
     "LoSparseCallback",
     "LosparseError",
     "OneShotLoSparse",
+    "Pushed",
     "Recipe",
     "StoredLayer",
     "StructuredPruning",
@@ -100,6 +107,7 @@ __all__ = [
     "find_targets",
     "fine_tune",
     "inspect_folder",
+    "push_to_hub",
 ]
 
 

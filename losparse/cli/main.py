@@ -29,6 +29,7 @@ COMMANDS = {
     "check": "compare an ONNX folder with the model it came from",
     "bench": "time an ONNX folder, alone or against another one",
     "run": "run an ONNX folder on texts",
+    "push": "put an ONNX folder on the hub, with a model card",
     "methods": "list the methods, what each needs and where it comes from",
     "inspect": "show what the layers of a folder store",
     "demo": "all of it, on a model and texts that need no files of yours",
@@ -42,6 +43,7 @@ _EXTRAS = {
     "check": "export",
     "bench": "runtime",
     "run": "runtime",
+    "push": "export",
     "demo": "all",
 }
 """The extra that has all that a command may need; `train` for the others."""

@@ -40,11 +40,11 @@ def find_model(name: str | Path, *, download: Download | None = None) -> Path:
         return Path((download or _download)(name, list(_FILES)))
     except Exception as error:  # the hub client raises many unrelated types: network, no such name, no rights
         raise LosparseError(
-            f"no model folder '{name}', and it could not be fetched from the hub: {_reason(error)}"
+            f"no model folder '{name}', and it could not be fetched from the hub: {hub_reason(error)}"
         ) from error
 
 
-def _reason(error: Exception) -> str:
+def hub_reason(error: Exception) -> str:
     """Return what the hub's client says: whole sentences of it, for it often adds a page of advice."""
     said = " ".join(str(error).split()) or type(error).__name__
     if len(said) <= _SHOWN:
