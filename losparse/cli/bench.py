@@ -5,26 +5,35 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from losparse_runtime.contract.files import write_json
+from losparse_runtime.contract.variant import DEFAULT_PROVIDER
 
 from ..environment import timing_report
 from ..errors import LosparseError
 from .output import check_json_target, human_bytes, print_table
 from .parser import positive_int
 from .progress import StderrProgress
-from .run import add_session_options, warn_of_provider
+from .run import add_session_options, add_variant_option, warn_of_provider
+
+if TYPE_CHECKING:
+    from losparse_runtime import Benchmark
 
 COLUMNS = ("batch", "length", "model", "median ms", "p90 ms", "p99 ms", "tokens/s", "speedup", "peak memory")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
-    parser.add_argument("folder", type=Path, metavar="ONNX_DIR", help="what `losparse export` wrote")
     parser.add_argument(
-        "--against", type=Path, metavar="ONNX_DIR2", help="folder to compare with, the dense one mostly"
+        "folder",
+        metavar="ONNX_DIR[:NAME]",
+        help="what `losparse export` wrote; of several forms all are timed, or the one of a name, as in OUT:int8",
     )
+    parser.add_argument(
+        "--against", metavar="ONNX_DIR2[:NAME]", help="folder to compare with, the dense one mostly; read alike"
+    )
+    add_variant_option(parser, "all of them; the same as ONNX_DIR:NAME")
     parser.add_argument("--batch", type=positive_int, nargs="+", default=[1], metavar="N", help="texts in a run")
     parser.add_argument("--length", type=positive_int, nargs="+", default=[128], metavar="N", help="tokens in a text")
     parser.add_argument("--runs", type=positive_int, metavar="N", help="timed runs (default: at least 10)")
@@ -33,6 +42,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--no-memory", action="store_true", help="leave out the peak memory, which takes more processes"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write times, machine and versions to this file")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="also write the times into the folders, for this class of CPU: by them a session chooses among forms",
+    )
     add_session_options(parser)
     parser.set_defaults(run=run)
 
@@ -44,9 +58,12 @@ def run(options: argparse.Namespace) -> int:
     check_json_target(options.json)
     if options.runs is not None and options.min_seconds is not None:
         raise LosparseError("--runs says how often to run, so --min-seconds would change nothing; leave one out")
-    folders = [options.folder] if options.against is None else [options.against, options.folder]
-    for folder in folders:
-        warn_of_provider(folder, options)
+    places = named_places(options.folder, options.against, options.variant)
+    if options.record and options.providers != (DEFAULT_PROVIDER,):
+        raise LosparseError(f"--record is of times on {DEFAULT_PROVIDER}; leave --provider out, or --record")
+    for folder, variant in places:
+        warn_of_provider(folder, options, variant)
+    folders = [folder if variant is None else (folder, variant) for folder, variant in places]
     found = benchmark(
         open_folders(folders, options.providers, options.threads),
         [(batch, length) for batch in options.batch for length in options.length],
@@ -58,11 +75,49 @@ def run(options: argparse.Namespace) -> int:
     report = timing_report(found.to_dict())
     title = f"{report['machine']['cpu']}, threads: {found.threads}"
     print_table(title, COLUMNS, table_rows(report["results"]), left=(2,))
-    for line in notes(report["results"], compared=options.against is not None):
+    for line in notes(report["results"], compared=len(found.models) > 1):
         print(line)
     if options.json is not None:
         write_json(options.json, report)
+    if options.record:
+        _record(found)
     return 0
+
+
+def named_places(folder: str, against: str | None = None, variant: str | None = None) -> list[tuple[Path, str | None]]:
+    """Return the folders to time, the one to compare with first, each with the name of a form or None for all.
+
+    Args:
+        folder: as `ONNX_DIR` or `ONNX_DIR:NAME`; what exists under the whole name is a folder of that name.
+        against: the same, of the folder to compare with.
+        variant: the form of `folder`, where its text names none.
+
+    Raises:
+        LosparseError: a form is named twice.
+    """
+    place, name = _named(folder)
+    if name is not None and variant is not None:
+        raise LosparseError(f"'{folder}' names a form already; leave out --variant {variant}")
+    own = place, name or variant
+    return [own] if against is None else [_named(against), own]
+
+
+def _named(text: str) -> tuple[Path, str | None]:
+    folder, colon, name = text.rpartition(":")
+    if not colon or not name or Path(text).exists() or not Path(folder).exists():
+        return Path(text), None
+    return Path(folder), name
+
+
+def _record(found: Benchmark) -> None:
+    """Write the times into the folders, and say which."""
+    from losparse_runtime import record_times
+
+    recorded = record_times(found)
+    if recorded.calls:
+        print(f"recorded: {', '.join(recorded.calls)}")
+    if recorded.noisy:
+        print(f"not recorded, since the machine was disturbed: {', '.join(recorded.noisy)}; time again when it is idle")
 
 
 def table_rows(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -29,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
     if options.reasons and not (options.folder / METADATA_FILE).is_file():
         raise LosparseError(f"--reasons is for an ONNX folder, and '{options.folder}' is a checkpoint; leave it out")
     _print(options.folder, contents)
+    if len(contents.variants) > 1:
+        _print_variants(contents)
     if options.reasons:
         _print_reasons(contents)
     if options.json is not None:
@@ -64,6 +66,25 @@ def _print(folder: Path, contents: FolderContents) -> None:
         print(
             f"beside them the tokenizer: {contents.tokenizer_bytes:,} bytes ({human_bytes(contents.tokenizer_bytes)})"
         )
+
+
+def _print_variants(contents: FolderContents) -> None:
+    """Print what is known of every form: one column of times for each call that one of them was timed by."""
+    calls = sorted({call for variant in contents.variants for call in variant.times or {}})
+    rows = [
+        [
+            variant.name,
+            variant.file,
+            f"{variant.bytes:,}",
+            variant.difference,
+            variant.rightness,
+            *(f"{times[call]:.2f}" if call in times else "-" for call in calls),
+        ]
+        for variant in contents.variants
+        for times in [variant.times or {}]
+    ]
+    columns = ["variant", "file", "bytes", "off PyTorch", "accuracy", *(f"ms, {call}" for call in calls)]
+    print_table("variants; a file that several share counts in each", columns, rows, left=(0, 1))
 
 
 def _print_reasons(contents: FolderContents) -> None:

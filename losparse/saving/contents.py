@@ -18,6 +18,7 @@ from ..models.coverage import Coverage, coverage, left_by_name
 from ..models.heads import Heads
 from .folder import Checkpoint, read_checkpoint, stored_layers, stored_name, stored_tables
 from .parts import PartBytes, checkpoint_parts, onnx_parts, tokenizer_bytes
+from .variants import StoredVariant, stored_variants
 
 _IN_BLOCK = re.compile(r"\.\d+\..*\.weight$")
 
@@ -94,6 +95,7 @@ class FolderContents:
         embeddings: "int8" where an export rounded embedding tables to int8 rows; None elsewhere.
         tokenizer_bytes: size of the tokenizer's files, which no other number here counts.
         coverage: of a checkpoint, how much of its linear weights the layers are.
+        variants: of an ONNX folder, its forms; empty for a checkpoint.
     """
 
     kind: str
@@ -105,6 +107,7 @@ class FolderContents:
     embeddings: str | None = None
     tokenizer_bytes: int = 0
     coverage: Coverage | None = None
+    variants: tuple[StoredVariant, ...] = ()
 
     @property
     def file_bytes(self) -> int:
@@ -129,6 +132,7 @@ class FolderContents:
             "layer_share": stored / dense if dense else None,
             "looked_at": None if self.coverage is None else self.coverage.to_dict(),
             "layers": [layer.to_dict() for layer in self.layers],
+            "variants": [variant.to_dict() for variant in self.variants],
         }
 
 
@@ -217,6 +221,7 @@ def _onnx_contents(folder: Path) -> FolderContents:
         bits,
         embeddings,
         tokenizer_bytes(folder),
+        variants=stored_variants(metadata.folder),
     )
 
 

@@ -36,6 +36,7 @@ from .timing.latency import Latency, measure, peak_memory
 from .timing.openvino import OpenVino, OpenVinoFacts, find_openvino
 from .timing.profile import NodeTime, profile_nodes, time_by
 from .timing.ratio import Ratio, RatioVerdict, compare_latency
+from .timing.record import Recorded, record_times
 
 __all__ = [
     "Advance",
@@ -63,6 +64,7 @@ __all__ = [
     "Ranked",
     "Ratio",
     "RatioVerdict",
+    "Recorded",
     "Reference",
     "RunError",
     "SentenceEncoder",
@@ -85,6 +87,7 @@ __all__ = [
     "profile_nodes",
     "read_folder",
     "read_metadata",
+    "record_times",
     "time_by",
     "verify_files",
 ]

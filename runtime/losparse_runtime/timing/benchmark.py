@@ -6,18 +6,23 @@ report.results[1].latency.speedup
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..contract.files import read_folder
 from ..contract.progress import SILENT, Progress
 from ..contract.variant import DEFAULT_PROVIDER
+from ..engine.cpus import int8_overflows
 from ..errors import InputError
 from ..same_model import require_same_model
 from ..session import Session
 from .latency import Latency, Timed, check_named, measure
 from .openvino import OpenVino
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,8 @@ class Benchmark:
     Attributes:
         providers: execution providers of the first model.
         threads: inside one operator, of the first model.
-        models: "folder" and "fingerprint" of each by name, and the precision in "openvino" of those that run there; the
-            first is the one the others are compared with.
+        models: "folder" and "fingerprint" of each by name, "variant" where its folder holds several, and the precision
+            in "openvino" of those that run there; the first is the one the others are compared with.
         results: a timing for every shape and model, shape by shape.
     """
 
@@ -107,37 +112,67 @@ def benchmark(
             times = measure(timed, batch=batch, length=length, runs=runs, min_seconds=min_seconds, memory=memory)
             results += [Timing(batch, length, name, latency) for name, latency in times.items()]
             advance(1)
-    models = {
-        name: {"folder": str(model.folder), "fingerprint": model.metadata.fingerprint} for name, model in timed.items()
-    }
+    models = {name: _described(model) for name, model in timed.items()}
     for name, opponent in opponents.items():
         models[name]["openvino"] = opponent.precision
     return Benchmark(first.providers, first.threads, models, tuple(results))
 
 
+def _described(model: Timed) -> dict[str, Any]:
+    metadata = model.metadata
+    variant = {"variant": metadata.variant_name} if len(metadata.folder.variants) > 1 else {}
+    return {"folder": str(model.folder), "fingerprint": metadata.fingerprint, **variant}
+
+
+Place = Path | str | tuple[Path | str, str]
+"""A folder, or a folder and the name of one of its variants."""
+
+
 def open_folders(
-    folders: Sequence[Path | str], providers: Sequence[str] = (DEFAULT_PROVIDER,), threads: int | None = None
+    folders: Sequence[Place], providers: Sequence[str] = (DEFAULT_PROVIDER,), threads: int | None = None
 ) -> dict[str, Session]:
     """Open folders to be compared, each under a name that tells it from the others.
 
+    Of a folder of several variants all are opened, but for those that overflow on this CPU, which a warning names.
+
     Args:
-        folders: that `losparse export` wrote.
+        folders: that `losparse export` wrote, or pairs of a folder and the name of the only variant to open of it.
         providers: see `Session`.
         threads: see `Session`.
 
     Returns:
-        Sessions by the folders' own names, or by their paths where names are equal.
+        Sessions by the folders' own names, or by their paths where names are equal; of a folder of several variants
+        "folder:variant", or the variant alone where no other folder is there.
 
     Raises:
         LosparseRuntimeError: a folder cannot be opened; see `Session`.
     """
-    names = _names([Path(folder) for folder in folders])
-    opened = (Session(folder, providers=providers, threads=threads) for folder in folders)
-    return dict(zip(names, opened, strict=True))
+    places = [(Path(each[0]), each[1]) if isinstance(each, tuple) else (Path(each), None) for each in folders]
+    names, sessions = _names([folder for folder, _ in places]), []
+    shown: list[str] = []
+    for folder, variant in places:
+        several = len(read_folder(folder).variants) > 1
+        for each in _to_open(folder) if variant is None else [variant]:
+            own = names[folder.resolve()]
+            shown.append(own if not several else each if len(names) == 1 else f"{own}:{each}")
+            sessions.append(Session(folder, providers=providers, threads=threads, variant=each))
+    if len(set(shown)) < len(shown):  # one model beside itself
+        shown = [f"{name} ({place})" for place, name in enumerate(shown, 1)]
+    return dict(zip(shown, sessions, strict=True))
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    return names if len(set(names)) == len(names) else [f"{name} ({place})" for place, name in enumerate(names, 1)]
+def _to_open(folder: Path) -> list[str]:
+    """Return the variants that run here; all of them where none does, so that opening says why."""
+    variants = read_folder(folder).variants
+    wrong = [name for name, variant in variants.items() if variant.wide and int8_overflows()]
+    left = [name for name in variants if name not in wrong]
+    if left and wrong:
+        logger.warning("%s: left out, since this CPU has no VNNI and they would overflow: %s", folder, ", ".join(wrong))
+    return left or list(variants)
+
+
+def _names(folders: Sequence[Path]) -> dict[Path, str]:
+    """Return what to call folders, by where they really are: their own names, or their paths where those are equal."""
+    paths = {folder.resolve(): str(folder) for folder in reversed(folders)}
+    own = {place: place.name for place in paths}
+    return own if len(set(own.values())) == len(own) else paths

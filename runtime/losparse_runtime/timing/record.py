@@ -1,0 +1,77 @@
+"""Measured times, written into the folders that they are of: what `Session` chooses a variant by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..contract.fields import read_json
+from ..contract.files import METADATA_FILE, read_folder, write_json
+from ..contract.variant import DEFAULT_PROVIDER
+from ..engine.cpus import cpu_class
+from ..errors import FolderError, InputError
+from .benchmark import Benchmark
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What was written of a benchmark.
+
+    Attributes:
+        calls: what the times are of, as "cpu-amx 1x128 1t": class of CPU, batch, length and threads.
+        noisy: calls whose times the machine disturbed, so that none of them was written.
+    """
+
+    calls: tuple[str, ...]
+    noisy: tuple[str, ...]
+
+
+def record_times(found: Benchmark, cpu: str | None = None) -> Recorded:
+    """Write the median times of a benchmark into the `losparse.json` of its folders, each file whole or not at all.
+
+    Times of other classes of CPU stay, and so do those of other calls. A call in which one of the models was disturbed
+    is left out for all: times are there to be compared. Models in other runtimes are left out too.
+
+    Args:
+        found: of models on the CPU provider.
+        cpu: class of the CPU; default: that of this one, whatever `CPU_VARIABLE` names.
+
+    Returns:
+        Which calls were written, and which were not.
+
+    Raises:
+        InputError: the models ran on another provider; times are by class of CPU.
+        FolderError: a folder was exported again since, or cannot be written to.
+    """
+    if found.providers != (DEFAULT_PROVIDER,):
+        raise InputError(
+            f"times are recorded by class of CPU, so of {DEFAULT_PROVIDER} alone, got {', '.join(found.providers)}"
+        )
+    cpu = cpu_class(environ={}) if cpu is None else cpu
+    calls = {(row.batch, row.length): f"{cpu} {row.batch}x{row.length} {found.threads}t" for row in found.results}
+    disturbed = {(row.batch, row.length) for row in found.results if row.latency.noisy}
+    for name, model in found.models.items():
+        rows = [row for row in found.results if row.model == name and (row.batch, row.length) not in disturbed]
+        if rows and "openvino" not in model:
+            _write(model, {calls[row.batch, row.length]: row.latency.median_ms for row in rows})
+    written = tuple(call for shape, call in calls.items() if shape not in disturbed)
+    return Recorded(written, tuple(call for shape, call in calls.items() if shape in disturbed))
+
+
+def _write(model: Mapping[str, Any], times: Mapping[str, float]) -> None:
+    """Add times of one model to what its folder says; what else the file says stays as it is."""
+    folder = Path(model["folder"])
+    contents, file = read_folder(folder), folder / METADATA_FILE
+    name = model.get("variant") or next(iter(contents.variants))
+    variant = contents.variants.get(name)
+    if variant is None or model["fingerprint"] not in {each.fingerprint for each in variant.models.values()}:
+        raise FolderError(f"{folder}: was exported again while it was timed; time it again")
+    data = read_json(file).data
+    entry: dict[str, Any] = data["variants"][name] if "variants" in data else data
+    entry["times"] = {**(variant.times or {}), **times}
+    try:
+        write_json(file, data)
+    except OSError as error:
+        raise FolderError(f"{file}: times cannot be written there ({error.strerror}); make it writable") from error
