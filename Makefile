@@ -102,6 +102,7 @@ test-clients: $(BIN)/.installed .venv-clients/.installed .venv-onnxruntime-1.22/
 	npm install --prefix .node-clients --ignore-scripts --no-audit --no-fund @huggingface/transformers@4.3.2
 	touch $@
 
+test-transformers-js: export ORT_DISABLE_TELEMETRY = 1
 test-transformers-js: $(BIN)/.installed .node-clients/.installed
 	test -d build/clients/transformers-js || $(BIN)/python tests/clients/write_folders.py build/clients
 	$(BIN)/python tests/clients/check_transformers_js.py build/clients .node-clients

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 
 from losparse_runtime import CrossEncoder, InputError, SentenceEncoder, Session
 from tests.clients.blocks import run_block
+
+from .conftest import file_record
 
 MakeFolder = Callable[..., Any]
 
@@ -226,6 +230,38 @@ def test_arguments_that_ask_for_nothing(make_folder: MakeFolder) -> None:
         {"model_kwargs": {"file_name": "model.onnx"}, "providers": ["CPUExecutionProvider"]},
     ):
         np.testing.assert_array_equal(SentenceEncoder(folder, **options).encode("a", device="cpu"), plain)
+
+
+def test_the_name_of_a_file_chooses_the_variant(make_folder: MakeFolder) -> None:
+    """By its place in the folder, and without `onnx/`, as sentence-transformers looks there by itself."""
+    plain, other = make_folder("feature-extraction"), make_folder("feature-extraction", name="other", seed=1)
+    data = json.loads((plain.path / "losparse.json").read_text())
+    flat = {name: data[name] for name in ("precision", "opset", "ir_version", "session", "parity")}
+    (plain.path / "onnx").mkdir()
+    shutil.copyfile(other.path / "model.onnx", plain.path / "onnx" / "model_fp16.onnx")
+    files = {"fp32": "model.onnx", "fp16": "onnx/model_fp16.onnx"}
+    variants = {
+        name: {**flat, "precision": name, "graphs": {"model": {"file": file, "fingerprint": data["fingerprint"]}}}
+        for name, file in files.items()
+    }
+    plain.edit(
+        lambda data: data.update(
+            format=4,
+            graphs={"model": {name: data[name] for name in ("inputs", "outputs")}},
+            variants=variants,
+            files={file: file_record(plain.path / file) for file in files.values()},
+        )
+    )
+    for file, weights in (
+        ("model.onnx", plain.weights),
+        ("onnx/model_fp16.onnx", other.weights),
+        ("model_fp16.onnx", other.weights),
+    ):
+        encoder = SentenceEncoder(plain.path, model_kwargs={"file_name": file}, threads=1)
+        tokens = encoder.encode("a", output_value="token_embeddings")
+        np.testing.assert_allclose(tokens, weights.hidden([CLS, A, SEP]), rtol=1e-6)
+    with pytest.raises(InputError, match=r"file_name must be one of model\.onnx, onnx/model_fp16\.onnx, got 'x'"):
+        SentenceEncoder(plain.path, model_kwargs={"file_name": "x"})
 
 
 def test_an_open_session_is_taken_as_it_is(make_folder: MakeFolder) -> None:
