@@ -114,16 +114,22 @@ def _table(facts: Facts) -> str:
         f"against {facts.compared}": [_number(row.delta, sign="+") for row in facts.rows],
         **{f"speed-up, {call}": [_times(row.speedups.get(call)) for row in facts.rows] for call in calls},
         **{f"ms, {call}": [_milliseconds(row, call) for row in facts.rows] for call in timed},
+        "cosine with PyTorch": ["" if row.cosine is None else f"{row.cosine:.6f}" for row in facts.rows],
         "largest difference to PyTorch": ["" if row.parity is None else f"{row.parity:.1e}" for row in facts.rows],
     }
     columns = {name: cells for name, cells in columns.items() if any(cells)}
     rows = [list(columns), ["---"] * len(columns), *map(list, zip(*columns.values(), strict=True))]
     lines = ["| " + " | ".join(cell or "-" for cell in row) + " |" for row in rows]
-    return "\n".join([*lines, "", *_notes(facts, calls or timed)])
+    return "\n".join([*lines, *("\n" + note for note in _notes(facts, calls or timed))])
 
 
 def _notes(facts: Facts, calls: Sequence[str]) -> list[str]:
     notes = []
+    models = [model for variant in facts.folder.variants.values() for model in variant.models.values()]
+    if any(model.shared for model in models):
+        notes.append(
+            "MB are those of all files that a variant needs; large weights that several hold alike are in one."
+        )
     if facts.metric is not None and facts.texts is not None:
         notes.append(f"{facts.metric} on {facts.texts:,} texts; behind ± its standard error, where that was estimated.")
     if calls and facts.cpu is not None:

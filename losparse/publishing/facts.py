@@ -43,6 +43,7 @@ class Row:
         speedups: over the first model, by call ("1 x 128").
         milliseconds: of a call, by call.
         parity: largest difference to PyTorch.
+        cosine: of the angle between its outputs and PyTorch's.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Row:
     speedups: Mapping[str, float]
     milliseconds: Mapping[str, float]
     parity: float | None
+    cosine: float | None
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,7 @@ def _variant_row(folder: Folder, name: str, variant: Variant) -> Row:
         {},
         dict(variant.times or {}),
         (variant.parity or {}).get("max_abs"),
+        (variant.parity or {}).get("cosine"),
     )
 
 
@@ -161,6 +164,7 @@ def _of_build(place: Path, folder: Folder, build: Mapping[str, Any]) -> Facts:
                 speedups if name != first else {},
                 milliseconds,
                 None if known is None else known.parity,
+                None if known is None else known.cosine,
             )
         )
     cpu = (bench.get("machine") or {}).get("cpu")

@@ -112,6 +112,9 @@ def test_a_folder_alone_gives_what_its_export_measured(make_folder: MakeFolder) 
     folder.edit(lambda data: data.update(accuracy=ACCURACY, times={"cpu-amx 1x128 1t": 1.5}))
     facts = read_facts(folder.path)
     (row,) = facts.rows
+    assert row.cosine is None
+    folder.edit(lambda data: data["parity"].update(cosine=0.987654321))
+    assert table(model_card(read_facts(folder.path), REPO))[0]["cosine with PyTorch"] == "0.987654"
     assert row.accuracy == Measured(0.9) and row.delta is not None and row.delta.value == pytest.approx(-0.01)
     (line,) = table(model_card(facts, REPO))
     assert (line["accuracy"], line["against PyTorch"], line["ms, cpu-amx 1x128 1t"]) == ("0.9000", "-0.0100", "1.50")
