@@ -13,6 +13,8 @@ from ._register import register_when_imported
 from .errors import LosparseError, names_extra
 
 if TYPE_CHECKING:
+    from .building.recipe import Bench, BuildRecipe, Data, Gates
+    from .building.run import BuildReport, Planned, build, plan_build
     from .compress import compact_, compress_
     from .compress_embeddings import compress_embeddings_
     from .layers.factored import FactoredLinear
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from .pipeline.run import compress_folder
     from .publishing.hub import Pushed, push_to_hub
     from .publishing.settings import CardSettings
+    from .reporting import collect_report, write_report
     from .saving.contents import FolderContents, StoredLayer, inspect_folder
     from .training.fine_tune import FineTuneResult, fine_tune
     from .training.recipe import Recipe, Training
@@ -38,14 +41,19 @@ __version__ = "0.1.0"
 _HOMES = {
     "ASVD": "methods",
     "CardSettings": "publishing.settings",
+    "Bench": "building.recipe",
+    "BuildRecipe": "building.recipe",
+    "BuildReport": "building.run",
     "CompressedFolder": "pipeline.result",
     "CompressionJob": "pipeline.job",
     "CompressionReport": "models.report",
+    "Data": "building.recipe",
     "FWSVD": "methods",
     "FactoredLinear": "layers.factored",
     "FactoredLinearTraining": "methods.losparse.layer",
     "FineTuneResult": "training.fine_tune",
     "FolderContents": "saving.contents",
+    "Gates": "building.recipe",
     "LPAF": "methods",
     "LPAFCallback": "methods.lpaf.callback",
     "LayerReport": "models.report",
@@ -54,12 +62,15 @@ _HOMES = {
     "METHODS": "methods",
     "OneShotLoSparse": "methods",
     "Pushed": "publishing.hub",
+    "Planned": "building.run",
     "ROM": "methods",
     "Recipe": "training.recipe",
-    "StructuredPruning": "methods",
     "SVD": "methods",
     "StoredLayer": "saving.contents",
+    "StructuredPruning": "methods",
     "Training": "training.recipe",
+    "build": "building.run",
+    "collect_report": "reporting",
     "compact_": "compress",
     "compress_": "compress",
     "compress_embeddings_": "compress_embeddings",
@@ -70,6 +81,8 @@ _HOMES = {
     "fine_tune": "training.fine_tune",
     "inspect_folder": "saving.contents",
     "push_to_hub": "publishing.hub",
+    "plan_build": "building.run",
+    "write_report": "reporting",
 }
 
 __all__ = [
@@ -79,25 +92,33 @@ __all__ = [
     "METHODS",
     "ROM",
     "SVD",
+    "Bench",
+    "BuildRecipe",
+    "BuildReport",
     "CardSettings",
     "CompressedFolder",
     "CompressionJob",
     "CompressionReport",
+    "Data",
     "FactoredLinear",
     "FactoredLinearTraining",
     "FineTuneResult",
     "FolderContents",
+    "Gates",
     "LPAFCallback",
     "LayerReport",
     "LoSparse",
     "LoSparseCallback",
     "LosparseError",
     "OneShotLoSparse",
+    "Planned",
     "Pushed",
     "Recipe",
     "StoredLayer",
     "StructuredPruning",
     "Training",
+    "build",
+    "collect_report",
     "compact_",
     "compress_",
     "compress_embeddings_",
@@ -107,7 +128,9 @@ __all__ = [
     "find_targets",
     "fine_tune",
     "inspect_folder",
+    "plan_build",
     "push_to_hub",
+    "write_report",
 ]
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .estimate import Estimate, estimate_model
     from .export import ExportReport, export_model
     from .graph.layer import PlannedLayer
+    from .keep_curve import latency_by_keep
     from .lowerings import LOWERINGS
     from .opening.task_model import TaskModel
     from .parity.gate import ParityError, ParityReport
@@ -67,6 +68,7 @@ _HOMES = {
     "export_model": "export",
     "export_variants": "variants",
     "keep_variants": "variants",
+    "latency_by_keep": "keep_curve",
     "lower_model": "planning.lower",
     "measure_variants": "accuracy.variants",
     "plan_layers": "planning.choose",
@@ -106,6 +108,7 @@ __all__ = [
     "export_model",
     "export_variants",
     "keep_variants",
+    "latency_by_keep",
     "lower_model",
     "measure_variants",
     "plan_layers",

@@ -86,8 +86,14 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class _Variant:
-    """A setting to build: None for dense."""
+class Tried:
+    """A setting to build.
+
+    Attributes:
+        method: None for dense.
+        precision: one that the target plans.
+        asked: whether it is what was asked for.
+    """
 
     method: LoSparse | None
     precision: str
@@ -95,6 +101,7 @@ class _Variant:
 
     @property
     def name(self) -> str:
+        """Of the setting, in words."""
         form = "dense" if self.method is None else f"factored {low_rank_words(self.method.rank_share)}"
         return f"{form} {self.precision}"
 
@@ -149,7 +156,7 @@ def estimate_model(
     with progress.stage("estimating") as advance:
         phases = Phases(advance, "estimating")
         phases.at("tracing", 0, steps)
-        model = _random_model(config)
+        model = random_model(config)
         refuse_experts(model, str(getattr(config, "_name_or_path", "") or config.model_type))
         sizes = sizes_of(find_targets(model, targets, ignore))
         looked_at = place_factors_(model, draw_factors(sizes, method, config), method).coverage
@@ -165,7 +172,7 @@ def estimate_model(
                 folder = Path(name) / str(done)
                 folder.mkdir()
                 layers = dense if variant.method is None else draw_factors(sizes, variant.method, config)
-                built[variant] = _build(folder, loaded, replace_factors(prepared, layers), variant, call, target)
+                built[variant] = build_variant(folder, loaded, replace_factors(prepared, layers), variant, call, target)
                 built[variant]["layers"] = sum(layer.parameter_count() for layer in layers.values())
             phases.at("timing", steps - 1, steps)
             folders = {variant: Path(name) / str(place) for place, variant in enumerate(built)}
@@ -174,13 +181,13 @@ def estimate_model(
                 return replace(timed.estimate(found), looked_at=looked_at)
 
 
-def _variants(method: LoSparse, precisions: Sequence[str], planned: Sequence[str], *, grid: bool) -> list[_Variant]:
-    dense = [_Variant(None, precision) for precision in planned]
-    asked = [_Variant(method, precision, asked=True) for precision in precisions]
+def _variants(method: LoSparse, precisions: Sequence[str], planned: Sequence[str], *, grid: bool) -> list[Tried]:
+    dense = [Tried(None, precision) for precision in planned]
+    asked = [Tried(method, precision, asked=True) for precision in precisions]
     asked_for = largest_share(method.rank_share)
     shares = [share * method.keep for share in _GRID] if grid else []
     tried = [_split(method, share) for share in shares if abs(share - asked_for) > 1e-3]
-    return [*dense, *asked, *(_Variant(other, precisions[-1]) for other in tried)]
+    return [*dense, *asked, *(Tried(other, precisions[-1]) for other in tried)]
 
 
 def _split(method: LoSparse, share: float) -> LoSparse:
@@ -191,7 +198,12 @@ def _split(method: LoSparse, share: float) -> LoSparse:
     return LoSparse(keep=method.keep, low_rank=low_rank, structure=method.structure, multiple=method.multiple)
 
 
-def _random_model(config: PretrainedConfig) -> Any:
+def random_model(config: PretrainedConfig) -> Any:
+    """Return a model of a configuration, with random weights.
+
+    Raises:
+        LosparseError: none can be built, or it reads no text.
+    """
     import torch
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
@@ -206,15 +218,15 @@ def _random_model(config: PretrainedConfig) -> Any:
         raise LosparseError(f"no model can be built from the configuration: {str(error).splitlines()[0]}") from error
 
 
-def _build(
+def build_variant(
     folder: Path,
     loaded: Loaded,
     graph: ir.Model,
-    variant: _Variant,
+    variant: Tried,
     call: Call,
     target: Target,
 ) -> dict[str, Any]:
-    """Write one variant's folder; returns its counts."""
+    """Write one variant's folder, an empty one; returns its counts."""
     built = build_graph(graph, precision=variant.precision, calls=Call(call.batch, call.length), target=target)
     if variant.method is None:
         merged = dense_plan(built.plan, "the dense variant", "the dense variant was asked for")
@@ -233,7 +245,7 @@ def _plain(trace: ir.Model) -> ir.Model:
 
 @contextmanager
 def _opponents(
-    plain: ir.Model | None, loaded: Loaded, root: Path, folders: Mapping[_Variant, Path], call: Call
+    plain: ir.Model | None, loaded: Loaded, root: Path, folders: Mapping[Tried, Path], call: Call
 ) -> Iterator[list[Opponent]]:
     """Open what others make of the dense model, none where it is not wanted; say what was left out and why."""
     if plain is None:
@@ -250,8 +262,8 @@ def _opponents(
 class _Timed:
     """Variants in their folders, to be timed."""
 
-    folders: Mapping[_Variant, Path]
-    built: Mapping[_Variant, Mapping[str, Any]]
+    folders: Mapping[Tried, Path]
+    built: Mapping[Tried, Mapping[str, Any]]
     sizes: Mapping[str, LayerSpec]
     call: Call
     seconds: float
@@ -289,7 +301,7 @@ class _Timed:
     def _stored(self) -> int:
         return int(next(counts["layers"] for variant, counts in self.built.items() if variant.asked))
 
-    def _row(self, variant: _Variant, latency: Latency, whole: int) -> Row:
+    def _row(self, variant: Tried, latency: Latency, whole: int) -> Row:
         counts = self.built[variant]
         return Row(
             form="dense" if variant.method is None else "factored",

@@ -92,7 +92,7 @@ def dense_opponents(
         for opponent, failure in _opened(loaded, plain, root, call, python, stack):
             try:
                 why = failure or (
-                    _difference(opponent.model.run(feeds), expected, opponent.precision) if opponent else None
+                    difference(opponent.model.run(feeds), expected, opponent.precision) if opponent else None
                 )
             except LosparseRuntimeError as error:
                 why = str(error)
@@ -123,10 +123,14 @@ def _opened(
         yield Opponent(OPENVINO, _IN_OPENVINO[name], model, None), None
 
 
-def _difference(
-    outputs: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], precision: str
-) -> str | None:
-    """Say how outputs differ by more than their precision explains, or None."""
+def difference(outputs: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], precision: str) -> str | None:
+    """Say how outputs differ by more than their precision explains, or None.
+
+    Args:
+        outputs: of a dense model that others made.
+        expected: of our dense fp32 export, for the same inputs.
+        precision: "fp32", "bf16" or "int8".
+    """
     parity, least = compare(outputs, expected), _COSINES[precision]
     if least is None:
         scale = max(float(np.abs(array).max()) for array in expected.values())

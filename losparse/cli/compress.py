@@ -22,7 +22,7 @@ from ..validation import WrongValueError
 from .output import check_json_target
 from .parser import PrintSchema, add_dataclass_flags, add_field_flags, given, positive_int
 from .progress import StderrProgress
-from .report import print_report
+from .summary import print_report
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback

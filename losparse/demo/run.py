@@ -1,39 +1,26 @@
-"""The whole way on a real model and real texts that need no files of the user's: what `losparse demo` does.
+"""The whole way on a real model and real texts that need no files of the user's: a recipe, and the build of it.
 
-    MiniLM --fine-tune--> dense --LoSparse, keep 0.2--> compressed
-    both --export, fp32 and int8--> ONNX --check--> same numbers as PyTorch? --bench--> how fast?
-
-The texts are the docstrings of Python's standard library, to be told apart by the group of modules they come from.
-Accuracy is that of the ONNX folders on the test part, which is used once, at the end.
+The texts are the docstrings of Python's standard library, to be told apart by the group of modules they come from. They
+are written into the demo's folder as files of a user would be. Accuracy is that on the test part, used once.
 """
 
 from __future__ import annotations
 
-import copy
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from losparse_runtime.contract.progress import SILENT, Progress
 
-from losparse_export import export_model
-from losparse_runtime.contract.files import write_json
-from losparse_runtime.contract.progress import SILENT, Progress, StageTimes
-from losparse_runtime.contract.task import TASKS
-
-from ..environment import machine, versions
+from ..building.cache import FOLDER
+from ..building.recipe import Bench, BuildRecipe, Data, Gates, Shapes
+from ..building.run import BuildReport, build, check_out_folder
+from ..building.work import Tools
+from ..data.examples import Examples
 from ..methods import LoSparse
-from ..pipeline.steps import train_model
-from ..pipeline.texts import tokenize_parts
-from ..saving.folder import read_checkpoint
-from ..saving.staging import DEMO_REPORT, check_out, staged_folder
-from ..training.opening import load_model, load_tokenizer
 from ..training.recipe import Recipe, Training
 from .docstrings import DocstringData, load_docstrings
-from .measure import measure_models
 from .model import find_minilm
 
 DENSE_STEPS, COMPRESSED_STEPS = 200, 240
@@ -46,97 +33,79 @@ class DemoSetup:
     Attributes:
         find_model: returns the folder of the dense model.
         load_data: returns the texts.
-        export: writes a checkpoint as an ONNX folder.
+        tools: do the work of the steps.
         max_length: tokens of a text; 95 of 100 docstrings are shorter.
-        shapes: texts in a run and tokens in a text, for the times.
+        shapes: texts in a run and tokens in a text, for the times; None for those of every build.
+        keep: shares for the picture of latency against keep.
     """
 
     find_model: Callable[[], Path] = find_minilm
     load_data: Callable[[], DocstringData] = load_docstrings
-    export: Callable[..., object] = export_model
+    tools: Tools | None = None
     max_length: int = 48
-    shapes: Sequence[tuple[int, int]] = ((1, 16), (1, 128), (8, 128))
+    shapes: Shapes | None = None
+    keep: tuple[float, ...] = Bench().keep
 
 
 def run_demo(
-    out: str | Path,
-    *,
-    steps: int | None = None,
-    overwrite: bool = False,
-    setup: DemoSetup | None = None,
-    progress: Progress = SILENT,
-) -> dict[str, Any]:
-    """Train, compress, export, check and time.
+    out: str | Path, *, steps: int | None = None, setup: DemoSetup | None = None, progress: Progress = SILENT
+) -> BuildReport:
+    """Write texts and a recipe into a folder, and build it.
 
     Args:
-        out: folder to write: both checkpoints, an ONNX folder of each in fp32 and in int8, and the report.
+        out: folder to write, new or of an earlier demo, of which what is done stays done.
         steps: of each training; None for those that the demo's figures are for.
-        overwrite: replace `out` if losparse wrote it.
         setup: what it is made of.
         progress: shows the stages.
 
-    Returns:
-        The report, as JSON values.
-
     Raises:
-        LosparseError: the model cannot be fetched, there are too few texts, or `out` may not be written.
+        LosparseError: the model cannot be fetched, there are too few texts, or `out` is another folder's place.
     """
-    started = time.perf_counter()
-    check_out(Path(out), overwrite=overwrite)
-    setup, progress = setup or DemoSetup(), StageTimes(progress)
+    out, setup = Path(out), setup or DemoSetup()
+    check_out_folder(out)
     with progress.stage("fetching MiniLM"):
-        source = setup.find_model()
+        model = setup.find_model()
     with progress.stage("reading docstrings"):
-        data = setup.load_data()
-    recipes = make_recipes(steps)
-    with staged_folder(Path(out), overwrite=overwrite) as folder:
-        _train_both(source, data, recipes, folder, setup.max_length, progress)
-        report = measure_models(folder, data.test, setup.export, setup.shapes, progress)
-        report |= {
-            "format": 2,
-            "examples": {part: len(examples) for part, examples in data._asdict().items()},
-            "labels": list(data.test.label_names),
-            "recipes": {name: recipe.to_dict() for name, recipe in recipes.items()},
-            "seconds": progress.seconds,
-            "total_seconds": time.perf_counter() - started,
-            "machine": machine(),
-            "versions": versions("torch", "transformers", "onnx", "onnxruntime"),
-        }
-        write_json(folder / DEMO_REPORT, report)
-    return report
+        parts = setup.load_data()._asdict()
+    (out / FOLDER).mkdir(parents=True, exist_ok=True)
+    for name, examples in parts.items():
+        _write(out / "data" / f"{name}.jsonl", examples)
+    return build(make_recipe(model, out / "data", setup, steps), out, progress=progress, tools=setup.tools)
 
 
-def make_recipes(steps: int | None) -> dict[str, Recipe]:
-    """Return how both models are trained; LoSparse starts from the dense model and imitates it.
+def make_recipe(model: Path, data: Path, setup: DemoSetup, steps: int | None = None) -> BuildRecipe:
+    """Return the demo's recipe: LoSparse starts from the fine-tuned dense model, and imitates it.
 
     Args:
+        model: folder of the dense model.
+        data: folder of the texts.
+        setup: what the demo is made of.
         steps: of each training; None for those that the demo's figures are for.
     """
-    dense = Training(max_steps=steps or DENSE_STEPS, learning_rate=2e-4)
-    compressed = Training(max_steps=steps or COMPRESSED_STEPS, learning_rate=3e-4, distill_weight=0.5)
-    return {
-        "dense": Recipe(training=dense, method=None),
-        "compressed": Recipe(training=compressed, method=LoSparse(keep=0.2)),
-    }
+    train, validation, test = (str(data / f"{name}.jsonl") for name in ("train", "validation", "test"))
+    training = Training(max_steps=steps or COMPRESSED_STEPS, learning_rate=3e-4, distill_weight=0.5)
+    return BuildRecipe(
+        model=str(model),
+        name="MiniLM, docstrings told apart",
+        data=Data(train=train, validation=validation, test=test, max_length=setup.max_length),
+        dense=Training(max_steps=steps or DENSE_STEPS, learning_rate=2e-4),
+        compress=Recipe(method=LoSparse(keep=0.2), training=training),
+        bench=Bench(shapes=setup.shapes, keep=setup.keep),
+        # A demo that is cut short learns little, and shall still show its page; of a whole one 1.1 points were seen.
+        gates=Gates() if steps else Gates(max_accuracy_drop=5.0, min_speedup=1.5),
+    )
 
 
-def _train_both(
-    source: Path, data: DocstringData, recipes: dict[str, Recipe], folder: Path, length: int, progress: Progress
-) -> None:
-    """Fine-tune a model, compress the result, and save both checkpoints."""
-    task = TASKS[recipes["dense"].task]
-    with progress.stage("opening MiniLM"):
-        model = load_model(read_checkpoint(source), task, data.train.label_names, seed=0)
-        tokenizer = load_tokenizer(source)
-    parts = tokenize_parts(data.train, data.validation, tokenizer, task, length, progress)
-    with tempfile.TemporaryDirectory() as work:
-        train_model(model, tokenizer, parts, recipes["dense"], Path(work), progress, title="fine-tuning (dense)")
-        _save(model, tokenizer, folder / "dense")
-        teacher = copy.deepcopy(model)
-        train_model(model, tokenizer, parts, recipes["compressed"], Path(work), progress, teacher=teacher)
-        _save(model, tokenizer, folder / "compressed")
-
-
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def _write(file: Path, examples: Examples) -> None:
+    """Write labelled texts as a user would have them; a file that says the same already stays."""
+    rows = zip(examples.texts, examples.labels, strict=True)
+    lines = [
+        json.dumps({"text": text, "label": examples.label_names[label]}, ensure_ascii=False) for text, label in rows
+    ]
+    content = "\n".join(lines) + "\n"
+    if file.is_file() and file.read_text(encoding="utf-8") == content:
+        return
+    file.parent.mkdir(exist_ok=True)
+    temporary = file.with_name(f".{file.name}.tmp")
+    temporary.write_text(content, encoding="utf-8")
+    temporary.replace(file)

@@ -24,6 +24,7 @@ from ..errors import LosparseError
 from ..layers.casting import cast_
 from ..models.report import CompressionReport, dense_report
 from ..saving.folder import Checkpoint
+from ..saving.headers import sort_notes
 from ..saving.pooling import copy_pooling
 from ..saving.staging import REPORT, staged_folder
 from ..training.batches import calibration_batches
@@ -136,6 +137,7 @@ def _save(prepared: _Prepared, compression: CompressionReport, seconds: float) -
     with staged_folder(job.out_folder, overwrite=job.overwrite) as folder:
         model.save_pretrained(folder)
         prepared.tokenizer.save_pretrained(folder)
+        sort_notes(folder)
         copy_pooling(prepared.checkpoint.folder, folder)
         report = {
             "format": 1,

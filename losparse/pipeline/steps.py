@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from ..data.tokens import Tokenized
 from ..training.fine_tune import FineTuneResult, fine_tune
 from ..training.recipe import Recipe, Training
 
+_CURVE = 200
+"""Most rows of a log that a report keeps."""
 _SAVES = 10
 """Checkpoints of a training whose recipe does not say how many; only the last one is kept."""
 
@@ -145,3 +147,21 @@ def train_model(
 def default_save_steps(steps: int) -> int:
     """Return how often to write a checkpoint where the recipe does not say: a tenth of training."""
     return max(1, math.ceil(steps / _SAVES))
+
+
+def training_curve(log: Sequence[Mapping[str, float]], recipe: Recipe, steps: int) -> list[dict[str, float]]:
+    """Return what a training logged, in at most `_CURVE` rows, with the share that a pruning schedule keeps.
+
+    Args:
+        log: "step", "loss" and "learning_rate", in order.
+        recipe: whose method may prune by a schedule.
+        steps: optimizer steps in all.
+    """
+    every = math.ceil(len(log) / _CURVE) or 1
+    rows = [dict(row) for row in (*log[:-1:every], *log[-1:])]
+    schedule = getattr(recipe.method, "schedule", None)
+    found = None if schedule is None else schedule(steps)
+    if hasattr(found, "kept_share"):
+        for row in rows:
+            row["kept_share"] = found.kept_share(int(row["step"]), recipe.method.keep)  # type: ignore[union-attr]
+    return rows

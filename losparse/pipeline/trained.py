@@ -19,6 +19,7 @@ from ..data.tasks.registry import find_data
 from ..data.tokens import Tokenized
 from ..models.report import dense_report
 from ..saving.folder import Checkpoint, read_checkpoint
+from ..saving.headers import sort_notes
 from ..saving.source import find_model
 from ..saving.staging import REPORT, staged_folder
 from ..training.adapters import require_lora
@@ -33,7 +34,7 @@ from .embeddings import compact_embeddings
 from .job import CompressionJob
 from .outcome import Original, count_original, outcome_of
 from .result import CompressedFolder
-from .steps import check_schedule, default_save_steps, train_model
+from .steps import check_schedule, default_save_steps, train_model, training_curve
 from .texts import load_parts, read_calibration, tokenize_calibration, tokenize_parts
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ def save(prepared: Prepared, result: FineTuneResult) -> CompressedFolder:
     with staged_folder(job.out_folder, overwrite=job.overwrite) as folder:
         prepared.model.save_pretrained(folder)
         prepared.tokenizer.save_pretrained(folder)
+        sort_notes(folder)
         report = {
             "format": 1,
             **job.settings,
@@ -178,6 +180,7 @@ def save(prepared: Prepared, result: FineTuneResult) -> CompressedFolder:
             "steps": result.steps,
             "seconds": result.seconds,
             "metrics": result.metrics,
+            "log": training_curve(result.log, prepared.recipe, result.steps),
             "replaced_head": prepared.replaced,
             **outcome_of(prepared.model, folder, prepared.checkpoint, prepared.original, compression),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from ..errors import LosparseError, names_extra
 
+_NOTES = "__metadata__"
 _SHOWN = 120
 _SAYS_NOTHING = "Error while deserializing header: "
 
@@ -41,6 +43,28 @@ def read_notes(path: Path) -> dict[str, str]:
     """
     with _opened(path) as file:
         return dict(file.metadata() or {})
+
+
+def sort_notes(folder: Path) -> None:
+    """Put the notes of a folder's safetensors files in order, in place.
+
+    Their writer keeps them in a table without order, so that the same model gives files of other bytes every time.
+
+    Args:
+        folder: that was just written, and nobody reads yet.
+    """
+    for path in folder.glob("*.safetensors"):
+        with path.open("r+b") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            notes = header.pop(_NOTES, None)
+            if not notes:
+                continue
+            ordered = {_NOTES: dict(sorted(notes.items())), **header}
+            written = json.dumps(ordered, ensure_ascii=False, separators=(",", ":")).encode()
+            if len(written) <= length:  # spaces behind the header are part of the format
+                file.seek(8)
+                file.write(written.ljust(length))
 
 
 @contextmanager

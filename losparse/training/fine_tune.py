@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,12 +51,15 @@ class FineTuneResult:
         steps: optimizer steps.
         seconds: wall time of training, evaluation not counted.
         compression: what is stored now, when a method was given.
+        log: "step", "loss" (mean since the row before) and "learning_rate", a row every few steps; of a training that
+            went on after a cut, those before it too.
     """
 
     metrics: dict[str, float]
     steps: int
     seconds: float
     compression: CompressionReport | None
+    log: tuple[Mapping[str, float], ...] = ()
 
 
 def fine_tune(
@@ -137,7 +140,14 @@ def fine_tune(
     _name_task(model, known)
     if use_cache is not None:
         model.config.use_cache = use_cache  # the Trainer turns it off, which is for training alone
-    return FineTuneResult(metrics=metrics, steps=steps, seconds=seconds, compression=compression)
+    return FineTuneResult(metrics, steps, seconds, compression, _log_of(trainer))
+
+
+def _log_of(trainer: Trainer) -> tuple[Mapping[str, float], ...]:
+    """Return what the Trainer logged while it trained."""
+    names = ("step", "loss", "learning_rate")
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    return tuple({name: row[name] for name in names if name in row} for row in rows)
 
 
 def _train(trainer: Trainer, output_dir: Path, *, resume: bool) -> tuple[int, float]:

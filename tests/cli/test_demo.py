@@ -1,4 +1,4 @@
-"""`losparse demo` on a tiny model: the same way as on the real one, with the exporter's part shared."""
+"""`losparse demo` on a tiny model: a recipe and its build, as on the real one."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from typing import Any
 
 import pytest
 
+from losparse.building.work import Tools
 from losparse.cli import demo
 from losparse.cli.main import Load
 from losparse.data.examples import Examples
 from losparse.demo import DocstringData
-from losparse.demo.measure import FREE, accuracy, best_free
-from losparse.demo.run import DENSE_STEPS, DemoSetup, make_recipes
+from losparse.demo.run import COMPRESSED_STEPS, DENSE_STEPS, DemoSetup, make_recipe
 from losparse.errors import LosparseError
 from tests.openvino import use_stand_in
 
 from .conftest import Command, Sources, make_texts
-
-MODELS = ["dense", "dense-int8", "compressed", "compressed-int8"]
 
 
 def tiny_data() -> DocstringData:
@@ -44,7 +42,7 @@ def demo_of(setup: DemoSetup) -> Load:
 
 @pytest.fixture
 def tiny(sources: Sources) -> DemoSetup:
-    return DemoSetup(lambda: sources.model, tiny_data, max_length=32, shapes=[(1, 4)])
+    return DemoSetup(lambda: sources.model, tiny_data, max_length=32, shapes=((1, 4),), keep=(0.3,))
 
 
 def test_the_whole_demo(
@@ -57,99 +55,49 @@ def test_the_whole_demo(
     packages = tmp_path_factory.mktemp("openvino")
     use_stand_in(packages, monkeypatch)
     out = tmp_path / "out"
-    done = losparse("demo", out, "--steps", 4, "--json", tmp_path / "report.json", load=demo_of(tiny))
-    assert (done.code, done.err) == (0, "")
-    assert {path.name for path in out.iterdir()} == {
-        "dense", "compressed", "dense-onnx", "dense-int8-onnx", "compressed-onnx", "compressed-int8-onnx", "report.json"
-    }  # fmt: skip
-    report = json.loads((out / "report.json").read_text())
-    assert report == json.loads((tmp_path / "report.json").read_text())
-    dense, compressed = report["models"]["dense"], report["models"]["compressed"]
-    assert compressed["layer_parameters"] <= 0.2 * dense["layer_parameters"]
-    assert compressed["file_bytes"] < dense["file_bytes"]
-    assert list(report["models"]) == MODELS
-    assert report["models"]["dense-int8"]["onnx_bytes"] < dense["onnx_bytes"]
-    for row in report["models"].values():
-        assert 0 <= row["test_accuracy"] <= 1
-        assert row["check"]["passed"] and row["check"]["parts"]["texts"]["rows"] == 32
-    assert [row["model"] for row in report["bench"]["results"]] == [
-        *MODELS, "openvino-int8"
+    done = losparse("demo", out, "--steps", 4, "--json", tmp_path / "build.json", load=demo_of(tiny))
+    assert done.code == 0 and "error" not in done.err
+    facts = json.loads((out / "build.json").read_text())
+    assert facts == json.loads((tmp_path / "build.json").read_text())
+    assert list(facts["models"]) == ["dense", "dense-int8", "openvino-int8", "fp32", "int8"]
+    assert [row["model"] for row in facts["bench"]["results"]] == [
+        "dense", "dense-int8", "fp32", "int8", "openvino-int8"
     ]  # fmt: skip
-    assert report["bench"]["models"]["openvino-int8"]["folder"] == "dense"
-    (best,) = report["best_free"]
-    assert (best["batch"], best["length"]) == (1, 4) and best["model"] in FREE
-    assert report["recipes"]["compressed"]["training"]["max_steps"] == 4
-    assert "test accuracy" in done.out and "1 x 4 tokens" in done.out
-    assert f"as fast as {demo._shown(best['model'])}" in done.out
-    assert done.out.splitlines()[-1].endswith("in OpenVINO 2026.4.1; all timed in turns.")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "report.json"]
-    assert losparse("inspect", out / "dense-onnx").code == 0
-    check = ("check", out / "compressed-onnx", "--reference", out / "compressed")
+    assert facts["bench"]["versions"]["openvino"].startswith("2026.4.1")
+    assert facts["texts"] == 32 and facts["models"]["dense"]["bytes"] > facts["models"]["int8"]["bytes"]
+    assert [row["keep"] for row in facts["details"]["keep"]] == [1.0, 1.0, 0.3, 0.3]
+    assert done.out.splitlines()[-1] == f"page: {out / 'report.html'}"
+    again = losparse("demo", out, "--steps", 4, load=demo_of(tiny))
+    assert again.code == 0 and "nothing to do" in again.out
+    check = ("check", out / "onnx", "--reference", out / "compressed")
     assert losparse(*check).code == 0
 
 
-def test_a_demo_that_fails_leaves_nothing(losparse: Command, tiny: DemoSetup, tmp_path: Path) -> None:
+def test_a_demo_that_fails_says_why_and_goes_on_later(losparse: Command, tiny: DemoSetup, tmp_path: Path) -> None:
     def refuse(*arguments: object, **options: object) -> None:
-        raise LosparseError("the exported model differs")
+        raise LosparseError("no room")
 
-    load = demo_of(replace(tiny, export=refuse))
-    losparse("demo", tmp_path / "out", "--steps", 2, load=load).refused("differs")
-    assert list(tmp_path.iterdir()) == []
+    load = demo_of(replace(tiny, tools=Tools(compress=refuse)))
+    losparse("demo", tmp_path / "out", "--steps", 2, load=load).refused("no room")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".steps", "data"}
 
 
 def test_an_existing_out_is_refused_before_anything_is_fetched(
     losparse: Command, tiny: DemoSetup, tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
 
     def fetch() -> Path:
         raise AssertionError("fetched")
 
-    losparse("demo", tmp_path / "out", load=demo_of(replace(tiny, find_model=fetch))).refused("exists", "--overwrite")
+    load = demo_of(replace(tiny, find_model=fetch))
+    losparse("demo", tmp_path / "out", load=load).refused("was not written by losparse build")
 
 
-def result(model: str, speedup: float, length: int = 16) -> dict[str, Any]:
-    return {"batch": 1, "length": length, "model": model, "speedup": speedup, "median_ms": 6 / speedup}
-
-
-def test_what_costs_nothing_is_the_fastest_dense_model_at_every_shape() -> None:
-    rows = [result("dense", 1.0), result("dense-int8", 2.0), result("compressed", 9.0), result("openvino-int8", 3.0)]
-    rows += [result("dense", 1.0, 128), result("dense-int8", 0.8, 128), result("compressed-int8", 4.0, 128)]
-    assert best_free(rows) == [
-        {"batch": 1, "length": 16, "model": "openvino-int8", "speedup": 3.0},
-        {"batch": 1, "length": 128, "model": "dense", "speedup": 1.0},
-    ]
-
-
-def test_the_table_compares_with_openvino_where_that_is_the_best(capsys: pytest.CaptureFixture[str]) -> None:
-    speedups = {"dense": 1.0, "dense-int8": 2.0, "compressed": 2.5, "compressed-int8": 6.0, "openvino-int8": 3.0}
-    rows = [result(name, speedup) for name, speedup in speedups.items()]
-    model = {
-        "test_accuracy": 0.5, "layer_parameters": 9, "model_parameters": 10, "file_bytes": 40, "onnx_bytes": 41,
-        "check": {"parts": {"texts": {"max_abs": 0.5}}},
-    }  # fmt: skip
-    entries: dict[str, dict[str, str]] = {name: {} for name in MODELS} | {"openvino-int8": {"openvino": "int8"}}
-    bench = {"results": rows, "models": entries, "versions": {"openvino": "2026.4.1"}}
-    report = {"models": dict.fromkeys(MODELS, model), "bench": bench, "best_free": best_free(rows),
-              "labels": ["a", "b"], "examples": {"test": 3}, "total_seconds": 1.0}  # fmt: skip
-    demo._print(Path("out"), report)
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["as", "fast", "as", "OpenVINO", "int8", "0.33x", "0.67x", "0.83x", "2.00x"] in lines
-    del entries["openvino-int8"]
-    assert "OpenVINO, which was not found: LOSPARSE_OPENVINO_PYTHON may name" in demo._against(bench)
-
-
-def test_accuracy_is_counted_by_names() -> None:
-    session: Any = SimpleNamespace(classify=lambda texts: [SimpleNamespace(label=text[0]) for text in texts])
-    examples = Examples(["x1", "y2", "y3", "x4"], None, [1, 0, 1, 1], ("y", "x"))
-    assert accuracy(session, examples) == 0.75
-
-
-def test_steps_shorten_both_trainings() -> None:
-    assert {name: recipe.training.max_steps for name, recipe in make_recipes(1).items()} == {
-        "dense": 1,
-        "compressed": 1,
-    }
-    full = make_recipes(None)
-    assert full["compressed"].method.keep == 0.2
-    assert full["dense"].training.max_steps == DENSE_STEPS
+def test_steps_shorten_both_trainings(tiny: DemoSetup, tmp_path: Path) -> None:
+    short, whole = (make_recipe(tmp_path, tmp_path, tiny, steps) for steps in (1, None))
+    for recipe, dense, compressed in ((short, 1, 1), (whole, DENSE_STEPS, COMPRESSED_STEPS)):
+        assert recipe.dense is not None
+        assert (recipe.dense.max_steps, recipe.compress.training.max_steps) == (dense, compressed)
+    assert whole.gates.min_speedup is not None and short.gates.min_speedup is None

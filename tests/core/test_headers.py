@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
 from losparse.errors import LosparseError
 from losparse.saving.folder import weight_files, with_headers
-from losparse.saving.headers import read_header, read_notes
+from losparse.saving.headers import read_header, read_notes, sort_notes
 from losparse.saving.source import find_model
 
 NUMBER = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
@@ -150,3 +150,19 @@ def test_a_hub_that_does_not_answer() -> None:
         find_model("owner/model", download=download)
     with pytest.raises(LosparseError, match="no model folder 'owner/model', and it could not be fetched from the hub"):
         find_model("owner/model")  # the suite runs with HF_HUB_OFFLINE
+
+
+def test_notes_in_order_change_nothing_else(tmp_path: Path) -> None:
+    tensors = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones(1, np.int64)}
+    notes = {name: f"{name} wörd" for name in "zyxwvuts"}
+    contents = set()
+    for number in range(8):  # eight notes have 40,320 orders
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save_file(tensors, folder / "model.safetensors", notes)
+        sort_notes(folder)
+        assert read_notes(folder / "model.safetensors") == notes
+        read = load_file(folder / "model.safetensors")
+        assert read.keys() == tensors.keys() and all((read[name] == tensors[name]).all() for name in tensors)
+        contents.add((folder / "model.safetensors").read_bytes())
+    assert len(contents) == 1

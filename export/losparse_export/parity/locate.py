@@ -71,31 +71,63 @@ def first_difference(
     Returns:
         The first layer above the tolerance in graph order, or None.
     """
+    for found, largest in layer_differences(model, folder, feeds, provider, file=file):
+        if not found.max_abs <= allowed_difference(tolerance, largest):  # written so that NaN counts as a difference
+            return found if math.isfinite(found.max_abs) else replace(found, max_abs=math.inf)
+    return None
+
+
+def layer_differences(
+    model: TaskModel,
+    folder: Path,
+    feeds: Mapping[str, Array],
+    provider: str = CPU.provider,
+    *,
+    file: str = MODEL_FILE,
+) -> Iterator[tuple[LayerDifference, float]]:
+    """Yield how far every layer's output is from PyTorch's, in graph order, where the graph has that output.
+
+    Args:
+        model: the reference.
+        folder: see `first_difference`, as for the others.
+        feeds: see there.
+        provider: see there.
+        file: see there.
+
+    Yields:
+        The difference, and the largest number of the layer's output; either may be NaN or infinite. A layer that is
+        called several times comes as often.
+    """
     with record_outputs(model) as expected:
         model.reference({name: torch.from_numpy(array) for name, array in feeds.items()})
     mask = model.signature.mask_of(feeds).astype(bool)
     results = _run_with_probes(folder / file, feeds, {name: len(calls) for name, calls in expected.items()}, provider)
     for probe, call, values, stream in results:
-        reference = expected[probe.layer][call]
-        actual = _side_by_side(values, reference.shape)
-        if actual is None:
-            continue  # its parts are not all in the graph
-        if stream is not None:
-            actual = actual - stream
-        actual = _in_shape(actual, reference, narrowed=probe.kind == NARROWED)
-        if actual is None:
-            continue  # the graph computes it in another shape, as for a table that torch expands first
-        if actual.shape[:2] == mask.shape:
-            actual, reference = actual[mask], reference[mask]
-        with np.errstate(invalid="ignore"):
-            allowed = allowed_difference(tolerance, float(np.abs(reference).max(initial=0.0)))
-            if probe.kind == NARROWED:
-                reference = _nearest(actual, reference)
-            actual, reference = (_comparable(values, probe.kind) for values in (actual, reference))
-            difference = float(np.abs(actual - reference).max(initial=0.0))
-        if not difference <= allowed:  # written so that NaN counts as a difference
-            return LayerDifference(probe.layer, difference if math.isfinite(difference) else math.inf)
-    return None
+        found = _difference(probe, expected[probe.layer][call], values, stream, mask)
+        if found is not None:
+            yield LayerDifference(probe.layer, found[0]), found[1]
+
+
+def _difference(
+    probe: _Probe, reference: Array, values: list[Array], stream: Array | None, mask: Array
+) -> tuple[float, float] | None:
+    """Return the largest difference of one output, and its largest number; None where the graph has another one."""
+    actual = _side_by_side(values, reference.shape)
+    if actual is None:
+        return None  # its parts are not all in the graph
+    if stream is not None:
+        actual = actual - stream
+    actual = _in_shape(actual, reference, narrowed=probe.kind == NARROWED)
+    if actual is None:
+        return None  # the graph computes it in another shape, as for a table that torch expands first
+    if actual.shape[:2] == mask.shape:
+        actual, reference = actual[mask], reference[mask]
+    with np.errstate(invalid="ignore"):
+        largest = float(np.abs(reference).max(initial=0.0))
+        if probe.kind == NARROWED:
+            reference = _nearest(actual, reference)
+        actual, reference = (_comparable(values, probe.kind) for values in (actual, reference))
+        return float(np.abs(actual - reference).max(initial=0.0)), largest
 
 
 def _in_shape(actual: Array, reference: Array, *, narrowed: bool) -> Array | None:
