@@ -27,7 +27,6 @@ _OPTIONAL = frozenset(
         "pydantic",
         "safetensors",
         "scipy",
-        "sklearn",
         "tokenizers",
         "torch",
         "transformers",

@@ -23,7 +23,7 @@ from losparse_runtime.contract.files import write_metadata
 from losparse_runtime.contract.folder import Folder
 from losparse_runtime.contract.progress import Phases
 
-from .accuracy.measure import measure_accuracy, read_labelled
+from .accuracy.measure import Accuracy, read_labelled
 from .accuracy.texts import Calibration, Feeds, TextFile, encode_calibration, read_calibration
 from .build import Built, build_graph, dense_plan
 from .costs import Calls, Traffic
@@ -132,6 +132,7 @@ class Exporter:
     tracer: Tracer
     equal: dict[str, ParityReport] = field(default_factory=dict)
     _built: dict[tuple[str, str], Built] = field(default_factory=dict)
+    _accuracy: Accuracy | None = None
 
     @cached_property
     def prepared(self) -> ir.Model:
@@ -177,10 +178,10 @@ class Exporter:
         return check_parity(self.wrapped, folder, precision=arithmetic, provider=provider, phases=self.phases)
 
     def accuracy(self, folder: Path) -> dict[str, Any] | None:
-        """Measure a folder, and PyTorch beside it; None where there are no labelled texts."""
-        if self.labelled is None:
-            return None
-        return measure_accuracy(self.wrapped, folder, self.labelled, self.request.target.provider)
+        """Measure a folder, and PyTorch beside it, which answers once; None where there are no labelled texts."""
+        if self.labelled is not None and self._accuracy is None:
+            self._accuracy = Accuracy(self.wrapped, self.labelled, self.request.target.provider)
+        return None if self._accuracy is None else self._accuracy.of(folder)
 
     def open(self, folder: Path, threads: int) -> Session:
         """Open a folder as it runs on the target."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,6 +133,12 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def _beside(accuracy: Mapping[str, Any]) -> str:
+    """Say how much better than PyTorch a folder is, and how much of that is chance."""
+    error = accuracy["delta_error"]
+    return f"{accuracy['delta']:+.4f}" + ("" if error is None else f" +- {error:.4f}")
+
+
 def print_variants(report: VariantsReport) -> None:
     """Print what stands in a folder of several forms, and what does not and why."""
     measured = [each.accuracy for each in report.variants.values() if each.accuracy is not None]
@@ -144,13 +151,13 @@ def print_variants(report: VariantsReport) -> None:
             f"{each.parity.max_abs:.1e}",
             f"{each.parity.tolerance:.1e}",
             f"{each.parity.cosine:.6f}",
-            *([f"{each.accuracy['onnx']:.4f}"] if each.accuracy is not None else []),
+            *([f"{each.accuracy['onnx']:.4f}", _beside(each.accuracy)] if each.accuracy is not None else []),
         ]
         for name, each in report.variants.items()
     ]
     if measured:
-        columns.append(f"{measured[0]['metric']} on {measured[0]['texts']:,} texts")
-        rows.append(["PyTorch", "-", "-", "-", "-", "-", f"{measured[0]['pytorch']:.4f}"])
+        columns += [f"{measured[0]['metric']} on {measured[0]['texts']:,} texts", "beside PyTorch"]
+        rows.append(["PyTorch", "-", "-", "-", "-", "-", f"{measured[0]['pytorch']:.4f}", "-"])
     print_table(f"{report.folder}: {report.task}, against PyTorch", columns, rows)
     print(report.parts.line)
     both = sum(sum(each.bytes.values()) for each in report.variants.values()) - sum(report.bytes.values())
@@ -176,7 +183,9 @@ def _print(out: Path, name: str, report: ExportReport) -> None:
     _print_agreement(parity, mixes_texts=report.judge.mixes_texts)
     if report.accuracy is not None:
         values = f"PyTorch {report.accuracy['pytorch']:.4f}, ONNX {report.accuracy['onnx']:.4f}"
-        print(f"{report.accuracy['metric']} on {report.accuracy['texts']:,} texts: {values}")
+        print(
+            f"{report.accuracy['metric']} on {report.accuracy['texts']:,} texts: {values} ({_beside(report.accuracy)})"
+        )
     if report.scales:
         _print_scales(report)
 

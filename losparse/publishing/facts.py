@@ -125,15 +125,15 @@ def _of_folder(place: Path, folder: Folder) -> Facts:
 
 def _variant_row(folder: Folder, name: str, variant: Variant) -> Row:
     said = variant.accuracy or {}
-    accuracy = _measured(said.get("onnx"))
+    accuracy = _measured(said.get("onnx"), said.get("error"))
     pytorch = _measured(said.get("pytorch"))
-    delta = None if accuracy is None or pytorch is None else Measured(accuracy.value - pytorch.value)
+    delta = None if accuracy is None or pytorch is None else accuracy.value - pytorch.value
     return Row(
         name,
         next(iter(variant.models.values())).file,
         sum(folder.files[file].bytes for file in folder.model_files(name)),
         accuracy,
-        delta,
+        _measured(delta, said.get("delta_error")),
         {},
         dict(variant.times or {}),
         (variant.parity or {}).get("max_abs"),

@@ -38,7 +38,8 @@ def test_what_is_printed_is_what_the_folder_says(quantised: Quantised) -> None:
         f"largest difference to PyTorch: {parity['max_abs']:.1e} (allowed {parity['tolerance']:.1e})",
         f"cosine with PyTorch: {parity['cosine']:.6f} (allowed 0.88 or more)",
         f"same largest entry as PyTorch: {parity['top1_agreement']:.2%} of rows",
-        f"accuracy on 64 texts: PyTorch {accuracy['pytorch']:.4f}, ONNX {accuracy['onnx']:.4f}",
+        f"accuracy on 64 texts: PyTorch {accuracy['pytorch']:.4f}, ONNX {accuracy['onnx']:.4f} "
+        f"({accuracy['delta']:+.4f} +- {accuracy['delta_error']:.4f})",
     ]
     assert lines[-6].startswith("beside precision int8, whose scales are computed in every run")
     cells = {" ".join(line.split()[:-2]): line.split()[-2:] for line in lines[-5:]}
@@ -171,13 +172,16 @@ def test_several_forms_in_one_folder(losparse: Command, whole_pass: Pass, source
     assert list(said["variants"]) == ["fp32", "int8"]
     for name, file in (("fp32", "model.onnx"), ("int8", "model_quantized.onnx")):
         row = next(line for line in lines if line[:2] == [name, file])
-        assert row[-1] == f"{said['variants'][name]['accuracy']['onnx']:.4f}"
+        accuracy = said["variants"][name]["accuracy"]
+        shown = [f"{accuracy['onnx']:.4f}", f"{accuracy['delta']:+.4f}", "+-", f"{accuracy['delta_error']:.4f}"]
+        assert row[-4:] == shown
         assert f"{said['variants'][name]['parity']['max_abs']:.1e}" in row
-    assert lines[[line[:1] for line in lines].index(["PyTorch"])][-1] == row_accuracy(said)
-    shown = losparse("inspect", out)
-    assert "precision: fp32, int8, weights of 7 bits" in shown.out.splitlines()
+    assert lines[[line[:1] for line in lines].index(["PyTorch"])][-2] == row_accuracy(said)
+    inspected = losparse("inspect", out)
+    assert "precision: fp32, int8, weights of 7 bits" in inspected.out.splitlines()
     assert (
-        f"files: {sum(each['bytes'] for name, each in said['files'].items() if '.onnx' in name):,} bytes" in shown.out
+        f"files: {sum(each['bytes'] for name, each in said['files'].items() if '.onnx' in name):,} bytes"
+        in inspected.out
     )
 
 

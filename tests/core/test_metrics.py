@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from losparse.data.metrics import classification, matthews, pearson, spearman
+from losparse.data.metrics import classification, f1, matthews, pearson, spearman
 from losparse.data.tasks.causal_lm import perplexity
 from losparse.data.tasks.multi_label import multi_label
 from losparse.data.tasks.question_answering import spans
@@ -34,6 +34,25 @@ def test_matthews_at_its_ends():
     truth = np.array([5, 0, 2, 2])
     assert matthews(truth, truth) == 1.0
     assert matthews(np.full(4, 2), truth) == 0.0, "one class for all tells nothing"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_counted_here_equals_scikit_learn(seed: int):
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    generator = np.random.default_rng(seed)
+    truth, predicted = generator.integers(0, seed + 2, (2, 40))
+    assert matthews(predicted, truth) == pytest.approx(matthews_corrcoef(truth, predicted))
+    right, said = generator.random((2, 40, seed + 1)) < 0.3
+    found = multi_label(SimpleNamespace(predictions=said - 0.5, label_ids=right.astype(float)))
+    each = [f1_score(right[:, column], said[:, column], zero_division=0.0) for column in range(seed + 1)]
+    assert found["f1"] == pytest.approx(f1_score(right.reshape(-1), said.reshape(-1), zero_division=0.0))
+    assert found["f1_macro"] == pytest.approx(np.mean(each))
+
+
+def test_f1_of_nothing_is_none():
+    nothing = np.zeros((3, 2), bool)
+    assert f1(nothing, nothing) == 0.0 and f1(~nothing, ~nothing) == 1.0
 
 
 def test_correlations_by_hand():

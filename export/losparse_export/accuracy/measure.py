@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..opening.task_model import TaskModel
 from ..target import CPU
 from .answers import answer_outcomes
 from .model import Measured, of_pytorch, of_session
-from .outcomes import Outcomes
+from .outcomes import Outcomes, Score, score_all
 from .rows import text_outcomes, word_outcomes
 from .texts import TextFile
 
@@ -82,6 +82,42 @@ def read_for(
     return Path(file.file).name, file.examples(names, task.name)
 
 
+class Accuracy:
+    """Measures folders that are exported from one PyTorch model, which answers the labelled texts once.
+
+    Args:
+        model: the PyTorch model.
+        labelled: as `read_labelled` returns it.
+        provider: onnxruntime's name of what runs the folders.
+    """
+
+    def __init__(self, model: TaskModel, labelled: tuple[str, Examples], provider: str = CPU.provider) -> None:
+        self._model, self._provider = model, provider
+        self._file, self._examples = labelled
+        self._pytorch: Mapping[str, Score] | None = None
+
+    def of(self, folder: Path, variant: str | None = None) -> dict[str, Any]:
+        """Measure one variant of a folder; see `measure_accuracy`."""
+        task, examples = self._model.task, self._examples
+        session = open_variant(folder, variant, (self._provider,))
+        if self._pytorch is None:  # on the tokens of the first folder: all of them have its tokenizer
+            self._pytorch = score_all(ask(of_pytorch(self._model, session), task, examples))
+        onnx = score_all(ask(of_session(session, told=True), task, examples))
+        both = {name: {"pytorch": score.value, "onnx": onnx[name].value} for name, score in self._pytorch.items()}
+        metric = str(task.metric)
+        beside = onnx[metric].minus(self._pytorch[metric])
+        return {
+            "file": self._file,
+            "texts": len(examples),
+            "metric": metric,
+            **both[metric],
+            "error": onnx[metric].to_json()["error"],
+            "delta": beside["delta"],
+            "delta_error": beside["error"],
+            "metrics": both,
+        }
+
+
 def measure_accuracy(
     model: TaskModel,
     folder: Path,
@@ -100,23 +136,13 @@ def measure_accuracy(
 
     Returns:
         "file"; "texts" (their number); "metric" (the one of the task); "pytorch" and "onnx" (its values, as in shares
-        of right answers in 0..1); "metrics" (those of all metrics of the task, by name).
+        of right answers in 0..1); "error", the standard error of the folder's; "delta", the folder's minus PyTorch's,
+        and its "delta_error", as `measure_variants` finds them; "metrics" (all metrics of the task, by name).
 
     Raises:
         LosparseError: the folder has no tokenizer.
     """
-    name, examples = labelled
-    session = open_variant(folder, variant, (provider,))
-    pytorch = ask(of_pytorch(model, session), model.task, examples).metrics()
-    onnx = ask(of_session(session, told=True), model.task, examples).metrics()
-    both = {metric: {"pytorch": value, "onnx": onnx[metric]} for metric, value in pytorch.items()}
-    return {
-        "file": name,
-        "texts": len(examples),
-        "metric": model.task.metric,
-        **both[str(model.task.metric)],
-        "metrics": both,
-    }
+    return Accuracy(model, labelled, provider).of(folder, variant)
 
 
 def open_variant(folder: Path, variant: str | None, providers: Sequence[str]) -> Session:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from losparse.errors import LosparseError
 from losparse_runtime import Comparison, Parity, Session, compare
 from losparse_runtime.contract.feeds import Draw
+from losparse_runtime.contract.files import read_metadata
 from losparse_runtime.contract.progress import Phases
 from losparse_runtime.contract.tensors import Arrays
 
@@ -135,7 +136,8 @@ def check_parity(
         ParityError: the outputs are further apart than the precision explains, or a number is NaN or infinite.
         LosparseError: PyTorch itself returns NaN or infinities.
     """
-    session = Session(folder, providers=(provider,), threads=torch.get_num_threads(), unchecked=True)
+    variant = read_metadata(folder).variant_name  # not the one that is the fastest here
+    session = Session(folder, providers=(provider,), threads=torch.get_num_threads(), variant=variant, unchecked=True)
     cases = _cases(model, min(model.longest, session.max_length), precision)
     overall, scale, phases = Comparison(), 0.0, phases or Phases()
     vectors = VectorComparison(session.metadata.pooling or "mean") if model.task.embeds else None

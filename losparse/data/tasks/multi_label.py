@@ -22,7 +22,7 @@ from ...errors import LosparseError, shown
 from ..columns import Columns, find_column, texts_and_pairs, values_of
 from ..examples import Examples
 from ..labels import class_id, class_lookup, class_names, label_text
-from ..metrics import Metric, Prediction, first_output
+from ..metrics import Metric, Prediction, f1, first_output
 from ..tables import Table
 from .base import TaskData
 
@@ -72,15 +72,11 @@ def multi_label(prediction: Prediction) -> dict[str, float]:
         "f1" over all decisions (micro), "f1_macro", the mean of the classes' own, and "accuracy", the share of rows
         whose classes are exactly right; in 0..1. An F1 of nothing predicted and nothing true is 0.
     """
-    from sklearn.metrics import f1_score
-
-    predicted = (first_output(prediction) > 0).astype(np.int64)
-    truth = np.asarray(prediction.label_ids).round().astype(np.int64)
-    # Class by class, since scikit-learn takes a table of one column for single labels.
-    each = [f1_score(truth[:, i], predicted[:, i], zero_division=0.0) for i in range(truth.shape[1])]
+    predicted = first_output(prediction) > 0
+    truth = np.asarray(prediction.label_ids).round() > 0
     return {
-        "f1": float(f1_score(truth.reshape(-1), predicted.reshape(-1), zero_division=0.0)),
-        "f1_macro": float(np.mean(each)),
+        "f1": f1(predicted, truth),
+        "f1_macro": float(np.mean([f1(predicted[:, i], truth[:, i]) for i in range(truth.shape[1])])),
         "accuracy": float((predicted == truth).all(-1).mean()),
     }
 
