@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,21 +142,31 @@ def test_the_card_says_nothing_of_this_machine(make_folder: MakeFolder) -> None:
         assert secret not in card
 
 
-def test_the_command(
-    hub: Hub, make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(hub: Hub, make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]) -> None:
     folder = whole(make_folder)
     assert main(["push", str(folder), REPO, "--dry-run", "--license", "mit", "--tags", "fast", "small"]) == 0
     assert "would be sent to me/model" in capsys.readouterr().out
     header = ModelCard.load(folder / "README.md").data
     assert header.license == "mit" and {"fast", "small"} < set(header.tags)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.endpoint)
-    assert main(["push", str(folder), REPO, "--private"]) == 0
-    assert f"{hub.endpoint}/{REPO}/commit/" in capsys.readouterr().out
     assert main(["push", str(folder), "me"]) == 2
     assert capsys.readouterr().err == "losparse: error: REPO must be a hub id as owner/name, got 'me'\n"
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize(("token", "code"), [(TOKEN, 0), ("hf_other", 2)])
+def test_the_command_takes_hub_and_token_from_the_environment(
+    hub: Hub, make_folder: MakeFolder, token: str, code: int
+) -> None:
+    """huggingface_hub reads both when it is imported, so in a process of its own."""
+    environment = {**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": token, "HF_HUB_OFFLINE": "0"}
+    words = [sys.executable, "-m", "losparse.cli", "push", str(whole(make_folder)), REPO, "--private"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    if code:
+        assert done.stderr.startswith("losparse: error: ") and done.stderr.count("\n") == 1
+        assert "`hf auth login`" in done.stderr and not hub.repos
+    else:
+        assert done.stdout.splitlines()[-1] == f"{hub.endpoint}/{REPO}/commit/{'0' * 40}" and is_private(hub)
 
 
 def test_settings_are_checked() -> None:
