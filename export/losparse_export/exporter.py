@@ -41,7 +41,7 @@ from .precision.apply import apply_precision
 from .precision.base import EMBEDDINGS, INT8_BITS
 from .precision.fp32 import FP32
 from .precision.int8 import INT8
-from .precision.table import PRECISION_TABLE, check_overflow, choose_embeddings
+from .precision.table import PRECISION_TABLE, check_overflow, choose_embeddings, warn_of_amx
 from .precision.tables import tables_to_shrink
 from .precision.variants import VariantForm
 from .target import CPU, Target, prepare_model
@@ -148,6 +148,7 @@ class Exporter:
             LosparseError: the plan is not for it, or this machine cannot compare it.
         """
         check_overflow(form.weight_bits or INT8_BITS[0])
+        warn_of_amx(form.weight_bits, older=self.request.opset < NEWEST)
         writer = _Writer(self, form, choose_embeddings(self.request.embeddings, form.precision))
         built, contents, parity = self._written(writer, folder)
         accuracy = self.accuracy(folder)

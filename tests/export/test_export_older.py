@@ -18,6 +18,7 @@ from onnx_ir import DataType
 from losparse.errors import LosparseError
 from losparse_export.passes import NamePass, OlderOpsetPass
 from losparse_export.precision.apply import apply_precision
+from losparse_export.precision.table import warn_of_amx
 from losparse_runtime import Session
 
 from .builders import run_graph
@@ -216,3 +217,11 @@ def _is_product(node: ir.Node) -> bool:
         return False
     weight = node.inputs[1]
     return weight is not None and weight.is_initializer()
+
+
+def test_int8_for_older_runtimes_says_where_they_are_wrong(caplog):
+    for bits, older in ((None, True), (7, False)):
+        warn_of_amx(bits, older=older)
+    assert caplog.text == ""
+    warn_of_amx(7, older=True)
+    assert "onnxruntime below 1.25 multiplies int8 wrongly on CPUs with AMX" in caplog.text

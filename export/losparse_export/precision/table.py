@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from losparse.errors import LosparseError
@@ -15,6 +16,8 @@ from .int4_weights import INT4_WEIGHTS
 from .int8 import INT8
 from .int8_static import INT8_STATIC
 from .int8_weights import INT8_WEIGHTS
+
+logger = logging.getLogger(__name__)
 
 # Their bounds were measured against PyTorch as `check_parity` does, four seeds, on two trained models (6 layers, 384
 # wide: sentence vectors, and a classifier of two classes), each dense and with all layers as rank 160 plus 40 rows:
@@ -110,6 +113,20 @@ def check_overflow(bits: int, *, overflows: Callable[[], bool] = int8_overflows)
         raise NotComparableError(
             f"weight_bits={bits} is for CPUs with VNNI, and this one has none, so the export could not be "
             f"compared with PyTorch; export on one that has, or with weight_bits={INT8_BITS[0]} (--weight-bits)"
+        )
+
+
+def warn_of_amx(bits: int | None, *, older: bool) -> None:
+    """Say what older runtimes do with int8 products; nothing in a graph can mend it.
+
+    Args:
+        bits: of a weight in such a product; None where there is none.
+        older: whether the export is for them, by its operator set.
+    """
+    if older and bits is not None:
+        logger.warning(
+            "onnxruntime below 1.25 multiplies int8 wrongly on CPUs with AMX (32 tokens or more in a run, widths that "
+            "are no multiple of 16); there run fp32, or a newer onnxruntime"
         )
 
 
