@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _SENTENCE, _TOKENS = "sentence_embedding", "token_embeddings"
 _PRECISIONS = ("float32", "binary", "ubinary")
@@ -147,32 +150,30 @@ class SentenceEncoder:
         """
         owner = f"{_NAME}.encode"
         refuse(owner, {"pool": pool, "chunk_size": chunk_size})
-        require_arrays(
-            owner, convert_to_numpy=convert_to_numpy or output_value != _SENTENCE, convert_to_tensor=convert_to_tensor
-        )
+        plain = convert_to_numpy or output_value != _SENTENCE
+        require_arrays(owner, convert_to_numpy=plain, convert_to_tensor=convert_to_tensor)
         check_device(owner, device, self.session)
         _check_choice("output_value", output_value, (_SENTENCE, _TOKENS))
         _check_choice("precision", precision, _PRECISIONS if output_value == _SENTENCE else _PRECISIONS[:1])
         check_count("batch_size", batch_size, 1)
         size = self.truncate_dim if truncate_dim is None else _size(truncate_dim)
-        texts = _given(inputs, sentences)
+        texts, alone = _given(inputs, sentences)
         said = self._prompt(prompt, prompt_name)
-        alone = isinstance(texts, str)
-        listed = [texts] if isinstance(texts, str) else list(texts)
-        if not listed:
+        if not texts:
             return np.array([]) if output_value == _SENTENCE else []
-        listed = text_list("inputs", listed)
-        with progress_bar(show_progress_bar, len(listed)) as advance:
-            if output_value == _TOKENS:
-                tokens = token_vectors(
-                    self.session, listed, batch_size, prompt=said, max_length=self._max_length, advance=advance
-                )
-                return tokens[0] if alone else tokens
-            vectors = pooled(
-                self.session, listed, batch_size, prompt=said, size=size, max_length=self._max_length, advance=advance
-            )
-        made = _as_bits(unit(vectors) if normalize_embeddings else vectors, precision)
+        if output_value == _TOKENS:
+            made: Any = self._run(token_vectors, texts, batch_size, said, show_progress_bar)
+        else:
+            vectors = self._run(partial(pooled, size=size), texts, batch_size, said, show_progress_bar)
+            made = _as_bits(unit(vectors) if normalize_embeddings else vectors, precision)
         return made[0] if alone else made
+
+    def _run(
+        self, make: Callable[..., Result], texts: Sequence[str], batch_size: int, prompt: str, shown: bool | None
+    ) -> Result:
+        """Make vectors of texts, with a bar if that is asked for."""
+        with progress_bar(shown, len(texts)) as advance:
+            return make(self.session, texts, batch_size, prompt=prompt, max_length=self._max_length, advance=advance)
 
     def encode_query(
         self, inputs: str | Iterable[str] | None = None, prompt_name: str | None = None, *args: Any, **options: Any
@@ -279,13 +280,15 @@ class SentenceEncoder:
         return Embedding(self.prompts, self.default_prompt_name).prompt(prompt, name)
 
 
-def _given(inputs: str | Iterable[str] | None, sentences: str | Iterable[str] | None) -> str | Iterable[str]:
+def _given(inputs: str | Iterable[str] | None, sentences: str | Iterable[str] | None) -> tuple[list[str], bool]:
+    """Return the texts, and whether one was given by itself."""
     if (inputs is None) == (sentences is None):
         raise InputError(f"{_NAME}.encode needs texts: inputs=, or sentences= as it was called, not both")
     texts = sentences if inputs is None else inputs
     if not isinstance(texts, str | Iterable) or isinstance(texts, bytes | Mapping):
         raise InputError(f"inputs must be a string or a list of strings, got {type(texts).__name__}")
-    return texts
+    listed = [texts] if isinstance(texts, str) else list(texts)
+    return text_list("inputs", listed) if listed else [], isinstance(texts, str)
 
 
 def _size(value: int) -> int:
