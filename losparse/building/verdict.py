@@ -163,12 +163,10 @@ def _told(accuracy: Mapping[str, Any] | None, name: str) -> dict[str, Any] | Non
 
 
 def _times(name: str, bench: Mapping[str, Any]) -> dict[str, float]:
-    """Return median milliseconds by kind of CPU, shape and threads, as folders say them."""
-    from losparse_runtime.engine.cpus import cpu_class
+    """Return median milliseconds by class of CPU, shape and threads, as folders say them."""
+    from losparse_runtime.timing.record import times_of
 
-    of_cpu, threads = cpu_class(), bench["threads"]
-    rows = [row for row in bench["results"] if row["model"] == name]
-    return {f"{of_cpu} {row['batch']}x{row['length']} {threads}t": row["median_ms"] for row in rows}
+    return times_of(bench["results"], bench["threads"])[0].get(name, {})
 
 
 def write_recipe(work: Work) -> None:

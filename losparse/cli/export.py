@@ -135,8 +135,9 @@ def _flag(name: str) -> str:
 
 def _beside(accuracy: Mapping[str, Any]) -> str:
     """Say how much better than PyTorch a folder is, and how much of that is chance."""
-    error = accuracy["delta_error"]
-    return f"{accuracy['delta']:+.4f}" + ("" if error is None else f" +- {error:.4f}")
+    found = accuracy["differences"]["pytorch"]
+    error = found["error"]
+    return f"{found['delta']:+.4f}" + ("" if error is None else f" +- {error:.4f}")
 
 
 def print_variants(report: VariantsReport) -> None:

@@ -133,7 +133,7 @@ def _variant_row(folder: Folder, name: str, variant: Variant) -> Row:
         next(iter(variant.models.values())).file,
         sum(folder.files[file].bytes for file in folder.model_files(name)),
         accuracy,
-        _measured(delta, said.get("delta_error")),
+        _measured(delta, said.get("differences", {}).get("pytorch", {}).get("error")),
         {},
         dict(variant.times or {}),
         (variant.parity or {}).get("max_abs"),

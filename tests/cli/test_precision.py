@@ -28,6 +28,7 @@ from .conftest import Command, Pass, Quantised, Sources, edit_json
 def test_what_is_printed_is_what_the_folder_says(quantised: Quantised) -> None:
     metadata = json.loads((quantised.onnx / "losparse.json").read_text())
     parity, accuracy = metadata["parity"], metadata["accuracy"]
+    beside = accuracy["differences"]["pytorch"]
     assert metadata["precision"] == "int8-static"
     assert {key: accuracy[key] for key in ("file", "texts")} == {"file": "validation.csv", "texts": 64}
     lines = quantised.out.splitlines()
@@ -39,7 +40,7 @@ def test_what_is_printed_is_what_the_folder_says(quantised: Quantised) -> None:
         f"cosine with PyTorch: {parity['cosine']:.6f} (allowed 0.88 or more)",
         f"same largest entry as PyTorch: {parity['top1_agreement']:.2%} of rows",
         f"accuracy on 64 texts: PyTorch {accuracy['pytorch']:.4f}, ONNX {accuracy['onnx']:.4f} "
-        f"({accuracy['delta']:+.4f} +- {accuracy['delta_error']:.4f})",
+        f"({beside['delta']:+.4f} +- {beside['error']:.4f})",
     ]
     assert lines[-6].startswith("beside precision int8, whose scales are computed in every run")
     cells = {" ".join(line.split()[:-2]): line.split()[-2:] for line in lines[-5:]}
@@ -173,7 +174,8 @@ def test_several_forms_in_one_folder(losparse: Command, whole_pass: Pass, source
     for name, file in (("fp32", "model.onnx"), ("int8", "model_quantized.onnx")):
         row = next(line for line in lines if line[:2] == [name, file])
         accuracy = said["variants"][name]["accuracy"]
-        shown = [f"{accuracy['onnx']:.4f}", f"{accuracy['delta']:+.4f}", "+-", f"{accuracy['delta_error']:.4f}"]
+        beside = accuracy["differences"]["pytorch"]
+        shown = [f"{accuracy['onnx']:.4f}", f"{beside['delta']:+.4f}", "+-", f"{beside['error']:.4f}"]
         assert row[-4:] == shown
         assert f"{said['variants'][name]['parity']['max_abs']:.1e}" in row
     assert lines[[line[:1] for line in lines].index(["PyTorch"])][-2] == row_accuracy(said)

@@ -71,8 +71,7 @@ def test_accuracy_is_that_of_the_answers_given(make_folder: MakeFolder, tmp_path
         "onnx": pytest.approx(0.75),
         # sqrt(0.75 * 0.25 / 4), of 300 draws: four times the 4.1 % that they are certain to
         "error": pytest.approx(0.2165, rel=0.165),
-        "delta": 0.0,
-        "delta_error": 0.0,
+        "differences": {"pytorch": {"delta": 0.0, "error": 0.0}},
         "metrics": {"accuracy": {"pytorch": pytest.approx(0.75), "onnx": pytest.approx(0.75)}},
     }
 

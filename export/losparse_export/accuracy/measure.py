@@ -24,6 +24,9 @@ from .outcomes import Outcomes, Score, score_all
 from .rows import text_outcomes, word_outcomes
 from .texts import TextFile
 
+PYTORCH = "pytorch"
+"""What the PyTorch model is called beside folders and their variants."""
+
 Measure = Callable[[Measured, Task, Examples], Outcomes]
 """What a model says of labelled texts."""
 
@@ -112,8 +115,7 @@ class Accuracy:
             "metric": metric,
             **both[metric],
             "error": onnx[metric].to_json()["error"],
-            "delta": beside["delta"],
-            "delta_error": beside["error"],
+            "differences": {PYTORCH: beside},
             "metrics": both,
         }
 
@@ -136,8 +138,9 @@ def measure_accuracy(
 
     Returns:
         "file"; "texts" (their number); "metric" (the one of the task); "pytorch" and "onnx" (its values, as in shares
-        of right answers in 0..1); "error", the standard error of the folder's; "delta", the folder's minus PyTorch's,
-        and its "delta_error", as `measure_variants` finds them; "metrics" (all metrics of the task, by name).
+        of right answers in 0..1); "error", the standard error of the folder's; "differences", whose "pytorch" has
+        "delta", the folder's minus PyTorch's, and its "error", as `measure_variants` finds them; "metrics" (all metrics
+        of the task, by name).
 
     Raises:
         LosparseError: the folder has no tokenizer.

@@ -19,13 +19,10 @@ from losparse_runtime.engine.cpus import int8_overflows
 from ..folder.assets import endless_limit
 from ..opening.load import load_model
 from ..opening.task_model import TaskModel
-from .measure import ask, open_variant, read_for
+from .measure import PYTORCH, ask, open_variant, read_for
 from .model import of_pytorch, of_session
 from .outcomes import Outcomes, Score, score_all
 from .texts import TextFile
-
-PYTORCH = "pytorch"
-"""What the reference is called beside the variants."""
 
 Other = str | Path | tuple[str | Path, str]
 """Another exported folder, of which the first variant is meant, or a folder and the name of one."""

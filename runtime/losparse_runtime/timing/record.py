@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,39 @@ class Recorded:
     noisy: tuple[str, ...]
 
 
+def times_of(
+    results: Sequence[Mapping[str, Any]], threads: int, cpu: str | None = None
+) -> tuple[dict[str, dict[str, float]], Recorded]:
+    """Return the median times of a benchmark as folders say them, without the calls that the machine disturbed.
+
+    Args:
+        results: as `Benchmark.to_dict` has them.
+        threads: inside one operator.
+        cpu: class of the CPU; default: that of this one, whatever `CPU_VARIABLE` names.
+
+    Returns:
+        Milliseconds by call, by name of the model; and which calls these are, and which are left out. A call in which
+        one of the models was disturbed is left out for all: times are there to be compared.
+    """
+    cpu = cpu_class(environ={}) if cpu is None else cpu
+    disturbed = {(row["batch"], row["length"]) for row in results if row["noisy"]}
+    calls: dict[str, bool] = {}
+    times: dict[str, dict[str, float]] = {}
+    for row in results:
+        shape = row["batch"], row["length"]
+        call = f"{cpu} {row['batch']}x{row['length']} {threads}t"
+        calls[call] = shape in disturbed
+        if shape not in disturbed:
+            times.setdefault(row["model"], {})[call] = row["median_ms"]
+    written = tuple(call for call, noisy in calls.items() if not noisy)
+    return times, Recorded(written, tuple(call for call, noisy in calls.items() if noisy))
+
+
 def record_times(found: Benchmark, cpu: str | None = None) -> Recorded:
     """Write the median times of a benchmark into the `losparse.json` of its folders, each file whole or not at all.
 
-    Times of other classes of CPU stay, and so do those of other calls. A call in which one of the models was disturbed
-    is left out for all: times are there to be compared. Models in other runtimes are left out too.
+    Times of other classes of CPU stay, and so do those of other calls. What the machine disturbed is left out as
+    `times_of` says it, and so are models in other runtimes.
 
     Args:
         found: of models on the CPU provider.
@@ -49,15 +77,11 @@ def record_times(found: Benchmark, cpu: str | None = None) -> Recorded:
         raise InputError(
             f"times are recorded by class of CPU, so of {DEFAULT_PROVIDER} alone, got {', '.join(found.providers)}"
         )
-    cpu = cpu_class(environ={}) if cpu is None else cpu
-    calls = {(row.batch, row.length): f"{cpu} {row.batch}x{row.length} {found.threads}t" for row in found.results}
-    disturbed = {(row.batch, row.length) for row in found.results if row.latency.noisy}
-    for name, model in found.models.items():
-        rows = [row for row in found.results if row.model == name and (row.batch, row.length) not in disturbed]
-        if rows and "openvino" not in model:
-            _write(model, {calls[row.batch, row.length]: row.latency.median_ms for row in rows})
-    written = tuple(call for shape, call in calls.items() if shape not in disturbed)
-    return Recorded(written, tuple(call for shape, call in calls.items() if shape in disturbed))
+    times, recorded = times_of([row.to_dict() for row in found.results], found.threads, cpu)
+    for name, of_model in times.items():
+        if "openvino" not in found.models[name]:
+            _write(found.models[name], of_model)
+    return recorded
 
 
 def _write(model: Mapping[str, Any], times: Mapping[str, float]) -> None:
