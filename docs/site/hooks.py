@@ -16,6 +16,7 @@ from typing import Any
 
 import latex2mathml.converter
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -28,6 +29,7 @@ PICTURES = "benchmarks/results"
 STYLE = "site/site.css"
 PACKAGES = {"losparse": ".", "losparse_export": "export", "losparse_runtime": "runtime"}
 
+_LOADED = re.compile(r'<(?:script|img|iframe|link)\b[^>]*(?:src|href)="(https?:[^"]*)"')
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -61,6 +63,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Write formulas as MathML."""
     return _FORMULA.sub(lambda found: mathml(html.unescape(found[3]), block=found[2] == "["), content)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Refuse a page that a browser would load something for from the network.
+
+    Raises:
+        PluginError: it names such a script, style or picture.
+    """
+    loaded = _LOADED.search(output)
+    if loaded is not None:
+        raise PluginError(f"{page.file.src_uri} loads {loaded[1]}; what a page needs must be in the site")
+    return output
 
 
 def mathml(formula: str, *, block: bool) -> str:
@@ -109,4 +123,6 @@ def notebook_files() -> dict[str, Any]:
     folder = Path(NOTEBOOK).parent.as_posix()
     body, resources = MarkdownExporter().from_filename(str(ROOT / "docs" / NOTEBOOK))
     pictures = {f"{folder}/{name}": content for name, content in resources["outputs"].items()}
-    return {_page(NOTEBOOK): body.replace("](../", "](../"), **pictures}
+    for name, target in PAGES.items():
+        body = body.replace(f"](../../{name}", f"](../{target}")
+    return {_page(NOTEBOOK): body, **pictures}

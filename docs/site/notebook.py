@@ -39,7 +39,10 @@ def run(path: Path, *, limit: float = 600.0) -> float:
         cell.metadata = nbformat.NotebookNode()
         cell.id = f"cell-{number}"
     notebook.metadata = nbformat.from_dict(
-        {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+        {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+        }
     )
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
