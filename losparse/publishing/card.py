@@ -104,23 +104,21 @@ def _about(facts: Facts) -> str:
 
 def _table(facts: Facts) -> str:
     """Return the table of variants, of columns that say something."""
-    calls = list(dict.fromkeys(call for row in facts.rows for call in row.speedups))[:_MOST_CALLS]
-    timed = list(dict.fromkeys(call for row in facts.rows for call in row.milliseconds))[:_MOST_CALLS]
+    calls = list(dict.fromkeys(call for row in facts.rows for call in (*row.speedups, *row.milliseconds)))[:_MOST_CALLS]
     columns: dict[str, list[str]] = {
         "model": [row.name for row in facts.rows],
         "file": ["" if row.file is None else f"`{row.file}`" for row in facts.rows],
         "MB": ["" if row.bytes is None else f"{row.bytes / 1e6:.1f}" for row in facts.rows],
         facts.metric or "": [_number(row.accuracy) for row in facts.rows],
         f"against {facts.compared}": [_number(row.delta, sign="+") for row in facts.rows],
-        **{f"speed-up, {call}": [_times(row.speedups.get(call)) for row in facts.rows] for call in calls},
-        **{f"ms, {call}": [_milliseconds(row, call) for row in facts.rows] for call in timed},
+        **{call: [_times(row, call) for row in facts.rows] for call in calls},
         "cosine with PyTorch": ["" if row.cosine is None else f"{row.cosine:.6f}" for row in facts.rows],
         "largest difference to PyTorch": ["" if row.parity is None else f"{row.parity:.1e}" for row in facts.rows],
     }
     columns = {name: cells for name, cells in columns.items() if any(cells)}
     rows = [list(columns), ["---"] * len(columns), *map(list, zip(*columns.values(), strict=True))]
     lines = ["| " + " | ".join(cell or "-" for cell in row) + " |" for row in rows]
-    return "\n".join([*lines, *("\n" + note for note in _notes(facts, calls or timed))])
+    return "\n".join([*lines, *("\n" + note for note in _notes(facts, calls))])
 
 
 def _notes(facts: Facts, calls: Sequence[str]) -> list[str]:
@@ -133,7 +131,7 @@ def _notes(facts: Facts, calls: Sequence[str]) -> list[str]:
     if facts.metric is not None and facts.texts is not None:
         notes.append(f"{facts.metric} on {facts.texts:,} texts; behind ± its standard error, where that was estimated.")
     if calls and facts.cpu is not None:
-        notes.append(f"Times and speed-ups over {facts.compared} on {facts.cpu}, by texts x tokens of a call.")
+        notes.append(f"Columns of texts x tokens: time of a call, and speed-up over {facts.compared}, on {facts.cpu}.")
     return notes
 
 
@@ -144,12 +142,9 @@ def _number(measured: Measured | None, sign: str = "") -> str:
     return f"{measured.value:{sign}.4f}{error}"
 
 
-def _times(speedup: float | None) -> str:
-    return "" if speedup is None else f"{speedup:.1f}x"
-
-
-def _milliseconds(row: Row, call: str) -> str:
-    return f"{row.milliseconds[call]:.2f}" if call in row.milliseconds else ""
+def _times(row: Row, call: str) -> str:
+    said = [f"{row.milliseconds[call]:.2f} ms"] if call in row.milliseconds else []
+    return ", ".join([*said, *([f"{row.speedups[call]:.1f}x"] if call in row.speedups else [])])
 
 
 def _usage(facts: Facts, repo: str) -> str:
