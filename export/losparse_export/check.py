@@ -35,7 +35,7 @@ from losparse_runtime.contract.progress import SILENT, Progress
 from losparse_runtime.contract.task import TASKS
 from losparse_runtime.contract.tensors import Arrays
 from losparse_runtime.contract.variant import DEFAULT_PROVIDER
-from losparse_runtime.engine.cpus import int8_overflows
+from losparse_runtime.engine.choice import overflowing
 from losparse_runtime.same_model import require_same_model
 from losparse_runtime.text.cuts import cuts_told_once
 
@@ -117,14 +117,9 @@ def _open_others(
     Raises:
         FolderError: one does not open, neither because of the CPU nor of a file that changed.
     """
-    opened, skipped = {}, {}
-    for name, variant in session.metadata.folder.variants.items():
-        if name == session.metadata.variant_name:
-            continue
-        if variant.wide and int8_overflows():
-            skipped[name] = (
-                f"its weights have {variant.weight_bits} bits, with which int8 products overflow on this CPU"
-            )
+    opened, skipped = {}, overflowing(session.metadata.folder)
+    for name in session.metadata.folder.variants:
+        if name == session.metadata.variant_name or name in skipped:
             continue
         try:
             opened[name] = Session(session.folder, providers=providers, threads=threads, variant=name)

@@ -16,9 +16,10 @@ from .contract.task import TASKS, meant_task
 from .contract.tensors import Arrays, TensorSpec
 from .contract.variant import DEFAULT_PROVIDER
 from .engine.alone import depends_on_batch, run_alone
+from .engine.chosen import open_chosen
 from .engine.cpus import available_cpus
 from .engine.forks import remember, require_own
-from .engine.opening import Options, open_model, provider_names, select_here
+from .engine.opening import Options, provider_names
 from .errors import RunError, one_line
 from .tasks.answer import Answer, answer
 from .tasks.classify import Classification, classify
@@ -84,14 +85,14 @@ class Session:
             graph,
             unchecked,
         )
-        self.metadata: Metadata
-        self.metadata, chosen = select_here(self.folder, options)
-        self.choice: str = chosen.reason
+        opened = open_chosen(self.folder, options)
+        self._session: Any = opened.session
+        self.metadata: Metadata = opened.metadata
+        self.choice: str = opened.choice.reason
         # With the name: whatever opens the folder once more, as for its memory, opens the same variant.
-        self.options = replace(options, variant=chosen.name)
+        self.options = replace(options, variant=opened.choice.name)
         self.config = read_model_config(self.folder)
         self.signature: Signature = self.metadata.signature.within(self.config.vocabulary, self.metadata.max_length)
-        self._session: Any = open_model(self.folder, self.metadata, self.options)
         self._process = remember(self._session)
         self.encoder = TextEncoder(
             self.folder, self.max_length, self.config.pad_token_id, self.metadata.type_ids, self.config.vocab_size

@@ -15,12 +15,13 @@ from losparse_runtime import InputError, Options, Session, peak_memory, profile_
 from losparse_runtime.contract.files import write_metadata
 from losparse_runtime.contract.folder import Folder
 from losparse_runtime.contract.variant import DEFAULT_PROVIDER, Variant
-from losparse_runtime.engine.choice import Choice, choose_variant
-from losparse_runtime.engine.cpus import CPU_CLASSES
-from losparse_runtime.engine.opening import select_here
+from losparse_runtime.engine.choice import Choice, choose_variant, overflowing
+from losparse_runtime.engine.chosen import open_chosen, select_here
+from losparse_runtime.engine.cpus import CPU_CLASSES, int8_overflows
 
 from .conftest import MakeFolder
 from .several import put_together
+from .test_runtime_providers import DroppingSession, PretendedSession, pretended
 
 CPU = (DEFAULT_PROVIDER,)
 CUDA = ("CUDAExecutionProvider", DEFAULT_PROVIDER)
@@ -180,3 +181,22 @@ def test_a_folder_of_one_variant_asks_for_no_class_of_cpu(
     monkeypatch.setenv("LOSPARSE_CPU", "nonsense")
     session = Session(make_folder().path, threads=1)
     assert (session.variant, session.choice) == ("fp32", "variant fp32, the only one")
+
+
+def test_what_overflows_is_named_with_its_bits(plain: Folder) -> None:
+    folder = holding(plain, NAMES)
+    assert overflowing(folder, overflows=False) == {}
+    assert overflowing(folder, overflows=True) == {
+        "int8-vnni": "its weights have 8 bits, with which int8 products overflow on this CPU"
+    }
+    assert overflowing(folder) == overflowing(folder, overflows=int8_overflows())
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(PretendedSession, "fp32"), (DroppingSession, "int8")])
+def test_where_onnxruntime_falls_back_another_variant_is_best(both: Path, kind: type, expected: str) -> None:
+    options = Options((CUDA[0],), 1, allow_fallback=True)
+    opened = open_chosen(both, options, ort=pretended(InferenceSession=kind))
+    assert opened.metadata.variant_name == opened.choice.name == expected
+    assert Path(opened.session._model_path).name == f"model_{expected}.onnx"
+    told = open_chosen(both, replace(options, variant="fp32"), ort=pretended(InferenceSession=kind))
+    assert told.choice == Choice("fp32", "variant fp32, as asked for")

@@ -14,7 +14,7 @@ from losparse_runtime.contract.files import read_metadata
 from losparse_runtime.contract.progress import SILENT, Progress
 from losparse_runtime.contract.task import TASKS, Task
 from losparse_runtime.contract.variant import DEFAULT_PROVIDER
-from losparse_runtime.engine.cpus import int8_overflows
+from losparse_runtime.engine.choice import overflowing
 
 from ..folder.assets import endless_limit
 from ..opening.load import load_model
@@ -72,7 +72,7 @@ def measure_variants(
     first = read_metadata(folder)
     names = list(first.folder.variants)
     _refuse_twice(names, against)
-    skipped = _overflowing(folder, names)
+    skipped = overflowing(first.folder)
     ready = [name for name in names if name not in skipped]
     if not ready:
         raise LosparseError(f"{folder}: {next(iter(skipped.values()))}; measure on a CPU with VNNI, or export int8")
@@ -131,11 +131,6 @@ def _as_json(metric: str, scores: Mapping[str, Mapping[str, Score]], variants: S
         for name in variants
     }
     return {"metric": metric, "models": models, "differences": differences}
-
-
-def _overflowing(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    wide = [name for name in names if read_metadata(folder, name).variant.wide] if int8_overflows() else []
-    return dict.fromkeys(wide, "int8 products with weights of 8 bits overflow on this CPU, which has no VNNI")
 
 
 def _refuse_twice(variants: Sequence[str], against: Mapping[str, Other]) -> None:

@@ -10,7 +10,7 @@ from ..contract.fields import read_json
 from ..contract.files import METADATA_FILE, changed_files, read_folder
 from ..contract.folder import DESCRIPTION_KEY
 from ..contract.variant import DEFAULT_PROVIDER
-from ..engine.cpus import int8_overflows
+from ..engine.choice import overflowing
 from ..errors import FolderError
 from ..session import Session
 from .differences import first_difference
@@ -55,9 +55,9 @@ def _first_here(folder: Path | str) -> str:
 
     Not the one that is the fastest here, as `Session` opens: a check says the same on every machine.
     """
-    variants = read_folder(folder).variants
-    wrong = int8_overflows()
-    return next((name for name, variant in variants.items() if not (variant.wide and wrong)), next(iter(variants)))
+    contents = read_folder(folder)
+    wrong = overflowing(contents)
+    return next((name for name in contents.variants if name not in wrong), next(iter(contents.variants)))
 
 
 def _require_compared(session: Session) -> None:

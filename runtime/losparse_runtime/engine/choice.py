@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ..contract.folder import Folder
 from ..contract.variant import DEFAULT_PROVIDER, WIDE_INT8
-from .cpus import ARM, CPU_AMX, CPU_AVX2, CPU_AVX512_VNNI, UNKNOWN
+from .cpus import ARM, CPU_AMX, CPU_AVX2, CPU_AVX512_VNNI, UNKNOWN, int8_overflows
 
 GPU_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
@@ -82,6 +82,22 @@ def choose_variant(folder: Folder, cpu: str, providers: Sequence[str]) -> Choice
         name, why = ranked[0], "the first in the order for it"
         others = dict.fromkeys(ranked[1:], "later in that order")
     return Choice(name, f"variant {name} on {where}, {why}{_listed((others | unfit).items())}")
+
+
+def overflowing(folder: Folder, overflows: bool | None = None) -> dict[str, str]:
+    """Return why some variants do not run on this CPU, by name, whatever `CPU_VARIABLE` names.
+
+    Args:
+        folder: the contents of its `losparse.json`.
+        overflows: whether int8 products with weights of 8 bits overflow; default: whether they do on this CPU.
+    """
+    wide = {name: variant.weight_bits for name, variant in folder.variants.items() if variant.wide}
+    if not wide or not (int8_overflows() if overflows is None else overflows):
+        return {}
+    return {
+        name: f"its weights have {bits} bits, with which int8 products overflow on this CPU"
+        for name, bits in wide.items()
+    }
 
 
 def _unfit(folder: Folder, cpu: str, provider: str) -> dict[str, str]:

@@ -11,15 +11,14 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-from ..contract.files import read_metadata
 from ..contract.folder import FINGERPRINT_KEY
-from ..contract.metadata import Metadata, select
+from ..contract.metadata import Metadata
 from ..contract.tensors import ORT_DTYPES
 from ..contract.variant import DEFAULT_PROVIDER, SAFE_WEIGHT_BITS
 from ..dependencies import import_onnxruntime, installed_onnxruntimes
 from ..errors import FolderError, InputError, ProviderError, one_line
-from .choice import GPU_PROVIDERS, Choice, choose_variant
-from .cpus import UNKNOWN, cpu_class, int8_overflows
+from .choice import GPU_PROVIDERS
+from .cpus import int8_overflows
 from .external import external_files
 
 _ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about the graph, which the user did not write
@@ -36,7 +35,7 @@ class Options:
         threads: intra-op threads, >= 1.
         allow_fallback: run on the CPU where a provider is not there, instead of an error.
         spinning: idle threads wait busily: lowest latency for one model alone on its cores.
-        variant: which form of the model, where a folder holds several; None for the one that `select_here` chooses.
+        variant: which form of the model, where a folder holds several; None for the one that `chosen` finds.
         graph: which graph, where a model has several; None for the first.
         unchecked: open a model that was not compared with PyTorch yet; for the exporter, which compares it.
     """
@@ -71,33 +70,6 @@ def provider_names(providers: Sequence[str]) -> tuple[str, ...]:
             f"providers must be names, at least one and each once, as in [{DEFAULT_PROVIDER!r}], got {list(names)!r}"
         )
     return names
-
-
-def select_here(folder: Path, options: Options, ort: Any = None) -> tuple[Metadata, Choice]:
-    """Find what is to be opened of a folder: what the options name, and the variant that is best here.
-
-    Args:
-        folder: an exported folder.
-        options: of opening it.
-        ort: what opens it; default: the onnxruntime that is installed.
-
-    Raises:
-        FolderError: its `losparse.json` is missing or wrong.
-        InputError: it has no variant or graph of that name, or `CPU_VARIABLE` names no class of CPU.
-        DependencyError: onnxruntime is not installed.
-    """
-    first = read_metadata(folder, options.variant, options.graph)
-    if options.variant is not None:
-        return first, Choice(options.variant, f"variant {options.variant}, as asked for")
-    if len(first.folder.variants) == 1:
-        return first, choose_variant(first.folder, UNKNOWN, options.providers)
-    providers = options.providers
-    if options.allow_fallback:
-        available = (import_onnxruntime() if ort is None else ort).get_available_providers()
-        providers = tuple(name for name in providers if name in available) or (DEFAULT_PROVIDER,)
-    choice = choose_variant(first.folder, cpu_class(), providers)
-    logger.info("%s: %s", folder, choice.reason)
-    return select(first.folder, choice.name, options.graph), choice
 
 
 def open_model(

@@ -15,7 +15,7 @@ from typing import Any
 from ..contract.files import read_folder
 from ..contract.progress import SILENT, Progress
 from ..contract.variant import DEFAULT_PROVIDER
-from ..engine.cpus import int8_overflows
+from ..engine.choice import overflowing
 from ..errors import InputError
 from ..same_model import require_same_model
 from ..session import Session
@@ -163,12 +163,12 @@ def open_folders(
 
 def _to_open(folder: Path) -> list[str]:
     """Return the variants that run here; all of them where none does, so that opening says why."""
-    variants = read_folder(folder).variants
-    wrong = [name for name, variant in variants.items() if variant.wide and int8_overflows()]
-    left = [name for name in variants if name not in wrong]
-    if left and wrong:
-        logger.warning("%s: left out, since this CPU has no VNNI and they would overflow: %s", folder, ", ".join(wrong))
-    return left or list(variants)
+    contents = read_folder(folder)
+    wrong = overflowing(contents)
+    left = [name for name in contents.variants if name not in wrong]
+    for name, why in wrong.items() if left else ():
+        logger.warning("%s: variant %s is left out: %s", folder, name, why)
+    return left or list(contents.variants)
 
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:

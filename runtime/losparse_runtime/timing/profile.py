@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ..contract.config import read_model_config
 from ..contract.feeds import Draw
-from ..engine.opening import Options, open_model, select_here
+from ..engine.chosen import select_here
+from ..engine.opening import Options, open_model
 from ..errors import InputError
 
 _WARMUP = 2
