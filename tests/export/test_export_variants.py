@@ -368,7 +368,7 @@ def test_variants_for_other_cpus_are_said_not_to_be_looked_at(copied, monkeypatc
     data = json.loads((copied / "losparse.json").read_text())
     data["variants"]["int8-static"]["weight_bits"] = 8  # as on a CPU with VNNI
     (copied / "losparse.json").write_text(json.dumps(data))
-    monkeypatch.setattr("losparse_export.check.int8_overflows", lambda: True)
+    monkeypatch.setattr("losparse_runtime.engine.choice.int8_overflows", lambda: True)
     report = check_folder(copied, threads=1)
     wide = {"int8-vnni"} if WIDE else set()
     assert set(report.skipped) == {"int8-static"} | wide and set(report.others).isdisjoint(report.skipped)
