@@ -58,7 +58,8 @@ def attribute_docs(kind: type) -> dict[str, str]:
     """Return what the `Attributes` sections of a dataclass and its bases say, one line a field."""
     docs: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        section = re.search(r"^    Attributes:\n((?:        .*\n?|\s*\n)+)", base.__doc__ or "", re.MULTILINE)
-        for entry in re.finditer(r"^ {8}(\w+): (.+(?:\n {9,}.+)*)", section[1] if section else "", re.MULTILINE):
+        text = inspect.cleandoc(base.__doc__ or "")  # which Python 3.13 has done already
+        section = re.search(r"^Attributes:\n((?: {4}.*\n?|\s*\n)+)", text, re.MULTILINE)
+        for entry in re.finditer(r"^ {4}(\w+): (.+(?:\n {5,}.+)*)", section[1] if section else "", re.MULTILINE):
             docs[entry[1]] = " ".join(entry[2].split())
     return docs

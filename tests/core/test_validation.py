@@ -34,6 +34,7 @@ from losparse.validation import (
     read_as,
     wanted,
 )
+from losparse.validation.fields import attribute_docs
 
 if TYPE_CHECKING:
     from somewhere import NotThere
@@ -292,3 +293,11 @@ def test_classes_are_defined_without_pydantic():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set() True"
+
+
+def test_fields_are_read_of_a_docstring_that_python_3_13_has_dedented():
+    says = {"size": "how large, in shares of a cart.", "spokes": "how many."}
+    about = "A wheel.\n\nAttributes:\n    size: how large,\n        in shares of a cart.\n    spokes: how many.\n"
+    indented = about.replace("\n", "\n    ")
+    for text in (about, indented):
+        assert attribute_docs(type("Told", (), {"__doc__": text})) == says
