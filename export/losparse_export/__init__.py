@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .costs import Call, Costs, Counts
     from .estimate import Estimate, estimate_model
     from .export import ExportReport, export_model
+    from .golden import record_golden
     from .graph.layer import PlannedLayer
     from .keep_curve import latency_by_keep
     from .lowerings import LOWERINGS
@@ -73,6 +74,7 @@ _HOMES = {
     "measure_variants": "accuracy.variants",
     "plan_layers": "planning.choose",
     "plan_model": "planning.choose",
+    "record_golden": "golden",
     "trace_model": "tracing.trace",
     "tune_plan": "planning.tune",
 }
@@ -113,6 +115,7 @@ __all__ = [
     "measure_variants",
     "plan_layers",
     "plan_model",
+    "record_golden",
     "trace_model",
     "tune_plan",
 ]

@@ -18,6 +18,7 @@ from losparse.data.loading import load_texts
 from losparse.errors import LosparseError
 from losparse.saving.source import find_model
 from losparse_runtime import FolderError, Session
+from losparse_runtime.checking.bounds import allowed_difference, relative_tolerance
 from losparse_runtime.checking.folder import changed_description, onnx_reference, open_checked
 from losparse_runtime.checking.numbers import (
     SHAPES,
@@ -39,7 +40,7 @@ from losparse_runtime.engine.choice import overflowing
 from losparse_runtime.same_model import require_same_model
 from losparse_runtime.text.cuts import cuts_told_once
 
-from .precision.base import Precision, allowed_difference, relative_tolerance
+from .precision.base import Precision
 from .precision.table import coarser_precision
 
 Texts = tuple[list[str], list[str] | None]

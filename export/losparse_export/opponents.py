@@ -20,6 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from losparse_runtime import Draw, OpenVino, Session, compare, find_openvino
+from losparse_runtime.checking.bounds import allowed_difference
 from losparse_runtime.contract.files import write_metadata
 from losparse_runtime.contract.folder import Folder
 from losparse_runtime.dependencies import import_onnxruntime
@@ -31,7 +32,6 @@ from .folder.write import write_folder
 from .opening.load import Loaded
 from .planning.plan import Plan
 from .precision.apply import contained
-from .precision.base import allowed_difference
 from .precision.table import PRECISION_TABLE
 from .verdict import ONNXRUNTIME, OPENVINO
 

@@ -30,6 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="its checkpoint, a folder or hub id, or another ONNX folder (default: only what the folder itself says)",
     )
     parser.add_argument(
+        "--golden", type=Path, metavar="FILE", help="what `losparse golden` recorded of the model: needs no torch"
+    )
+    parser.add_argument(
         "--data", metavar="F", help="texts to compare on: csv, tsv, jsonl, a hub data set, or txt (a text a line)"
     )
     parser.add_argument("--text-column", metavar="NAME", help="column of texts, words or questions")
@@ -45,9 +48,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compare, print, and return 1 if something differs."""
+    check_json_target(options.json)
+    if options.golden is not None:
+        return _run_golden(options)
     from losparse_export import check_folder
 
-    check_json_target(options.json)
     refuse_idle(options, ["text_column", "pair_column"], ["data"])
     refuse_idle(options, ["data", "tolerance"], ["reference"])
     if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
@@ -65,9 +70,33 @@ def run(options: argparse.Namespace) -> int:
         variant=options.variant,
         progress=StderrProgress(verbose=options.verbose),
     )
+    return _finish(options, report, options.reference)
+
+
+def _run_golden(options: argparse.Namespace) -> int:
+    """Compare with golden outputs; no torch is loaded."""
+    from losparse_runtime import check_golden
+
+    names = ("reference", "data", "tolerance", "text_column", "pair_column")
+    idle = [name for name in names if getattr(options, name) is not None]
+    if idle:
+        raise LosparseError(f"--golden holds reference, texts and bounds; leave out --{idle[0].replace('_', '-')}")
+    warn_of_provider(options.folder, options, options.variant)
+    report = check_golden(
+        options.folder,
+        options.golden,
+        variant=options.variant,
+        providers=options.providers,
+        threads=options.threads,
+    )
+    return _finish(options, report, str(options.golden))
+
+
+def _finish(options: argparse.Namespace, report: CheckReport, reference: str | None) -> int:
+    """Print a report, and return the exit code."""
     _print(report)
     if options.json is not None:
-        write_json(options.json, {"folder": str(options.folder), "reference": options.reference, **report.to_dict()})
+        write_json(options.json, {"folder": str(options.folder), "reference": reference, **report.to_dict()})
     return 0 if report.passed else 1
 
 

@@ -3,6 +3,7 @@
 Needs numpy, onnxruntime and tokenizers; no torch.
 """
 
+from .checking.against_golden import check_golden
 from .checking.numbers import Reference
 from .checking.report import CheckReport
 from .compare import Comparison, Parity, compare, compare_sessions
@@ -77,6 +78,7 @@ __all__ = [
     "Variant",
     "benchmark",
     "changed_files",
+    "check_golden",
     "compare",
     "compare_latency",
     "compare_sessions",

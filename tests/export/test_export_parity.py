@@ -18,8 +18,9 @@ from losparse_export import ParityError, TaskModel, lower_model, plan_model
 from losparse_export.folder.model import save_model
 from losparse_export.parity.gate import check_parity, make_feeds
 from losparse_export.parity.lengths import Case
-from losparse_export.parity.locate import allowed_difference, first_difference, record_outputs
+from losparse_export.parity.locate import first_difference, record_outputs
 from losparse_runtime import FolderError, Session, read_metadata
+from losparse_runtime.checking.bounds import allowed_difference
 from losparse_runtime.contract.progress import Advance
 from losparse_runtime.contract.task import TASKS
 

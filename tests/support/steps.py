@@ -24,8 +24,8 @@ from losparse.layers.training import training_layers
 from losparse.methods.losparse.algorithm import update_masks
 from losparse.models.report import CompressionReport
 from losparse_export import PRECISION_TABLE, export_model
-from losparse_export.precision.base import allowed_difference
 from losparse_runtime import Comparison, LosparseRuntimeError, Session
+from losparse_runtime.checking.bounds import allowed_difference
 
 from ..export.traces import Traces
 from .models import Architecture, build, inputs, outputs

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 
 from losparse.errors import LosparseError
 from losparse_runtime import Comparison, Parity, Session, compare
+from losparse_runtime.checking.bounds import allowed_difference
 from losparse_runtime.contract.feeds import Draw
 from losparse_runtime.contract.files import read_metadata
 from losparse_runtime.contract.progress import Phases
 from losparse_runtime.contract.tensors import Arrays
 
 from ..opening.task_model import TaskModel
-from ..precision.base import allowed_difference
 from ..precision.table import judge_of
 from ..target import CPU
 from .lengths import Case, choose_cases, telling_lengths

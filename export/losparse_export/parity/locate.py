@@ -24,13 +24,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from losparse_runtime.checking.bounds import allowed_difference
 from losparse_runtime.contract.variant import MODEL_FILE
 from losparse_runtime.dependencies import import_onnxruntime
 
 from ..graph.marks import NARROWED, REORDERED, SHARED, SHIFTED
 from ..graph.naming import module_of_path, unmarked
 from ..opening.task_model import TaskModel
-from ..precision.base import allowed_difference
 from ..target import CPU
 
 Array = NDArray[Any]

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from losparse_runtime.checking.bounds import Bounds
 from losparse_runtime.contract.variant import SAFE_WEIGHT_BITS
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from losparse_runtime import Parity
-
-# Outputs smaller than this are compared as if they were of this magnitude: they are differences of larger numbers.
-_SMALLEST_SCALE = 0.1
 
 # Bits that a weight in an int8 product may have. The first is right on every CPU; 8 is more exact, and overflows on
 # x86-64 without VNNI.
@@ -94,6 +92,11 @@ class Precision:
     embeddings: str = "float"
     warning: str | None = None
 
+    @property
+    def bounds(self) -> Bounds:
+        """By what its numbers are judged."""
+        return Bounds(self.name, self.difference, self.cosine)
+
     def failure(self, parity: Parity, allowed: float, *, classifies: bool) -> tuple[str, str] | None:
         """Say what is wrong with a comparison and what is allowed, or None.
 
@@ -102,22 +105,4 @@ class Precision:
             allowed: largest difference allowed, for the outputs at hand.
             classifies: whether the largest entry of a row is the answer.
         """
-        if not parity.passed(allowed):
-            return (f"{parity.max_abs:.2e}" if parity.finite else "NaN or infinity"), f"{allowed:.1e}"
-        if self.cosine is None:
-            return None
-        if parity.centred_cosine < self.cosine:
-            return f"a cosine of {parity.centred_cosine:.4f}", f"{self.cosine} or more"
-        if classifies and parity.flip_margin > allowed:
-            return f"another class than one that leads by {parity.flip_margin:.2e}", f"{allowed:.1e}"
-        return None
-
-
-def allowed_difference(tolerance: float, *magnitudes: float) -> float:
-    """Scale a tolerance for outputs of magnitude 1 to the largest of some magnitudes."""
-    return tolerance * max(_SMALLEST_SCALE, *magnitudes)
-
-
-def relative_tolerance(allowed: float, *magnitudes: float) -> float:
-    """Return the tolerance for outputs of magnitude 1 from which `allowed_difference` makes this difference."""
-    return allowed / max(_SMALLEST_SCALE, *magnitudes)
+        return self.bounds.failure(parity, allowed, classifies=classifies)

@@ -55,14 +55,14 @@ def text_differences(
         A line for everything that differs, with the first text and token where the tokens do.
     """
     actual = preprocessing_of(session)
-    found = _setting_differences(actual.settings, reference.settings)
+    found = setting_differences(actual.settings, reference.settings)
     if actual.tokenizer is None:
         logger.warning("%s has no tokenizer, so texts are not compared", session.folder)
         return found
     if reference.tokenizer is None:
         return [*found, "tokenizer.json: the reference has no tokenizer"]
-    found += _setting_differences(actual.text_settings, reference.text_settings)
-    part = first_difference(_parts(actual.tokenizer), _parts(reference.tokenizer), "")
+    found += setting_differences(actual.text_settings, reference.text_settings)
+    part = first_difference(tokenizer_parts(actual.tokenizer), tokenizer_parts(reference.tokenizer), "")
     if part is not None:
         found.append(f"tokenizer.json: {part}")
     typed = session.signature.has("types")
@@ -74,12 +74,13 @@ def text_differences(
     return found
 
 
-def _setting_differences(actual: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
+def setting_differences(actual: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
+    """Return a line for every setting that both have and that differs."""
     lines = (first_difference(value, reference[name], name) for name, value in actual.items() if name in reference)
     return [line for line in lines if line is not None]
 
 
-def _parts(tokenizer: Tokenizer) -> dict[str, Any]:
+def tokenizer_parts(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return what tokens depend on, in the one form that `tokenizers` writes."""
     return {name: part for name, part in json.loads(tokenizer.to_str()).items() if name not in _IDLE}
 
