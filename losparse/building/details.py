@@ -6,17 +6,21 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from losparse_runtime.contract.files import read_folder, write_json
 from losparse_runtime.contract.weights import weight_sizes
 
 from ..methods import LoSparse
+from ..reporting.details import Details, KeepTime, OperatorTime, RunTime, TrainingLog
 from ..saving.parts import sum_parts
 from ..saving.staging import REPORT
 from .layers import describe_layers
-from .variants import DENSE, OF_BASELINE, open_sessions, shapes_of
+from .variants import DENSE, DENSE_INT8, OF_BASELINE, open_sessions, shapes_of
 from .work import Work
+
+if TYPE_CHECKING:
+    from losparse_runtime import Session
 
 
 def look_into(work: Work) -> None:
@@ -24,22 +28,24 @@ def look_into(work: Work) -> None:
     write_json(work.facts("details"), measure_details(work))
 
 
-def measure_details(work: Work) -> dict[str, Any]:
+def measure_details(work: Work) -> Details:
     """Look into the models of a build.
 
     Args:
         work: a build whose variants are exported.
 
     Returns:
-        JSON values: "parts", "operators", "layers", "training" and "keep"; None where there is none of it.
+        See `Details`.
     """
-    sessions = open_sessions(work)
+    sessions = {name: each for name, each in open_sessions(work).items() if name != DENSE_INT8}
     shape = shapes_of(work, min(session.max_length for session in sessions.values()))[0]
     threads = next(iter(sessions.values())).threads
+    operators, runs = operators_by_model(sessions, shape)
     del sessions
     return {
         "parts": parts_by_model(work),
-        "operators": operators_by_model(work, shape, threads),
+        "operators": operators,
+        "runs": runs,
         "layers": describe_layers(work),
         "training": training_logs(work),
         "keep": _keeps(work, shape, threads),
@@ -65,33 +71,33 @@ def parts_by_model(work: Work) -> dict[str, dict[str, int]]:
     return found
 
 
-def operators_by_model(work: Work, shape: tuple[int, int], threads: int) -> dict[str, list[dict[str, Any]]]:
-    """Return the milliseconds of one run by kind of operator, the largest first, of every model.
+def operators_by_model(
+    sessions: Mapping[str, Session], shape: tuple[int, int]
+) -> tuple[dict[str, list[OperatorTime]], dict[str, RunTime]]:
+    """Return where the time of a run goes by kind of operator, the most expensive first, and what a run takes.
 
     Args:
-        work: of the build.
+        sessions: by name; all run in turns.
         shape: texts in a run, and tokens in a text.
-        threads: of onnxruntime.
     """
-    from losparse_runtime import Options, profile_nodes, time_by
+    from losparse_runtime import profile_sessions, time_by
 
-    found = {}
-    for name, (place, variant) in _places(work).items():
-        provider = read_folder(place).variants[variant].provider
-        options = Options((provider,), threads, variant=variant)
-        nodes = profile_nodes(place, options, batch=shape[0], length=shape[1])
-        calls, times = Counter(node.operator for node in nodes), time_by(nodes, lambda node: node.operator)
-        whole = sum(times.values())
-        found[name] = [
+    operators: dict[str, list[OperatorTime]] = {}
+    runs: dict[str, RunTime] = {}
+    for name, found in profile_sessions(sessions, batch=shape[0], length=shape[1]).items():
+        calls = Counter(node.operator for node in found.nodes)
+        whole = found.nodes_ms
+        operators[name] = [
             {"operator": operator, "ms": ms, "share": ms / whole if whole else 0.0, "calls": calls[operator]}
-            for operator, ms in times.items()
+            for operator, ms in time_by(found.nodes, lambda node: node.operator).items()
         ]
-    return found
+        runs[name] = {"operators_ms": whole, "run_ms": found.run_ms, "profiled_ms": found.profiled_ms}
+    return operators, runs
 
 
-def training_logs(work: Work) -> dict[str, dict[str, Any]] | None:
+def training_logs(work: Work) -> dict[str, TrainingLog] | None:
     """Return what the trainings of a build logged; None where nothing was trained."""
-    found = {}
+    found: dict[str, TrainingLog] = {}
     for name, folder in (("dense", work.out / "dense"), ("compressed", work.compressed)):
         log = _log(folder)
         if log:
@@ -104,14 +110,14 @@ def _log(folder: Path) -> list[Mapping[str, float]]:
     return list(json.loads(file.read_bytes()).get("log", ())) if file.is_file() else []
 
 
-def _keeps(work: Work, shape: tuple[int, int], threads: int) -> Sequence[Mapping[str, Any]] | None:
+def _keeps(work: Work, shape: tuple[int, int], threads: int) -> Sequence[KeepTime] | None:
     """Time random models of other keeps, where the method is one whose layers they can have."""
     from losparse_export import Call, latency_by_keep
 
     recipe, method = work.recipe, work.recipe.compress.method
     if not recipe.bench.keep or not isinstance(method, LoSparse):
         return None
-    return latency_by_keep(
+    found = latency_by_keep(
         work.dense,
         method,
         recipe.bench.keep,
@@ -120,3 +126,4 @@ def _keeps(work: Work, shape: tuple[int, int], threads: int) -> Sequence[Mapping
         ignore=recipe.compress.ignore,
         progress=work.progress,
     )
+    return cast(list[KeepTime], found)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from losparse_runtime.contract.files import read_folder
 from losparse_runtime.contract.variant import PLAN_FILE
 
 from ..models.roles import in_attention, role_of
+from ..reporting.details import LayerDetail
 from .work import Work, task_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _BLOCK = re.compile(r"\.(\d+)\.")
 _SEED = 0
@@ -24,31 +28,26 @@ _EXACT = "fp32"
 """The variant whose layers are compared: in others rounding hides what is wrong."""
 
 
-def describe_layers(work: Work) -> list[dict[str, Any]]:
+def describe_layers(work: Work) -> list[LayerDetail]:
     """Describe every compressed layer of a build.
 
     Args:
         work: a build whose variants are exported.
 
     Returns:
-        JSON values, a layer each: "name"; "block", its number, or None outside blocks; "role"; "shape" of the dense
-        weight; "rank"; "kept" and "axis" of its sparse part; "parameters" and "dense_parameters"; "lowering", its form
-        in the first variant's plan; "error", the Frobenius norm of its weight less the dense one over the norm of that
-        (with fine-tuning, what training moved counts too), None where the dense model has no weight of that shape; and
-        "parity", the largest difference of its output between PyTorch and the fp32 graph, None where the graph has no
-        such place.
+        See `LayerDetail`; a layer each.
     """
     from losparse.layers.factored import FactoredLinear
     from losparse_export.opening.load import load_model
 
     compressed = load_model(work.compressed, task_of(work))
     layers = {name: module for name, module in compressed.model.named_modules() if isinstance(module, FactoredLinear)}
-    dense = dict(load_model(work.dense, task_of(work)).model.named_modules())
-    kept_blocks = getattr(compressed.model.config, "losparse_kept_layers", None)
+    original = load_model(work.dense, task_of(work)).model
+    dense, blocks = dict(original.named_modules()), _origin_of_blocks(compressed.model.config, original.config)
     forms, parities = _lowerings(work.candidates), _parities(work, compressed)
-    found = []
+    found: list[LayerDetail] = []
     for name, layer in layers.items():
-        original = getattr(dense.get(_before(name, kept_blocks)), "weight", None)
+        weight = weight_before(name, dense, blocks)
         found.append(
             {
                 "name": name,
@@ -61,7 +60,7 @@ def describe_layers(work: Work) -> list[dict[str, Any]]:
                 "parameters": layer.parameter_count(),
                 "dense_parameters": layer.out_features * layer.in_features,
                 "lowering": forms.get(name),
-                "error": _error(layer.dense_weight(), original),
+                "error": relative_error(layer.dense_weight(), weight),
                 "parity": parities.get(name),
             }
         )
@@ -73,12 +72,35 @@ def _block(name: str) -> int | None:
     return None if found is None else int(found[1])
 
 
-def _before(name: str, kept_blocks: Any) -> str:
-    """Return what a layer was called before blocks were dropped."""
+def _origin_of_blocks(config: Any, original: Any) -> list[int] | None:
+    """Return the number that each block had in the dense model; None where they are the same.
+
+    Both configurations count in the model from which blocks were first dropped, which may be another one still.
+    """
+    kept = getattr(config, "losparse_kept_layers", None)
+    before = getattr(original, "losparse_kept_layers", None)
+    if kept is None or before is None:
+        return kept
+    return [before.index(number) for number in kept]
+
+
+def weight_before(name: str, dense: Mapping[str, nn.Module], blocks: Sequence[int] | None) -> Tensor | None:
+    """Return the dense weight that a layer was made from; (out, in), or None where there is none.
+
+    Args:
+        name: of the layer now.
+        dense: modules of the dense model, by name.
+        blocks: number in the dense model of every block; None where none was dropped.
+    """
+    from losparse.layers.linear import weight_of
+
     found = _BLOCK.search(name)
-    if found is None or not isinstance(kept_blocks, list | tuple):
-        return name
-    return f"{name[: found.start(1)]}{kept_blocks[int(found[1])]}{name[found.end(1) :]}"
+    if found is not None and blocks is not None:
+        name = f"{name[: found.start(1)]}{blocks[int(found[1])]}{name[found.end(1) :]}"
+    module = dense.get(name)
+    if module is None or getattr(module, "weight", None) is None:
+        return None
+    return weight_of(module).detach()
 
 
 def _role(name: str) -> str:
@@ -89,11 +111,17 @@ def _role(name: str) -> str:
     return role or "other"
 
 
-def _error(weight: Any, original: Any) -> float | None:
+def relative_error(weight: Tensor, original: Tensor | None) -> float | None:
+    """Return |weight - original| / |original|, Frobenius norms; None where there is nothing of that shape.
+
+    Args:
+        weight: u v + sparse; (out, in).
+        original: the dense weight.
+    """
     if original is None or original.shape != weight.shape:
         return None
-    norm = float(original.detach().float().norm())
-    return float((weight.detach().float() - original.detach().float()).norm()) / norm if norm else None
+    norm = float(original.float().norm())
+    return float((weight.detach().float() - original.float()).norm()) / norm if norm else None
 
 
 def _lowerings(folder: Path) -> Mapping[str, str]:
@@ -112,6 +140,8 @@ def _parities(work: Work, compressed: Any) -> dict[str, float]:
     if _EXACT not in variants:
         return {}
     exact = variants[_EXACT]
+    if len(exact.models) > 1:  # encoder and decoder apart: which of them a layer is in, names alone do not say
+        return {}
     (model,) = exact.models.values()
     session = Session(work.candidates, variant=_EXACT, providers=(exact.provider,))
     feeds = session.signature.random_feeds(Draw(_BATCH, min(_LENGTH, session.max_length), seed=_SEED))

@@ -13,7 +13,7 @@ from ..errors import LosparseError
 from ..layers.training import TrainingForm, training_layers
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
+    from transformers import TrainerState, TrainingArguments
 
 Form = TypeVar("Form", bound=TrainingForm)
 
@@ -82,3 +82,14 @@ def _unscale(optimizer: Optimizer | None) -> None:
     except RuntimeError as error:
         if "unscale_()" not in str(error):  # how it refuses a second time
             raise
+
+
+def log_kept_share(state: TrainerState, share: float) -> None:
+    """Add to the newest row of a Trainer's log what the schedule keeps; checkpoints hold the log, so resuming keeps it.
+
+    Args:
+        state: of the Trainer.
+        share: of the weights that are pruned, 0 to 1.
+    """
+    if state.log_history and "loss" in state.log_history[-1]:
+        state.log_history[-1]["kept_share"] = share

@@ -149,19 +149,21 @@ def default_save_steps(steps: int) -> int:
     return max(1, math.ceil(steps / _SAVES))
 
 
-def training_curve(log: Sequence[Mapping[str, float]], recipe: Recipe, steps: int) -> list[dict[str, float]]:
-    """Return what a training logged, in at most `_CURVE` rows, with the share that a pruning schedule keeps.
+def training_curve(log: Sequence[Mapping[str, float]], most: int = _CURVE) -> list[dict[str, float]]:
+    """Return what a training logged, in few rows: each stands for several where there are more, its loss their mean.
 
     Args:
-        log: "step", "loss" and "learning_rate", in order.
-        recipe: whose method may prune by a schedule.
-        steps: optimizer steps in all.
+        log: see `FineTuneResult`.
+        most: rows to return.
     """
-    every = math.ceil(len(log) / _CURVE) or 1
-    rows = [dict(row) for row in (*log[:-1:every], *log[-1:])]
-    schedule = getattr(recipe.method, "schedule", None)
-    found = None if schedule is None else schedule(steps)
-    if hasattr(found, "kept_share"):
-        for row in rows:
-            row["kept_share"] = found.kept_share(int(row["step"]), recipe.method.keep)  # type: ignore[union-attr]
+    every = max(1, math.ceil(len(log) / most))
+    rows, before = [], 0.0
+    for place in range(0, len(log), every):
+        group = log[place : place + every]
+        steps = [
+            row["step"] - last for row, last in zip(group, [before, *(row["step"] for row in group)], strict=False)
+        ]
+        before = group[-1]["step"]
+        loss = sum(row["loss"] * count for row, count in zip(group, steps, strict=True)) / sum(steps)
+        rows.append({**group[-1], "loss": loss})
     return rows

@@ -180,7 +180,7 @@ def save(prepared: Prepared, result: FineTuneResult) -> CompressedFolder:
             "steps": result.steps,
             "seconds": result.seconds,
             "metrics": result.metrics,
-            "log": training_curve(result.log, prepared.recipe, result.steps),
+            "log": training_curve(result.log),
             "replaced_head": prepared.replaced,
             **outcome_of(prepared.model, folder, prepared.checkpoint, prepared.original, compression),
         }

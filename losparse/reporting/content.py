@@ -161,8 +161,13 @@ def _operators(facts: Facts) -> Table:
         rest = [sum(row["ms"] for row in rows if row["operator"] not in shown) for rows in profiles.values()]
         table.append((Cell("all others"), *(number(value, numbers.milliseconds) for value in rest)))
     note = (
-        "Milliseconds of a run by kind of operator; measuring them takes time itself, so their sum is more than a run."
+        "Milliseconds of a run by kind of operator. Measuring them takes time itself, and what passes between two "
+        "operators is in none of them: so their sum is not what a run takes, which was timed in the same turns."
     )
+    runs = facts.details.get("runs") or {}
+    for what, key in (("sum", "operators_ms"), ("a run, not profiled", "run_ms")) if runs else ():
+        found = [(runs.get(name) or {}).get(key) for name in profiles]
+        table.append((Cell(what), *(number(value, numbers.milliseconds) for value in found)))
     return Table("operators", "Operators, before and after", note, ("operator", *profiles), tuple(table))
 
 

@@ -95,7 +95,7 @@ def draw_training(facts: Facts, figure: Figure) -> None:
         below = figure.add_subplot(count, 1, 2, sharex=above)
         for place, rows in enumerate(kept.values()):
             below.plot([row["step"] for row in rows], [row["kept_share"] for row in rows], color=PALETTE[place])
-        below.set_ylabel("kept share")
+        below.set_ylabel("kept share of\nwhat is pruned")
         below.set_ylim(0, 1.05)
         below.grid(visible=True)
         below.set_xlabel("optimizer step")

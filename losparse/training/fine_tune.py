@@ -51,8 +51,9 @@ class FineTuneResult:
         steps: optimizer steps.
         seconds: wall time of training, evaluation not counted.
         compression: what is stored now, when a method was given.
-        log: "step", "loss" (mean since the row before) and "learning_rate", a row every few steps; of a training that
-            went on after a cut, those before it too.
+        log: "step", "loss" (mean since the row before) and "learning_rate", a row every few steps, and "kept_share",
+            which share of what is pruned the schedule keeps, of methods that have one; of a training that went on
+            after a cut, those before it too.
     """
 
     metrics: dict[str, float]
@@ -145,7 +146,7 @@ def fine_tune(
 
 def _log_of(trainer: Trainer) -> tuple[Mapping[str, float], ...]:
     """Return what the Trainer logged while it trained."""
-    names = ("step", "loss", "learning_rate")
+    names = ("step", "loss", "learning_rate", "kept_share")
     rows = [row for row in trainer.state.log_history if "loss" in row]
     return tuple({name: row[name] for name in names if name in row} for row in rows)
 

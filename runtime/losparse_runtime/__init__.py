@@ -35,7 +35,7 @@ from .tasks.tag import Tag
 from .timing.benchmark import Benchmark, Timing, benchmark, open_folders
 from .timing.latency import Latency, measure, peak_memory
 from .timing.openvino import OpenVino, OpenVinoFacts, find_openvino
-from .timing.profile import NodeTime, profile_nodes, time_by
+from .timing.profile import NodeTime, Profile, profile_nodes, profile_sessions, time_by
 from .timing.ratio import Ratio, RatioVerdict, compare_latency
 from .timing.record import Recorded, record_times
 
@@ -60,6 +60,7 @@ __all__ = [
     "OpenVinoFacts",
     "Options",
     "Parity",
+    "Profile",
     "Progress",
     "ProviderError",
     "Ranked",
@@ -87,6 +88,7 @@ __all__ = [
     "open_folders",
     "peak_memory",
     "profile_nodes",
+    "profile_sessions",
     "read_folder",
     "read_metadata",
     "record_times",

@@ -81,6 +81,16 @@ def test_what_is_shipped_is_checked_measured_and_opens(built: Path) -> None:
     assert answer.label in ("good", "bad")
 
 
+def _check_profiles(facts: dict[str, Any]) -> None:
+    profiles, runs, parts = (facts["details"][name] for name in ("operators", "runs", "parts"))
+    assert list(profiles) == list(runs) == list(parts) == ["dense", "fp32", "int8"]
+    for name, rows in profiles.items():
+        assert sum(row["share"] for row in rows) == pytest.approx(1.0)
+        assert sum(row["ms"] for row in rows) == pytest.approx(runs[name]["operators_ms"])
+        assert all(row["calls"] > 0 for row in rows) and runs[name]["run_ms"] > 0 and runs[name]["profiled_ms"] > 0
+        assert sum(parts[name].values()) == facts["models"][name]["bytes"]
+
+
 def test_the_report_says_what_was_found(built: Path) -> None:
     facts, report = (json.loads((built / name).read_text()) for name in ("build.json", "report.json"))
     assert list(facts["models"]) == ["dense", "dense-int8", "fp32", "int8"]
@@ -92,7 +102,14 @@ def test_the_report_says_what_was_found(built: Path) -> None:
     assert any(layer["parity"] is not None for layer in layers)
     assert all(layer["parity"] is None or layer["parity"] < 1e-5 for layer in layers)
     log = facts["details"]["training"]["compressed"]["log"]
-    assert log[-1]["kept_share"] == 0.5 and facts["details"]["training"]["dense"]["log"]
+    # The sparse parts have what the low-rank ones leave of the budget, to within a neuron of the smallest matrix, 1/32.
+    sparse = sum(layer["kept"] * layer["shape"][layer["axis"] == "out"] for layer in layers)
+    dense = sum(layer["dense_parameters"] for layer in layers)
+    assert log[-1]["kept_share"] == pytest.approx(sparse / dense, abs=1 / 32) and log[-1]["kept_share"] < 0.5
+    assert [row["step"] for row in log] == sorted({row["step"] for row in log}) and facts["details"]["training"][
+        "dense"
+    ]["log"]
+    _check_profiles(facts)
     assert report["title"] == "tiny <model>" and report["passed"] is True
     page = (built / "report.html").read_text()
     assert "tiny &lt;model&gt;" in page and "tiny <model>" not in page

@@ -198,6 +198,8 @@ def test_a_resumed_training_gives_the_same_weights(
     resumed, straight = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "straight"))
     assert resumed.keys() == straight.keys()
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    logs = [json.loads((tmp_path / name / "losparse_report.json").read_text())["log"] for name in ("out", "straight")]
+    assert logs[0] == logs[1] and logs[0][0]["kept_share"] == 1.0 and logs[0][-1]["step"] == 12
 
 
 def test_a_checkpoint_that_was_cut_off_does_not_stop_a_resumed_training(

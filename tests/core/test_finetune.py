@@ -52,6 +52,10 @@ def test_learns_while_it_compresses(tokenizer, tmp_path, method):
     assert result.metrics["accuracy"] > 0.9, "the toy task is easy"
     assert result.compression.share <= 0.4
     assert result.steps == 30
+    kept = [row["kept_share"] for row in result.log if "kept_share" in row]
+    # The residual of LoSparse has what the low-rank part leaves of the budget; LPAF prunes to the whole of it.
+    rest = pytest.approx(0.3, abs=0.05) if isinstance(method, LoSparse) else 0.4
+    assert kept[0] == 1.0 and kept == sorted(kept, reverse=True) and kept[-1] == rest
     assert all(type(m) is FactoredLinear for m in model.modules() if isinstance(m, FactoredLinear))
     assert not model.training
 

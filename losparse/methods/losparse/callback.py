@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PretrainedConfig, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..trainer import layers_to_prune, refuse_unsupported, whole_gradients
+from ..trainer import layers_to_prune, log_kept_share, refuse_unsupported, whole_gradients
 from .algorithm import CubicSchedule, accumulate_sensitivity, close_window, update_masks
 from .coupling import AnyFamily
 from .heads import Attention
@@ -129,9 +129,18 @@ class LoSparseCallback(TrainerCallback):  # type: ignore[misc]
         for layer in self.layers.values():
             layer.apply_mask()
 
-    def _elements_to_keep(self, step: int) -> int:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Say in the Trainer's log which share of the residual the schedule keeps."""
+        if self.layers:
+            log_kept_share(state, self._elements_to_keep(state.global_step) / self._elements)
+
+    @property
+    def _elements(self) -> int:
         total: int = sum(layer.sparse.numel() for layer in self.layers.values())
-        return round(self.schedule.kept_share(step, self.budget / total) * total)
+        return total
+
+    def _elements_to_keep(self, step: int) -> int:
+        return round(self.schedule.kept_share(step, self.budget / self._elements) * self._elements)
 
     @torch.no_grad()
     def _forget_momentum(self, optimizer: Optimizer | None) -> None:

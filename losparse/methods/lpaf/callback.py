@@ -20,7 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ...errors import LosparseError
 from ..losparse.algorithm import CubicSchedule
-from ..trainer import layers_to_prune, refuse_unsupported, whole_gradients
+from ..trainer import layers_to_prune, log_kept_share, refuse_unsupported, whole_gradients
 from .algorithm import Stages, accumulate_score, draw_high_rank, factor, prune
 from .layer import MixedRankLinear
 from .score import Score
@@ -122,6 +122,11 @@ class LPAFCallback(TrainerCallback):  # type: ignore[misc]
                 layer.apply_mask()
         if step == self.stages.boundary:
             self._factor(kwargs.get("optimizer"))
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Say in the Trainer's log which share of the weights the schedule keeps, until the layers are factored."""
+        if self.layers and state.global_step <= self.stages.boundary:
+            log_kept_share(state, self.stages.pruning.kept_share(state.global_step, self.method.target_density))
 
     def _score(self, optimizer: Optimizer | None) -> None:
         gradients = whole_gradients(self.layers, optimizer)
