@@ -99,6 +99,20 @@ def test_formulas_name_functions_that_are_there() -> None:
     assert len(words & functions) > 20
 
 
+def test_no_docstring_is_taken_for_a_link() -> None:
+    """The API pages read docstrings as Markdown: `[a][b]` is a link there, but for code in backticks."""
+    documented = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = []
+    for package in ("losparse", "export/losparse_export", "runtime/losparse_runtime"):
+        for file in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if not isinstance(node, documented):
+                    continue
+                if re.search(r"\[[^\]\n]+\]\[[^\]\n]*\]", CODE.sub("", ast.get_docstring(node) or "")):
+                    found.append(f"{file.relative_to(ROOT)}: {node.name}")
+    assert found == [], "put it into backticks"
+
+
 def test_the_changelog_and_the_citation_say_the_version() -> None:
     version = re.search(r'__version__ = "(.+)"', (ROOT / "losparse" / "__init__.py").read_text(encoding="utf-8"))
     assert version is not None

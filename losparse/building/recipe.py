@@ -51,7 +51,7 @@ SHAPES = ((1, 16), (1, 128), (8, 128))
 
 @checked
 class Data:
-    """Files of texts (csv, tsv, jsonl; for texts alone txt), or hub data sets as owner/name[@config][:split].
+    """Files of texts (csv, tsv, jsonl; for texts alone txt), or hub data sets as `owner/name[@config][:split]`.
 
     Attributes:
         train: labelled texts to train on; left out, nothing is trained.
