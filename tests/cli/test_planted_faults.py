@@ -7,6 +7,7 @@ times can tell. What is right was recorded as golden outputs, so no torch is nee
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from losparse_runtime.testing import assert_accuracy, assert_latency, assert_par
 from .conftest import Pass, Sources, edit_json
 from .test_check_faults import relist, swap_words, tokenizer
 
+ROOT = Path(__file__).parents[2]
 Graph = Any
 Change = Callable[[Graph], None]
 
@@ -229,12 +231,35 @@ def test_a_graph_that_is_three_tenths_slower_is_caught(whole_pass: Pass, onnx_co
         ).ratio
         if measured > 1.3:
             break
+    else:
+        pytest.fail(f"the planted products make it {measured:.2f} times as long, 1.3 was meant")
     shape = {"batch": 1, "length": 16, "threads": 1}
     with pytest.raises(
         AssertionError, match=r"takes \d\.\d+ times as long .* measured 3 times\), at most 1\.1 is allowed"
     ):
         assert_latency(onnx_copy, against=whole_pass.onnx, at_most_ratio=1.1, **shape)
     assert assert_latency(whole_pass.onnx, against=whole_pass.onnx, at_most_ratio=1.1, **shape).passed
+
+
+def test_a_checkpoint_is_the_reference_by_the_entry_point(
+    whole_pass: Pass, onnx_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry point of pyproject.toml, installed as metadata of its own: this tree may be installed without it."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    (target,) = declared["losparse_runtime.references"].values()
+    info = tmp_path / "planted_references-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: planted-references\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[losparse_runtime.references]\npytorch = {target}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    told: dict[str, object] = {}
+    assert assert_parity(whole_pass.onnx, whole_pass.compressed, threads=1, record=told.__setitem__).passed
+    assert 0 <= float(str(told["parity on random tokens"])) < 1e-3
+    replant(onnx_copy, wrong_epsilon)
+    told.clear()
+    with pytest.raises(AssertionError, match="outputs on random tokens differ from PyTorch"):
+        assert_parity(onnx_copy, whole_pass.compressed, threads=1, record=told.__setitem__)
+    assert told["parity on random tokens"]  # also where it failed
 
 
 def test_golden_files_that_were_changed_are_refused(golden: Path, whole_pass: Pass, tmp_path: Path) -> None:

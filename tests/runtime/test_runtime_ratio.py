@@ -66,6 +66,10 @@ def test_equal_models_pass() -> None:
     assert share(1000, lambda seed: not verdict(seed, 1.0, DEFAULT_RATIO).passed) == 0
 
 
+def test_equal_models_pass_within_a_twentieth() -> None:
+    assert share(500, lambda seed: not verdict(seed, 1.0, 1.05).passed) < 0.01
+
+
 def test_even_where_nothing_is_allowed_few_equal_models_fail() -> None:
     # Independent rounds would give 1.6 in 100,000; noise that lasts gives more.
     assert share(500, lambda seed: not verdict(seed, 1.0, 1.0).passed) < 0.01

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -64,8 +65,7 @@ def test_the_plugin_passes_and_fails_with_numbers_in_the_report(made: Folder, tm
             (message,) = failures
             assert f"accuracy {right / 4:.4f} (standard error" in message and "at least 1 is asked" in message
             assert "\x1b" not in message
-        else:
-            assert "standard error" in str(properties["accuracy of fp32"])
+        assert "standard error" in str(properties["accuracy of fp32"])  # also of the test that failed
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,9 @@ def test_the_plugin_passes_and_fails_with_numbers_in_the_report(made: Folder, tm
     [
         ("rows.csv", "text,label\n,1\n", "row 1: 'text' must be a text that is not empty"),
         ("rows.csv", "words,label\na,1\n", "has no column text or sentence or"),
-        ("rows.csv", "text,label\na,1,2\n", "cannot be read"),
+        ("rows.csv", "text,label\na,1,2\n", "line 2 has 3 values, the first line names 2"),
+        ("rows.csv", "text,label,text\na,1,b\n", "column names must differ, got text, label, text"),
+        ("rows.csv", "", "must have at least one row"),
         ("rows.jsonl", '{"text": "a", "label": null}\n', "row 1: 'label' must be a label or class id, got None"),
         ("rows.jsonl", "[1]\n", "must have at least one row, each with its columns"),
         ("rows.txt", "a\n", "must be an existing .csv, .tsv, .jsonl file"),
@@ -105,6 +107,29 @@ def test_the_same_rows_as_for_training(tmp_path: Path) -> None:
     ours, theirs = read_labelled(file), load_examples(file, task="text-classification")
     assert (ours.texts, ours.pairs) == (theirs.texts, theirs.pairs)
     assert ours.labels == [theirs.label_names[label] for label in theirs.labels]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_texts_with_rare_line_breaks_are_whole(suffix: str, tmp_path: Path) -> None:
+    from losparse.data.loading import load_examples
+
+    texts = ["one\u2028text", "next\x85line", "form\x0cfeed"]
+    separator = {"csv": ",", "tsv": "\t"}.get(suffix)
+    if separator is None:
+        lines = [json.dumps({"text": text, "label": "a"}, ensure_ascii=False) for text in texts]
+    else:
+        lines = [f"text{separator}label", *(f"{text}{separator}a" for text in texts)]
+    file = write(tmp_path, f"a.{suffix}", "\n".join(lines) + "\n")
+    assert read_labelled(file).texts == texts
+    # Training wants two labels.
+    more = '{"text": "b", "label": "b"}' if separator is None else f"b{separator}b"
+    write(tmp_path, f"a.{suffix}", "\n".join([*lines, more]) + "\n")
+    assert read_labelled(file).texts == load_examples(file, task="text-classification").texts
+
+
+def test_the_runtime_and_its_assertions_need_no_pytest() -> None:
+    code = "import sys, losparse_runtime, losparse_runtime.testing; sys.exit('pytest' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_data_that_is_not_of_the_model_is_refused(made: Folder) -> None:

@@ -7,7 +7,7 @@ another error, as of a `Session`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -30,6 +30,8 @@ GOLDEN = ".npz"
 
 Data = Path | str | Iterable[tuple[str, str]]
 """A file of labelled texts, or pairs of a text and its label."""
+Record = Callable[[str, object], None]
+"""Is told a number that was measured, by its name: pytest's `record_property`."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def assert_parity(
     variant: str | None = None,
     threads: int | None = None,
     providers: Sequence[str] = (DEFAULT_PROVIDER,),
+    record: Record | None = None,
 ) -> CheckReport:
     """Assert that a folder is as it was written, reads texts as its reference does, and gives the same numbers.
 
@@ -76,6 +79,7 @@ def assert_parity(
         variant: the only one to look at; by default every one that this CPU can run.
         threads: see `Session`.
         providers: see `Session`.
+        record: is told what was measured, also where the assertion fails.
 
     Returns:
         What was found.
@@ -89,6 +93,8 @@ def assert_parity(
         report = check_golden(folder, reference, variant=variant, threads=threads, providers=providers)
     else:
         report = _checker()(folder, reference, variant=variant, threads=threads, providers=providers)
+    for name, number in _numbers_of(report):
+        _tell(record, name, number)
     lines = failures_of(report)
     if lines:
         raise AssertionError("\n".join([f"{folder} is not the model of {reference}: {lines[0]}", *lines[1:]]))
@@ -126,6 +132,7 @@ def assert_accuracy(
     batch_size: int = 32,
     threads: int | None = None,
     providers: Sequence[str] = (DEFAULT_PROVIDER,),
+    record: Record | None = None,
 ) -> dict[str, Accuracy]:
     """Assert that a folder that classifies texts is right often enough.
 
@@ -140,6 +147,7 @@ def assert_accuracy(
         batch_size: texts in a run; int8 answers may hang on it.
         threads: see `Session`.
         providers: see `Session`.
+        record: is told what was measured, also where the assertion fails.
 
     Returns:
         Accuracy by variant.
@@ -158,6 +166,7 @@ def assert_accuracy(
     for name in _variants(folder, variant):
         session = Session(folder, providers=providers, threads=threads, variant=name)
         found[name] = measure_accuracy(session, rows, batch_size=batch_size)
+        _tell(record, f"accuracy of {name}", str(found[name]))
         if found[name].value < at_least:
             lines.append(f"variant {name}: accuracy {found[name]}, at least {at_least:g} is asked")
     if lines:
@@ -197,6 +206,7 @@ def assert_latency(
     threads: int | None = None,
     min_seconds: float | None = None,
     providers: Sequence[str] = (DEFAULT_PROVIDER,),
+    record: Record | None = None,
 ) -> RatioVerdict:
     """Assert that a folder takes at most so many times as long as another one, timed in turns; see `compare_latency`.
 
@@ -211,6 +221,7 @@ def assert_latency(
         threads: of both; see `Session`.
         min_seconds: timed seconds a model and measurement.
         providers: see `Session`.
+        record: is told what was measured, also where the assertion fails.
 
     Raises:
         AssertionError: it is slower, in three measurements after one another.
@@ -221,9 +232,24 @@ def assert_latency(
     verdict = compare_latency(
         one, other, batch=batch, length=length, at_most_ratio=at_most_ratio, min_seconds=min_seconds
     )
+    _tell(record, "latency", verdict.words)
     if not verdict.passed:
         raise AssertionError(f"{folder} at {batch} x {length} {verdict.words} ({against})")
     return verdict
+
+
+def _tell(record: Record | None, name: str, value: object) -> None:
+    if record is not None:
+        record(name, value)
+
+
+def _numbers_of(report: CheckReport) -> Iterable[tuple[str, float]]:
+    """Yield the largest difference of each kind of inputs, with the variant's name where it is not the first."""
+    for kind, part in report.parts.items():
+        yield f"parity on {kind}", part.parity.max_abs
+    for name, other in report.others.items():
+        for kind, part in other.parts.items():
+            yield f"parity on {kind}, variant {name}", part.parity.max_abs
 
 
 def _checker() -> Any:

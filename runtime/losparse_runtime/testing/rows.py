@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,22 +68,39 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file() or path.suffix.lower() not in _SUFFIXES:
         raise InputError(f"labelled texts must be an existing {', '.join(_SUFFIXES)} file, got '{path}'")
     try:
-        content = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in content.split("\n") if line.strip()]
-        else:
-            csv.field_size_limit(2**31 - 1)  # a text may be longer than the 128 KiB that csv allows by default
-            lines = content.splitlines(keepends=True)
-            tabs = path.suffix.lower() == ".tsv"
-            reader = (
-                csv.reader(lines, csv.excel_tab, quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines, strict=True)
-            )
-            header, *values = [row for row in reader if row]
-            rows = [dict(zip(header, row, strict=True)) for row in values]
-    except (ValueError, csv.Error, UnicodeDecodeError) as error:
+        content = path.read_bytes().decode("utf-8-sig")
+        rows = _objects(content) if path.suffix.lower() == ".jsonl" else _separated(content, path.suffix.lower())
+    except (ValueError, RecursionError, csv.Error) as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} must have at least one row, each with its columns")
+    return rows
+
+
+def _objects(content: str) -> list[Any]:
+    """Read a JSON object a line; `splitlines` would also split at U+2028 inside a text."""
+    return [json.loads(line) for line in content.split("\n") if line.strip()]
+
+
+def _separated(content: str, suffix: str) -> list[dict[str, Any]]:
+    """Read csv or tsv; only csv itself knows which line breaks end a row."""
+    csv.field_size_limit(2**31 - 1)  # a text may be longer than the 128 KiB that csv allows by default
+    stream = io.StringIO(content, newline="")
+    tabs = suffix == ".tsv"
+    reader = csv.reader(stream, csv.excel_tab, quoting=csv.QUOTE_NONE) if tabs else csv.reader(stream, strict=True)
+    header: list[str] | None = None
+    rows: list[dict[str, Any]] = []
+    for values in reader:
+        if not values:
+            continue
+        if header is None:
+            header = [name.strip() for name in values]
+            if len(set(header)) < len(header):
+                raise ValueError(f"column names must differ, got {', '.join(header)}")
+        elif len(values) != len(header):
+            raise ValueError(f"line {reader.line_num} has {len(values)} values, the first line names {len(header)}")
+        else:
+            rows.append(dict(zip(header, values, strict=True)))
     return rows
 
 

@@ -51,7 +51,6 @@ class RatioVerdict:
     Attributes:
         at_most: what is allowed.
         measurements: in order; the last one decides.
-        passed: whether one of them did not fail.
     """
 
     at_most: float
