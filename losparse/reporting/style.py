@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH = 4.2
+WIDTH = 4.2
 """Inches of a picture."""
 INK, FAINT = "#010203", "#a0b0c0"
 """Colours of text and of grids while drawing; the page has its own for them."""
 # Okabe and Ito's colours, which people with any colour vision tell apart, but for yellow, which white swallows.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#8a6d3b", "#6a51a3")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_SETTINGS: dict[Any, Any] = {  # its keys are a type of matplotlib of its own
+SETTINGS: dict[Any, Any] = {  # its keys are a type of matplotlib of its own
     "svg.fonttype": "none",
     "svg.hashsalt": "losparse",
     "font.size": 9.0,
@@ -53,8 +53,8 @@ def svg_of(draw: Callable[[Figure], None], height: float) -> str:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
 
-    with rc_context(_SETTINGS):
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    with rc_context(SETTINGS):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
