@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 
 from losparse_runtime import InputError, compare_latency
 from losparse_runtime.timing.ratio import DEFAULT_RATIO, TRIES, RatioVerdict
+
+from .conftest import MakeFolder
 
 
 class Machine:
@@ -114,3 +118,17 @@ def test_it_says_by_how_much() -> None:
 def test_a_ratio_that_is_none_is_refused(ratio: float) -> None:
     with pytest.raises(InputError, match="at_most_ratio must be a finite number above 0"):
         verdict(0, 1.0, ratio)
+
+
+def test_pairs_of_real_sessions(make_folder: MakeFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    """The benchmark that counts false alarms and misses; bounds are wide since a tiny model is mostly overhead."""
+    folder = str(make_folder().path)
+    script = Path(__file__).parents[2] / "benchmarks" / "equal_pairs.py"
+    main = runpy.run_path(str(script))["main"]
+    shape = ["--pairs", "3", "--length", "8", "--min-seconds", "0.05"]
+    assert main([folder, *shape, "--at-most", "1.5", "--slower", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "equal models: 3 of 3 passed at 1.5" in said and "3 times slower: 3 of 3 caught" in said
+    # Where nothing is slower, nothing can be caught, and the script must say so.
+    assert main([folder, *shape, "--at-most", "9", "--slower", "3"]) == 1
+    assert "3 times slower: 0 of 3 caught" in capsys.readouterr().out
