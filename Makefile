@@ -1,4 +1,4 @@
-# make demo    fine-tune, compress, export, check and time a real model in about ten minutes
+# make demo    build a real model by a recipe, up to a page to look at, in less than ten minutes
 # make test    lint, types and the whole test suite, as CI runs it
 # make docs    the documentation as a site, in build/site
 # make notebook    docs/notebooks/losparse.ipynb, executed: three minutes
@@ -27,7 +27,7 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(BIN)/.installed
-	$(BIN)/losparse demo $(OUT) --overwrite $(if $(STEPS),--steps $(STEPS))
+	$(BIN)/losparse demo $(OUT) $(if $(STEPS),--steps $(STEPS))
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

@@ -68,6 +68,7 @@ def user_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tokenizer().save_pretrained(folder / "MODEL")
     write_csv(folder / "train.csv", make_texts(256, 0))
     write_csv(folder / "dev.csv", make_texts(64, 1))
+    write_csv(folder / "test.csv", make_texts(64, 2))
     (folder / "texts.txt").write_text("\n".join(text for text, _ in make_texts(96, 3)), encoding="utf-8")
     return folder
 

@@ -114,17 +114,22 @@ def _of_accuracy(gates: Gates, name: str, model: Measured) -> Iterator[Verdict]:
         if found is None:
             yield _unknown(gate, name, limit, "accuracy")
             continue
-        drop, error = -_POINTS * found["delta"], _POINTS * found["error"]
+        drop = -_POINTS * found["delta"]
         way = f"{drop:.2f} points below" if drop > 0 else f"{-drop:.2f} points above"
-        words = f"{name}: accuracy is {way} {called} (standard error {error:.2f}), at most {limit:g} below are allowed"
+        words = f"{name}: accuracy is {way} {called}{_error(found)}, at most {limit:g} below are allowed"
         yield Verdict(gate, name, limit, drop, _at_most(drop, limit), words)
     if gates.min_accuracy is not None:
         if "value" not in accuracy:
             yield _unknown("min_accuracy", name, gates.min_accuracy, "accuracy")
             return
-        value, error = _POINTS * accuracy["value"], _POINTS * accuracy["error"]
-        words = f"{name}: accuracy is {value:.2f} points (standard error {error:.2f}), {gates.min_accuracy:g} are asked"
+        value = _POINTS * accuracy["value"]
+        words = f"{name}: accuracy is {value:.2f} points{_error(accuracy)}, {gates.min_accuracy:g} are asked"
         yield Verdict("min_accuracy", name, gates.min_accuracy, value, _at_most(gates.min_accuracy, value), words)
+
+
+def _error(found: Mapping[str, Any]) -> str:
+    """Say the standard error of a metric; of a single text there is none."""
+    return "" if found.get("error") is None else f" (standard error {_POINTS * found['error']:.2f})"
 
 
 def _of_speed(gates: Gates, name: str, models: Mapping[str, Measured], again: Again) -> Iterator[Verdict]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from losparse_runtime.contract.files import write_json
 
@@ -92,9 +93,15 @@ def _cells(report: BuildReport, name: str, shapes: list[tuple[int, int]]) -> lis
     entry, bench = report.facts["models"][name], report.facts["bench"] or {}
     accuracy = entry.get("accuracy")
     cells = ["" if entry["bytes"] is None else human_bytes(entry["bytes"])]
-    cells.append("" if accuracy is None else f"{accuracy['value']:.4f} ± {accuracy['error']:.4f}")
+    cells.append("" if accuracy is None else _with_error(accuracy))
     times = {(row["batch"], row["length"]): row for row in bench.get("results", ()) if row["model"] == name}
     for shape in shapes:
         row = times.get(shape)
         cells.append("" if row is None else f"{row['median_ms']:.2f} ms, {row['speedup']:.1f}x")
     return cells
+
+
+def _with_error(accuracy: Mapping[str, Any]) -> str:
+    """Write a metric with its standard error; of a single text there is none."""
+    error = "" if accuracy["error"] is None else f" ± {accuracy['error']:.4f}"
+    return f"{accuracy['value']:.4f}{error}"

@@ -22,7 +22,7 @@ def front_points(facts: Facts) -> list[tuple[str, float, float, float]]:
         accuracy = entry.get("accuracy")
         row = facts.time(name, facts.shapes[0]) if facts.shapes else None
         if accuracy is not None and row is not None:
-            found.append((name, float(row["median_ms"]), 100 * accuracy["value"], 100 * accuracy["error"]))
+            found.append((name, float(row["median_ms"]), 100 * accuracy["value"], 100 * (accuracy["error"] or 0.0)))
     return found
 
 

@@ -52,7 +52,8 @@ def _accuracies(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Cell]
     if not ours or not theirs:
         return [*cells, Cell("")]
     delta = ours["value"] - theirs["value"]
-    error = math.hypot(ours["error"], theirs["error"])
+    known = ours["error"] is not None and theirs["error"] is not None
+    error = math.hypot(ours["error"], theirs["error"]) if known else None
     return [*cells, Cell(numbers.plus_minus(delta, error, signed=True), delta)]
 
 

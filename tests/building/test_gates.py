@@ -103,3 +103,10 @@ def test_a_variant_that_was_too_slow_is_timed_again() -> None:
     asked.clear()
     verdict_of(Gates(min_speedup_over_free=2.2), fast_now)
     assert [(each.against, each.length, each.found) for each in asked] == [("dense-int8", 16, 2.0)]
+
+
+def test_a_single_text_has_no_standard_error() -> None:
+    accuracy = {"value": 1.0, "error": None, "deltas": {"dense": {"delta": 0.0, "error": None}}}
+    verdict = verdict_of(Gates(max_accuracy_drop=1.0), accuracy=accuracy)
+    assert verdict.passed and "standard error" not in verdict.words
+    assert "standard error" not in verdict_of(Gates(min_accuracy=50.0), accuracy=accuracy).words

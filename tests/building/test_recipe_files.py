@@ -137,3 +137,9 @@ def test_sizes_have_units(text: str, size: int) -> None:
     assert (
         Gates.__init__ and BuildRecipe.from_dict({"model": "m", "gates": {"max_bytes": text}}).gates.max_bytes == size
     )
+
+
+def test_the_example_is_a_recipe() -> None:
+    example = Path(__file__).parent.parent.parent / "examples" / "minilm-sst2.yaml"
+    recipe = BuildRecipe.read(example, ["data.train=train.csv", "model=m"])
+    assert recipe.data.train == "train.csv" and recipe.export.precision == ("fp32", "int8", "int8-vnni")
