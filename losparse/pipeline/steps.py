@@ -104,7 +104,7 @@ def train_model(
     calibration: Sequence[Batch] | None = None,
     sequential: bool | None = None,
     resume: bool = False,
-    title: str = "compressing",
+    title: str | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> FineTuneResult:
     """Fine-tune a model in place, and compress it if the recipe has a method.
@@ -120,10 +120,11 @@ def train_model(
         calibration: batches that a one-shot method looks at; default: some training examples.
         sequential: see `compress_`.
         resume: go on from the last checkpoint in `work`.
-        title: of the bar.
+        title: of the bar; default: what is done.
         callbacks: more callbacks for the Trainer.
     """
     # The Trainer prints its logs on stdout where its own bar is off; stdout is for results.
+    title = title or ("fine-tuning" if recipe.method is None else "compressing")
     with progress.stage(title) as advance, contextlib.redirect_stdout(io.StringIO()):
         return fine_tune(
             model,
