@@ -93,7 +93,7 @@ def _models(facts: Facts) -> Table:
     if shapes:
         bench = facts.data["bench"]
         note += (
-            f"Median times on {bench['threads']} thread(s), all models in turns; speed-up is over {facts.base} fp32."
+            f"Median times on {_threads(bench['threads'])}, all models in turns; speed-up is over {facts.base} fp32."
         )
     return Table("models", "Accuracy, size and speed", note, tuple(kept), cells)
 
@@ -231,6 +231,10 @@ def _versions(facts: Facts) -> Table:
     found = {**facts.data.get("versions", {}), **bench.get("versions", {})}
     rows = [words(name, str(value)) for name, value in {**machine, **found}.items()]
     return Table("versions", "Machine and versions", "", ("what", "which"), tuple(rows))
+
+
+def _threads(count: int) -> str:
+    return "one thread" if count == 1 else f"{count} threads"
 
 
 def _shape(shape: tuple[int, int]) -> str:
