@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from losparse_runtime.contract.progress import SILENT, Advance, Progress
 
@@ -290,10 +289,19 @@ def _locked(out: Path) -> Iterator[None]:
         raise LosparseError(f"'{out}' cannot be written ({error.strerror}); choose another OUT") from error
     with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _hold(stream)
         except OSError as error:
             raise LosparseError(f"another build is at work in '{out}'; wait for it, or choose another OUT") from error
         yield
+
+
+def _hold(stream: TextIO) -> None:
+    """Lock a file for this process, on systems that have such locks."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        return
+    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _clear(out: Path) -> None:

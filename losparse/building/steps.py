@@ -27,7 +27,13 @@ _TRAINING = (
     *(f"losparse.{room}" for room in ("training", "validation", "compress", "compress_embeddings", "random_factors")),
     "losparse.building.training",
 )
-_EXPORT = (*_TRAINING, "losparse_export", "losparse_runtime", "losparse.building.variants")
+_EXPORT = (
+    *_TRAINING,
+    "losparse_export",
+    "losparse_runtime",
+    "losparse.building.variants",
+    "losparse.building.opponents",
+)
 _TRAINED_BY = ("torch", "transformers", "accelerate", "peft", "numpy")
 _EXPORTED_BY = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy")
 _RUN_BY = ("onnxruntime", "numpy", "tokenizers")
