@@ -10,7 +10,6 @@ from typing import Any
 
 from losparse_runtime.contract.fields import read_json
 from losparse_runtime.contract.files import METADATA_FILE, read_metadata
-from losparse_runtime.contract.variant import PLAN_FILE
 
 from ..errors import LosparseError
 from ..layers.spec import LayerSpec
@@ -201,13 +200,14 @@ def _natural(name: str) -> list[Any]:
 
 def _onnx_contents(folder: Path) -> FolderContents:
     metadata = read_metadata(folder)
-    plan = read_json(folder / PLAN_FILE).data if (folder / PLAN_FILE).is_file() else {}
+    file = folder / metadata.variant.plan
+    plan = read_json(file).data if file.is_file() else {}
     try:
         layers = tuple(
             _planned_layer(name, plan["layers"][name]) for name in sorted(plan.get("layers", {}), key=_natural)
         )
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
-        raise LosparseError(f"'{folder / PLAN_FILE}' is malformed ({error!r}); export the folder again") from None
+        raise LosparseError(f"'{file}' is malformed ({error!r}); export the folder again") from None
     variants = metadata.folder.variants.values()
     precisions = ", ".join(dict.fromkeys(variant.precision for variant in variants))
     bits = next((variant.weight_bits for variant in variants if variant.weight_bits is not None), None)

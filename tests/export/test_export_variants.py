@@ -15,6 +15,7 @@ import onnx_ir as ir
 import pytest
 
 from losparse.errors import LosparseError
+from losparse.saving.contents import inspect_folder
 from losparse.saving.parts import onnx_parts
 from losparse_export import ExportSettings, ParityError, check_folder, export_variants, keep_variants
 from losparse_export import variants as module
@@ -373,3 +374,14 @@ def test_variants_for_other_cpus_are_said_not_to_be_looked_at(copied, monkeypatc
     wide = {"int8-vnni"} if WIDE else set()
     assert set(report.skipped) == {"int8-static"} | wide and set(report.others).isdisjoint(report.skipped)
     assert "overflow on this CPU" in report.to_dict()["skipped"]["int8-static"]
+
+
+def test_the_plan_of_what_was_kept_is_shown(copied):
+    kept = keep_variants(copied, ["int8", "int8-static"])
+    assert kept.variants["int8"].plan == "plan-int8.json" and not (copied / "plan.json").exists()
+    plan = json.loads((copied / "plan-int8.json").read_text())
+    shown = inspect_folder(copied).layers
+    assert {layer.name: layer.lowering for layer in shown} == {
+        name: layer["lowering"] for name, layer in plan["layers"].items()
+    }
+    assert len(shown) > 0
