@@ -277,7 +277,7 @@ class _Writer:
         self, built: Built, folder: Path, accuracy: Mapping[str, Any] | None
     ) -> dict[str, ScaleAgreement]:
         """Make the dynamic form of a model with fixed scales, and say how both agree with fp32 on the texts."""
-        with tempfile.TemporaryDirectory(prefix=".scales.", dir=folder.parent) as root:
+        with tempfile.TemporaryDirectory(prefix=".scales.", suffix=".tmp", dir=folder.parent) as root:
             places = {"fixed": folder, "dynamic": Path(root) / "int8", "fp32": Path(root) / "fp32"}
             for name in ("dynamic", "fp32"):
                 places[name].mkdir()
@@ -331,7 +331,7 @@ def _dense_if_faster(folder: Path, built: Built, writer: _Writer) -> Built | Non
     """Time the whole model against its dense form in every call, and return that where it is faster."""
     exporter, calls = writer.exporter, Traffic.of(writer.exporter.request.calls)
     plan, times = dense_plan(built.plan, "", ""), {}
-    with tempfile.TemporaryDirectory(prefix=".dense.", dir=folder.parent) as name:
+    with tempfile.TemporaryDirectory(prefix=".dense.", suffix=".tmp", dir=folder.parent) as name:
         dense = exporter.build(writer.form.precision, plan)
         writer.write(dense, Path(name))
         places = {"dense": Path(name), "factored": folder}

@@ -18,6 +18,7 @@ from losparse.validation import (
     OneOf,
     OneOrMore,
     Says,
+    Threads,
     checked,
     json_schema,
     read_as,
@@ -69,7 +70,7 @@ class ExportSettings:
     tune: Flag = False
     batch: OneOrMore = 1
     length: OneOrMore = 128
-    threads: OneOrMore = 1
+    threads: Threads = 1
 
     def __post_init__(self) -> None:
         """Refuse what would change nothing, and what no export can be."""

@@ -139,7 +139,7 @@ def export_variants(
         with (
             opened_exporter(source, request, texts, phases, task=task, tracer=tracer) as exporter,
             staged_folder(out, overwrite=overwrite, replaces=EXPORT) as folder,
-            tempfile.TemporaryDirectory(prefix=".forms.", dir=folder.parent) as root,
+            tempfile.TemporaryDirectory(prefix=".forms.", suffix=".tmp", dir=folder.parent) as root,
         ):
             written, failed = _write_forms(exporter, settings, Path(root))
             phases.at("joining", 0, 1)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import LosparseError, shown
+from ..validation.documents import parse_yaml
 from ..validation.messages import near
 
 _METHOD = "method"
@@ -60,9 +61,9 @@ def _put(table: dict[str, Any], keys: Sequence[str], value: Any) -> None:
 
 
 def _value(text: str, value: str) -> Any:
-    from yaml import YAMLError, safe_load
+    from yaml import YAMLError
 
     try:
-        return safe_load(value)
-    except YAMLError:
+        return parse_yaml(value)
+    except (YAMLError, ValueError, RecursionError):  # such as the date 2024-99-99
         raise LosparseError(f"override {text!r}: the value is no YAML; quote it") from None

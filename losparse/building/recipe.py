@@ -33,6 +33,7 @@ from ..validation import (
     Says,
     ShareBetween,
     Size,
+    Threads,
     WrongValueError,
     checked,
     json_schema,
@@ -98,7 +99,7 @@ class Bench:
     """
 
     shapes: Shapes | None = None
-    threads: OneOrMore | None = None
+    threads: Threads | None = None
     seconds: Positive = 1.0
     openvino: Flag = True
     keep: tuple[ShareBetween, ...] = (0.1, 0.2, 0.3, 0.5)

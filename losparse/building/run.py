@@ -21,6 +21,7 @@ from .cache import FOLDER, Record, differences, forget, read_record, write_recor
 from .digests import Digests, combine
 from .recipe import BuildRecipe
 from .steps import STEPS, Step
+from .variants import check_shapes
 from .work import Tools, Work
 
 _UNTIL_DONE = "{} runs again, and may write something else"
@@ -227,7 +228,7 @@ def check_folder(recipe: BuildRecipe, out: Path) -> None:
         if source is not None:
             check_source(source, plain=text_alone)
     model = find_model(recipe.model)
-    read_checkpoint(model)
+    check_shapes(recipe, read_checkpoint(model).config)
     resolved = out.resolve()
     if model.resolve() == resolved or resolved in model.resolve().parents or model.resolve() in resolved.parents:
         raise LosparseError(

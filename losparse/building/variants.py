@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from losparse_runtime.contract.files import read_metadata, write_json
 from ..environment import timing_report
 from ..errors import LosparseError
 from .opponents import opened
-from .recipe import SHAPES
+from .recipe import SHAPES, BuildRecipe
 from .work import Work, defaults_of, task_of
 
 if TYPE_CHECKING:
@@ -124,6 +124,25 @@ def shapes_of(work: Work, longest: int) -> Sequence[tuple[int, int]]:
     shapes = work.recipe.bench.shapes
     if shapes is None:
         return [shape for shape in SHAPES if shape[1] <= longest] or [(1, longest)]
+    return _fitting(shapes, longest)
+
+
+def check_shapes(recipe: BuildRecipe, config: Mapping[str, Any]) -> None:
+    """Refuse a shape that is too long for the model, before anything is trained.
+
+    Args:
+        recipe: of the build.
+        config: of the dense model, as its config.json has it.
+
+    Raises:
+        LosparseError: see above.
+    """
+    longest = config.get("max_position_embeddings")
+    if isinstance(longest, int):
+        _fitting(recipe.bench.shapes or (), longest)
+
+
+def _fitting(shapes: Sequence[tuple[int, int]], longest: int) -> Sequence[tuple[int, int]]:
     for batch, length in shapes:
         if length > longest:
             raise LosparseError(

@@ -142,6 +142,9 @@ def _report(error: BaseException, command: str) -> int:
     if package is not None:
         code = USER_ERROR
         message = f"{command} needs {package}: pip install 'losparse[{_EXTRAS.get(command, 'train')}]'"
+    elif isinstance(error, MemoryError):
+        code = USER_ERROR
+        message = f"the memory of this machine is not enough ({message or 'no more was granted'}); take smaller batches"
     elif isinstance(error, LosparseError | OSError) or _is_runtime_error(error):
         code = USER_ERROR
     else:

@@ -35,6 +35,7 @@ from .marks import (
     ShareBetween,
     ShareFrom0,
     Size,
+    Threads,
     ZeroOrMore,
 )
 from .messages import WrongValueError
@@ -57,6 +58,7 @@ __all__ = [
     "ShareBetween",
     "ShareFrom0",
     "Size",
+    "Threads",
     "WrongValueError",
     "ZeroOrMore",
     "checked",

@@ -16,6 +16,8 @@ from .words import TABLE
 T = TypeVar("T")
 
 SUFFIXES = (".json", ".yaml", ".yml")
+_LARGEST = 100_000
+"""Most values in a file, far above what anybody writes."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,35 @@ def _parse(text: str, *, yaml: bool) -> tuple[Any, dict[str, int]]:
             return data, _lines(text)
         except Exception:  # JSON that is no YAML, as with tabs: no lines then
             return data, {}
-    from yaml import safe_load
+    return parse_yaml(text), _lines(text)
 
-    return safe_load(text), _lines(text)
+
+def parse_yaml(text: str) -> Any:
+    """Return what YAML says, as plain data.
+
+    Raises:
+        yaml.YAMLError: it is no YAML.
+        ValueError: a date or number that there is none of, or aliases that stand for too much.
+        RecursionError: it is too deep.
+    """
+    from yaml import SafeLoader, compose, safe_load
+
+    node = compose(text, SafeLoader)
+    if node is not None and _size(node, {}) > _LARGEST:
+        raise ValueError(f"its aliases stand for more than {_LARGEST} values")
+    return safe_load(text)
+
+
+def _size(node: Any, known: dict[int, int]) -> int:
+    """Return how many values a node of PyYAML stands for, with aliases written out: a few lines can say billions."""
+    if isinstance(node.value, str):
+        return 1
+    size = known.get(id(node))
+    if size is None:
+        known[id(node)] = _LARGEST  # what holds itself is endless
+        inner = (each for pair in node.value for each in (pair if isinstance(pair, tuple) else (pair,)))
+        size = known[id(node)] = 1 + sum(_size(each, known) for each in inner)
+    return size
 
 
 def _lines(text: str) -> dict[str, int]:

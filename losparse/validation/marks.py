@@ -107,6 +107,21 @@ class Strictly:
 
 
 @dataclass(frozen=True)
+class Writable:
+    """A text that a file can hold: halves of characters, as JSON can say them, have no UTF-8."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Return the type's own check, and this one after it."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(self._written, handler(source))
+
+    def _written(self, value: str) -> str:
+        value.encode()  # raises UnicodeEncodeError, a ValueError
+        return value
+
+
+@dataclass(frozen=True)
 class NotEmpty:
     """A text, list or table that holds something."""
 
@@ -200,6 +215,7 @@ class Bytes:
 
 
 OneOrMore = Annotated[int, Numeric(least=1)]
+Threads = Annotated[int, Numeric(least=1, most=1024)]
 ZeroOrMore = Annotated[int, Numeric(least=0)]
 Positive = Annotated[float, Numeric(above=0)]
 NotNegative = Annotated[float, Numeric(least=0)]
@@ -208,5 +224,5 @@ ShareFrom0 = Annotated[float, Numeric(least=0, most=1)]
 ShareBelow1 = Annotated[float, Numeric(least=0, below=1)]
 ShareBetween = Annotated[float, Numeric(above=0, below=1)]
 Flag = Annotated[bool, Strictly()]
-AnyText = Annotated[str, Strictly()]
+AnyText = Annotated[str, Strictly(), Writable()]
 Size = Annotated[int, Bytes()]

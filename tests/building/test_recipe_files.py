@@ -99,11 +99,24 @@ def test_another_method_takes_none_of_the_settings_of_the_one_before(file: Path)
         ("compress.methd.keep=0.2", "override 'compress.methd.keep=0.2': unknown key 'compress.methd'; did you mean"),
         ("model.name=x", "override 'model.name=x': model is 'm', which has no keys"),
         ("gates.max_bytes=[", "override 'gates.max_bytes=[': the value is no YAML"),
+        ("name=2024-99-99", "override 'name=2024-99-99': the value is no YAML; quote it"),
+        ("name=&a [*a]", "override 'name=&a [*a]': the value is no YAML; quote it"),
+        (f"name={'[' * 3000}", "the value is no YAML; quote it"),
+        ('name="\\ud800"', "name must be a text, or null, got '\\ud800'"),
+        ("bench.threads=100000", "bench.threads must be a whole number in [1, 1024], or null, got 100000"),
     ],
 )
 def test_a_wrong_override_is_said_as_it_was_given(text: str, message: str, file: Path) -> None:
     with pytest.raises(LosparseError, match=re.escape(message)):
         BuildRecipe.read(file, [text])
+
+
+def test_aliases_that_stand_for_billions_are_refused_at_once(file: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 9)}]" for number in range(1, 10)]
+    file.write_text("\n".join([TEXT, *lines]))
+    with pytest.raises(LosparseError, match=r"cannot be read: its aliases stand for more than 100000 values$"):
+        BuildRecipe.read(file)
 
 
 def test_paths_are_looked_for_beside_the_file_first(file: Path) -> None:

@@ -83,6 +83,7 @@ def failing(error: BaseException) -> Load:
     ("error", "code", "words"),
     [
         (LosparseError("one\n  two"), 2, "losparse: error: one two\n"),
+        (MemoryError("Unable to allocate 59.6 GiB"), 2, "is not enough (Unable to allocate 59.6 GiB); take smaller"),
         (PermissionError(13, "Permission denied", "x"), 2, "Permission denied: 'x'"),
         (ModuleNotFoundError("No module", name="torch.nn"), 2, "needs torch: pip install 'losparse[train]'"),
         (ModuleNotFoundError("No module named 'other'", name="other"), 3, "unexpected ModuleNotFoundError"),

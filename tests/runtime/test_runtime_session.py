@@ -69,6 +69,11 @@ def test_threads_must_be_a_count(make_folder: MakeFolder, threads: Any) -> None:
         Session(make_folder().path, threads=threads)
 
 
+def test_threads_that_would_stop_the_machine_are_refused(make_folder: MakeFolder) -> None:
+    with pytest.raises(InputError, match=r"^threads must be at most 1024, got 100000; leave it out"):
+        Session(make_folder().path, threads=100_000)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

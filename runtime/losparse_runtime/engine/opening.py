@@ -21,6 +21,8 @@ from .choice import GPU_PROVIDERS
 from .cpus import int8_overflows
 from .external import external_files
 
+MOST_THREADS = 1024
+"""Far above what any machine has a use for; onnxruntime starts as many as it is told, until the machine stands."""
 _ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about the graph, which the user did not write
 
 logger = logging.getLogger(__name__)
@@ -50,9 +52,12 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check the thread count."""
-        if not isinstance(self.threads, int) or isinstance(self.threads, bool) or self.threads < 1:
+        whole = isinstance(self.threads, int) and not isinstance(self.threads, bool)
+        if not whole or not 1 <= self.threads <= MOST_THREADS:
             raise InputError(
                 f"threads must be a whole number >= 1, got {self.threads!r}; leave it out for all CPUs granted"
+                if not whole or self.threads < 1
+                else f"threads must be at most {MOST_THREADS}, got {self.threads}; leave it out for all CPUs granted"
             )
 
 
