@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from .saving.contents import FolderContents, StoredLayer, inspect_folder
     from .training.fine_tune import FineTuneResult, fine_tune
     from .training.recipe import Recipe, Training
+    from .tuning.run import TuneReport, tune
+    from .tuning.settings import Search
 
 __version__ = "0.1.0"
 
@@ -66,9 +68,11 @@ _HOMES = {
     "ROM": "methods",
     "Recipe": "training.recipe",
     "SVD": "methods",
+    "Search": "tuning.settings",
     "StoredLayer": "saving.contents",
     "StructuredPruning": "methods",
     "Training": "training.recipe",
+    "TuneReport": "tuning.run",
     "build": "building.run",
     "collect_report": "reporting",
     "compact_": "compress",
@@ -82,6 +86,7 @@ _HOMES = {
     "inspect_folder": "saving.contents",
     "push_to_hub": "publishing.hub",
     "plan_build": "building.run",
+    "tune": "tuning.run",
     "write_report": "reporting",
 }
 
@@ -114,9 +119,11 @@ __all__ = [
     "Planned",
     "Pushed",
     "Recipe",
+    "Search",
     "StoredLayer",
     "StructuredPruning",
     "Training",
+    "TuneReport",
     "build",
     "collect_report",
     "compact_",
@@ -130,6 +137,7 @@ __all__ = [
     "inspect_folder",
     "plan_build",
     "push_to_hub",
+    "tune",
     "write_report",
 ]
 

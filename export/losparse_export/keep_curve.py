@@ -58,7 +58,7 @@ def latency_by_keep(
 
     Returns:
         JSON values, a row a model, the dense ones first, whose keep is 1: "keep", as it was asked for, "variant" (the
-        precision), "ms", "speedup" over dense fp32, "batch", "length" and "how" ("timed").
+        precision), "ms", "speedup" over dense fp32, "bytes" of its files, "batch", "length" and "how" ("timed").
 
     Raises:
         LosparseError: see `estimate_model`.
@@ -77,13 +77,14 @@ def latency_by_keep(
         loaded = Loaded(model, FEATURE_EXTRACTION, "random weights", None)
         with evaluation(model), tempfile.TemporaryDirectory(prefix="losparse.") as root:
             prepared = prepare_model(trace_model(TaskModel(model, loaded.task)), target)
-            sessions = {}
+            sessions, sizes_of_files = {}, list[int]()
             for place, each in enumerate((*dense, *tried)):
                 phases.at("building", place + 1, len(tried) + 3)
                 folder = Path(root) / str(place)
                 folder.mkdir()
                 layers = draw_dense(sizes, config) if each.method is None else draw_factors(sizes, each.method, config)
-                build_variant(folder, loaded, replace_factors(prepared, layers), each, call, target)
+                made = build_variant(folder, loaded, replace_factors(prepared, layers), each, call, target)
+                sizes_of_files.append(int(made["bytes"]))
                 sessions[str(place)] = Session(
                     folder, providers=(target.provider,), threads=call.threads, unchecked=True
                 )
@@ -95,11 +96,12 @@ def latency_by_keep(
             "variant": each.precision,
             "ms": latency.median_ms,
             "speedup": latency.speedup,
+            "bytes": size,
             "batch": call.batch,
             "length": call.length,
             "how": "timed",
         }
-        for each, latency in zip((*dense, *tried), times.values(), strict=True)
+        for each, latency, size in zip((*dense, *tried), times.values(), sizes_of_files, strict=True)
     ]
 
 

@@ -25,6 +25,7 @@ from .parser import CommandParser
 COMMANDS = {
     "build": "one recipe: compress, export, check, time, gate and report",
     "recipe": "write a recipe to begin with, or check one",
+    "tune": "search for the compression that reaches a target, and build it",
     "report": "write the page of a build, alone or beside another build",
     "compress": "compress a model while fine-tuning it, or without training",
     "estimate": "measure what compression would bring, before anyone trains",
@@ -45,6 +46,7 @@ _EXTRAS = {
     "build": "all",
     "recipe": "all",
     "report": "report",
+    "tune": "all",
     "estimate": "export",
     "export": "export",
     "check": "export",
