@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from ..errors import LosparseError
 from ..methods.losparse.method import Structure
-from ..validation import NotEmpty, NotNegative, OneOrMore, Positive, Share, ShareBetween, ShareFrom0, Size, checked
+from ..validation import (
+    NotEmpty,
+    NotNegative,
+    OneOf,
+    OneOrMore,
+    Positive,
+    Share,
+    ShareBetween,
+    ShareFrom0,
+    Size,
+    checked,
+)
 
+StructureName = Annotated[str, OneOf(lambda: get_args(Structure))]
 Keeps = Annotated[tuple[ShareBetween, ...], NotEmpty()]
 
 
@@ -34,7 +46,7 @@ class Search:
     target_bytes: Size | None = None
     max_drop: NotNegative | None = None
     keeps: Keeps = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
-    structures: Annotated[tuple[Structure, ...], NotEmpty()] = ("narrow", "foldable")
+    structures: Annotated[tuple[StructureName, ...], NotEmpty()] = ("narrow", "foldable")
     low_ranks: Annotated[tuple[ShareFrom0, ...], NotEmpty()] = (0.0, 0.05)
     depths: Annotated[tuple[Share, ...], NotEmpty()] = (1.0, 0.5)
     trainings: OneOrMore = 6
