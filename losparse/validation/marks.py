@@ -127,7 +127,10 @@ class NotEmpty:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         """Return the type's own check, with a shortest length."""
-        return {**handler(source), "min_length": 1}
+        found = handler(source)
+        if "schema" in found:  # of a type with another check after its own, as `Writable`
+            return {**found, "schema": {**found["schema"], "min_length": 1}}
+        return {**found, "min_length": 1}
 
 
 @dataclass(frozen=True)
