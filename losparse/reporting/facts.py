@@ -12,6 +12,8 @@ from ..errors import LosparseError
 
 BUILD = "build.json"
 FORMAT = 1
+_WRITTEN = ("name", "recipe", "versions", "machine")
+"""Keys that every build writes, and that pages read."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,19 @@ class Facts:
         yield from ((self.models[name].get("accuracy") or {}).get("deltas") or {}).items()
 
 
+def _is_whole(data: Mapping[str, Any]) -> bool:
+    """Tell whether a build wrote all that pages read, or nothing that was edited by hand."""
+    if any(name not in data for name in ("format", *_WRITTEN)):
+        return False
+    models = data.get("models")
+    return isinstance(models, dict) and bool(models) and all(_is_model(entry) for entry in models.values())
+
+
+def _is_model(entry: Any) -> bool:
+    of_variants = {"passed", "failures"} if isinstance(entry, dict) and entry.get("kind") == "variant" else set()
+    return isinstance(entry, dict) and {"kind", "precision", "bytes"} | of_variants <= entry.keys()
+
+
 def read_facts(out: Path) -> Facts:
     """Read what a build found out.
 
@@ -108,11 +123,11 @@ def read_facts(out: Path) -> Facts:
         ) from None
     except (ValueError, RecursionError):
         raise LosparseError(f"'{out / BUILD}' is damaged; run `losparse build` with --from gate") from None
-    if not isinstance(data, dict) or not isinstance(data.get("models"), dict) or not data["models"]:
-        raise LosparseError(f"'{out / BUILD}' is damaged; run `losparse build` with --from gate")
-    if data.get("format") != FORMAT:
+    if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
         raise LosparseError(
-            f"'{out / BUILD}' has format {data.get('format')!r}, this losparse reads {FORMAT}; pip install --upgrade "
+            f"'{out / BUILD}' has format {data['format']!r}, this losparse reads {FORMAT}; pip install --upgrade "
             "losparse, or build again"
         )
+    if not isinstance(data, dict) or not _is_whole(data):
+        raise LosparseError(f"'{out / BUILD}' is damaged; run `losparse build` with --from gate")
     return Facts(data)

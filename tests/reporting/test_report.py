@@ -194,7 +194,18 @@ def test_two_builds_side_by_side(out: Path, tmp_path: Path) -> None:
     assert "± 1.53" in rows["int8"][3]["text"]  # 1.08 of each, at right angles
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"models": {}}', '{"models": {"a": {}}, "format": 9}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "{",
+        "[]",
+        '{"models": {}}',
+        '{"models": {"a": {}}, "format": 9}',
+        '{"models": {"dense": 1}, "format": 1}',
+        '{"models": {"dense": {"kind": "baseline"}}, "format": 1}',
+    ],
+)
 def test_what_is_no_build_is_refused(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "build.json").write_text(content)

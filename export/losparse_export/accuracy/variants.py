@@ -15,6 +15,7 @@ from losparse_runtime.contract.progress import SILENT, Progress
 from losparse_runtime.contract.task import TASKS, Task
 from losparse_runtime.contract.variant import DEFAULT_PROVIDER
 from losparse_runtime.engine.choice import overflowing
+from losparse_runtime.same_model import same_labels
 
 from ..folder.assets import endless_limit
 from ..opening.load import load_model
@@ -108,7 +109,7 @@ def _answers(
         place = other[0] if isinstance(other, tuple) else other
         opened = open_variant(Path(place), other[1] if isinstance(other, tuple) else None, providers)
         for what, one, two in (("task", session.task, opened.task), ("labels", session.labels, opened.labels)):
-            if one != two:
+            if one != two and not (what == "labels" and same_labels(session.labels, opened.labels)):
                 raise LosparseError(
                     f"only folders of the same task and labels can be measured together; the {what} of "
                     f"'{session.folder}' and '{place}' differ: {one!r} and {two!r}"
