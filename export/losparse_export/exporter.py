@@ -161,9 +161,10 @@ class Exporter:
     def build(self, precision: str, plan: Plan | None = None) -> Built:
         """Build the fp32 graph from which a precision is made; by a plan, or by that of the request."""
         asked, given = self.request, plan is not None
+        prepared = self.prepared  # first: a trace is a phase of its own
         self.phases.at(STEPS[2], 2, len(STEPS))
         return build_graph(
-            self.prepared,
+            prepared,
             precision=precision,
             plan=plan or asked.plan,
             calls=None if given else asked.calls,

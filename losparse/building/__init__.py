@@ -9,5 +9,6 @@ cache        what was done already, and why a step runs again
 digests      contents of files and folders, and of the code, as SHA-256
 variants     exporting, checking and timing: what the steps do with an ONNX folder
 gates        what a variant must reach to be shipped
+inputs       what is looked at before any of it
 run          the whole
 """

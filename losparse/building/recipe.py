@@ -47,6 +47,7 @@ Shapes = Annotated[
     NotEmpty(),
     Says("a list of pairs of texts in a run and tokens in a text, as in [[1, 128], [8, 128]]"),
 ]
+Filled = Annotated[AnyText, NotEmpty()]
 SHAPES = ((1, 16), (1, 128), (8, 128))
 
 
@@ -68,14 +69,14 @@ class Data:
         max_length: tokens of a text; left out, all positions that the model has.
     """
 
-    train: AnyText | None = None
-    validation: AnyText | None = None
+    train: Filled | None = None
+    validation: Filled | None = None
     validation_share: ShareBetween | None = None
-    test: AnyText | None = None
-    calibration: AnyText | None = None
-    text_column: AnyText | None = None
-    pair_column: AnyText | None = None
-    label_column: AnyText | None = None
+    test: Filled | None = None
+    calibration: Filled | None = None
+    text_column: Filled | None = None
+    pair_column: Filled | None = None
+    label_column: Filled | None = None
     max_length: OneOrMore | None = None
 
     @property

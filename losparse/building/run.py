@@ -12,16 +12,12 @@ from typing import Any, TextIO
 
 from losparse_runtime.contract.progress import SILENT, Advance, Progress
 
-from ..data.tables import check_source
-from ..data.tasks.registry import find_data
 from ..errors import LosparseError
-from ..saving.folder import read_checkpoint
-from ..saving.source import find_model
 from .cache import FOLDER, Record, differences, forget, read_record, write_record
 from .digests import Digests, combine
+from .inputs import check_folder
 from .recipe import BuildRecipe
 from .steps import STEPS, Step
-from .variants import check_shapes
 from .work import Tools, Work
 
 _UNTIL_DONE = "{} runs again, and may write something else"
@@ -213,39 +209,6 @@ def read_recipe(recipe: BuildRecipe | str | Path, overrides: Sequence[str] = ())
     if overrides:
         raise LosparseError("overrides= is for the file of a recipe; change the BuildRecipe itself")
     return recipe
-
-
-def check_folder(recipe: BuildRecipe, out: Path) -> None:
-    """Refuse what cannot end well before any step runs: a file that is not there, a folder that is not ours.
-
-    Raises:
-        LosparseError: see above.
-    """
-    check_out_folder(out)
-    plain = find_data(recipe.compress.task).plain if recipe.data.train is not None else True
-    for name, text_alone in (("train", plain), ("validation", plain), ("test", False), ("calibration", True)):
-        source = getattr(recipe.data, name)
-        if source is not None:
-            check_source(source, plain=text_alone)
-    model = find_model(recipe.model)
-    check_shapes(recipe, read_checkpoint(model).config)
-    resolved = out.resolve()
-    if model.resolve() == resolved or resolved in model.resolve().parents or model.resolve() in resolved.parents:
-        raise LosparseError(
-            f"OUT must be another folder than the model '{recipe.model}', and not within it; choose another"
-        )
-
-
-def check_out_folder(out: Path) -> None:
-    """Refuse a folder that is not of a build.
-
-    Raises:
-        LosparseError: it is a file or a link, or holds what no build wrote.
-    """
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise LosparseError(f"OUT '{out}' is a file or a link; choose another")
-    if out.is_dir() and any(out.iterdir()) and not (out / FOLDER).is_dir():
-        raise LosparseError(f"OUT '{out}' was not written by losparse build, so nothing is put there; choose another")
 
 
 def check_start(start: str | None) -> None:

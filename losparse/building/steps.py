@@ -180,7 +180,7 @@ STEPS = (
         export_candidates,
         (".steps/candidates", ".steps/export-facts.json"),
         after=("compress",),
-        reads=lambda recipe: _texts("calibration")(recipe) | _measured(recipe),
+        reads=lambda recipe: _texts("calibration")(recipe) | _measured(recipe) if recipe.export.calibrated else {},
         code=_EXPORT,
         packages=_EXPORTED_BY,
     ),

@@ -14,8 +14,9 @@ from pathlib import Path
 from losparse_runtime.contract.progress import SILENT, Progress
 
 from ..building.cache import FOLDER
+from ..building.inputs import check_out_folder
 from ..building.recipe import Bench, BuildRecipe, Data, Gates, Shapes
-from ..building.run import BuildReport, build, check_out_folder
+from ..building.run import BuildReport, build
 from ..building.work import Tools
 from ..data.examples import Examples
 from ..methods import LoSparse

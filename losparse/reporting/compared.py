@@ -24,12 +24,14 @@ def compared(facts: Facts, other: Facts) -> list[Table]:
 
 def _models(facts: Facts, other: Facts) -> Table:
     shapes = [shape for shape in facts.shapes if shape in other.shapes]
-    columns = ["model", "accuracy here", "there", "difference", "size here", "there"]
+    metrics = [str(each.data.get("metric") or "accuracy") for each in (facts, other)]
+    columns = ["model", f"{metrics[0]} here", f"{metrics[1]} there", "difference", "size here", "there"]
     columns += [heading for batch, length in shapes for heading in (f"{batch} x {length} here", "there", "ratio")]
     rows = []
-    for name in [name for name in facts.models if name in other.models]:
-        row = [Cell(name), *_accuracies(facts.models[name], other.models[name])]
-        row += [number(each.models[name].get("bytes"), numbers.megabytes) for each in (facts, other)]
+    for name in dict.fromkeys([*facts.models, *other.models]):
+        here, there = facts.models.get(name, {}), other.models.get(name, {})
+        row = [Cell(name), *_accuracies(here, there, same=metrics[0] == metrics[1])]
+        row += [number(each.get("bytes"), numbers.megabytes) for each in (here, there)]
         for shape in shapes:
             row += _times(facts.time(name, shape), other.time(name, shape))
         rows.append(row)
@@ -44,12 +46,13 @@ def _models(facts: Facts, other: Facts) -> Table:
     return Table("compared", f"Two builds: {names}", note, tuple(kept), cells)
 
 
-def _accuracies(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[Cell]:
+def _accuracies(here: Mapping[str, Any], there: Mapping[str, Any], *, same: bool) -> list[Cell]:
+    """Return both, and their difference where they are of one metric."""
     ours, theirs = here.get("accuracy") or {}, there.get("accuracy") or {}
     cells = [
         Cell(numbers.plus_minus(each.get("value"), each.get("error")), each.get("value")) for each in (ours, theirs)
     ]
-    if not ours or not theirs:
+    if not ours or not theirs or not same:
         return [*cells, Cell("")]
     delta = ours["value"] - theirs["value"]
     known = ours["error"] is not None and theirs["error"] is not None

@@ -23,7 +23,8 @@ def headline(facts: Facts) -> str:
     said = f"{best}: " + ", ".join(parts) if parts else best
     if not facts.shipped:
         return f"Nothing is shipped: every variant failed a gate. The nearest is {said}."
-    return f"{said}."
+    left = [name for name in facts.variants if name not in facts.shipped]
+    return f"{said}." + (f" Not shipped: {', '.join(left)}." if left else "")
 
 
 def _of_speed(facts: Facts, name: str) -> Iterator[str]:
@@ -95,6 +96,8 @@ def _models(facts: Facts) -> Table:
         note += (
             f"Median times on {_threads(bench['threads'])}, all models in turns; speed-up is over {facts.base} fp32."
         )
+        if any(row.get("noisy") for row in facts.results):
+            note += " * The machine was disturbed: such a time is not to be quoted, its speed-up holds in its interval."
     return Table("models", "Accuracy, size and speed", note, tuple(kept), cells)
 
 
@@ -110,8 +113,19 @@ def _model_row(facts: Facts, name: str, entry: Mapping[str, Any]) -> list[Cell]:
     row += [number(entry.get("bytes"), numbers.megabytes), number(parity, numbers.small)]
     for shape in facts.shapes:
         timed = facts.time(name, shape) or {}
-        row += [number(timed.get("median_ms"), numbers.milliseconds), number(timed.get("speedup"), numbers.times)]
+        row += _times(timed)
     return row
+
+
+def _times(timed: Mapping[str, Any]) -> list[Cell]:
+    """Return time and speed-up at one shape; of a disturbed machine they are marked."""
+    mark, star = ("noisy", " *") if timed.get("noisy") else ("", "")
+    ms, speedup = timed.get("median_ms"), timed.get("speedup")
+    low, high = timed.get("speedup_low"), timed.get("speedup_high")
+    return [
+        Cell(numbers.milliseconds(ms) + star, ms, mark),
+        Cell(numbers.times(speedup), speedup, low=low, high=high),
+    ]
 
 
 def _shipped(entry: Mapping[str, Any]) -> Cell:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 LARGEST = 60_000
-"""Characters: platforms cut longer comments."""
+"""Bytes: platforms cut longer comments."""
+_LINE = 2000
+"""Most characters of a title or headline."""
 _OPEN = ("compared", "recipes", "models", "gates")
 """Tables that stand open; the others are folded."""
 
@@ -19,11 +21,11 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         report: as `collect_report` returns it.
     """
     verdict = "passed" if report["passed"] else "failed"
-    text = f"## {_escaped(report['title'])}: {verdict}\n\n{_escaped(report['headline'])}\n"
+    text = f"## {_escaped(report['title'][:_LINE])}: {verdict}\n\n{_escaped(report['headline'][:_LINE])}\n"
     left = []
     for table in sorted(report["tables"], key=lambda table: table["name"] not in _OPEN):
         part = _table(table)
-        if len(text) + len(part) > LARGEST - 1000:
+        if len((text + part).encode()) > LARGEST - 1000:
             left.append(table["title"])
             continue
         text += part

@@ -14,16 +14,21 @@ class Cell:
     Attributes:
         text: what is shown.
         value: the number it shows, not rounded; None for words, and where nothing was measured.
-        mark: "good" or "bad" where it is one of them.
+        mark: "good" or "bad" where it is one of them, "noisy" of a time that is not to be quoted.
+        low: lower end of the number's 95 % interval, where there is one.
+        high: its upper end.
     """
 
     text: str
     value: float | None = None
     mark: str = ""
+    low: float | None = None
+    high: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {"text": self.text, "value": self.value, **({"mark": self.mark} if self.mark else {})}
+        interval = {"low": self.low, "high": self.high} if self.low is not None else {}
+        return {"text": self.text, "value": self.value, **({"mark": self.mark} if self.mark else {}), **interval}
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from losparse_runtime.contract.progress import SILENT, Progress
 from losparse_runtime.contract.task import TASKS
 
 from ..building.digests import Digests, code_digest, combine
+from ..building.inputs import check_folder
 from ..building.recipe import SHAPES, BuildRecipe
-from ..building.run import BuildReport, build, check_folder, run_steps
+from ..building.run import BuildReport, build, run_steps
 from ..building.steps import STEPS
 from ..building.work import Tools, Work
 from ..environment import machine, versions

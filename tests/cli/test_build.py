@@ -73,8 +73,10 @@ def test_what_is_shipped_is_checked_measured_and_opens(built: Path) -> None:
         "int8": ["model_quantized.onnx"],
     }
     for variant in folder.variants.values():
-        assert variant.parity is not None and variant.accuracy is not None and variant.times is not None
-        assert len(variant.times) == 2 and all(call.startswith("cpu-") for call in variant.times)
+        assert variant.parity is not None and variant.accuracy is not None
+        # A machine that is disturbed gives no times to keep: a session is not to choose by them.
+        calls = [call.partition(" ")[2] for call in variant.times or ()]  # behind the class of the CPU
+        assert set(calls) <= {"1x8 1t", "2x16 1t"}
         assert 0 < variant.accuracy["error"] < 0.1 and set(variant.accuracy["differences"]) >= {"pytorch", "dense"}
     assert check_folder(built / "onnx", built / "compressed").passed
     (answer,) = Session(built / "onnx", threads=1).classify(["a fine film"])

@@ -255,8 +255,11 @@ def test_another_method_forgets_the_values_of_the_recipes_method(tmp_path: Path)
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"training": {"epoch": 3}}, ["recipe.json: unknown key 'training.epoch'; did you mean 'epochs'?", "epochs"]),
-        ({"modle": "x"}, ["recipe.json: unknown key 'modle'; allowed: task, method", "method"]),
+        (
+            {"training": {"epoch": 3}},
+            ["line 1: unknown key 'training.epoch'; did you mean 'epochs'?", "epochs"],
+        ),
+        ({"modle": "x"}, ["recipe.json, line 1: unknown key 'modle'; allowed: task, method", "method"]),
         (
             {"method": {"name": "losparse", "rank": 3}},
             ["'method.rank' of 'losparse'; did you mean 'low_rank'?"],

@@ -116,7 +116,9 @@ def test_a_folder_alone_gives_what_its_export_measured(make_folder: MakeFolder) 
     assert row.accuracy == Measured(0.9) and row.delta is not None and row.delta.value == pytest.approx(-0.01)
     (line,) = table(model_card(facts, REPO))
     assert (line["accuracy"], line["against PyTorch"], line["cpu-amx 1x128 1t"]) == ("0.9000", "-0.0100", "1.50 ms")
-    folder.edit(lambda data: data["accuracy"].update(error=0.012, delta=-0.01, delta_error=0.004))
+    folder.edit(
+        lambda data: data["accuracy"].update(error=0.012, differences={"pytorch": {"delta": -0.01, "error": 0.004}})
+    )
     (line,) = table(model_card(read_facts(folder.path), REPO))
     assert (line["accuracy"], line["against PyTorch"]) == ("0.9000 ± 0.0120", "-0.0100 ± 0.0040")
 

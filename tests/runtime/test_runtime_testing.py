@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from losparse_runtime.testing.rows import read_labelled
 
 from .conftest import Folder, MakeFolder
 
+PLUGIN = "losparse_runtime.testing.plugin"
 TESTS = """
 import sys
 
@@ -42,7 +44,9 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 
 def run(folder: Path) -> tuple[int, ElementTree.Element]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "losparse_runtime.testing.plugin", "--junitxml=junit.xml"]
+    command = [sys.executable, "-m", "pytest", "-q", "--junitxml=junit.xml"]
+    if not any(each.value == PLUGIN for each in entry_points(group="pytest11")):  # of a tree that is not installed
+        command += ["-p", PLUGIN]
     done = subprocess.run([*command, "test_model.py"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     return done.returncode, ElementTree.parse(folder / "junit.xml").getroot()
