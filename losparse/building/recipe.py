@@ -92,7 +92,7 @@ class Bench:
     Attributes:
         shapes: pairs of texts in a run and tokens in a text; left out, those of 1 x 16, 1 x 128 and 8 x 128 that the
             model has positions for.
-        threads: of onnxruntime; left out, all CPUs that the process may use.
+        threads: of onnxruntime; of several, idle ones do not spin, for the models of a bench share the cores.
         seconds: timed seconds a model and shape.
         openvino: time the dense model in OpenVINO too, where it is installed.
         keep: shares of parameters at which random models of the same shape are timed, for the picture of latency
@@ -100,7 +100,7 @@ class Bench:
     """
 
     shapes: Shapes | None = None
-    threads: Threads | None = None
+    threads: Threads = 1
     seconds: Positive = 1.0
     openvino: Flag = True
     keep: tuple[ShareBetween, ...] = (0.1, 0.2, 0.3, 0.5)

@@ -107,7 +107,7 @@ def open_sessions(work: Work) -> dict[str, Session]:
     found = {}
     for folder, variant, name in names:
         if variant in read_metadata(folder).folder.variants:
-            found[name] = Session(folder, variant=variant, threads=threads)
+            found[name] = Session(folder, variant=variant, threads=threads, spinning=threads == 1)
     return found
 
 

@@ -149,7 +149,7 @@ def _time_all(work: Work, search: Search, memory: _Memory, time_one: TimeGroup) 
 
     config = read_config(work.dense)
     shape = (work.recipe.bench.shapes or SHAPES)[0]
-    call = Call(*shape, threads=work.recipe.bench.threads or 1)
+    call = Call(*shape, threads=work.recipe.bench.threads)
     digests = Digests(work.out / ".steps" / "digests.json")
     base = [
         ("config", digests.file(work.dense / "config.json")),
