@@ -19,6 +19,8 @@ from .drop_in.cross import CrossEncoder
 from .drop_in.sentence import SentenceEncoder
 from .engine.opening import Options
 from .errors import (
+    BusyError,
+    DeadlineError,
     DependencyError,
     FolderError,
     InputError,
@@ -43,10 +45,12 @@ __all__ = [
     "Advance",
     "Answer",
     "Benchmark",
+    "BusyError",
     "CheckReport",
     "Classification",
     "Comparison",
     "CrossEncoder",
+    "DeadlineError",
     "DependencyError",
     "Draw",
     "Folder",

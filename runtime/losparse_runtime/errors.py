@@ -6,6 +6,8 @@
     |-- ProviderError     an execution provider is unknown, not installed, or was dropped by onnxruntime
     |-- TokenizerError    the folder's tokenizer is missing or cannot be read
     |-- InputError        an argument of a call is wrong (also a ValueError)
+    |-- BusyError         too much waits already, or what would answer is closing; later it may be another matter
+    |-- DeadlineError     the answer was not there in time
     `-- RunError          the model failed while running, or gave numbers that cannot be used
 
 Every message is one line that names the thing, what is allowed, what came, and the way out.
@@ -43,6 +45,23 @@ class TokenizerError(LosparseRuntimeError):
 
 class InputError(LosparseRuntimeError, ValueError):
     """An argument is of the wrong type, shape or range."""
+
+
+class BusyError(LosparseRuntimeError):
+    """Nothing more is taken now.
+
+    Args:
+        message: one line.
+        retry_after_s: seconds after which another try is worth while, >= 1.
+    """
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(LosparseRuntimeError):
+    """The time that was given for an answer is over."""
 
 
 class RunError(LosparseRuntimeError):
