@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..contract.task import TASKS, Task
+from ..contract.tensors import Arrays
 from ..errors import InputError
-from .base import Helper, Served, Table, batches, check_count, require
+from .base import Helper, Served, Table, Work, check_count, do, require
 from .scoring import (
     ANSWER_STRIDE,
     MAX_ANSWER_TOKENS,
@@ -75,11 +77,45 @@ def answer(
         InputError: the folder is for another task, an argument is wrong, or the context has no tokens.
         RunError: the model failed, or its logits are not finite.
     """
+    work = answer_work(session, question, context, max_tokens=max_tokens, stride=stride, may_be_none=may_be_none)
+    return do(session, work, _WINDOWS_IN_A_RUN)
+
+
+def answer_work(
+    session: Served,
+    question: str,
+    context: str,
+    *,
+    max_tokens: int = MAX_ANSWER_TOKENS,
+    stride: int = ANSWER_STRIDE,
+    may_be_none: bool = False,
+) -> Work[Answer]:
+    """Tokenise what `answer` then runs: a row for each window over the context."""
     require(session, HELPER.name)
     check_count("max_tokens", max_tokens, 1)
     check_count("stride", stride, 0)
     encodings = session.encoder.windows(question, context, stride)
-    windows = _span_logits(session, encodings)
+    names = TASKS[session.task].outputs
+
+    def read(places: Sequence[int], outputs: Arrays, mask: NDArray[Any]) -> list[SpanLogits]:
+        found = []
+        for row, place in enumerate(places):
+            real = mask[row].astype(bool)
+            inside = np.array([sequence == 1 for sequence in encodings[place].sequence_ids])
+            start, end = (outputs[name][row][real].astype(np.float64) for name in names)
+            found.append(SpanLogits(start, end, inside))
+        return found
+
+    def collect(windows: list[SpanLogits]) -> Answer:
+        return _best(context, encodings, windows, max_tokens, may_be_none)
+
+    return Work(encodings, read, collect)
+
+
+def _best(
+    context: str, encodings: Sequence[Encoding], windows: list[SpanLogits], max_tokens: int, may_be_none: bool
+) -> Answer:
+    """Return the best span of all windows."""
     best = best_span(windows, max_tokens)
     if best is None:
         raise InputError("context must have at least one token, got none; give the text that holds the answer")
@@ -96,18 +132,6 @@ def answer(
     start, end = trimmed(context, offsets[best.first][0], offsets[best.last][1])
     score = float(np.exp(best.score - log_sum(starts.values()) - log_sum(ends.values())))
     return Answer(context[start:end], start, end, score)
-
-
-def _span_logits(session: Served, encodings: Sequence[Encoding]) -> list[SpanLogits]:
-    """Run windows of a context; what is said of each, in their order and without padding."""
-    found: dict[int, SpanLogits] = {}
-    for rows, outputs, mask in batches(session, encodings, _WINDOWS_IN_A_RUN):
-        for row, index in enumerate(rows):
-            real = mask[row].astype(bool)
-            inside = np.array([sequence == 1 for sequence in encodings[index].sequence_ids])
-            start, end = (outputs[name][row][real].astype(np.float64) for name in TASKS[session.task].outputs)
-            found[index] = SpanLogits(start, end, inside)
-    return [found[index] for index in range(len(encodings))]
 
 
 def _answers(session: Served, texts: Sequence[str], batch_size: int, question: str) -> list[Answer]:

@@ -1,7 +1,8 @@
 """What the helpers of all tasks share: what they need of a session, texts in batches, how `losparse run` calls them.
 
-Texts are sorted by length into batches, so that little of a batch is padding; results come in the order of the texts.
-Outputs that are not finite are refused: a NaN has no largest class.
+A task on texts is `Work`: texts as tokens, what a batch's outputs say of each, and what all of them say together. Here
+`do` runs it in batches, sorted by length so that little of a batch is padding; a server runs the same work beside that
+of other callers. Outputs that are not finite are refused: a NaN has no largest class.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..contract.config import ModelConfig
 from ..contract.metadata import Metadata
+from ..contract.progress import Advance, unheard
 from ..contract.task import TASKS, TEXT_CLASSIFICATION, Task
 from ..contract.tensors import MASK, Arrays
 from ..errors import InputError, RunError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,42 @@ class Served(Protocol):
 
 
 @dataclass(frozen=True)
+class Work(Generic[R]):
+    """A task on some texts, tokenised, of which running the model is all that is left to do.
+
+    Attributes:
+        encodings: the rows to run, in any order and in any batches.
+        read: what the outputs of a batch say of its rows: takes their places among the encodings, the outputs, and the
+            attention mask, (rows, sequence); returns one thing a row.
+        collect: takes those things in the order of the encodings; returns the result.
+    """
+
+    encodings: Sequence[Encoding]
+    read: Callable[[Sequence[int], Arrays, NDArray[Any]], Sequence[Any]]
+    collect: Callable[[list[Any]], R]
+
+
+def do(session: Served, work: Work[R], batch_size: int, advance: Advance = unheard) -> R:
+    """Run work in batches.
+
+    Args:
+        session: what runs them.
+        work: made for this session.
+        batch_size: rows in one run, >= 1.
+        advance: is told of rows that are done.
+
+    Raises:
+        InputError: batch_size is wrong.
+        RunError: the model failed, or an output of its task is not finite.
+    """
+    found: dict[int, Any] = {}
+    for places, outputs, mask in batches(session, work.encodings, batch_size):
+        found.update(zip(places, work.read(places, outputs, mask), strict=True))
+        advance(len(places))
+    return work.collect([found[place] for place in range(len(work.encodings))])
+
+
+@dataclass(frozen=True)
 class Helper(Generic[T]):
     """How a task is done on texts, for callers that know of none by itself, as `losparse run`.
 
@@ -124,11 +163,21 @@ def batches(
         rows = order[begin : begin + batch_size]
         arrays = session.encoder.arrays([encodings[index] for index in rows])
         outputs = session.run(session.feed(arrays))
-        _check_finite(session, rows, outputs)
+        check_finite(session, rows, outputs)
         yield rows, outputs, arrays[MASK]
 
 
-def _check_finite(session: Served, rows: Sequence[int], outputs: Arrays) -> None:
+def check_finite(session: Served, rows: Sequence[int], outputs: Arrays) -> None:
+    """Refuse outputs of a task that hold NaN or infinity.
+
+    Args:
+        session: what gave them.
+        rows: the places of their texts, for the message.
+        outputs: by name; (rows, ...).
+
+    Raises:
+        RunError: one does.
+    """
     for name in TASKS[session.task].outputs:
         finite = np.isfinite(outputs[name]).reshape(len(rows), -1).all(axis=1)
         if not finite.all():

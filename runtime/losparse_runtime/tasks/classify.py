@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ..contract.task import TASKS, Task
+from ..contract.tensors import Arrays
 from ..errors import InputError
-from .base import Helper, Served, Table, batches, class_names, require
+from .base import Helper, Served, Table, Work, class_names, do, require
 from .scoring import class_scores
 
 LIKELY = 0.5
@@ -64,18 +68,26 @@ def classify(
         InputError: the folder is for another task, or an argument is wrong.
         RunError: the model failed, or its logits are not finite.
     """
+    return do(session, classify_work(session, texts, pairs), batch_size)
+
+
+def classify_work(
+    session: Served, texts: str | Iterable[str], pairs: str | Iterable[str] | None = None
+) -> Work[list[Classification]]:
+    """Tokenise what `classify` then runs."""
     task = TASKS[session.task]
     require(session, HELPER.name, does=task.scores_texts)
     labels, (output,) = class_names(session), task.outputs
-    encodings = session.encoder.encodings(texts, pairs)
-    results: dict[int, Classification] = {}
-    for rows, outputs, _ in batches(session, encodings, batch_size):
-        scores = class_scores(outputs[output], task.labels)
-        for index, row in zip(rows, scores, strict=True):
-            best = int(row.argmax())
-            by_label = {label: float(value) for label, value in zip(labels, row, strict=True)}
-            results[index] = Classification(labels[best], float(row[best]), by_label)
-    return [results[index] for index in range(len(encodings))]
+
+    def read(places: Sequence[int], outputs: Arrays, mask: NDArray[Any]) -> list[Classification]:
+        return [_classification(labels, row) for row in class_scores(outputs[output], task.labels)]
+
+    return Work(session.encoder.encodings(texts, pairs), read, list)
+
+
+def _classification(labels: Sequence[str], scores: NDArray[Any]) -> Classification:
+    best = int(scores.argmax())
+    return Classification(labels[best], float(scores[best]), dict(zip(labels, scores.tolist(), strict=True)))
 
 
 def _table(task: Task, results: Sequence[Classification], texts: Sequence[str]) -> Table:

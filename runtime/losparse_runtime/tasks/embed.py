@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..contract.progress import Advance, unheard
 from ..contract.task import TASKS, Task
+from ..contract.tensors import Arrays
 from ..errors import InputError
 from ..text.encoder import text_list
-from .base import Helper, Served, Table, batches, require
+from .base import Helper, Served, Table, Work, do, require
 from .scoring import pool
-
-if TYPE_CHECKING:
-    from tokenizers import Encoding
 
 
 def embed(
@@ -45,10 +43,30 @@ def embed(
         InputError: the folder is for another task or records no pooling, or an argument is wrong.
         RunError: the model failed, or its outputs are not finite.
     """
+    return do(session, embed_work(session, texts, prompt_name=prompt_name, prompt=prompt), batch_size)
+
+
+def embed_work(
+    session: Served,
+    texts: str | Iterable[str],
+    *,
+    prompt_name: str | None = None,
+    prompt: str | None = None,
+    size: int | None = None,
+) -> Work[NDArray[Any]]:
+    """Tokenise what `embed` then runs.
+
+    Args:
+        session: see `embed`, as `texts`, `prompt_name` and `prompt`.
+        texts: the texts.
+        prompt_name: of one of the folder's prompts.
+        prompt: a text to put in front instead.
+        size: numbers of a vector that are kept, the first ones, where the folder keeps as many; None for its own.
+    """
     require(session, HELPER.name)
     settings = session.metadata.embedding
-    said = settings.prompt(prompt, prompt_name)
-    return pooled(session, text_list("texts", texts), batch_size, prompt=said, size=settings.truncate_dim)
+    kept = settings.truncate_dim if size is None else size
+    return pooled_work(session, text_list("texts", texts), prompt=settings.prompt(prompt, prompt_name), size=kept)
 
 
 def pooled(
@@ -79,22 +97,34 @@ def pooled(
         InputError: the folder records no pooling, or an argument is wrong.
         RunError: the model failed, or its outputs are not finite.
     """
-    metadata = session.metadata
+    work = pooled_work(session, texts, prompt=prompt, size=size, max_length=max_length)
+    return do(session, work, batch_size, advance)
+
+
+def pooled_work(
+    session: Served,
+    texts: Sequence[str],
+    *,
+    prompt: str = "",
+    size: int | None = None,
+    max_length: int | None = None,
+) -> Work[NDArray[Any]]:
+    """Tokenise what `pooled` then runs."""
+    metadata, (output,) = session.metadata, TASKS[session.task].outputs
     pooling = metadata.pooling
     if pooling is None:
-        (output,) = TASKS[session.task].outputs
         raise InputError(f"{session.folder}: records no pooling; use run() and pool {output!r}, or export it again")
     left_out = 0 if metadata.embedding.include_prompt or not prompt else session.encoder.prompt_length(prompt)
     encodings = session.encoder.encodings([prompt + text for text in texts], max_length=max_length)
     empty = next((index for index, each in enumerate(encodings) if len(each.ids) <= left_out), None)
     if empty is not None:
         raise InputError(f"text {empty} has no tokens behind its prompt, which alone are pooled; leave it out")
-    vectors: dict[int, NDArray[Any]] = {}
-    for rows, hidden, mask in _hidden(session, encodings, batch_size):
-        made = pool(hidden, mask, pooling, prompt=left_out, normalize=metadata.normalize)
-        vectors.update(zip(rows, made[:, :size], strict=True))
-        advance(len(rows))
-    return np.stack([vectors[index] for index in range(len(texts))])
+
+    def read(places: Sequence[int], outputs: Arrays, mask: NDArray[Any]) -> Sequence[NDArray[Any]]:
+        hidden = outputs[output].astype(np.float32)
+        return list(pool(hidden, mask, pooling, prompt=left_out, normalize=metadata.normalize)[:, :size])
+
+    return Work(encodings, read, np.stack)
 
 
 def token_vectors(
@@ -115,21 +145,14 @@ def token_vectors(
         InputError: an argument is wrong.
         RunError: the model failed, or its outputs are not finite.
     """
-    encodings = session.encoder.encodings([prompt + text for text in texts], max_length=max_length)
-    found: dict[int, NDArray[Any]] = {}
-    for rows, hidden, mask in _hidden(session, encodings, batch_size):
-        found.update((row, each[real.astype(bool)]) for row, each, real in zip(rows, hidden, mask, strict=True))
-        advance(len(rows))
-    return [found[index] for index in range(len(texts))]
-
-
-def _hidden(
-    session: Served, encodings: Sequence[Encoding], batch_size: int
-) -> Iterator[tuple[list[int], NDArray[Any], NDArray[Any]]]:
-    """Run encodings; yield the places of the batch's texts, the vectors of their tokens and the attention mask."""
     (output,) = TASKS[session.task].outputs
-    for rows, outputs, mask in batches(session, encodings, batch_size):
-        yield rows, outputs[output].astype(np.float32), mask
+
+    def read(places: Sequence[int], outputs: Arrays, mask: NDArray[Any]) -> list[NDArray[Any]]:
+        hidden = outputs[output].astype(np.float32)
+        return [each[real] for each, real in zip(hidden, mask.astype(bool), strict=True)]
+
+    encodings = session.encoder.encodings([prompt + text for text in texts], max_length=max_length)
+    return do(session, Work(encodings, read, list), batch_size, advance)
 
 
 def _vectors(session: Served, texts: Sequence[str], batch_size: int, **asked: str | None) -> list[NDArray[Any]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..contract.task import REGRESSION, TASKS, Task
+from ..contract.tensors import Arrays
 from ..errors import InputError
 from ..text.encoder import text_list
-from .base import Helper, Served, Table, batches, class_names, require
+from .base import Helper, Served, Table, Work, class_names, do, require
 from .classify import Classification, classify
 from .scoring import ACTIVATIONS
 
@@ -56,7 +59,13 @@ def rank(session: Served, query: str, texts: str | Iterable[str], batch_size: in
     References:
         `CrossEncoder.get_default_activation_fn` of sentence-transformers 6.2.
     """
-    return _best_first(_score(session, texts, batch_size, query))
+    return do(session, rank_work(session, query, texts), batch_size)
+
+
+def rank_work(session: Served, query: str, texts: str | Iterable[str]) -> Work[list[Ranked]]:
+    """Tokenise what `rank` then runs."""
+    work = _score_work(session, texts, query)
+    return replace(work, collect=_best_first)
 
 
 @dataclass(frozen=True)
@@ -69,22 +78,26 @@ class _Scored:
 
 def _score(session: Served, texts: str | Iterable[str], batch_size: int, query: str) -> list[_Scored]:
     """Score texts, in their order."""
+    return do(session, _score_work(session, texts, query), batch_size)
+
+
+def _score_work(session: Served, texts: str | Iterable[str], query: str) -> Work[Any]:
     require(session, HELPER.name, does=TASKS[session.task].scores_texts)
-    outputs = len(class_names(session))
-    if outputs != 1:
-        raise InputError(f"rank needs a model of one output, {session.folder} has {outputs}; use classify with pairs=")
+    count = len(class_names(session))
+    if count != 1:
+        raise InputError(f"rank needs a model of one output, {session.folder} has {count}; use classify with pairs=")
     (name,) = TASKS[session.task].outputs
     activation = ACTIVATIONS[_activation(session)]
     if not isinstance(query, str):
         raise InputError(f"query must be a string, got {type(query).__name__}")
     listed = text_list("texts", texts)
-    encodings = session.encoder.encodings([query] * len(listed), listed)
-    found: dict[int, _Scored] = {}
-    for rows, arrays, _ in batches(session, encodings, batch_size):
-        raw = arrays[name][:, 0].astype(np.float64)
-        for index, output, score in zip(rows, raw.tolist(), activation(raw).tolist(), strict=True):
-            found[index] = _Scored(output, Ranked(index, listed[index], score))
-    return [found[index] for index in range(len(listed))]
+
+    def read(places: Sequence[int], outputs: Arrays, mask: NDArray[Any]) -> list[_Scored]:
+        raw = outputs[name][:, 0].astype(np.float64)
+        scored = zip(places, raw.tolist(), activation(raw).tolist(), strict=True)
+        return [_Scored(output, Ranked(place, listed[place], score)) for place, output, score in scored]
+
+    return Work(session.encoder.encodings([query] * len(listed), listed), read, list)
 
 
 def _best_first(scored: Sequence[_Scored]) -> list[Ranked]:

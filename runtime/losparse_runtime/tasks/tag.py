@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from ..contract.task import TASKS, Task
+from ..contract.tensors import Arrays
 from ..text.encoder import text_list
-from .base import Helper, Served, Table, batches, class_names, require
+from .base import Helper, Served, Table, Work, class_names, do, require
 from .scoring import softmax, trimmed
 
 if TYPE_CHECKING:
@@ -54,19 +57,29 @@ def tag(session: Served, texts: str | Iterable[str], batch_size: int = 32, *, wo
         InputError: the folder is for another task, or an argument is wrong.
         RunError: the model failed, or its logits are not finite.
     """
+    return do(session, tag_work(session, texts, words=words), batch_size)
+
+
+def tag_work(session: Served, texts: str | Iterable[str], *, words: bool = True) -> Work[list[list[Tag]]]:
+    """Tokenise what `tag` then runs."""
     require(session, HELPER.name)
     labels, (output,) = class_names(session), TASKS[session.task].outputs
     listed = text_list("texts", texts)
     encodings = session.encoder.encodings(listed)
-    results: dict[int, list[Tag]] = {}
-    for rows, outputs, mask in batches(session, encodings, batch_size):
-        for index, logits, real in zip(rows, outputs[output], mask.astype(bool), strict=True):
-            scores, text = softmax(logits[real]), listed[index]
-            tags = results[index] = []
-            for token, start, end in _spans(text, encodings[index], words):
-                best = int(scores[token].argmax())
-                tags.append(Tag(text[start:end], start, end, labels[best], float(scores[token, best])))
-    return [results[index] for index in range(len(encodings))]
+
+    def read(places: Sequence[int], outputs: Arrays, mask: NDArray[Any]) -> list[list[Tag]]:
+        rows = zip(places, outputs[output], mask.astype(bool), strict=True)
+        return [_tags(listed[place], encodings[place], logits[real], labels, words) for place, logits, real in rows]
+
+    return Work(encodings, read, list)
+
+
+def _tags(text: str, encoding: Encoding, logits: NDArray[Any], labels: Sequence[str], words: bool) -> list[Tag]:
+    scores, tags = softmax(logits), []
+    for token, start, end in _spans(text, encoding, words):
+        best = int(scores[token].argmax())
+        tags.append(Tag(text[start:end], start, end, labels[best], float(scores[token, best])))
+    return tags
 
 
 def _spans(text: str, encoding: Encoding, words: bool) -> list[tuple[int, int, int]]:
