@@ -122,6 +122,11 @@ class Session:
         return self.metadata.variant_name
 
     @property
+    def runs_alone(self) -> bool:
+        """Whether every text of a batch is run by itself: asked for by `batch_invariant`, and needed here."""
+        return self._alone
+
+    @property
     def labels(self) -> tuple[str, ...] | None:
         """Class names by class id; None where the task has none."""
         return self.metadata.labels
@@ -196,8 +201,11 @@ class Session:
             InputError: a name, type, dtype, rank, size, length or value is wrong.
             RunError: onnxruntime failed, or this process was forked from the one that opened the session.
         """
+        return self.run_checked(self.signature.check(inputs))
+
+    def run_checked(self, checked: Arrays) -> Arrays:
+        """Run the model once on what `signature.check` returned, or what was joined of it; see `run`."""
         require_own(self.folder, self._process)
-        checked = self.signature.check(inputs)
         return run_alone(self._run, checked, self.signature) if self._alone else self._run(checked)
 
     def _run(self, checked: Arrays) -> Arrays:
