@@ -17,7 +17,7 @@ from .contract.tensors import TensorSpec
 from .contract.variant import Variant
 from .drop_in.cross import CrossEncoder
 from .drop_in.sentence import SentenceEncoder
-from .engine.opening import Options
+from .engine.options import Options, Provider
 from .errors import (
     BusyError,
     DeadlineError,
@@ -66,6 +66,7 @@ __all__ = [
     "Parity",
     "Profile",
     "Progress",
+    "Provider",
     "ProviderError",
     "Ranked",
     "Ratio",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from numpy.typing import NDArray
 
 from .contract.config import read_model_config
+from .contract.files import read_metadata
 from .contract.metadata import Metadata
 from .contract.signature import Signature
 from .contract.task import TASKS, meant_task
@@ -18,9 +20,9 @@ from .contract.variant import DEFAULT_PROVIDER
 from .engine.alone import depends_on_batch, run_alone
 from .engine.chosen import open_chosen
 from .engine.cpus import available_cpus
-from .engine.forks import remember, require_own
-from .engine.opening import Options, provider_names
-from .errors import RunError, one_line
+from .engine.held import Held
+from .engine.options import Options, Provider, provider_settings
+from .errors import FolderError, RunError, one_line
 from .tasks.answer import Answer, answer
 from .tasks.classify import Classification, classify
 from .tasks.embed import embed
@@ -33,12 +35,14 @@ from .text.encoder import TextEncoder
 class Session:
     """An exported ONNX folder, open in onnxruntime. Nothing changes after opening; threads may share one session.
 
-    Forked processes may not: each opens its own, after the fork.
+    Forked processes may not: each opens its own, after the fork. A pickled session is its folder's path and how it was
+    opened; whoever loads it opens the same folder once more. `with Session(folder) as session:` closes it at the end.
 
     Args:
         folder: a folder that `losparse export` wrote.
-        providers: full names of onnxruntime execution providers, most wanted first. onnxruntime adds the CPU
-            provider at the end for operators that the others do not have.
+        providers: full names of onnxruntime execution providers, most wanted first, or pairs of a name and options of
+            the provider, as in ("CUDAExecutionProvider", {"device_id": 1}). onnxruntime adds the CPU provider at the
+            end for operators that the others do not have.
         threads: threads inside one operator; all CPUs that the affinity mask and the cgroup quota grant by default.
         allow_fallback: run without a provider that is not there, and log a warning, instead of raising.
         batch_invariant: what is said of a text does not depend on the other texts of its batch. Where it may - in
@@ -50,22 +54,26 @@ class Session:
             is best on this CPU and provider, as `engine.choice` says and `choice` explains.
         graph: which graph to open, as in "decoder", where the model has several; the first by default.
         unchecked: open a folder whose model was not compared with PyTorch yet; for the exporter, which compares it.
+        cpu_nodes: let operators that the providers do not have run on the CPU; False refuses such a model.
 
     Attributes:
         choice: why this variant was opened, and why not the others; one line.
+        providers: the execution providers that onnxruntime really uses, in order.
         signature: what the model takes and returns; it checks inputs as `run` does, and makes some up.
 
     Raises:
         FolderError: the folder is missing, damaged, or its metadata does not describe its model.
-        ProviderError: a provider is unknown, not installed, or was dropped by onnxruntime.
-        InputError: threads is not a whole number >= 1, or the folder has no such variant or graph.
+        ProviderError: a provider is unknown, not installed, was dropped by onnxruntime, or has not an option; or it
+            does not have all operators, and cpu_nodes is False.
+        InputError: threads is not a whole number >= 1, the folder has no such variant or graph, or cpu_nodes is False
+            beside the CPU provider.
         DependencyError: onnxruntime is not installed.
     """
 
     def __init__(
         self,
         folder: Path | str,
-        providers: Sequence[str] = (DEFAULT_PROVIDER,),
+        providers: Sequence[Provider] = (DEFAULT_PROVIDER,),
         threads: int | None = None,
         allow_fallback: bool = False,
         *,
@@ -74,30 +82,77 @@ class Session:
         variant: str | None = None,
         graph: str | None = None,
         unchecked: bool = False,
+        cpu_nodes: bool = True,
     ) -> None:
         self.folder = Path(folder)
+        settings = provider_settings(providers)
         options = Options(
-            provider_names(providers),
+            tuple(settings),
             available_cpus() if threads is None else threads,
             allow_fallback,
             spinning,
             variant,
             graph,
             unchecked,
+            {name: options for name, options in settings.items() if options},
+            cpu_nodes,
         )
         opened = open_chosen(self.folder, options)
-        self._session: Any = opened.session
+        self._held = Held(opened.session, self.folder)
+        self.providers: tuple[str, ...] = tuple(opened.session.get_providers())
         self.metadata: Metadata = opened.metadata
         self.choice: str = opened.choice.reason
         # With the name: whatever opens the folder once more, as for its memory, opens the same variant.
         self.options = replace(options, variant=opened.choice.name)
         self.config = read_model_config(self.folder)
         self.signature: Signature = self.metadata.signature.within(self.config.vocabulary, self.metadata.max_length)
-        self._process = remember(self._session)
         self.encoder = TextEncoder(
             self.folder, self.max_length, self.config.pad_token_id, self.metadata.type_ids, self.config.vocab_size
         )
+        self._batch_invariant = batch_invariant
         self._alone = batch_invariant and depends_on_batch(self.metadata, self.encoder.padding_side)
+
+    def close(self) -> None:
+        """Wait for the calls of other threads, and give the memory back; calls that come later are refused.
+
+        Raises:
+            RunError: it is called inside a call of this session.
+        """
+        self._held.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._held.closed
+
+    def __enter__(self) -> Self:
+        """The session itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: where the folder is, which model was open, and how."""
+        with self._held.use():
+            arguments = self.options.arguments() | {"batch_invariant": self._batch_invariant}
+            return {"folder": self.folder.absolute(), "fingerprint": self.metadata.fingerprint, "arguments": arguments}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the folder again, if it still holds the same model.
+
+        Raises:
+            FolderError: it holds another one, or cannot be opened; as the others of opening.
+        """
+        folder, arguments = state["folder"], state["arguments"]
+        found = read_metadata(folder, arguments["variant"], arguments["graph"]).fingerprint
+        if found != state["fingerprint"]:
+            raise FolderError(
+                f"{folder}: holds model {found[:16]}..., the pickled Session had {state['fingerprint'][:16]}... open; "
+                "the folder was written anew since: open it with Session(folder)"
+            )
+        Session.__init__(self, folder, **arguments)
 
     def __repr__(self) -> str:
         """Folder, task, providers and threads."""
@@ -149,12 +204,8 @@ class Session:
     @property
     def carried(self) -> dict[str, str]:
         """What the model file says of itself, by key; `losparse.description` holds what it was exported as."""
-        return dict(self._session.get_modelmeta().custom_metadata_map)
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """The execution providers onnxruntime really uses, in order."""
-        return tuple(self._session.get_providers())
+        with self._held.use() as session:
+            return dict(session.get_modelmeta().custom_metadata_map)
 
     @property
     def threads(self) -> int:
@@ -181,7 +232,8 @@ class Session:
             TokenizerError: the folder has no usable tokenizer.
             DependencyError: tokenizers is not installed.
         """
-        return self.feed(self.encoder.arrays(self.encoder.encodings(texts, pairs, max_length)))
+        with self._held.use():
+            return self.feed(self.encoder.arrays(self.encoder.encodings(texts, pairs, max_length)))
 
     def feed(self, arrays: Arrays) -> Arrays:
         """The arrays that are inputs of this model, without the others."""
@@ -199,19 +251,22 @@ class Session:
 
         Raises:
             InputError: a name, type, dtype, rank, size, length or value is wrong.
-            RunError: onnxruntime failed, or this process was forked from the one that opened the session.
+            RunError: onnxruntime failed, the session was closed, or this process was forked from the one that opened
+                it.
         """
-        return self.run_checked(self.signature.check(inputs))
+        with self._held.use():
+            return self.run_checked(self.signature.check(inputs))
 
     def run_checked(self, checked: Arrays) -> Arrays:
         """Run the model once on what `signature.check` returned, or what was joined of it; see `run`."""
-        require_own(self.folder, self._process)
-        return run_alone(self._run, checked, self.signature) if self._alone else self._run(checked)
+        with self._held.use() as session:
+            once = partial(self._run, session)
+            return run_alone(once, checked, self.signature) if self._alone else once(checked)
 
-    def _run(self, checked: Arrays) -> Arrays:
+    def _run(self, session: Any, checked: Arrays) -> Arrays:
         names = [spec.name for spec in self.outputs]
         try:
-            values = self._session.run(names, checked)
+            values = session.run(names, checked)
         except Exception as error:  # onnxruntime's own errors have no common base below Exception
             name, array = next(iter(checked.items()))
             raise RunError(f"{self.folder}: onnxruntime failed on {name} {array.shape}: {one_line(error)}") from error
@@ -221,11 +276,13 @@ class Session:
         self, texts: str | Iterable[str], batch_size: int = 32, *, pairs: str | Iterable[str] | None = None
     ) -> list[Classification]:
         """Classify texts or text pairs; see `tasks.classify.classify`."""
-        return classify(self, texts, batch_size, pairs)
+        with self._held.use():
+            return classify(self, texts, batch_size, pairs)
 
     def rank(self, query: str, texts: str | Iterable[str], batch_size: int = 32) -> list[Ranked]:
         """Sort texts by how well each goes with a query, the best first; see `tasks.rank.rank`."""
-        return rank(self, query, texts, batch_size)
+        with self._held.use():
+            return rank(self, query, texts, batch_size)
 
     def embed(
         self,
@@ -236,11 +293,13 @@ class Session:
         prompt: str | None = None,
     ) -> NDArray[Any]:
         """One vector a text, float32 (texts, features); see `tasks.embed.embed`."""
-        return embed(self, texts, batch_size, prompt_name=prompt_name, prompt=prompt)
+        with self._held.use():
+            return embed(self, texts, batch_size, prompt_name=prompt_name, prompt=prompt)
 
     def tag(self, texts: str | Iterable[str], batch_size: int = 32, *, words: bool = True) -> list[list[Tag]]:
         """Label every word, or every token; see `tasks.tag.tag`."""
-        return tag(self, texts, batch_size, words=words)
+        with self._held.use():
+            return tag(self, texts, batch_size, words=words)
 
     def answer(
         self,
@@ -252,4 +311,5 @@ class Session:
         may_be_none: bool = False,
     ) -> Answer:
         """Find the span of the context that answers the question; see `tasks.answer.answer`."""
-        return answer(self, question, context, max_tokens=max_tokens, stride=stride, may_be_none=may_be_none)
+        with self._held.use():
+            return answer(self, question, context, max_tokens=max_tokens, stride=stride, may_be_none=may_be_none)

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ import pytest
 from losparse_runtime import FolderError, InputError, RunError, Session, read_metadata
 from losparse_runtime.engine import opening as opening_module
 from losparse_runtime.engine.cpus import available_cpus
+from losparse_runtime.engine.held import Held
+from losparse_runtime.engine.options import Options
 
 from .conftest import file_record
 
@@ -158,10 +159,11 @@ def test_external_weights_are_read_by_path(make_folder: MakeFolder, tmp_path: Pa
 def test_an_error_inside_onnxruntime_is_one_line(make_folder: MakeFolder) -> None:
     session = Session(make_folder().path, threads=1)
 
-    def fail(names: object, feed: object) -> None:
-        raise MemoryError("out of\nmemory")
+    class Failing:
+        def run(self, names: object, feed: object) -> None:
+            raise MemoryError("out of\nmemory")
 
-    session._session = SimpleNamespace(run=fail)
+    session._held = Held(Failing(), session.folder)
     with pytest.raises(RunError, match=r"made: onnxruntime failed on input_ids \(1, 2\): out of memory$"):
         session.run({"input_ids": np.array([[4, 5]])})
 
@@ -189,7 +191,7 @@ def test_threads_share_a_session(make_folder: MakeFolder) -> None:
 
 def test_options_are_checked_where_they_are_made() -> None:
     with pytest.raises(InputError, match="threads must be"):
-        opening_module.Options((CPU,), threads=0)
+        Options((CPU,), threads=0)
 
 
 @pytest.mark.parametrize(("bits", "overflows", "refused"), [(8, True, True), (8, False, False), (7, True, False)])
@@ -197,7 +199,7 @@ def test_weights_of_eight_bits_are_refused_where_they_overflow(
     make_folder: MakeFolder, bits: int, overflows: bool, refused: bool
 ) -> None:
     folder = make_folder().edit(lambda data: data.update(weight_bits=bits, format=2)).path
-    metadata, options = read_metadata(folder), opening_module.Options((CPU,), threads=1)
+    metadata, options = read_metadata(folder), Options((CPU,), threads=1)
     said = r"weights of 8 bits are for CPUs with VNNI, .* again with --weight-bits 7$"
     assert metadata.weight_bits == bits
     with pytest.raises(FolderError, match=said) if refused else nullcontext():

@@ -14,7 +14,8 @@ from ..contract.variant import DEFAULT_PROVIDER
 from ..dependencies import import_onnxruntime
 from .choice import Choice, choose_variant
 from .cpus import UNKNOWN, cpu_class
-from .opening import Options, open_model
+from .opening import open_model
+from .options import Options
 
 logger = logging.getLogger(__name__)
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
@@ -15,66 +12,20 @@ from ..contract.folder import FINGERPRINT_KEY
 from ..contract.metadata import Metadata
 from ..contract.tensors import ORT_DTYPES
 from ..contract.variant import DEFAULT_PROVIDER, SAFE_WEIGHT_BITS
-from ..dependencies import import_onnxruntime, installed_onnxruntimes
-from ..errors import FolderError, InputError, ProviderError, one_line
+from ..dependencies import import_onnxruntime
+from ..errors import FolderError, ProviderError, one_line
 from .choice import GPU_PROVIDERS
 from .cpus import int8_overflows
 from .external import external_files
+from .options import Options
+from .providers import fall_back, installed, preload_cuda, require_settings
+from .settings import session_settings
 
-MOST_THREADS = 1024
-"""Far above what any machine has a use for; onnxruntime starts as many as it is told, until the machine stands."""
-_ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about the graph, which the user did not write
+# What onnxruntime says of nodes that would be left to the CPU, and of options that a provider does not take.
+_CPU_NODES = "assigned to the default CPU EP"
+_OPTION = "provider option"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to open a model.
-
-    Attributes:
-        providers: full onnxruntime names, most wanted first.
-        threads: intra-op threads, >= 1.
-        allow_fallback: run on the CPU where a provider is not there, instead of an error.
-        spinning: idle threads wait busily: lowest latency for one model alone on its cores.
-        variant: which form of the model, where a folder holds several; None for the one that `chosen` finds.
-        graph: which graph, where a model has several; None for the first.
-        unchecked: open a model that was not compared with PyTorch yet; for the exporter, which compares it.
-    """
-
-    providers: tuple[str, ...]
-    threads: int
-    allow_fallback: bool = False
-    spinning: bool = True
-    variant: str | None = None
-    graph: str | None = None
-    unchecked: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the thread count."""
-        whole = isinstance(self.threads, int) and not isinstance(self.threads, bool)
-        if not whole or not 1 <= self.threads <= MOST_THREADS:
-            raise InputError(
-                f"threads must be a whole number >= 1, got {self.threads!r}; leave it out for all CPUs granted"
-                if not whole or self.threads < 1
-                else f"threads must be at most {MOST_THREADS}, got {self.threads}; leave it out for all CPUs granted"
-            )
-
-
-def provider_names(providers: Sequence[str]) -> tuple[str, ...]:
-    """Check the form of a list of providers.
-
-    Raises:
-        ProviderError: it is a bare string, empty, holds something else than strings, or a name twice.
-    """
-    if isinstance(providers, str):
-        raise ProviderError(f"providers must be a list of names, got the string {providers!r}; write [{providers!r}]")
-    names = tuple(providers)
-    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-        raise ProviderError(
-            f"providers must be names, at least one and each once, as in [{DEFAULT_PROVIDER!r}], got {list(names)!r}"
-        )
-    return names
 
 
 def open_model(
@@ -101,28 +52,30 @@ def open_model(
 
     Raises:
         DependencyError: onnxruntime is not installed.
-        ProviderError: a provider is unknown, not installed, or was dropped, and falling back is not allowed.
+        ProviderError: a provider is unknown, not installed, or was dropped, and falling back is not allowed; it has not
+            an option; or nodes are left to the CPU, and that is not allowed.
         FolderError: the model file is damaged, is not the one the metadata describes, was not compared with PyTorch,
             or is not for this CPU.
     """
     ort = import_onnxruntime() if ort is None else ort
     _refuse(folder, metadata, options, overflows)
-    wanted = _installed(ort, options)
+    wanted = installed(ort, options)
     if any(name in GPU_PROVIDERS for name in wanted):
-        _preload_cuda(ort)
+        preload_cuda(ort)
     try:
         session = _create(ort, folder, metadata, options, wanted, profile)
-    except ProviderError as error:
-        _fall_back(str(error), options)
+    except _CannotStartError as error:
+        fall_back(str(error), options)
         wanted = [DEFAULT_PROVIDER]
         session = _create(ort, folder, metadata, options, wanted, profile)
     dropped = [name for name in wanted if name not in session.get_providers()]
     if dropped:
-        _fall_back(
+        fall_back(
             f"onnxruntime dropped {', '.join(dropped)} and runs on {', '.join(session.get_providers())} "
             "(its log on stderr says why: mostly a CUDA or cuDNN library that is missing)",
             options,
         )
+    require_settings(session, options)
     _check_model(session, folder, metadata)
     logger.debug(
         "%s: open on %s; optimizers switched off: %s",
@@ -155,90 +108,47 @@ def _refuse(folder: Path, metadata: Metadata, options: Options, overflows: Calla
         )
 
 
-def _preload_cuda(ort: Any) -> None:
-    """Load CUDA and cuDNN from where pip installs them: by itself onnxruntime finds only those of the system.
-
-    What cannot be loaded onnxruntime prints, and `run` has an output of its own; opening the session says the same.
-    """
-    if not hasattr(ort, "preload_dlls"):  # before 1.21
-        return
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        ort.preload_dlls()
-    for line in said.getvalue().splitlines():
-        logger.info("%s", line)
-
-
-def _installed(ort: Any, options: Options) -> list[str]:
-    """The providers to ask for: all wanted ones, or those that this onnxruntime has where falling back is allowed."""
-    available = ort.get_available_providers()
-    here = f"this onnxruntime has {', '.join(available)}"
-    for name in options.providers:
-        if name not in available and name not in ort.get_all_providers():
-            raise ProviderError(f"provider {name!r} is not a name that onnxruntime knows; {here}")
-    missing = [name for name in options.providers if name not in available]
-    if missing:
-        _fall_back(f"provider {', '.join(missing)} is not installed; {here}", options)
-    # Never the empty list: onnxruntime would then choose by itself.
-    return [name for name in options.providers if name in available] or [DEFAULT_PROVIDER]
-
-
-def _fall_back(what: str, options: Options) -> None:
-    if not options.allow_fallback:
-        of_cuda = any(name in GPU_PROVIDERS for name in options.providers)
-        way_out = way_to_cuda(installed_onnxruntimes()) if of_cuda else "install the onnxruntime that has it"
-        raise ProviderError(
-            f"{what}; {way_out}, or run without it: leave --provider out, or give Session allow_fallback=True"
-        )
-    logger.warning("%s; going on because allow_fallback is set", what)
-
-
-def way_to_cuda(found: Sequence[str]) -> str:
-    """What to install for CUDA. The packages that hold onnxruntime share files, so what is there must go first.
-
-    Args:
-        found: the packages that are there.
-    """
-    if len(found) > 1:
-        return (
-            f"{' and '.join(found)} are both installed and overwrite each other: pip uninstall {' '.join(found)}, "
-            "then pip install 'losparse[gpu]' for CUDA"
-        )
-    if list(found) == ["onnxruntime-gpu"]:
-        return "install the NVIDIA driver, and CUDA and cuDNN (pip install 'onnxruntime-gpu[cuda,cudnn]')"
-    if found:
-        return f"pip uninstall {found[0]}, then pip install 'losparse[gpu]' for CUDA"
-    return "pip install 'losparse[gpu]' for CUDA"
+class _CannotStartError(ProviderError):
+    """A provider is there and does not start, which is a reason to fall back where that is allowed."""
 
 
 def _create(
     ort: Any, folder: Path, metadata: Metadata, options: Options, providers: list[str], profile: Path | None
 ) -> Any:
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = options.threads
-    settings.inter_op_num_threads = 1
-    settings.log_severity_level = _ERRORS_ONLY
+    settings = session_settings(ort, options)
     if profile is not None:
         settings.enable_profiling, settings.profile_file_prefix = True, str(profile)
-    for scope in ("intra_op", "inter_op"):
-        settings.add_session_config_entry(f"session.{scope}.allow_spinning", "1" if options.spinning else "0")
     try:
         # By path, not by bytes: weights beside the model are then mapped, not copied. enable_fallback is onnxruntime's
         # own silent second try on the CPU.
         return ort.InferenceSession(
             str(folder / metadata.model.file),
             settings,
-            providers=providers,
+            providers=[(name, options.settings[name]) if options.settings.get(name) else name for name in providers],
             enable_fallback=0,
             disabled_optimizers=_switched_off(metadata, providers),
         )
     except Exception as error:  # onnxruntime's own errors have no common base below Exception
-        if isinstance(error, ValueError | RuntimeError) and providers != [DEFAULT_PROVIDER]:
-            raise ProviderError(f"onnxruntime cannot start {', '.join(providers)}: {one_line(error)}") from error
-        raise FolderError(
-            f"{folder / metadata.model.file}: onnxruntime {ort.__version__} cannot open it ({one_line(error)}); "
-            "copy it again, or export it again"
-        ) from error
+        raise _why_not(ort, folder / metadata.model.file, options, providers, error) from error
+
+
+def _why_not(
+    ort: Any, file: Path, options: Options, providers: list[str], error: Exception
+) -> ProviderError | FolderError:
+    """Say why a model does not open: an option, nodes that would run on the CPU, a provider, or the file."""
+    said, named = one_line(error), ", ".join(providers)
+    if not options.cpu_nodes and _CPU_NODES in said:
+        return ProviderError(
+            f"{file}: some of its nodes do not run on {named}, and cpu_nodes=False lets none run on the CPU; leave "
+            "cpu_nodes out, or export the model for that provider"
+        )
+    if any(options.settings.get(name) for name in providers) and _OPTION in said.lower():
+        return ProviderError(f"{named} does not take its options: {said}; leave out the one that is named")
+    if isinstance(error, ValueError | RuntimeError) and providers != [DEFAULT_PROVIDER]:
+        return _CannotStartError(f"onnxruntime cannot start {named}: {said}")
+    return FolderError(
+        f"{file}: onnxruntime {ort.__version__} cannot open it ({said}); copy it again, or export it again"
+    )
 
 
 def _switched_off(metadata: Metadata, providers: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Child process of `peak_memory`: open one folder, run it, report the largest resident set as one line of JSON.
 
-Its only argument is the job, as JSON: "folder", "options" (of `Options`), "batch", "length", "seed", "runs".
+Its only argument is the job, as JSON: "folder", "options" (`Options.arguments()`), "batch", "length", "seed", "runs".
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ import numpy as np
 
 from ..contract.feeds import Draw
 from ..contract.tensors import Arrays
-from ..engine.opening import Options
+from ..engine.options import Options
 from ..errors import InputError, RunError, one_line
 from ..session import Session
 from .openvino import OpenVino
@@ -156,7 +156,7 @@ def peak_memory(
     Raises:
         RunError: the process failed; the message is its own.
     """
-    job = {"folder": str(folder), "options": asdict(options), "batch": batch, "length": length, "seed": seed}
+    job = {"folder": str(folder), "options": options.arguments(), "batch": batch, "length": length, "seed": seed}
     # The child must find this very package, also where the parent has it from a path that only it knows.
     paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

@@ -21,7 +21,8 @@ from typing import Any
 from ..contract.config import read_model_config
 from ..contract.feeds import Draw
 from ..engine.chosen import select_here
-from ..engine.opening import Options, open_model
+from ..engine.opening import open_model
+from ..engine.options import Options
 from ..errors import InputError
 from ..session import Session
 from .latency import Clock, check_named

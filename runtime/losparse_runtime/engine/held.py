@@ -1,0 +1,75 @@
+"""An onnxruntime session while it is open: who is using it, and its end.
+
+Closing waits until nobody is inside a call any more, and what comes later is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunError
+from .forks import remember, require_own
+from .memory import release_memory
+
+
+class Held:
+    """An onnxruntime session, for calls of any threads of this process until it is closed.
+
+    Args:
+        session: an `onnxruntime.InferenceSession`.
+        folder: that it is of, for messages.
+    """
+
+    def __init__(self, session: Any, folder: Path) -> None:
+        self._session: Any = session
+        self._folder = folder
+        self._process = remember(session)
+        self._depth: dict[int, int] = {}  # calls that a thread is inside of, by thread
+        self._changed = threading.Condition()
+        self.closed = False
+
+    @contextmanager
+    def use(self) -> Iterator[Any]:
+        """Give the session for one call; calls inside a call are part of it, and end before it is closed.
+
+        Raises:
+            RunError: it is closed, or this process was forked from the one that opened it.
+        """
+        # First of all: a fork may have copied the lock while another thread held it.
+        require_own(self._folder, self._process)
+        thread = threading.get_ident()
+        with self._changed:
+            outer = self._depth.get(thread, 0)
+            if self.closed and not outer:
+                raise RunError(f"{self._folder}: this Session was closed; open another one")
+            self._depth[thread] = outer + 1
+        try:
+            yield self._session
+        finally:
+            with self._changed:
+                self._depth[thread] = outer
+                if not outer:
+                    del self._depth[thread]
+                    self._changed.notify_all()
+
+    def close(self) -> None:
+        """Refuse further calls, wait for those of other threads, and give the memory back to the system.
+
+        Raises:
+            RunError: it is called inside a call of this thread, which would wait for itself.
+        """
+        if os.getpid() != self._process:  # a child keeps what it cannot close; see `forks`
+            self.closed = True
+            return
+        with self._changed:
+            if threading.get_ident() in self._depth:
+                raise RunError(f"{self._folder}: close() was called inside a call of the same Session; call it after")
+            self.closed = True
+            self._changed.wait_for(lambda: not self._depth)
+            self._session = None
+        release_memory()
