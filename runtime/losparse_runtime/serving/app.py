@@ -1,0 +1,88 @@
+"""The server as a FastAPI application: models are opened when it starts, and closed when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from .gate import Gate, error_body
+from .metrics import Metrics
+from .models import ModelPlace, ModelTable, Open, open_session
+from .routes import embeddings, texts, watching
+from .settings import ServeSettings
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(
+    places: Sequence[ModelPlace], settings: ServeSettings | None = None, open_session: Open = open_session
+) -> FastAPI:
+    """Make the application.
+
+    Args:
+        places: the models to serve.
+        settings: of the server; the defaults where there are none.
+        open_session: opens a folder.
+
+    Returns:
+        An ASGI application; its `state.models` is the `ModelTable`.
+
+    Raises:
+        InputError: there is no model, or two have one name.
+    """
+    chosen = ServeSettings() if settings is None else settings
+    metrics = Metrics()
+    models = ModelTable(places, chosen, metrics.heard, open_session)
+    app = FastAPI(
+        title="losparse",
+        summary="Models that losparse exported, behind the Open Inference Protocol and routes that take texts.",
+        version=_version(),
+        lifespan=_lifespan,
+        # Swagger's page is made of files of a public server by default; nothing else here needs the network.
+    )
+    app.state.models = models
+    app.state.metrics = metrics
+    app.include_router(texts.router(models, chosen))
+    app.include_router(embeddings.router(models, chosen))
+    app.include_router(watching.router(models, metrics))
+    app.add_exception_handler(HTTPException, _as_json)
+    app.add_middleware(Gate, settings=chosen, metrics=metrics)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Open the models, look for replaced folders, and close in the end."""
+    models: ModelTable = app.state.models
+    await models.load()
+    for model in models:
+        logger.info("model %s: %s; %s", model.name, model.session, model.session.choice)
+    watching_them = asyncio.create_task(models.watch())
+    try:
+        yield
+    finally:
+        watching_them.cancel()
+        await models.close()
+
+
+async def _as_json(request: Request, error: Exception) -> Response:
+    """Say in the form of all errors that there is no such route, or no such method of it."""
+    assert isinstance(error, HTTPException), "the handler is for no other"
+    from http import HTTPStatus
+
+    text = f"{request.method} {request.url.path[:100]}: {error.detail}; /docs shows the routes"
+    content = error_body(request.scope["path"], HTTPStatus(error.status_code), text)
+    return Response(content, error.status_code, error.headers, media_type="application/json")
+
+
+def _version() -> str:
+    try:
+        return version("losparse")
+    except PackageNotFoundError:  # run from its source
+        return "0"
