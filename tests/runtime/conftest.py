@@ -213,27 +213,26 @@ def _metadata(task: str, path: Path, tensors: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def write_folder(
+    path: Path, task: str = "text-classification", *, types: bool = True, seed: int = 0, poison: bool = False
+) -> Folder:
+    """Write an exported folder, which is not there yet; see `make_folder`."""
+    path.mkdir()
+    model, tensors, weights = _model(task, types, seed, poison)
+    onnx.save(model, path / "model.onnx")
+    (path / "losparse.json").write_text(json.dumps(_metadata(task, path, tensors)))
+    config = {"vocab_size": len(WORDS), "type_vocab_size": 2, "pad_token_id": 0}
+    (path / "config.json").write_text(json.dumps(config))
+    tokenizer().save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
+    return Folder(path, weights)
+
+
 @pytest.fixture
 def make_folder(tmp_path: Path) -> MakeFolder:
     """Write an exported folder: `make_folder(task)`; options are `name`, `types`, `seed`, `poison` (NaN for "h")."""
 
-    def make(
-        task: str = "text-classification",
-        *,
-        name: str = "made",
-        types: bool = True,
-        seed: int = 0,
-        poison: bool = False,
-    ) -> Folder:
-        path = tmp_path / name
-        path.mkdir()
-        model, tensors, weights = _model(task, types, seed, poison)
-        onnx.save(model, path / "model.onnx")
-        (path / "losparse.json").write_text(json.dumps(_metadata(task, path, tensors)))
-        config = {"vocab_size": len(WORDS), "type_vocab_size": 2, "pad_token_id": 0}
-        (path / "config.json").write_text(json.dumps(config))
-        tokenizer().save(str(path / "tokenizer.json"))
-        (path / "tokenizer_config.json").write_text(json.dumps({"pad_token": "[PAD]"}))
-        return Folder(path, weights)
+    def make(task: str = "text-classification", *, name: str = "made", **options: Any) -> Folder:
+        return write_folder(tmp_path / name, task, **options)
 
     return make

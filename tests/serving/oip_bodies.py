@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
 from losparse_runtime.contract.signature import Signature
-from losparse_runtime.contract.tensors import TensorSpec, Vocabulary
+from losparse_runtime.contract.tensors import Arrays, TensorSpec, Vocabulary
 from losparse_runtime.serving.oip.datatypes import DATATYPES
+from losparse_runtime.serving.oip.request import parse_request
 
 Body = tuple[bytes, int | None]
+"""A body, and what the header Inference-Header-Content-Length says of it."""
 
 TEXTS = Signature(
     tuple(TensorSpec(name, "int64", ("batch", "sequence")) for name in ("input_ids", "attention_mask")),
@@ -66,3 +68,8 @@ def behind(sections: bytes, *inputs: object, **more: object) -> Body:
 def binary_entry(array: NDArray[Any], name: str = "input_ids", **changed: object) -> dict[str, object]:
     """An input whose data is behind the JSON."""
     return entry(array, name, **{"data": None, "parameters": {"binary_data_size": array.nbytes}, **changed})
+
+
+def feeds(body: bytes, length: int | None, signature: Signature) -> Arrays:
+    """What a model runs on: the inputs that a body has, checked and completed."""
+    return signature.check(parse_request(body, length, signature).inputs)

@@ -21,7 +21,7 @@ from losparse_runtime.serving.oip.metadata import model_metadata
 from losparse_runtime.serving.oip.request import InferRequest, WantedOutput, parse_request
 from losparse_runtime.serving.oip.response import render_response
 
-from .oip_bodies import IDS, TEXTS, behind, binary_entry, by_client, entry, one, wanted, written
+from .oip_bodies import IDS, TEXTS, behind, binary_entry, by_client, entry, feeds, one, wanted, written
 
 Array = NDArray[Any]
 
@@ -51,7 +51,7 @@ def test_every_type_of_a_signature_has_a_name_in_the_protocol() -> None:
 def test_what_tritonclient_writes_is_read_as_it_was(array: Array, binary: bool) -> None:
     body, length = by_client({"x": array}, binary=binary)
     request = parse_request(body, length, one(array))
-    assert same(request.inputs["x"], array)
+    assert same(one(array).check(request.inputs)["x"], array)
     assert request.outputs == (WantedOutput("y", binary=True),)  # tritonclient asks for bytes where it names no output
 
 
@@ -82,7 +82,7 @@ def test_damaged_bodies_are_read_or_refused_in_one_line(array: Array, binary: bo
     place = cut % len(body)
     for damaged in (body[:place], body[:place] + bytes([flipped]) + body[place + 1 :], body + bytes([flipped])):
         try:
-            read = parse_request(damaged, length, one(array)).inputs["x"]
+            read = feeds(damaged, length, one(array))["x"]
         except InputError as error:
             assert "\n" not in str(error) and len(str(error)) < 500
         else:
@@ -104,8 +104,7 @@ def test_kernels_get_whole_words_wherever_the_bytes_lie(padding: int) -> None:
 
 
 def test_inputs_with_a_default_may_be_left_out() -> None:
-    request = parse_request(written(entry(IDS)), None, TEXTS)
-    assert same(request.inputs["attention_mask"], np.ones_like(IDS))
+    assert same(feeds(written(entry(IDS)), None, TEXTS)["attention_mask"], np.ones_like(IDS))
 
 
 def test_several_sections_follow_each_other_in_the_order_of_the_inputs() -> None:
@@ -173,7 +172,7 @@ def test_a_huge_claim_takes_no_memory() -> None:
     try:
         for body, length in [*((body, None) for body in claims), *sized]:
             with pytest.raises(InputError):
-                parse_request(body, length, TEXTS)
+                feeds(body, length, TEXTS)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

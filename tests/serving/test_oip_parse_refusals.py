@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
+from losparse_runtime.contract.signature import Signature
 from losparse_runtime.errors import InputError
-from losparse_runtime.serving.oip.request import parse_request
 
-from .oip_bodies import IDS, TEXTS, behind, binary_entry, entry, one, written
+from .oip_bodies import IDS, TEXTS, behind, binary_entry, entry, feeds, one, written
 
 BINARY = IDS.tobytes()
 SIZE = len(BINARY)
@@ -176,9 +176,9 @@ VALUES: list[tuple[str, object, str]] = [
 ]
 
 
-def refused(body: bytes, length: int | None, signature: object = TEXTS) -> str:
+def refused(body: bytes, length: int | None, signature: Signature = TEXTS) -> str:
     with pytest.raises(InputError) as caught:
-        parse_request(body, length, signature)  # type: ignore[arg-type]
+        feeds(body, length, signature)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

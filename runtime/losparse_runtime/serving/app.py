@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from .gate import Gate, error_body
 from .metrics import Metrics
 from .models import ModelPlace, ModelTable, Open, open_session
-from .routes import embeddings, texts, watching
+from .routes import embeddings, oip, texts, watching
 from .settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ def create_app(
     app.state.metrics = metrics
     app.include_router(texts.router(models, chosen))
     app.include_router(embeddings.router(models, chosen))
+    app.include_router(oip.router(models, chosen))
     app.include_router(watching.router(models, metrics))
     app.add_exception_handler(HTTPException, _as_json)
     app.add_middleware(Gate, settings=chosen, metrics=metrics)

@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Any
 
 from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
 
 from ..errors import BusyError, DeadlineError, LosparseRuntimeError
 from .errors import RequestError, TooLarge, Unauthorised, kind_of, status_of
@@ -97,7 +98,7 @@ class Gate:
                 await self.app(scope, self._counted(receive), answer)
         except LosparseRuntimeError as error:
             await self._refuse(scope, answer, status_of(error), str(error), error)
-        except ClientGone:
+        except (ClientGone, ClientDisconnect):
             answer.status = _CLIENT_GONE
         except Exception:
             logger.exception("a request failed in an unexpected way", extra=fields(path=scope["path"]))

@@ -10,7 +10,13 @@ from ...contract.tensors import TensorSpec
 from .datatypes import DATATYPES
 
 PLATFORM = "onnxruntime_onnx"
-EXTENSIONS = ("binary_tensor_data", "model_repository(index)")
+"""What the protocol calls a model that onnxruntime runs from an ONNX file."""
+_EXTENSIONS = ["binary_tensor_data", "model_repository(index)"]
+
+
+def server_metadata(version: str) -> dict[str, Any]:
+    """Return what the server is, and what it can beyond the protocol."""
+    return {"name": "losparse", "version": version, "extensions": _EXTENSIONS}
 
 
 def model_metadata(name: str, versions: Sequence[str], signature: Signature) -> dict[str, Any]:

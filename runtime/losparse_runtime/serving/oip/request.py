@@ -34,7 +34,7 @@ class InferRequest:
     """What a request asks.
 
     Attributes:
-        inputs: checked arrays for every input of the model; those that came as bytes may share their memory.
+        inputs: arrays by the model's names; those that came as bytes may share their memory.
         outputs: asked for; all of the model, in its order, where the request names none.
         id: comes back with the answer; None where there is none.
         timeout_s: seconds within which the answer is of use; None where the request does not say, or says 0.
@@ -54,7 +54,11 @@ def parse_request(body: bytes, header_length: int | None, signature: Signature) 
     Args:
         body: as it came, inflated.
         header_length: bytes of the JSON at its beginning; None where the body is JSON alone.
-        signature: of the model. Inputs with a default may be left out.
+        signature: of the model.
+
+    Returns:
+        What is asked. Every input is one of the model's, of its type and its number of axes, and filled by its data;
+        whether all are there and go with each other, `signature.check` says where the model is run.
 
     Raises:
         InputError: something is wrong; one line says what. Memory is taken for data that came, never for what a shape
@@ -68,7 +72,7 @@ def parse_request(body: bytes, header_length: int | None, signature: Signature) 
     if name is not None and not isinstance(name, str):
         raise InputError(f"id must be a string, got {shown(name)}")
     return InferRequest(
-        inputs=signature.check(_inputs(data, body, header_length, signature)),
+        inputs=_inputs(data, body, header_length, signature),
         outputs=_outputs(data, _flag(parameters, "binary_data_output"), signature),
         id=name,
         timeout_s=_timeout(parameters),
