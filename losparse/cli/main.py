@@ -35,6 +35,7 @@ COMMANDS = {
     "bench": "time an ONNX folder, alone or against another one",
     "run": "run an ONNX folder on texts",
     "push": "put an ONNX folder on the hub, with a model card",
+    "package": "put an ONNX folder into a model repository of NVIDIA Triton",
     "methods": "list the methods, what each needs and where it comes from",
     "inspect": "show what the layers of a folder store",
     "demo": "all of it, on a model and texts that need no files of yours",
@@ -54,6 +55,7 @@ _EXTRAS = {
     "bench": "runtime",
     "run": "runtime",
     "push": "export",
+    "package": "runtime",
     "demo": "all",
 }
 """The extra that has all that a command may need; `train` for the others."""

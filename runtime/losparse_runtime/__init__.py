@@ -29,6 +29,8 @@ from .errors import (
     RunError,
     TokenizerError,
 )
+from .packaging.settings import TritonSettings
+from .packaging.triton import TritonModel, package_triton
 from .session import Session
 from .tasks.answer import Answer
 from .tasks.classify import Classification
@@ -81,6 +83,8 @@ __all__ = [
     "TensorSpec",
     "Timing",
     "TokenizerError",
+    "TritonModel",
+    "TritonSettings",
     "Variant",
     "benchmark",
     "changed_files",
@@ -91,6 +95,7 @@ __all__ = [
     "find_openvino",
     "measure",
     "open_folders",
+    "package_triton",
     "peak_memory",
     "profile_nodes",
     "profile_sessions",

@@ -1,0 +1,103 @@
+"""Folders and files that come whole or not at all: made under a hidden name beside their place, and renamed last."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import FolderError
+
+
+@contextmanager
+def work_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Give an empty folder beside where something shall stand; what is left of it when the block ends vanishes.
+
+    Its name begins with a dot: Triton takes a folder whose name begins with a number for a version.
+
+    Args:
+        parent: folder that is made where there is none.
+        name: of what shall stand there.
+
+    Raises:
+        FolderError: the system refuses to write there, or no more.
+    """
+    work = parent / f".{name}.{secrets.token_hex(4)}.tmp"
+    made = _missing(parent)
+    try:
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            work.mkdir()
+            yield work
+            made = []
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+            for folder in made:  # of a block that failed
+                folder.rmdir()
+    except OSError as error:
+        raise FolderError(f"{parent}: cannot be written ({error.strerror or error}); choose another OUT") from error
+
+
+def put_folder(work: Path, place: Path) -> None:
+    """Put a finished folder in its place; a folder that was there stays until the new one stands.
+
+    Raises:
+        OSError: the place is taken by something else, or the system refuses.
+    """
+    if not place.exists():
+        work.rename(place)
+        return
+    if not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{place.name} is a file")
+    old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
+    place.rename(old)
+    try:
+        work.rename(place)
+    except OSError:
+        old.rename(place)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def replaced(folder: Path, texts: Mapping[str, str]) -> Iterator[None]:
+    """Replace text files of a folder for good if the block ends well; otherwise they are again as they were.
+
+    Args:
+        folder: that holds them.
+        texts: contents by name.
+    """
+    before = {name: file.read_bytes() if (file := folder / name).exists() else None for name in texts}
+    try:
+        for name, text in texts.items():
+            _write(folder / name, text.encode())
+        yield
+    except BaseException:
+        for name, content in before.items():
+            if content is None:
+                (folder / name).unlink(missing_ok=True)
+            else:
+                _write(folder / name, content)
+        raise
+
+
+def _write(file: Path, content: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _missing(folder: Path) -> list[Path]:
+    """Return a folder and those above it that are not there, the innermost first."""
+    found = []
+    while not folder.exists():
+        found.append(folder)
+        folder = folder.parent
+    return found
