@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -233,3 +234,16 @@ def test_the_description_of_the_routes_has_their_bodies(make_folder: MakeFolder,
     body = paths["/v1/classify"]["post"]["requestBody"]["content"]["application/json"]
     assert set(body["schema"]["properties"]) == {"texts", "pairs", "model"}
     assert body["example"]["texts"]
+
+
+def test_the_page_of_the_routes_needs_no_other_server_and_asks_for_the_token(
+    make_folder: MakeFolder, serve: Serve
+) -> None:
+    client = serve({"made": make_folder()}, token="open-sesame")
+    page = client.get("/docs").text
+    files = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert files
+    for file in files:
+        assert file.startswith("/")
+        assert client.get(file).status_code == 200, file
+    assert client.get("/openapi.json").json()["security"] == [{"token": []}]

@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI, Request, Response
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from .gate import Gate, error_body
@@ -39,12 +41,13 @@ def create_app(
     chosen = ServeSettings() if settings is None else settings
     metrics = Metrics()
     models = ModelTable(places, chosen, metrics.heard, open_session)
-    app = FastAPI(
+    # FastAPI's own page of the routes is made of files of a public server; this one's are installed with it.
+    app = FastAPIOffline(
+        redoc_url=None,
         title="losparse",
         summary="Models that losparse exported, behind the Open Inference Protocol and routes that take texts.",
         version=_version(),
         lifespan=_lifespan,
-        # Swagger's page is made of files of a public server by default; nothing else here needs the network.
     )
     app.state.models = models
     app.state.metrics = metrics
@@ -54,7 +57,16 @@ def create_app(
     app.include_router(watching.router(models, metrics))
     app.add_exception_handler(HTTPException, _as_json)
     app.add_middleware(Gate, settings=chosen, metrics=metrics)
+    if chosen.token is not None:
+        _ask_for_token(app)
     return app
+
+
+def _ask_for_token(app: FastAPI) -> None:
+    """Let the page of the routes ask for the token, and send it."""
+    described = app.openapi()
+    described.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    described["security"] = [{"token": []}]
 
 
 @asynccontextmanager
@@ -75,8 +87,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def _as_json(request: Request, error: Exception) -> Response:
     """Say in the form of all errors that there is no such route, or no such method of it."""
     assert isinstance(error, HTTPException), "the handler is for no other"
-    from http import HTTPStatus
-
     text = f"{request.method} {request.url.path[:100]}: {error.detail}; /docs shows the routes"
     content = error_body(request.scope["path"], HTTPStatus(error.status_code), text)
     return Response(content, error.status_code, error.headers, media_type="application/json")

@@ -32,8 +32,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPENAI_PREFIX = "/v1/"
 """Routes whose errors have the form that OpenAI's clients read."""
-_OPEN = ("/v2/health/", "/health")
-"""Routes that need no token: probes have none."""
+_OPEN = ("/v2/health/", "/health", "/docs", "/openapi.json", "/static-offline-docs/")
+"""Routes that need no token: probes have none, and the page of the routes asks for it."""
 _STATE = "losparse"
 _MOST_ID = 128
 _CLIENT_GONE = 499  # as nginx calls it; nobody reads it but the log
