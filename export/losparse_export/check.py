@@ -37,6 +37,7 @@ from losparse_runtime.contract.task import TASKS
 from losparse_runtime.contract.tensors import Arrays
 from losparse_runtime.contract.variant import DEFAULT_PROVIDER
 from losparse_runtime.engine.choice import overflowing
+from losparse_runtime.engine.options import Provider
 from losparse_runtime.same_model import require_same_model
 from losparse_runtime.text.cuts import cuts_told_once
 
@@ -55,7 +56,7 @@ def check_folder(
     text_column: str | None = None,
     pair_column: str | None = None,
     tolerance: float | None = None,
-    providers: Sequence[str] = (DEFAULT_PROVIDER,),
+    providers: Sequence[Provider] = (DEFAULT_PROVIDER,),
     threads: int | None = None,
     variant: str | None = None,
     progress: Progress = SILENT,
@@ -105,7 +106,7 @@ def check_folder(
 
 
 def _open_others(
-    session: Session, providers: Sequence[str], threads: int | None, changes: list[str]
+    session: Session, providers: Sequence[Provider], threads: int | None, changes: list[str]
 ) -> tuple[dict[str, Session], dict[str, str]]:
     """Open the variants beside one that is open; returns those, and why others do not open on this CPU.
 

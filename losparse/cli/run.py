@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from losparse_runtime.contract.variant import DEFAULT_PROVIDER
+from losparse_runtime.engine.options import parse_provider
 
 from ..data.tables import split_lines
 from ..errors import LosparseError
@@ -45,13 +46,20 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=positive_int, metavar="N", help="threads of one run (default: all CPUs granted)"
     )
+    add_provider_option(parser)
+
+
+def add_provider_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--provider`, which all commands that open a session read alike."""
     parser.add_argument(
         "--provider",
         dest="providers",
         action=OneMore,
+        type=parse_provider,
         default=_CPU,
-        metavar="NAME",
-        help=f"onnxruntime execution provider; several, most wanted first, by several --provider (default {_CPU[0]})",
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="onnxruntime execution provider, with options of it, as in CUDAExecutionProvider:device_id=1; several, "
+        f"most wanted first, by several --provider (default {_CPU[0]})",
     )
 
 

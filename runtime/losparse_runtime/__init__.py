@@ -15,6 +15,8 @@ from .contract.progress import Advance, Progress
 from .contract.signature import Signature
 from .contract.tensors import TensorSpec
 from .contract.variant import Variant
+from .doctor.examine import examine
+from .doctor.findings import Diagnosis, Finding
 from .drop_in.cross import CrossEncoder
 from .drop_in.sentence import SentenceEncoder
 from .engine.options import Options, Provider
@@ -54,7 +56,9 @@ __all__ = [
     "CrossEncoder",
     "DeadlineError",
     "DependencyError",
+    "Diagnosis",
     "Draw",
+    "Finding",
     "Folder",
     "FolderError",
     "InputError",
@@ -92,6 +96,7 @@ __all__ = [
     "compare",
     "compare_latency",
     "compare_sessions",
+    "examine",
     "find_openvino",
     "measure",
     "open_folders",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from losparse_runtime import InputError
-from losparse_runtime.engine import cpus
+from losparse_runtime.engine import cgroups, cpus
 
 
 def write(file: Path, text: str) -> None:
@@ -21,13 +21,13 @@ def test_version_2_takes_the_smallest_quota_on_the_way_up(tmp_path: Path) -> Non
     write(tmp_path / "fs/pods/one/cpu.max", "max 100000\n")
     write(tmp_path / "fs/pods/cpu.max", "250000 100000\n")
     write(tmp_path / "fs/cpu.max", "400000 100000\n")
-    assert cpus.cgroup_quota(tmp_path / "fs", tmp_path / "self") == 2.5
+    assert cgroups.cgroup_quota(tmp_path / "fs", tmp_path / "self") == 2.5
 
 
 def test_version_2_in_a_container_reads_the_mount_itself(tmp_path: Path) -> None:
     write(tmp_path / "self", "0::/outside/of/this/mount\n")
     write(tmp_path / "fs/cpu.max", "150000 100000\n")
-    assert cpus.cgroup_quota(tmp_path / "fs", tmp_path / "self") == 1.5
+    assert cgroups.cgroup_quota(tmp_path / "fs", tmp_path / "self") == 1.5
 
 
 def test_version_1_divides_quota_by_period(tmp_path: Path) -> None:
@@ -36,14 +36,14 @@ def test_version_1_divides_quota_by_period(tmp_path: Path) -> None:
     write(tmp_path / "fs/cpu/x/cpu.cfs_period_us", "100000\n")
     write(tmp_path / "fs/cpu/cpu.cfs_quota_us", "-1\n")
     write(tmp_path / "fs/cpu/cpu.cfs_period_us", "100000\n")
-    assert cpus.cgroup_quota(tmp_path / "fs", tmp_path / "self") == 3.0
+    assert cgroups.cgroup_quota(tmp_path / "fs", tmp_path / "self") == 3.0
 
 
 def test_no_limit_is_none(tmp_path: Path) -> None:
     write(tmp_path / "self", "0::/\n")
     write(tmp_path / "fs/cpu.max", "max 100000\n")
-    assert cpus.cgroup_quota(tmp_path / "fs", tmp_path / "self") is None
-    assert cpus.cgroup_quota(tmp_path / "fs", tmp_path / "no such file") is None
+    assert cgroups.cgroup_quota(tmp_path / "fs", tmp_path / "self") is None
+    assert cgroups.cgroup_quota(tmp_path / "fs", tmp_path / "no such file") is None
 
 
 @pytest.mark.parametrize(("quota", "expected"), [(None, 6), (0.5, 1), (2.9, 2), (64.0, 6)])
@@ -95,3 +95,20 @@ def test_the_class_of_a_cpu(tmp_path: Path, text: str, machine: str, expected: s
 def test_a_class_that_there_is_not() -> None:
     with pytest.raises(InputError, match=r"^\$LOSPARSE_CPU must be one of cpu-avx2, .*, or not set, got 'amx'$"):
         cpus.cpu_class(environ={"LOSPARSE_CPU": "amx"})
+
+
+def test_memory_of_the_group_with_the_least_left(tmp_path: Path) -> None:
+    write(tmp_path / "self", "0::/pods/one\n")
+    for group, limit, used in (("pods/one", "1000", "100"), ("pods", "900", "600"), (".", "max", "5000")):
+        write(tmp_path / "fs" / group / "memory.max", f"{limit}\n")
+        write(tmp_path / "fs" / group / "memory.current", f"{used}\n")
+    assert cgroups.cgroup_memory(tmp_path / "fs", tmp_path / "self") == (900, 600)
+
+
+@pytest.mark.parametrize(("limit", "found"), [("5000", (5000, 70)), ("9223372036854771712", None)])
+def test_memory_of_version_1(tmp_path: Path, limit: str, found: tuple[int, int] | None) -> None:
+    write(tmp_path / "self", "5:memory:/x\n3:cpu:/x\n")
+    write(tmp_path / "fs/memory/x/memory.limit_in_bytes", f"{limit}\n")
+    write(tmp_path / "fs/memory/x/memory.usage_in_bytes", "70\n")
+    assert cgroups.cgroup_memory(tmp_path / "fs", tmp_path / "self") == found
+    assert cgroups.cgroup_memory(tmp_path / "fs", tmp_path / "no such file") is None

@@ -14,6 +14,7 @@ from losparse.errors import LosparseError
 from losparse_runtime import Session
 from losparse_runtime.contract.files import read_metadata
 from losparse_runtime.contract.task import TASKS, Task
+from losparse_runtime.engine.options import Provider
 
 from ..opening.load import class_names
 from ..opening.task_model import TaskModel
@@ -148,7 +149,7 @@ def measure_accuracy(
     return Accuracy(model, labelled, provider).of(folder, variant)
 
 
-def open_variant(folder: Path, variant: str | None, providers: Sequence[str]) -> Session:
+def open_variant(folder: Path, variant: str | None, providers: Sequence[Provider]) -> Session:
     """Open one variant of a folder, with as many threads as torch has, the first by default."""
     chosen = read_metadata(folder, variant).variant_name
     return Session(folder, providers=providers, threads=torch.get_num_threads(), variant=chosen, unchecked=True)

@@ -15,6 +15,7 @@ from losparse_runtime.contract.progress import SILENT, Progress
 from losparse_runtime.contract.task import TASKS, Task
 from losparse_runtime.contract.variant import DEFAULT_PROVIDER
 from losparse_runtime.engine.choice import overflowing
+from losparse_runtime.engine.options import Provider
 from losparse_runtime.same_model import same_labels
 
 from ..folder.assets import endless_limit
@@ -35,7 +36,7 @@ def measure_variants(
     *,
     reference: str | Path | TaskModel | None = None,
     against: Mapping[str, Other] | None = None,
-    providers: Sequence[str] = (DEFAULT_PROVIDER,),
+    providers: Sequence[Provider] = (DEFAULT_PROVIDER,),
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Measure all variants of a folder on labelled texts, and how much of each difference is chance.
@@ -95,7 +96,7 @@ def _answers(
     others: Sequence[str],
     reference: str | Path | TaskModel | None,
     against: Mapping[str, Other],
-    providers: Sequence[str],
+    providers: Sequence[Provider],
 ) -> Iterator[tuple[str, Outcomes]]:
     """Yield the name of every model and what it says; one folder is open at a time."""
     if reference is not None:

@@ -12,6 +12,7 @@ from ..contract.progress import unheard
 from ..contract.task import TASKS
 from ..contract.variant import DEFAULT_PROVIDER
 from ..engine.cpus import cpu_class, int8_overflows
+from ..engine.options import Provider
 from ..session import Session
 from ..text.cuts import cuts_told_once
 from ..timing.profile import profile_nodes
@@ -35,7 +36,7 @@ def check_golden(
     golden: Golden | Path | str,
     *,
     variant: str | None = None,
-    providers: Sequence[str] = (DEFAULT_PROVIDER,),
+    providers: Sequence[Provider] = (DEFAULT_PROVIDER,),
     threads: int | None = None,
 ) -> CheckReport:
     """Check a folder against golden outputs; no torch is loaded.

@@ -11,6 +11,7 @@ from ..contract.files import METADATA_FILE, changed_files, read_folder
 from ..contract.folder import DESCRIPTION_KEY
 from ..contract.variant import DEFAULT_PROVIDER
 from ..engine.choice import overflowing
+from ..engine.options import Provider
 from ..errors import FolderError
 from ..session import Session
 from .differences import first_difference
@@ -20,7 +21,7 @@ from .preprocessing import preprocessing_of
 
 def open_checked(
     folder: Path | str,
-    providers: Sequence[str] = (DEFAULT_PROVIDER,),
+    providers: Sequence[Provider] = (DEFAULT_PROVIDER,),
     threads: int | None = None,
     variant: str | None = None,
 ) -> tuple[Session | None, list[str]]:

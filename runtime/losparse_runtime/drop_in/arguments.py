@@ -9,6 +9,7 @@ from typing import Any
 
 from ..contract.files import read_folder
 from ..contract.variant import DEFAULT_PROVIDER
+from ..engine.options import Provider
 from ..errors import InputError
 from ..session import Session
 
@@ -79,7 +80,7 @@ class Opening:
     device: object = None
     backend: str | None = None
     model_kwargs: Mapping[str, Any] | None = None
-    providers: Sequence[str] | None = None
+    providers: Sequence[Provider] | None = None
     threads: int | None = None
     variant: str | None = None
     batch_invariant: bool = False
@@ -113,7 +114,7 @@ class Opening:
         check_device(owner, self.device, session)
         return session
 
-    def _providers(self, owner: str, provider: str | None) -> Sequence[str]:
+    def _providers(self, owner: str, provider: str | None) -> Sequence[Provider]:
         if provider is not None and self.providers is not None:
             raise InputError(f"{owner} takes providers= or model_kwargs['provider'], not both")
         if provider is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract.task import TASKS
+from ..engine.options import Provider
 from ..errors import InputError
 from ..session import Session
 from ..tasks.base import batches, check_count, class_names, require
@@ -61,7 +62,7 @@ class CrossEncoder:
         *,
         backend: str | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Provider] | None = None,
         threads: int | None = None,
         variant: str | None = None,
         batch_invariant: bool = False,

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..contract.embedding import SIMILARITIES, Embedding
 from ..contract.task import TASKS
 from ..contract.tensors import Arrays
+from ..engine.options import Provider
 from ..errors import InputError
 from ..session import Session
 from ..tasks.base import check_count, require
@@ -77,7 +78,7 @@ class SentenceEncoder:
         truncate_dim: int | None = None,
         backend: str | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Provider] | None = None,
         threads: int | None = None,
         variant: str | None = None,
         batch_invariant: bool = False,

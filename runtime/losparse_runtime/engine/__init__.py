@@ -8,6 +8,7 @@ choice      which variant to open where nobody says
 chosen      that one opened
 external    the weight files a model file names
 cpus        how many CPUs there are, and what they can
+cgroups     CPUs and memory that a container grants
 alone       texts of a batch one at a time
 forks       sessions in forked processes
 held        a session while it is open: who uses it, and its end

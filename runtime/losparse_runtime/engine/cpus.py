@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import InputError
+from .cgroups import cgroup_quota
 
 CPU_AVX2 = "cpu-avx2"
 CPU_AVX512_VNNI = "cpu-avx512-vnni"
@@ -88,62 +89,3 @@ def _flags(cpuinfo: Path) -> set[str]:
     except OSError:
         return set()
     return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
-
-
-def cgroup_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:
-    """CPUs the control groups grant this process, in CPUs; None where nothing limits it.
-
-    Args:
-        root: where the cgroup file systems are mounted.
-        membership: the kernel's list of this process's groups, one `id:controllers:path` a line.
-
-    Returns:
-        The smallest quota of the process's group and all groups above it, version 2 and version 1.
-    """
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return None
-    quotas: list[float] = []
-    for line in lines:
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0":
-            quotas += _quotas_v2(root, path)
-        elif "cpu" in controllers.split(","):
-            quotas += _quotas_v1(root / "cpu", path)
-    return min(quotas, default=None)
-
-
-def _groups(mount: Path, path: str) -> list[Path]:
-    """The group at `path` and every group above it. In a container the path may not exist below the mount."""
-    relative = path.strip("/")
-    parts = relative.split("/") if relative else []
-    return [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
-
-
-def _quotas_v2(root: Path, path: str) -> list[float]:
-    """Quotas from `cpu.max`, whose line reads `<quota or "max"> <period>`, both in microseconds."""
-    quotas = []
-    for group in _groups(root, path):
-        fields = _words(group / "cpu.max")
-        if len(fields) == 2 and fields[0] != "max":
-            quotas.append(int(fields[0]) / int(fields[1]))
-    return quotas
-
-
-def _quotas_v1(mount: Path, path: str) -> list[float]:
-    """Quotas from `cpu.cfs_quota_us` over `cpu.cfs_period_us`; a quota of -1 is no limit."""
-    quotas = []
-    for group in _groups(mount, path):
-        quota, period = _words(group / "cpu.cfs_quota_us"), _words(group / "cpu.cfs_period_us")
-        if len(quota) == len(period) == 1 and int(quota[0]) > 0:
-            quotas.append(int(quota[0]) / int(period[0]))
-    return quotas
-
-
-def _words(file: Path) -> list[str]:
-    try:
-        return file.read_text().split()
-    except OSError:
-        return []

@@ -19,6 +19,7 @@ from ..contract.files import read_folder
 from ..contract.task import TASKS
 from ..contract.variant import DEFAULT_PROVIDER
 from ..engine.cpus import int8_overflows
+from ..engine.options import Provider
 from ..errors import DependencyError, InputError
 from ..session import Session
 from ..timing.ratio import DEFAULT_RATIO, RatioVerdict, compare_latency
@@ -67,7 +68,7 @@ def assert_parity(
     *,
     variant: str | None = None,
     threads: int | None = None,
-    providers: Sequence[str] = (DEFAULT_PROVIDER,),
+    providers: Sequence[Provider] = (DEFAULT_PROVIDER,),
     record: Record | None = None,
 ) -> CheckReport:
     """Assert that a folder is as it was written, reads texts as its reference does, and gives the same numbers.
@@ -131,7 +132,7 @@ def assert_accuracy(
     label_column: str | None = None,
     batch_size: int = 32,
     threads: int | None = None,
-    providers: Sequence[str] = (DEFAULT_PROVIDER,),
+    providers: Sequence[Provider] = (DEFAULT_PROVIDER,),
     record: Record | None = None,
 ) -> dict[str, Accuracy]:
     """Assert that a folder that classifies texts is right often enough.
@@ -205,7 +206,7 @@ def assert_latency(
     against_variant: str | None = None,
     threads: int | None = None,
     min_seconds: float | None = None,
-    providers: Sequence[str] = (DEFAULT_PROVIDER,),
+    providers: Sequence[Provider] = (DEFAULT_PROVIDER,),
     record: Record | None = None,
 ) -> RatioVerdict:
     """Assert that a folder takes at most so many times as long as another one, timed in turns; see `compare_latency`.

@@ -16,6 +16,7 @@ from ..contract.files import read_folder
 from ..contract.progress import SILENT, Progress
 from ..contract.variant import DEFAULT_PROVIDER
 from ..engine.choice import overflowing
+from ..engine.options import Provider
 from ..errors import InputError
 from ..same_model import require_same_model
 from ..session import Session
@@ -129,7 +130,7 @@ Place = Path | str | tuple[Path | str, str]
 
 
 def open_folders(
-    folders: Sequence[Place], providers: Sequence[str] = (DEFAULT_PROVIDER,), threads: int | None = None
+    folders: Sequence[Place], providers: Sequence[Provider] = (DEFAULT_PROVIDER,), threads: int | None = None
 ) -> dict[str, Session]:
     """Open folders to be compared, each under a name that tells it from the others.
 
