@@ -119,7 +119,7 @@ def test_what_nobody_waits_for_is_not_run(make_folder: MakeFolder) -> None:
             assert isinstance(session, Slow)
             running = asyncio.ensure_future(model.infer(ids(2, 4)))
             await until(lambda: bool(session.rows))
-            gone = asyncio.ensure_future(model.do(lambda session: classify_work(session, ["a", "b"])))
+            gone = asyncio.ensure_future(model.do(lambda session: classify_work(session, ["a", "b"]), characters=2))
             await until(lambda: model.waiting == 2)
             gone.cancel()
             await asyncio.wait([gone])

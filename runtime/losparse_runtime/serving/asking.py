@@ -22,6 +22,11 @@ def checked_texts(texts: str | list[str], limit: int) -> list[str]:
     return listed
 
 
+def size_of(*given: str | list[str] | None) -> int:
+    """Return the characters of texts."""
+    return sum(len(each) if isinstance(each, str) else sum(map(len, each)) for each in given if each is not None)
+
+
 def choose(models: ModelTable, name: str | None, helper: str, request: Request) -> ServedModel:
     """Return the model that a request names, or the first whose task is done by a helper.
 

@@ -71,7 +71,16 @@ class Metrics:
             registry=kept,
             multiprocess_mode="livesum",
         )
+        self._answered: dict[tuple[str, str, int], Histogram] = {}
         self.reloads = Counter("losparse_reloads", "Replaced folders that were opened.", ("model",), registry=kept)
+
+    def answered(self, model: str, route: str, status: int, seconds: float) -> None:
+        """Count an answer."""
+        key = (model, route, status)
+        child = self._answered.get(key)
+        if child is None:
+            child = self._answered[key] = self.requests.labels(model, route, str(status))
+        child.observe(seconds)
 
     def heard(self, model: str, ran: Ran) -> None:
         """Count a run."""

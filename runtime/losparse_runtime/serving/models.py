@@ -161,11 +161,14 @@ class ServedModel:
         with opened.in_use():
             return await opened.infer(dict(inputs), self._seconds(deadline_s))
 
-    async def do(self, prepare: Callable[[Session], Work[R]], *, deadline_s: float | None = None) -> tuple[R, int]:
+    async def do(
+        self, prepare: Callable[[Session], Work[R]], *, characters: int, deadline_s: float | None = None
+    ) -> tuple[R, int]:
         """Do a task on texts, whose rows are joined with those of other requests.
 
         Args:
-            prepare: tokenises the texts, for the session that is given; a thread of its own calls it.
+            prepare: tokenises the texts, for the session that is given; of long texts on a thread.
+            characters: of all texts.
             deadline_s: see `infer`.
 
         Returns:
@@ -176,7 +179,7 @@ class ServedModel:
         """
         opened = self._opened
         with opened.in_use():
-            return await opened.do(prepare, self._seconds(deadline_s))
+            return await opened.do(prepare, characters, self._seconds(deadline_s))
 
     def _seconds(self, asked: float | None) -> float:
         return self._settings.deadline_s if asked is None else min(asked, self._settings.deadline_s)

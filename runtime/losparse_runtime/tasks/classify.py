@@ -80,14 +80,14 @@ def classify_work(
     labels, (output,) = class_names(session), task.outputs
 
     def read(places: Sequence[int], outputs: Arrays, mask: NDArray[Any]) -> list[Classification]:
-        return [_classification(labels, row) for row in class_scores(outputs[output], task.labels)]
+        return [_classification(labels, row) for row in class_scores(outputs[output], task.labels).tolist()]
 
     return Work(session.encoder.encodings(texts, pairs), read, list)
 
 
-def _classification(labels: Sequence[str], scores: NDArray[Any]) -> Classification:
-    best = int(scores.argmax())
-    return Classification(labels[best], float(scores[best]), dict(zip(labels, scores.tolist(), strict=True)))
+def _classification(labels: Sequence[str], scores: list[float]) -> Classification:
+    best = max(scores)
+    return Classification(labels[scores.index(best)], best, dict(zip(labels, scores, strict=True)))
 
 
 def _table(task: Task, results: Sequence[Classification], texts: Sequence[str]) -> Table:

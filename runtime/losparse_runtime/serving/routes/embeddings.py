@@ -18,7 +18,7 @@ from ...errors import InputError
 from ...session import Session
 from ...tasks.base import Work
 from ...tasks.embed import embed_work
-from ..asking import checked_texts, choose, deadline_of
+from ..asking import checked_texts, choose, deadline_of, size_of
 from ..gate import state_of
 from ..models import ModelTable
 from ..raw import Body, RawRoute, described, json_response, read_body, while_connected
@@ -73,7 +73,7 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
             )
 
         async with while_connected(request):
-            vectors, tokens = await model.do(prepare, deadline_s=deadline_of(request))
+            vectors, tokens = await model.do(prepare, characters=size_of(texts), deadline_s=deadline_of(request))
         state_of(request.scope).tokens = tokens
         return json_response(
             {

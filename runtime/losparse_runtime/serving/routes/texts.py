@@ -17,7 +17,7 @@ from ...tasks.classify import Classification, classify_work
 from ...tasks.rank import Ranked, rank_work
 from ...tasks.scoring import ANSWER_STRIDE, MAX_ANSWER_TOKENS
 from ...tasks.tag import tag_work
-from ..asking import checked_texts, choose, deadline_of
+from ..asking import checked_texts, choose, deadline_of, size_of
 from ..gate import state_of
 from ..models import ModelTable, ServedModel
 from ..raw import Body, RawRoute, described, json_response, read_body, while_connected
@@ -80,7 +80,9 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
         body = read_body(ClassifyBody, await request.body())
         texts = checked_texts(body.texts, limit)
         model = choose(models, body.model, "classify", request)
-        results, tokens = await _do(request, model, lambda session: classify_work(session, texts, body.pairs))
+        results, tokens = await _do(
+            request, model, lambda session: classify_work(session, texts, body.pairs), size_of(texts, body.pairs)
+        )
         return _answered(model, [_classified(each) for each in results], tokens)
 
     @routes.post("/v1/tag", openapi_extra=described(TagBody, {"texts": ["Ada Lovelace lived in London."]}))
@@ -89,7 +91,9 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
         body = read_body(TagBody, await request.body())
         texts = checked_texts(body.texts, limit)
         model = choose(models, body.model, "tag", request)
-        results, tokens = await _do(request, model, lambda session: tag_work(session, texts, words=body.words))
+        results, tokens = await _do(
+            request, model, lambda session: tag_work(session, texts, words=body.words), size_of(texts)
+        )
         return _answered(model, [[asdict(each) for each in tags] for tags in results], tokens)
 
     asked_example = {"question": "Where did she live?", "context": "Ada Lovelace lived in London."}
@@ -110,7 +114,7 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
                 )
             return work
 
-        result, tokens = await _do(request, model, prepare)
+        result, tokens = await _do(request, model, prepare, len(body.question) + len(body.context))
         return json_response({"model": model.name, "result": asdict(result), "tokens": tokens})
 
     example = {"query": "Where did she live?", "texts": ["She lived in London.", "It rained."]}
@@ -121,16 +125,23 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
         body = read_body(RankBody, await request.body())
         texts = checked_texts(body.texts, limit)
         model = choose(models, body.model, "rank", request)
-        results, tokens = await _do(request, model, lambda session: rank_work(session, body.query, texts))
+        results, tokens = await _do(
+            request,
+            model,
+            lambda session: rank_work(session, body.query, texts),
+            size_of(texts) + len(body.query) * len(texts),
+        )
         return _answered(model, [_ranked(each, body.return_texts) for each in results[: body.top]], tokens)
 
     return routes
 
 
-async def _do(request: Request, model: ServedModel, prepare: Callable[[Session], Work[Any]]) -> tuple[Any, int]:
+async def _do(
+    request: Request, model: ServedModel, prepare: Callable[[Session], Work[Any]], characters: int
+) -> tuple[Any, int]:
     """Do a task while its client is there."""
     async with while_connected(request):
-        result, tokens = await model.do(prepare, deadline_s=deadline_of(request))
+        result, tokens = await model.do(prepare, characters=characters, deadline_s=deadline_of(request))
     state_of(request.scope).tokens = tokens
     return result, tokens
 
