@@ -15,6 +15,7 @@ from losparse_runtime.contract.tensors import Arrays, TensorSpec, Vocabulary
 from losparse_runtime.serving.oip.datatypes import DATATYPES
 from losparse_runtime.serving.oip.request import parse_request
 
+HEADER = "Inference-Header-Content-Length"
 Body = tuple[bytes, int | None]
 """A body, and what the header Inference-Header-Content-Length says of it."""
 

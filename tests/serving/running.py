@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -57,6 +58,20 @@ class Server:
             return Answer(answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read())
         finally:
             connection.close()
+
+    def send(self, raw: bytes, method: str = "GET") -> Answer:
+        """Send bytes as they are, on a connection of their own, and read the first answer.
+
+        Raises:
+            http.client.HTTPException: there is none: the server closed the connection.
+            TimeoutError: there is none yet.
+        """
+        with socket.create_connection(("127.0.0.1", self.port), LONG) as connection:
+            connection.sendall(raw)
+            with http.client.HTTPResponse(connection, method=method) as answer:
+                answer.begin()
+                headers = {key.lower(): value for key, value in answer.getheaders()}
+                return Answer(answer.status, headers, answer.read())
 
 
 @contextmanager

@@ -48,6 +48,7 @@ def test_every_type_of_a_signature_has_a_name_in_the_protocol() -> None:
 
 
 @given(array=arrays(), binary=st.booleans())
+@settings(deadline=None)
 def test_what_tritonclient_writes_is_read_as_it_was(array: Array, binary: bool) -> None:
     body, length = by_client({"x": array}, binary=binary)
     request = parse_request(body, length, one(array))
@@ -56,6 +57,7 @@ def test_what_tritonclient_writes_is_read_as_it_was(array: Array, binary: bool) 
 
 
 @given(array=arrays(), nested=st.booleans(), ending=st.sampled_from([b"", b" ", b"\n\t"]))
+@settings(deadline=None)
 def test_json_may_be_one_list_or_lists_in_lists(array: Array, nested: bool, ending: bytes) -> None:
     data = array.tolist() if nested and array.ndim else array.ravel().tolist()
     request = parse_request(written(entry(array, "x", data=data)) + ending, None, one(array))
@@ -64,6 +66,7 @@ def test_json_may_be_one_list_or_lists_in_lists(array: Array, nested: bool, endi
 
 
 @given(outputs=st.lists(st.tuples(arrays(), st.booleans()), min_size=1, max_size=3), name=st.text(max_size=20))
+@settings(deadline=None)
 def test_tritonclient_reads_what_was_written(outputs: list[tuple[Array, bool]], name: str) -> None:
     named = {f"y{place}": array for place, (array, _) in enumerate(outputs)}
     asked = tuple(WantedOutput(f"y{place}", binary) for place, (_, binary) in enumerate(outputs))
@@ -76,7 +79,7 @@ def test_tritonclient_reads_what_was_written(outputs: list[tuple[Array, bool]], 
 
 
 @given(array=arrays(), binary=st.booleans(), cut=st.integers(0, 200), flipped=st.integers(0, 255))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_damaged_bodies_are_read_or_refused_in_one_line(array: Array, binary: bool, cut: int, flipped: int) -> None:
     body, length = by_client({"x": array}, binary=binary)
     place = cut % len(body)

@@ -48,6 +48,7 @@ def create_app(
         summary="Models that losparse exported, behind the Open Inference Protocol and routes that take texts.",
         version=_version(),
         lifespan=_lifespan,
+        redirect_slashes=False,  # a path is one of the routes, or none
     )
     app.state.models = models
     app.state.metrics = metrics

@@ -9,6 +9,8 @@ from ..errors import InputError
 from .gate import state_of
 from .models import ModelTable, ServedModel
 
+_MOST_DIGITS = 15  # of milliseconds: 30,000 years
+
 
 def checked_texts(texts: str | list[str], limit: int) -> list[str]:
     """Return texts as a list.
@@ -62,6 +64,6 @@ def deadline_of(request: Request) -> float | None:
     given = request.headers.get("x-timeout-ms")
     if given is None:
         return None
-    if not given.isascii() or not given.isdigit() or int(given) == 0:
+    if not given.isascii() or not given.isdigit() or len(given) > _MOST_DIGITS or int(given) == 0:
         raise InputError(f"header X-Timeout-Ms must be whole milliseconds above 0, got {given[:40]!r}")
     return int(given) / 1000

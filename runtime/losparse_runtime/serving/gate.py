@@ -205,7 +205,7 @@ def error_body(path: str, status: HTTPStatus, text: str) -> bytes:
         status: of the answer.
         text: what is wrong.
     """
-    line = " ".join(text.split())
+    line = "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
     if path.startswith(OPENAI_PREFIX):
         return to_json({"error": {"message": line, "type": kind_of(status), "code": int(status), "param": None}})
     return to_json({"error": line})
