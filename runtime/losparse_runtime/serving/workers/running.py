@@ -1,0 +1,134 @@
+"""One process serves: from the opened models to the last answered request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from ..logs import fields
+from ..settings import ServeSettings
+from .listening import BACKLOG, url_of
+
+MakeApp = Callable[[], FastAPI]
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+_BY_SIGNAL = 128
+"""What shells add to the number of the signal that ended a process."""
+
+logger = logging.getLogger("losparse_runtime.serving")
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its handlers of signals: those would end this process by the signal, not with 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            logger.info("serving", extra=fields(url=url_of(listener), pid=os.getpid()))
+
+
+def make_server(app: FastAPI, settings: ServeSettings) -> Server:
+    """Return uvicorn's server for an application."""
+    config = uvicorn.Config(
+        app,
+        interface="asgi3",
+        lifespan="off",  # `run` goes through it, so that an error in it arrives as it was raised
+        ws="none",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=math.ceil(settings.idle_s),
+        timeout_graceful_shutdown=math.ceil(settings.drain_s),
+    )
+    return Server(config)
+
+
+def serve_here(make_app: MakeApp, settings: ServeSettings, listener: socket.socket) -> int:
+    """Serve in this process until it is told to stop.
+
+    Args:
+        make_app: makes the application.
+        settings: of the server.
+        listener: a bound socket.
+
+    Returns:
+        0.
+
+    Raises:
+        LosparseRuntimeError: the application does not start.
+    """
+    with _ends_at_once():
+        app = make_app()
+        server = make_server(app, settings)
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(_run(server, app, listener))
+    return 0
+
+
+async def _run(server: Server, app: FastAPI, listener: socket.socket) -> None:
+    async with app.router.lifespan_context(app):
+        stop_by_signals(server, app)
+        await server.serve([listener])
+    logger.info("stopped", extra=fields(pid=os.getpid()))
+
+
+def stop_by_signals(server: Server, app: FastAPI) -> None:
+    """Let SIGTERM and SIGINT stop a server, at once when the second comes, and SIGHUP reload its models.
+
+    An application that can reload has a function without arguments as its `state.reload`.
+    """
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        if server.should_exit:
+            os._exit(_BY_SIGNAL + number)
+        logger.info("stopping: requests under way are answered", extra=fields(signal=number.name, pid=os.getpid()))
+        server.should_exit = True
+
+    for number in STOPPING:
+        loop.add_signal_handler(number, stop, number)
+    loop.add_signal_handler(signal.SIGHUP, reload_models, app)
+
+
+def reload_models(app: FastAPI) -> None:
+    """Ask an application to look at its folders now."""
+    reload: Callable[[], None] | None = getattr(app.state, "reload", None)
+    logger.info("asked to reload", extra=fields(pid=os.getpid()))
+    if reload is not None:
+        reload()
+
+
+@contextmanager
+def _ends_at_once() -> Iterator[None]:
+    """Let SIGTERM end this process with 0 while it starts: nobody waits for an answer yet.
+
+    Without it SIGTERM ends a process as well, but not the first of a container, which has no default actions.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        os._exit(0)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
