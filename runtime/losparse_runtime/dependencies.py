@@ -1,4 +1,4 @@
-"""Imports of the two optional packages, at the first use, with the line that installs them.
+"""Imports of the optional packages, at the first use, with the line that installs them.
 
 The official builds of onnxruntime (from 1.29 on, other systems than Windows too) report to Microsoft: importing one
 writes a device id under the cache folder and starts an uploader. Its documented switch, which it reads once, while it
@@ -79,6 +79,15 @@ def import_tokenizers() -> ModuleType:
         DependencyError: it is not installed or does not load.
     """
     return _import("tokenizers", "pip install 'losparse[runtime]'")
+
+
+def import_cryptography(part: str) -> ModuleType:
+    """A part of cryptography, as in "exceptions": what signs folders, and compares signatures.
+
+    Raises:
+        DependencyError: it is not installed or does not load.
+    """
+    return _import(f"cryptography.{part}", "pip install 'losparse[sign]'")
 
 
 def _import(name: str, way_out: str) -> ModuleType:

@@ -30,6 +30,7 @@ from .tasks.rank import Ranked, rank
 from .tasks.scoring import ANSWER_STRIDE, MAX_ANSWER_TOKENS
 from .tasks.tag import Tag, tag
 from .text.encoder import TextEncoder
+from .trust.seal import Seal
 
 
 class Session:
@@ -55,6 +56,9 @@ class Session:
         graph: which graph to open, as in "decoder", where the model has several; the first by default.
         unchecked: open a folder whose model was not compared with PyTorch yet; for the exporter, which compares it.
         cpu_nodes: let operators that the providers do not have run on the CPU; False refuses such a model.
+        verify: True to compare the SHA-256 of every file with the one that `losparse.json` lists, and to refuse what it
+            does not list; or the PEM file of a public key, which must have signed the folder as well. Sizes are always
+            compared.
 
     Attributes:
         choice: why this variant was opened, and why not the others; one line.
@@ -62,12 +66,13 @@ class Session:
         signature: what the model takes and returns; it checks inputs as `run` does, and makes some up.
 
     Raises:
-        FolderError: the folder is missing, damaged, or its metadata does not describe its model.
+        FolderError: the folder is missing, damaged, or its metadata does not describe its model; or `verify` finds
+            something.
         ProviderError: a provider is unknown, not installed, was dropped by onnxruntime, or has not an option; or it
             does not have all operators, and cpu_nodes is False.
-        InputError: threads is not a whole number >= 1, the folder has no such variant or graph, or cpu_nodes is False
-            beside the CPU provider.
-        DependencyError: onnxruntime is not installed.
+        InputError: threads is not a whole number >= 1, the folder has no such variant or graph, cpu_nodes is False
+            beside the CPU provider, or `verify` names no public key.
+        DependencyError: onnxruntime is not installed, or cryptography is not where a key is given.
     """
 
     def __init__(
@@ -83,8 +88,10 @@ class Session:
         graph: str | None = None,
         unchecked: bool = False,
         cpu_nodes: bool = True,
+        verify: bool | Path | str = False,
     ) -> None:
         self.folder = Path(folder)
+        seal = None if verify is False else Seal(self.folder, verify)
         settings = provider_settings(providers)
         options = Options(
             tuple(settings),
@@ -96,6 +103,7 @@ class Session:
             unchecked,
             {name: options for name, options in settings.items() if options},
             cpu_nodes,
+            verify if isinstance(verify, bool) else str(Path(verify).absolute()),
         )
         opened = open_chosen(self.folder, options)
         self._held = Held(opened.session, self.folder)
@@ -109,6 +117,9 @@ class Session:
         self.encoder = TextEncoder(
             self.folder, self.max_length, self.config.pad_token_id, self.metadata.type_ids, self.config.vocab_size
         )
+        if seal is not None:
+            self.encoder.load()
+            seal.confirm()
         self._batch_invariant = batch_invariant
         self._alone = batch_invariant and depends_on_batch(self.metadata, self.encoder.padding_side)
 

@@ -24,7 +24,8 @@ from losparse_export.folder.model import (
 from losparse_runtime import Session, read_folder, verify_files
 from losparse_runtime.checking.folder import changed_description
 from losparse_runtime.contract.files import METADATA_FILE, record_files, write_metadata
-from losparse_runtime.contract.folder import FileRecord, Folder, Source
+from losparse_runtime.contract.folder import Folder, Source
+from losparse_runtime.contract.records import FileRecord
 from losparse_runtime.contract.variant import ModelFile, Variant
 
 from .blocks import finish_model

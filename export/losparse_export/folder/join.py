@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from losparse.errors import LosparseError
 from losparse_runtime.contract.files import METADATA_FILE, read_folder, record_files, write_metadata
-from losparse_runtime.contract.folder import MODEL_GRAPH, FileRecord, Folder
+from losparse_runtime.contract.folder import MODEL_GRAPH, Folder
+from losparse_runtime.contract.records import FileRecord
 from losparse_runtime.contract.variant import MODEL_FILE, PLAN_FILE, ModelFile, Variant, data_file
 
 from .model import fingerprint, save_weights

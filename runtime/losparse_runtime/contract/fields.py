@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import FolderError, one_line
+from .inside import MIB, is_plain, read_inside
 
+MOST_BYTES = 16 * MIB
+"""Of a JSON file; those of models of 200 layers have 2 MiB."""
+_MOST_LEVELS = 64
 _LARGEST = sys.float_info.max
 _WAY_OUT = "export the folder again with `losparse export`"
 
@@ -17,13 +22,34 @@ _WAY_OUT = "export the folder again with `losparse export`"
 def read_json(file: Path) -> Fields:
     """Read a file that holds one JSON object.
 
+    Args:
+        file: in a folder; it may be a link as `inside` allows it.
+
     Raises:
-        FolderError: the file cannot be read, is not JSON (NaN and Infinity are not), or holds something else.
+        FolderError: the file cannot be read or leads out of its folder, is not JSON (NaN and Infinity are not), or
+            holds something else.
+    """
+    return parse_json(file, read_inside(file.parent, file.name, MOST_BYTES))
+
+
+def parse_json(file: Path, content: bytes) -> Fields:
+    """Read the bytes of a file that holds one JSON object.
+
+    Args:
+        file: they came from, for messages.
+        content: all of them.
+
+    Raises:
+        FolderError: they are not JSON, name a key twice, are nested deeper than anybody writes, or hold something else.
     """
     try:
-        data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise FolderError(f"{file}: cannot be read ({error.strerror or one_line(error)})") from error
+        data = json.loads(
+            content.decode("utf-8"),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_once,
+        )
+        _check_depth(data)
     except (ValueError, RecursionError) as error:
         raise FolderError(f"{file}: not valid JSON ({one_line(error)}); {_WAY_OUT}") from error
     if not isinstance(data, dict):
@@ -33,6 +59,35 @@ def read_json(file: Path) -> Fields:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    """Read a number; JSON has no Infinity, but 1e999 would read as one."""
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"{text[:40]} is not a finite number")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; of a key that is there twice, readers take the one or the other."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:80]!r} is there twice")
+    return made
+
+
+def _check_depth(data: object) -> None:
+    """Refuse what functions that call themselves could not go through."""
+    level = [data]
+    for _ in range(_MOST_LEVELS):
+        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [value for values in inner for value in values]
+        if not level:
+            return
+    raise ValueError(f"nested more than {_MOST_LEVELS} levels deep")
 
 
 class Fields:
@@ -61,10 +116,12 @@ class Fields:
         raise FolderError(f"{self.file}: field '{self.at}{name}' must be {expected}, got {value}; {_WAY_OUT}")
 
     def text(self, name: str) -> str:
-        """A string that is not empty."""
+        """A string that is not empty, and that a line of a log can hold."""
         value = self.data.get(name)
         if not isinstance(value, str) or not value:
             self.fail(name, "a string that is not empty")
+        if not is_plain(value):
+            self.fail(name, "a string without characters that cannot be seen")
         return value
 
     def choice(self, name: str, allowed: Sequence[str]) -> str:
@@ -91,7 +148,7 @@ class Fields:
     def number(self, name: str, minimum: float = 0.0) -> float:
         """A finite number, at least `minimum`."""
         value = self.data.get(name)
-        # JSON has no Infinity, but 1e999 reads as one, and 400 digits read as an int that no float holds.
+        # 400 digits read as an int that no float holds.
         if not isinstance(value, int | float) or isinstance(value, bool) or not minimum <= value <= _LARGEST:
             self.fail(name, f"a finite number >= {minimum:g}")
         return float(value)
@@ -124,6 +181,9 @@ class Fields:
         inner = self.object(name)
         if not inner.data:
             self.fail(name, "an object of at least one entry")
+        for entry in inner.data:
+            if not is_plain(entry):
+                self.fail(name, "an object whose names have no characters that cannot be seen")
         return ((entry, inner.object(entry)) for entry in inner.data)
 
     def objects(self, name: str) -> Iterator[Fields]:

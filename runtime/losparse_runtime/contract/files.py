@@ -2,6 +2,7 @@
 
 FOLDER/model.onnx      (+ model.onnx.data)   the graph and its weights; more such files for more graphs or variants
 FOLDER/losparse.json                         what it holds, `Folder`
+FOLDER/losparse.json.sig                     who vouches for that file, where somebody signed it
 FOLDER/config.json                           the Hugging Face configuration
 FOLDER/tokenizer.json tokenizer_config.json  may be absent; needed for texts, not for token ids
 FOLDER/modules.json 1_Pooling/ ...           for sentence-transformers, of embedding folders; this package reads none
@@ -12,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -21,11 +21,13 @@ from typing import Any
 from ..errors import FolderError, InputError
 from .config import CONFIG_FILE
 from .fields import read_json
-from .folder import FileRecord, Folder, parse_folder
+from .folder import Folder, parse_folder
+from .inside import locate, open_inside
 from .metadata import Metadata, select
+from .records import METADATA_FILE as METADATA_FILE
+from .records import SIGNATURE_FILE, FileRecord
 from .variant import MODEL_FILE, PLAN_FILE
 
-METADATA_FILE = "losparse.json"
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILES = (
@@ -60,18 +62,17 @@ def read_folder(folder: Path | str) -> Folder:
         FolderError: the folder or a file is missing or cut short, or the metadata is damaged.
     """
     folder = Path(folder)
-    _check_kind(folder)
+    check_kind(folder)
     contents = parse_folder(read_json(folder / METADATA_FILE))
     for name, record in contents.files.items():
-        file = folder / name
-        size = _size(file)
-        if size is None:
+        file, found = folder / name, locate(folder, name)
+        if found is None:
             raise FolderError(
                 f"{file}: missing, but {METADATA_FILE} names it; copy the whole folder, or export it again"
             )
-        if size != record.bytes:
+        if found.bytes != record.bytes:
             raise FolderError(
-                f"{file}: must have {record.bytes} bytes by {METADATA_FILE}, has {size}; "
+                f"{file}: must have {record.bytes} bytes by {METADATA_FILE}, has {found.bytes}; "
                 "copy it again, or export it again"
             )
     return contents
@@ -121,34 +122,27 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
         folder: a finished folder, but for its metadata.
 
     Returns:
-        By their path inside the folder, of every file but the metadata, which holds this.
+        By their path inside the folder, of every file but the metadata, which holds this, and its signature.
     """
-    files = ((file.relative_to(folder).as_posix(), file) for file in sorted(folder.rglob("*")) if file.is_file())
-    return {name: FileRecord(file.stat().st_size, _digest(file)) for name, file in files if name != METADATA_FILE}
+    found = (file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file())
+    names = (name for name in found if name not in (METADATA_FILE, SIGNATURE_FILE))
+    return {name: FileRecord((folder / name).stat().st_size, _digest(folder, name)) for name in names}
 
 
-def _size(file: Path) -> int | None:
-    """Return the bytes of a file; None where there is no such file.
+def _digest(folder: Path, name: str) -> str:
+    with open_inside(folder, name) as stream:
+        try:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise FolderError(f"{folder / name}: cannot be read ({error.strerror})") from error
+
+
+def check_kind(folder: Path) -> None:
+    """Say what is in the place where an exported folder was expected.
 
     Raises:
-        FolderError: the system does not say, as of a name that is too long for it.
+        FolderError: it is no exported folder.
     """
-    try:
-        found = file.stat()
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL within the name
-        return None
-    except OSError as error:
-        raise FolderError(f"{file}: cannot be read ({error.strerror})") from error
-    return found.st_size if stat.S_ISREG(found.st_mode) else None
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _check_kind(folder: Path) -> None:
-    """Say what is in the place where an exported folder was expected."""
     if not folder.exists():
         raise FolderError(f"{folder}: no such folder; give the folder that `losparse export` wrote")
     if not folder.is_dir():
@@ -175,7 +169,7 @@ def verify_files(folder: Path | str) -> None:
     """
     folder = Path(folder)
     for name, record in read_folder(folder).files.items():
-        changed = _changed(folder, name, record)
+        changed = difference(folder, name, record)
         if changed is not None:
             raise FolderError(
                 f"{folder / name}: {changed}: the file changed after the export; copy it again, or export it again"
@@ -194,42 +188,46 @@ def changed_files(folder: Path | str) -> list[str]:
         FolderError: the folder has no metadata that can be read, or a file cannot be.
     """
     folder = Path(folder)
-    _check_kind(folder)
+    check_kind(folder)
     listed = parse_folder(read_json(folder / METADATA_FILE)).files
-    found = [(name, _changed(folder, name, record)) for name, record in listed.items()]
+    found = [(name, difference(folder, name, record)) for name, record in listed.items()]
     lines = [f"{name}: {changed}" for name, changed in found if changed is not None]
-    known = {METADATA_FILE, *listed, *(() if CONFIG_FILE in listed else _ONCE_UNLISTED)}
-    return [*lines, *(f"{name}: {METADATA_FILE} does not list it" for name in sorted(_unlisted(folder, known)))]
+    known = {METADATA_FILE, SIGNATURE_FILE, *listed, *(() if CONFIG_FILE in listed else _ONCE_UNLISTED)}
+    return [*lines, *(f"{name}: {METADATA_FILE} does not list it" for name in sorted(unlisted(folder, known)))]
 
 
-def _unlisted(folder: Path, known: Collection[str], inside: str = "") -> Iterator[str]:
-    """Yield what a folder holds beside the files that are known, by path; a folder without any of them is one name."""
+def unlisted(folder: Path, known: Collection[str], inside: str = "") -> Iterator[str]:
+    """Yield what a folder holds beside the files that are known, by path; a folder without any of them is one name.
+
+    What is hidden, a README or a licence is left out: neither onnxruntime nor this package ever reads it.
+    """
     for path in folder.iterdir():
         name = f"{inside}{path.name}"
         if path.is_dir() and any(each.startswith(f"{name}/") for each in known):
-            yield from _unlisted(path, known, f"{name}/")
-        elif name not in known and not _beside_the_model(path.name):
+            if not path.is_symlink():  # what is behind a link has a place of its own, or is not of this folder
+                yield from unlisted(path, known, f"{name}/")
+        elif name not in known and not beside_the_model(path.name):
             yield name
 
 
-def _beside_the_model(name: str) -> bool:
+def beside_the_model(name: str) -> bool:
     """Whether neither onnxruntime nor this package ever reads what has this name."""
     place = Path(name.lower())
     return name.startswith(".") or (place.stem in _ABOUT and place.suffix in _TEXT)
 
 
-def _changed(folder: Path, name: str, record: FileRecord) -> str | None:
-    """Say in what a file differs from its record; None where it does not."""
-    file = folder / name
-    size = _size(file)
-    if size is None:
+def difference(folder: Path, name: str, record: FileRecord) -> str | None:
+    """Say in what a file differs from its record; None where it does not. Reads the file whole.
+
+    Raises:
+        FolderError: it cannot be read, or leads out of the folder.
+    """
+    found = locate(folder, name)
+    if found is None:
         return f"missing, {METADATA_FILE} lists it"
-    try:
-        digest = _digest(file)
-    except OSError as error:
-        raise FolderError(f"{file}: cannot be read ({error.strerror})") from error
-    if size != record.bytes:
-        return f"has {size} bytes, {METADATA_FILE} says {record.bytes}"
+    if found.bytes != record.bytes:  # whatever it holds; so a file of any size costs no more than one that is listed
+        return f"has {found.bytes} bytes, {METADATA_FILE} says {record.bytes}"
+    digest = _digest(folder, name)
     if digest != record.sha256:
         return f"SHA-256 is {digest[:16]}..., {METADATA_FILE} says {record.sha256[:16]}..."
     return None

@@ -22,6 +22,7 @@ from typing import Any
 from ..errors import FolderError
 from .embedding import Embedding, parse_embedding, parse_pooling
 from .fields import Fields
+from .records import FileRecord, parse_records
 from .signature import Signature, parse_signature
 from .task import FEATURE_EXTRACTION, QUESTION_ANSWERING, TASKS, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from .tensors import TOKENS
@@ -38,14 +39,6 @@ MODEL_GRAPH = "model"
 """Name of a graph that is alone."""
 FINGERPRINT_KEY = "losparse.fingerprint"
 DESCRIPTION_KEY = "losparse.description"  # what the graph itself carries of losparse.json, as JSON
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """Size in bytes and SHA-256 (64 hexadecimal digits) of one file."""
-
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -292,13 +285,7 @@ def _source(fields: Fields) -> Source:
 
 
 def _files(fields: Fields, variants: Mapping[str, Variant]) -> dict[str, FileRecord]:
-    records = {}
-    for name in fields.data:
-        # What points outside the folder, and what is one file by two names, is refused.
-        if "\\" in name or any(part in ("", ".", "..") for part in name.split("/")):
-            raise FolderError(f"{fields.file}: field 'files' must name files inside the folder, got {name!r}")
-        record = fields.object(name)
-        records[name] = FileRecord(record.integer("bytes", 0), record.digest("sha256"))
+    records = parse_records(fields)
     for variant in variants.values():
         if variant.plan != PLAN_FILE and variant.plan not in records:
             fields.fail(variant.plan, "an object")

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..errors import InputError
 from .embedding import Embedding
-from .folder import FileRecord, Folder, Source
+from .folder import Folder, Source
+from .records import FileRecord
 from .signature import Signature
 from .tensors import TensorSpec
 from .variant import ModelFile, Variant

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FolderError
+from .inside import open_inside
 from .protobuf import message_fields
 
 _GRAPH, _INITIALIZER = 7, 5
@@ -54,7 +55,10 @@ def stored_weights(model: Path) -> list[StoredWeight]:
         FolderError: the file is not a model, or is cut short.
     """
     try:
-        with model.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with (
+            open_inside(model.parent, model.name) as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
             return list(_weights(data))
     except (OSError, ValueError, IndexError) as error:
         raise FolderError(

@@ -75,6 +75,7 @@ class Opening:
         threads: see `Session`.
         variant: see `Session`.
         batch_invariant: see `Session`.
+        verify: see `Session`.
     """
 
     device: object = None
@@ -84,6 +85,7 @@ class Opening:
     threads: int | None = None
     variant: str | None = None
     batch_invariant: bool = False
+    verify: bool | Path | str = False
 
     def open(self, owner: str, folder: Path | str | Session) -> Session:
         """Open a folder; a session that is open already is taken as it is.
@@ -110,6 +112,7 @@ class Opening:
             self.threads,
             batch_invariant=self.batch_invariant,
             variant=variant,
+            verify=self.verify,
         )
         check_device(owner, self.device, session)
         return session

@@ -39,6 +39,7 @@ class CrossEncoder:
         threads: see `Session`.
         variant: see `Session`.
         batch_invariant: see `Session`.
+        verify: see `Session`.
         others: further arguments of CrossEncoder, which are refused unless they ask for nothing.
 
     Attributes:
@@ -66,10 +67,11 @@ class CrossEncoder:
         threads: int | None = None,
         variant: str | None = None,
         batch_invariant: bool = False,
+        verify: bool | Path | str = False,
         **others: object,
     ) -> None:
         refuse(_NAME, {name: value for name, value in others.items() if name != "local_files_only"})
-        opening = Opening(device, backend, model_kwargs, providers, threads, variant, batch_invariant)
+        opening = Opening(device, backend, model_kwargs, providers, threads, variant, batch_invariant, verify)
         self.session = opening.open(_NAME, model_name_or_path)
         require(self.session, "rank", does=TASKS[self.session.task].scores_texts)
         if num_labels is not None and num_labels != self.num_labels:

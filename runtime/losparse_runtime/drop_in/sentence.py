@@ -53,6 +53,7 @@ class SentenceEncoder:
         threads: see `Session`.
         variant: see `Session`.
         batch_invariant: see `Session`.
+        verify: see `Session`.
         others: further arguments of SentenceTransformer, which are refused unless they ask for nothing.
 
     Attributes:
@@ -82,10 +83,11 @@ class SentenceEncoder:
         threads: int | None = None,
         variant: str | None = None,
         batch_invariant: bool = False,
+        verify: bool | Path | str = False,
         **others: object,
     ) -> None:
         refuse(_NAME, {name: value for name, value in others.items() if name != "local_files_only"})
-        opening = Opening(device, backend, model_kwargs, providers, threads, variant, batch_invariant)
+        opening = Opening(device, backend, model_kwargs, providers, threads, variant, batch_invariant, verify)
         self.session = opening.open(_NAME, model_name_or_path)
         require(self.session, "embed")
         settings = self.session.metadata.embedding

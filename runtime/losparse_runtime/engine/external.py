@@ -13,6 +13,7 @@ import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ..contract.inside import open_inside
 from ..contract.protobuf import message_fields
 from ..errors import FolderError
 
@@ -36,7 +37,10 @@ def external_files(model: Path) -> set[str]:
         FolderError: the file is not a model, or is cut short.
     """
     try:
-        with model.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with (
+            open_inside(model.parent, model.name) as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
             return set(_locations(data, "model", 0, len(data)))
     except (OSError, ValueError, IndexError, RecursionError) as error:
         raise FolderError(

@@ -30,6 +30,7 @@ class Options:
         unchecked: open a model that was not compared with PyTorch yet; for the exporter, which compares it.
         settings: options of providers as texts, by provider and name; providers without any may be left out.
         cpu_nodes: let nodes that the providers do not have run on the CPU; False refuses a model that has such nodes.
+        verify: see `Session`; the file of a key as a text.
     """
 
     providers: tuple[str, ...]
@@ -41,6 +42,7 @@ class Options:
     unchecked: bool = False
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     cpu_nodes: bool = True
+    verify: bool | str = False
 
     def __post_init__(self) -> None:
         """Check the thread count, and what may not go together."""
@@ -60,7 +62,7 @@ class Options:
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `Session` that mean the same, as JSON values."""
         providers = [[name, dict(self.settings[name])] if name in self.settings else name for name in self.providers]
-        kept = ("threads", "allow_fallback", "spinning", "variant", "graph", "unchecked", "cpu_nodes")
+        kept = ("threads", "allow_fallback", "spinning", "variant", "graph", "unchecked", "cpu_nodes", "verify")
         return {"providers": providers, **{name: getattr(self, name) for name in kept}}
 
 

@@ -78,6 +78,7 @@ def open_session(place: ModelPlace, settings: ServeSettings) -> Session:
         batch_invariant=not settings.mixed,
         spinning=False,
         variant=place.variant,
+        verify=settings.verify_key or settings.verify,
     )
 
 

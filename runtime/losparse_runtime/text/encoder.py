@@ -13,9 +13,10 @@ import numpy as np
 
 from ..contract.fields import read_json
 from ..contract.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from ..contract.inside import MIB, read_inside
 from ..contract.tensors import MASK, TOKENS, TYPES, Arrays
 from ..dependencies import import_tokenizers
-from ..errors import InputError, LosparseRuntimeError, TokenizerError, one_line
+from ..errors import FolderError, InputError, LosparseRuntimeError, TokenizerError, one_line
 from .cuts import count_cuts
 from .panics import PanicError, panics_caught
 from .truncation import Truncating, Truncation, check_size
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
 logger = logging.getLogger(__name__)
+
+_MOST_BYTES = 256 * MIB
+"""Of a `tokenizer.json`; one of 256,000 words has 35 MiB."""
 
 
 class TextEncoder:
@@ -209,6 +213,18 @@ class TextEncoder:
         except Exception as error:  # the Rust side raises plain Exception: it may have no token for this text alone
             logger.info("%s: has no tokens for 'a': %s", self.folder, one_line(error))
 
+    def load(self) -> None:
+        """Read what the folder has of a tokenizer now, so that nothing is read later.
+
+        Raises:
+            TokenizerError: `tokenizer.json` is damaged.
+            FolderError: `tokenizer_config.json` is.
+            DependencyError: tokenizers is not installed.
+        """
+        if (self.folder / TOKENIZER_FILE).is_file():
+            _ = self._truncating
+        _ = self._settings
+
     def _open(self) -> Tokenizer:
         file = self.folder / TOKENIZER_FILE
         if not file.is_file():
@@ -218,8 +234,11 @@ class TextEncoder:
             )
         tokenizers = import_tokenizers()
         try:
+            content = read_inside(self.folder, TOKENIZER_FILE, _MOST_BYTES)
             with panics_caught():
-                tokenizer: Tokenizer = tokenizers.Tokenizer.from_file(str(file))
+                tokenizer: Tokenizer = tokenizers.Tokenizer.from_buffer(content)
+        except FolderError as error:
+            raise TokenizerError(str(error)) from error
         except Exception as error:  # the Rust side raises plain Exception
             raise TokenizerError(
                 f"{file}: tokenizers cannot read it ({one_line(error)}); export the folder again"
