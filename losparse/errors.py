@@ -19,17 +19,21 @@ _OPTIONAL = frozenset(
     {
         "accelerate",
         "datasets",
+        "fastapi",
+        "fastapi_offline",
         "onnx",
         "onnx_ir",
         "onnxruntime",
         "onnxscript",
         "peft",
+        "prometheus_client",
         "pydantic",
         "safetensors",
         "scipy",
         "tokenizers",
         "torch",
         "transformers",
+        "uvicorn",
         "yaml",
     }
 )

@@ -40,17 +40,18 @@ class Words(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def set_up_logs(*, json_lines: bool, level: int) -> None:
-    """Let all loggers write to stderr, one line a record.
+def set_up_logs(*, json_lines: bool, requests: bool) -> None:
+    """Let all loggers write to stderr, one line a record; those of others begin at warnings.
 
     Args:
         json_lines: as JSON instead of words.
-        level: of this package's records; those of others begin at warnings.
+        requests: say of every request that it was answered; otherwise of those that failed.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if json_lines else Words())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("losparse_runtime").setLevel(level)
+    logging.getLogger("losparse_runtime.serving").setLevel(logging.INFO)
+    logging.getLogger(f"{__package__}.gate").setLevel(logging.INFO if requests else logging.WARNING)
 
 
 def fields(**said: object) -> dict[str, object]:
