@@ -156,7 +156,8 @@ def test_blocks_that_do_not_run_are_installs_and_targets(page: Path) -> None:
         if block.setting is not None or block.language in ("", "json", "yaml", "math"):
             continue
         if block.client is not None:  # run in an environment of its own, by a file that names it
-            checks = [*(ROOT / "tests").glob("**/check_*"), *(ROOT / "tests" / "runtime").glob("test_*.py")]
+            tests = [*(ROOT / "tests" / "runtime").glob("test_*.py"), *(ROOT / "tests" / "serving").glob("test_*.py")]
+            checks = [*(ROOT / "tests").glob("**/check_*"), *tests]
             assert any(f'"{block.client}"' in check.read_text(encoding="utf-8") for check in checks), block.client
             continue
         assert block.language == "sh", f"{page.name}: a block of {block.language} needs a <!-- run: ... --> line"
