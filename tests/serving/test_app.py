@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from losparse_runtime import Session
+from losparse_runtime.serving.routes import embeddings, texts
 
 from ..runtime.conftest import MakeFolder
 from .conftest import Serve
@@ -247,3 +248,23 @@ def test_the_page_of_the_routes_needs_no_other_server_and_asks_for_the_token(
         assert file.startswith("/")
         assert client.get(file).status_code == 200, file
     assert client.get("/openapi.json").json()["security"] == [{"token": []}]
+
+
+def test_answers_are_as_they_are_described(make_folder: MakeFolder, serve: Serve) -> None:
+    folders = {
+        "classes": make_folder(name="classes"),
+        "words": make_folder("token-classification", name="words"),
+        "spans": make_folder("question-answering", name="spans"),
+        "pairs": make_folder("regression", name="pairs"),
+        "vectors": make_folder("feature-extraction", name="vectors"),
+    }
+    client = serve(folders)
+    for route, body, kind in (
+        ("classify", {"texts": "a"}, texts.ClassifySaid),
+        ("tag", {"texts": "a b"}, texts.TagsSaid),
+        ("answer", {"question": "a", "context": "b c"}, texts.AnswerSaid),
+        ("rank", {"query": "a", "texts": ["b"]}, texts.RankSaid),
+        ("embeddings", {"input": "a"}, embeddings.EmbeddingsSaid),
+    ):
+        said = client.post(f"/v1/{route}", json=body).json()
+        assert kind.model_validate(said).model_dump() == said, route

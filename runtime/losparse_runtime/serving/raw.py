@@ -40,6 +40,22 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class Said(BaseModel):
+    """A body of an answer. Answers are made of plain values; this describes them."""
+
+
+def answers(kind: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """Return what `responses` says of a route: its answer, and the errors that all may give."""
+    wrong = {
+        400: "something in the request is wrong",
+        404: "there is no such model",
+        413: "the body is too large",
+        503: "the queue is full, or the server is closing; Retry-After says when to come back",
+        504: "the answer was not there in time",
+    }
+    return {200: {"model": kind}, **{status: {"description": text} for status, text in wrong.items()}}
+
+
 def described(body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
     """Return what `openapi_extra` says of a body that the route reads itself."""
     schema = body.model_json_schema(ref_template="#/components/schemas/{model}")

@@ -21,7 +21,7 @@ from ...tasks.embed import embed_work
 from ..asking import checked_texts, choose, deadline_of, size_of
 from ..gate import state_of
 from ..models import ModelTable
-from ..raw import Body, RawRoute, described, json_response, read_body, while_connected
+from ..raw import Body, RawRoute, Said, answers, described, json_response, read_body, while_connected
 from ..settings import ServeSettings
 
 _ANY = ("tei", "text-embeddings-inference")
@@ -49,6 +49,30 @@ class EmbeddingsBody(Body):
     prompt: Annotated[str | None, Field(description="a text to put in front of every text instead")] = None
 
 
+class VectorSaid(Said):
+    """One vector."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class UsageSaid(Said):
+    """What was read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsSaid(Said):
+    """A vector for each text."""
+
+    object: Literal["list"]
+    data: list[VectorSaid]
+    model: str
+    usage: UsageSaid
+
+
 def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
     """Return the routes.
 
@@ -59,7 +83,9 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
     routes = APIRouter(route_class=RawRoute, tags=["OpenAI"])
 
     @routes.post(
-        "/v1/embeddings", openapi_extra=described(EmbeddingsBody, {"input": ["a fine film", "two dull hours"]})
+        "/v1/embeddings",
+        responses=answers(EmbeddingsSaid),
+        openapi_extra=described(EmbeddingsBody, {"input": ["a fine film", "two dull hours"]}),
     )
     async def embeddings(request: Request) -> Response:
         """A vector for each text."""

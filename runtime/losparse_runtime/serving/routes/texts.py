@@ -20,7 +20,7 @@ from ...tasks.tag import tag_work
 from ..asking import checked_texts, choose, deadline_of, size_of
 from ..gate import state_of
 from ..models import ModelTable, ServedModel
-from ..raw import Body, RawRoute, described, json_response, read_body, while_connected
+from ..raw import Body, RawRoute, Said, answers, described, json_response, read_body, while_connected
 from ..settings import ServeSettings
 
 Model = Annotated[str | None, Field(description="name of the model; the first that does the task where none is named")]
@@ -64,6 +64,69 @@ class RankBody(Body):
     model: Model = None
 
 
+class ClassSaid(Said):
+    """The class of one text."""
+
+    label: str
+    score: float
+    scores: dict[str, float]
+
+
+class ClassifySaid(Said):
+    """Classes of texts."""
+
+    model: str
+    results: list[ClassSaid]
+    tokens: Annotated[int, Field(description="of all texts, special ones included")]
+
+
+class SpanSaid(Said):
+    """A part of a text."""
+
+    text: str
+    start: Annotated[int, Field(description="its first character, counted from 0")]
+    end: Annotated[int, Field(description="one past its last character")]
+    score: float
+
+
+class TagSaid(SpanSaid):
+    """A labelled part of a text."""
+
+    label: str
+
+
+class TagsSaid(Said):
+    """Labels of the words of texts."""
+
+    model: str
+    results: list[list[TagSaid]]
+    tokens: int
+
+
+class AnswerSaid(Said):
+    """The answer to a question."""
+
+    model: str
+    result: SpanSaid
+    tokens: int
+
+
+class PlaceSaid(Said):
+    """One text of a ranking."""
+
+    index: Annotated[int, Field(description="its place among the texts of the request")]
+    score: float
+    text: str | None = None
+
+
+class RankSaid(Said):
+    """Texts, the best first."""
+
+    model: str
+    results: list[PlaceSaid]
+    tokens: int
+
+
 def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
     """Return the routes.
 
@@ -74,7 +137,11 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
     routes = APIRouter(route_class=RawRoute, tags=["texts"])
     limit = settings.texts_in_request
 
-    @routes.post("/v1/classify", openapi_extra=described(ClassifyBody, {"texts": ["a fine film", "two dull hours"]}))
+    @routes.post(
+        "/v1/classify",
+        responses=answers(ClassifySaid),
+        openapi_extra=described(ClassifyBody, {"texts": ["a fine film", "two dull hours"]}),
+    )
     async def classify(request: Request) -> Response:
         """Classes of texts or pairs: the best label, and the score of every one."""
         body = read_body(ClassifyBody, await request.body())
@@ -85,7 +152,11 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
         )
         return _answered(model, [_classified(each) for each in results], tokens)
 
-    @routes.post("/v1/tag", openapi_extra=described(TagBody, {"texts": ["Ada Lovelace lived in London."]}))
+    @routes.post(
+        "/v1/tag",
+        responses=answers(TagsSaid),
+        openapi_extra=described(TagBody, {"texts": ["Ada Lovelace lived in London."]}),
+    )
     async def tag(request: Request) -> Response:
         """Labels of the words of texts, or of their tokens."""
         body = read_body(TagBody, await request.body())
@@ -98,7 +169,7 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
 
     asked_example = {"question": "Where did she live?", "context": "Ada Lovelace lived in London."}
 
-    @routes.post("/v1/answer", openapi_extra=described(AnswerBody, asked_example))
+    @routes.post("/v1/answer", responses=answers(AnswerSaid), openapi_extra=described(AnswerBody, asked_example))
     async def answer(request: Request) -> Response:
         """The span of a context that answers a question."""
         body = read_body(AnswerBody, await request.body())
@@ -119,7 +190,7 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
 
     example = {"query": "Where did she live?", "texts": ["She lived in London.", "It rained."]}
 
-    @routes.post("/v1/rank", openapi_extra=described(RankBody, example))
+    @routes.post("/v1/rank", responses=answers(RankSaid), openapi_extra=described(RankBody, example))
     async def rank(request: Request) -> Response:
         """Texts by how well they go with a query, the best first."""
         body = read_body(RankBody, await request.body())
