@@ -117,6 +117,15 @@ test-ray: $(BIN)/.installed .venv-ray/.installed
 	$(BIN)/python tests/ray/write_folders.py build/ray
 	.venv-ray/bin/python tests/ray/check_ray.py build/ray
 
+# Every route of the server by its OpenAPI schema, with requests that schemathesis makes up: three minutes.
+.venv-schemathesis/.installed:
+	$(PYTHON) -m venv .venv-schemathesis || python3 -m venv .venv-schemathesis
+	.venv-schemathesis/bin/python -m pip install --quiet schemathesis==4.32.5
+	touch $@
+
+test-schemathesis: $(BIN)/.installed .venv-schemathesis/.installed
+	$(BIN)/python -m tests.serving.check_schemathesis .venv-schemathesis/bin/schemathesis
+
 # Each extra in a clean environment: what it brings, and what it refuses.
 test-extras: $(BIN)/.installed
 	PYTHON=$(PYTHON) bash tests/extras/check_extras.sh $(BIN)/python
@@ -159,4 +168,4 @@ check-workflows: .venv-workflows/.installed
 	.venv-workflows/bin/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci examples/ci/gitlab.yml
 
 clean:
-	rm -rf .venv-ray .venv-workflows $(VENV) .venv-optimum .venv-sentence-transformers .venv-clients .venv-onnxruntime-1.22 .venv-onnxruntime-openvino .node-clients .venv-docs .venv-release build dist
+	rm -rf .venv-ray .venv-workflows $(VENV) .venv-optimum .venv-sentence-transformers .venv-clients .venv-onnxruntime-1.22 .venv-onnxruntime-openvino .node-clients .venv-docs .venv-release .venv-schemathesis build dist
