@@ -44,7 +44,7 @@ TOKENIZER_FILES = (
 """Files of a tokenizer: an export brings those of its source along."""
 
 # What earlier writers put into a folder without listing it.
-_ONCE_UNLISTED = (CONFIG_FILE, PLAN_FILE, *TOKENIZER_FILES)
+ONCE_UNLISTED = (CONFIG_FILE, PLAN_FILE, *TOKENIZER_FILES)
 # What is written about a folder, with an ending for text or without one.
 _ABOUT, _TEXT = ("readme", "license", "licence", "notice"), ("", ".md", ".txt", ".rst")
 
@@ -192,7 +192,7 @@ def changed_files(folder: Path | str) -> list[str]:
     listed = parse_folder(read_json(folder / METADATA_FILE)).files
     found = [(name, difference(folder, name, record)) for name, record in listed.items()]
     lines = [f"{name}: {changed}" for name, changed in found if changed is not None]
-    known = {METADATA_FILE, SIGNATURE_FILE, *listed, *(() if CONFIG_FILE in listed else _ONCE_UNLISTED)}
+    known = {METADATA_FILE, SIGNATURE_FILE, *listed, *(() if CONFIG_FILE in listed else ONCE_UNLISTED)}
     return [*lines, *(f"{name}: {METADATA_FILE} does not list it" for name in sorted(unlisted(folder, known)))]
 
 
