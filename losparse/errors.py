@@ -18,7 +18,6 @@ class LosparseError(ValueError):
 _OPTIONAL = frozenset(
     {
         "accelerate",
-        "cryptography",
         "datasets",
         "fastapi",
         "fastapi_offline",

@@ -6,12 +6,11 @@ A variant that fails a gate is not in the folder. Where none is left there is no
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from losparse_runtime.contract.files import read_folder, write_json, write_metadata
-from losparse_runtime.contract.gates import PassedGate
 from losparse_runtime.errors import LosparseRuntimeError
 
 from ..environment import machine, versions
@@ -38,7 +37,7 @@ def decide(work: Work) -> None:
     verdicts = judge(work.recipe.gates, found, timed_again(work))
     _note_verdicts(models, verdicts, (read_facts(work, "export") or {}).get("failed", {}))
     passed = [name for name, entry in models.items() if entry.get("passed")]
-    ship(work, passed, bench, verdicts)
+    ship(work, passed, models, bench)
     write_recipe(work)
     write_json(work.out / BUILD, _facts(work, models, bench, verdicts))
 
@@ -117,8 +116,8 @@ def _note_verdicts(models: dict[str, dict[str, Any]], verdicts: list[Verdict], f
         models[name] |= {"accuracy": None, "passed": False, "failures": [f"parity: {why}"]}
 
 
-def ship(work: Work, passed: list[str], bench: Mapping[str, Any], verdicts: Sequence[Verdict]) -> None:
-    """Put the variants that passed into a folder of their own, with what was measured of them and what they passed."""
+def ship(work: Work, passed: list[str], models: Mapping[str, Mapping[str, Any]], bench: Mapping[str, Any]) -> None:
+    """Put the variants that passed into a folder of their own, with what was measured of them."""
     from losparse_export import keep_variants
 
     before = _before(work.shipped)
@@ -132,12 +131,7 @@ def ship(work: Work, passed: list[str], bench: Mapping[str, Any], verdicts: Sequ
         accuracy = read_facts(work, "accuracy")
         for name in passed:
             times = {**before.get(_fingerprints(contents.variants[name]), {}), **_times(name, bench)}
-            gates = tuple(
-                PassedGate(each.gate, each.limit, each.value)
-                for each in verdicts
-                if each.variant == name and each.value is not None
-            )
-            contents = contents.measured(name, accuracy=_told(accuracy, name), times=times, gates=gates)
+            contents = contents.measured(name, accuracy=_told(accuracy, name), times=times)
         write_metadata(folder, contents)
 
 

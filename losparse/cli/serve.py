@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from losparse_runtime.engine.options import MEMORY
+
 from ..errors import LosparseError
 from .parser import CommandParser, positive_int
 from .run import add_session_options
@@ -31,6 +33,12 @@ def add_options(parser: CommandParser) -> None:
     parser.add_argument("--port", type=int, metavar="N", help="to listen on (default 8000; 0: any that is free)")
     parser.add_argument("--workers", type=positive_int, metavar="N", help="processes (default 1)")
     add_session_options(parser)
+    parser.add_argument(
+        "--memory",
+        choices=MEMORY,
+        help="what is kept between runs of different shapes: flat (default) what the largest needed, fast a plan for "
+        "each shape",
+    )
     batching = parser.add_argument_group("batching")
     batching.add_argument("--max-batch", type=positive_int, metavar="N", help="texts in one run (default 32)")
     batching.add_argument(

@@ -44,9 +44,6 @@ from .timing.openvino import OpenVino, OpenVinoFacts, find_openvino
 from .timing.profile import NodeTime, Profile, profile_nodes, profile_sessions, time_by
 from .timing.ratio import Ratio, RatioVerdict, compare_latency
 from .timing.record import Recorded, record_times
-from .trust.keys import new_key
-from .trust.signing import sign_folder
-from .trust.verifying import TrustReport, verify_folder
 
 __all__ = [
     "Advance",
@@ -92,7 +89,6 @@ __all__ = [
     "TokenizerError",
     "TritonModel",
     "TritonSettings",
-    "TrustReport",
     "Variant",
     "benchmark",
     "changed_files",
@@ -103,7 +99,6 @@ __all__ = [
     "examine",
     "find_openvino",
     "measure",
-    "new_key",
     "open_folders",
     "package_triton",
     "peak_memory",
@@ -112,8 +107,6 @@ __all__ = [
     "read_folder",
     "read_metadata",
     "record_times",
-    "sign_folder",
     "time_by",
     "verify_files",
-    "verify_folder",
 ]

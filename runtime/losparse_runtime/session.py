@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -20,8 +20,9 @@ from .contract.variant import DEFAULT_PROVIDER
 from .engine.alone import depends_on_batch, run_alone
 from .engine.chosen import open_chosen
 from .engine.cpus import available_cpus
-from .engine.held import Held
-from .engine.options import Options, Provider, provider_settings
+from .engine.held import Closable, Held
+from .engine.options import FAST, Options, Provider, provider_settings
+from .engine.running import running, warm_up
 from .errors import FolderError, RunError, one_line
 from .tasks.answer import Answer, answer
 from .tasks.classify import Classification, classify
@@ -33,7 +34,7 @@ from .text.encoder import TextEncoder
 from .trust.seal import Seal
 
 
-class Session:
+class Session(Closable):
     """An exported ONNX folder, open in onnxruntime. Nothing changes after opening; threads may share one session.
 
     Forked processes may not: each opens its own, after the fork. A pickled session is its folder's path and how it was
@@ -59,6 +60,10 @@ class Session:
         verify: True to compare the SHA-256 of every file with the one that `losparse.json` lists, and to refuse what it
             does not list; or the PEM file of a public key, which must have signed the folder as well. Sizes are always
             compared.
+        memory: "fast" or "flat": what onnxruntime keeps between runs. "fast" is best for few shapes and grows with
+            many; "flat" keeps what the largest run so far needed. What each costs: `docs/production.md`.
+        warmup: shapes (batch, length) that are run once while the session is opened, on made-up tokens: the first run
+            of a shape takes longer, on GPUs by far.
 
     Attributes:
         choice: why this variant was opened, and why not the others; one line.
@@ -71,7 +76,8 @@ class Session:
         ProviderError: a provider is unknown, not installed, was dropped by onnxruntime, or has not an option; or it
             does not have all operators, and cpu_nodes is False.
         InputError: threads is not a whole number >= 1, the folder has no such variant or graph, cpu_nodes is False
-            beside the CPU provider, or `verify` names no public key.
+            beside the CPU provider, `verify` names no public key, memory is another word, or a shape of warmup is none
+            that the model takes.
         DependencyError: onnxruntime is not installed, or cryptography is not where a key is given.
     """
 
@@ -89,6 +95,8 @@ class Session:
         unchecked: bool = False,
         cpu_nodes: bool = True,
         verify: bool | Path | str = False,
+        memory: str = FAST,
+        warmup: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.folder = Path(folder)
         seal = None if verify is False else Seal(self.folder, verify)
@@ -104,10 +112,12 @@ class Session:
             {name: options for name, options in settings.items() if options},
             cpu_nodes,
             verify if isinstance(verify, bool) else str(Path(verify).absolute()),
+            memory,
         )
         opened = open_chosen(self.folder, options)
         self._held = Held(opened.session, self.folder)
         self.providers: tuple[str, ...] = tuple(opened.session.get_providers())
+        self._running = running(self.providers, options)
         self.metadata: Metadata = opened.metadata
         self.choice: str = opened.choice.reason
         # With the name: whatever opens the folder once more, as for its memory, opens the same variant.
@@ -122,32 +132,13 @@ class Session:
             seal.confirm()
         self._batch_invariant = batch_invariant
         self._alone = batch_invariant and depends_on_batch(self.metadata, self.encoder.padding_side)
-
-    def close(self) -> None:
-        """Wait for the calls of other threads, and give the memory back; calls that come later are refused.
-
-        Raises:
-            RunError: it is called inside a call of this session.
-        """
-        self._held.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._held.closed
-
-    def __enter__(self) -> Self:
-        """The session itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
-        self.close()
+        self._warmup = tuple(warmup)
+        warm_up(self.run, self.signature, self._warmup)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds: where the folder is, which model was open, and how."""
         with self._held.use():
-            arguments = self.options.arguments() | {"batch_invariant": self._batch_invariant}
+            arguments = self.options.arguments() | {"batch_invariant": self._batch_invariant, "warmup": self._warmup}
             return {"folder": self.folder.absolute(), "fingerprint": self.metadata.fingerprint, "arguments": arguments}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -277,7 +268,7 @@ class Session:
     def _run(self, session: Any, checked: Arrays) -> Arrays:
         names = [spec.name for spec in self.outputs]
         try:
-            values = session.run(names, checked)
+            values = self._running(session, names, checked)
         except Exception as error:  # onnxruntime's own errors have no common base below Exception
             name, array = next(iter(checked.items()))
             raise RunError(f"{self.folder}: onnxruntime failed on {name} {array.shape}: {one_line(error)}") from error

@@ -8,8 +8,6 @@ variant          its graphs in one precision
 metadata         what it says of one graph in one variant
 embedding        what is done before tokens and behind pooling
 config           what is read of `config.json`
-gates            what a build let it pass
-files            the files of a folder, `records` what it lists of them; `fields` reads JSON
-inside           names and links that stay in a folder, and how its files are opened
+files            the files of a folder; `fields` reads JSON
 progress         how far long work is
 """

@@ -11,6 +11,7 @@ cpus        how many CPUs there are, and what they can
 cgroups     CPUs and memory that a container grants
 alone       texts of a batch one at a time
 forks       sessions in forked processes
+running     one run of it, plain or bound to a GPU
 held        a session while it is open: who uses it, and its end
 memory      memory that was freed, given back
 """

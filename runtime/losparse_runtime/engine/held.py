@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ..errors import RunError
 from .forks import remember, require_own
@@ -73,3 +73,30 @@ class Held:
             self._changed.wait_for(lambda: not self._depth)
             self._session = None
         release_memory()
+
+
+class Closable:
+    """What holds an onnxruntime session, and may be closed; in a `with` block it is at the end of that."""
+
+    _held: Held
+
+    def close(self) -> None:
+        """Wait for the calls of other threads, and give the memory back; calls that come later are refused.
+
+        Raises:
+            RunError: it is called inside a call of this session.
+        """
+        self._held.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._held.closed
+
+    def __enter__(self) -> Self:
+        """The session itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..contract.variant import DEFAULT_PROVIDER
@@ -11,6 +11,10 @@ from ..errors import InputError, ProviderError
 
 MOST_THREADS = 1024
 """Far above what any machine has a use for; onnxruntime starts as many as it is told, until the machine stands."""
+
+FAST, FLAT = "fast", "flat"
+MEMORY = (FAST, FLAT)
+"""What onnxruntime may keep for intermediate results between runs of different shapes; see `Options`."""
 
 Provider = str | tuple[str, Mapping[str, Any]]
 """onnxruntime's name of an execution provider, or that and options of it, as onnxruntime itself takes them."""
@@ -31,6 +35,8 @@ class Options:
         settings: options of providers as texts, by provider and name; providers without any may be left out.
         cpu_nodes: let nodes that the providers do not have run on the CPU; False refuses a model that has such nodes.
         verify: see `Session`; the file of a key as a text.
+        memory: what is kept for intermediate results. "fast" plans one block for each shape, which is best for few
+            shapes and grows with many; "flat" plans none, and keeps what the largest run so far needed.
     """
 
     providers: tuple[str, ...]
@@ -43,6 +49,7 @@ class Options:
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     cpu_nodes: bool = True
     verify: bool | str = False
+    memory: str = FAST
 
     def __post_init__(self) -> None:
         """Check the thread count, and what may not go together."""
@@ -53,6 +60,8 @@ class Options:
                 if not whole or self.threads < 1
                 else f"threads must be at most {MOST_THREADS}, got {self.threads}; leave it out for all CPUs granted"
             )
+        if self.memory not in MEMORY:
+            raise InputError(f"memory must be one of {', '.join(MEMORY)}, got {self.memory!r}")
         if not self.cpu_nodes and (DEFAULT_PROVIDER in self.providers or self.allow_fallback):
             raise InputError(
                 f"cpu_nodes=False refuses nodes on the CPU, so neither {DEFAULT_PROVIDER} nor allow_fallback=True goes "
@@ -62,7 +71,8 @@ class Options:
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `Session` that mean the same, as JSON values."""
         providers = [[name, dict(self.settings[name])] if name in self.settings else name for name in self.providers]
-        kept = ("threads", "allow_fallback", "spinning", "variant", "graph", "unchecked", "cpu_nodes", "verify")
+        left_out = ("providers", "settings")
+        kept = (each.name for each in fields(self) if each.name not in left_out)
         return {"providers": providers, **{name: getattr(self, name) for name in kept}}
 
 

@@ -7,6 +7,7 @@ from math import isfinite
 from pathlib import Path
 
 from ..contract.variant import DEFAULT_PROVIDER
+from ..engine.options import FLAT, MEMORY, Provider
 from ..errors import InputError
 
 _MIB = 1024 * 1024
@@ -34,9 +35,9 @@ class ServeSettings:
         host: address to listen on; only this machine reaches the default.
         port: to listen on; 0 for any that is free.
         workers: processes; each holds the models by itself.
-        threads: of one run of a model; None for the CPUs that a worker has, at most four. As many runs go on at once as
-            the CPUs of a worker allow.
-        providers: names of onnxruntime execution providers, most wanted first.
+        threads: of one run of a model; None to divide the CPUs that are granted among the workers.
+        providers: onnxruntime's execution providers, most wanted first; see `Session`.
+        memory: what onnxruntime keeps between runs; see `Session`.
         max_batch: rows in one run.
         max_tokens_in_batch: tokens in one run, padding included; a longer row runs alone.
         max_wait_ms: milliseconds that a row may wait for others while no run is under way. 0 loses no time: rows that
@@ -63,7 +64,8 @@ class ServeSettings:
     port: int = 8000
     workers: int = 1
     threads: int | None = None
-    providers: tuple[str, ...] = (DEFAULT_PROVIDER,)
+    providers: tuple[Provider, ...] = (DEFAULT_PROVIDER,)
+    memory: str = FLAT
     max_batch: int = 32
     max_tokens_in_batch: int = 4096
     max_wait_ms: float = 0
@@ -97,6 +99,8 @@ class ServeSettings:
             value = getattr(self, name)
             if not (_is_number(value) and value > 0):
                 raise InputError(f"{name} must be a number of seconds above 0, got {value!r}")
+        if self.memory not in MEMORY:
+            raise InputError(f"memory must be one of {', '.join(MEMORY)}, got {self.memory!r}")
         if not (_is_number(self.port) and 0 <= self.port <= _MOST_PORT):
             raise InputError(f"port must be in 0..{_MOST_PORT}, got {self.port!r}")
         if self.token is not None and (
