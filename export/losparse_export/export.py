@@ -103,8 +103,8 @@ def export_model(
             graph once that equals PyTorch, and judged by the bounds of its own.
         calibration: for int8-static: a file of texts, texts, or inputs of runs; the first 128 texts are used. Without
             it, those of `data`.
-        weight_bits: of int8 and int8-static: 7, or 8, which is more exact, for CPUs with VNNI (and Arm's): on others
-            such a folder is refused, because their kernels would overflow.
+        weight_bits: of int8, int8-rows and int8-static: 7, or 8, which is more exact, for CPUs with VNNI (and Arm's):
+            on others such a folder is refused, because their kernels would overflow.
         embeddings: what embedding tables become: "int8" for rows of int8 with a scale each, "float" to leave them as
             they are, "auto" for int8 in every precision but fp32 and fp16. fp32 with int8 tables has bounds of its own.
         data: labelled texts to measure both models on, by the metric of the task and as `losparse.data` reads them;

@@ -44,8 +44,8 @@ class ExportSettings:
         precision: forms of the model to write; several stand side by side in one folder, of which the first is what
             opens by default.
         opset: ONNX operator set: 23, or 18 for older runtimes.
-        weight_bits: of int8 (where it is alone) and int8-static: 7, right on every CPU; 8, more exact, for CPUs with
-            VNNI and Arm's.
+        weight_bits: of int8 (where it is alone), int8-rows and int8-static: 7, right on every CPU; 8, more exact, for
+            CPUs with VNNI and Arm's.
         embeddings: embedding tables: as rows of "int8" with a scale each, or "float"; "auto" is int8 but in fp32 and
             fp16.
         share_weights: store equal large weights of several forms once, in a file beside them; without it every file
@@ -163,6 +163,6 @@ class ExportSettings:
         bits = {form.name: form.weight_bits for form in self.forms}
         if self.weight_bits not in bits.values() or bits.get(INT8.name, self.weight_bits) != self.weight_bits:
             raise LosparseError(
-                f"weight_bits {self.weight_bits} is for int8-static, and for int8 where it is alone, got it with "
-                f"{', '.join(self.precision)}; leave it out, or name int8-vnni"
+                f"weight_bits {self.weight_bits} is for int8-rows, int8-static, and int8 where it is alone, got it "
+                f"with {', '.join(self.precision)}; leave it out, or name int8-vnni"
             )

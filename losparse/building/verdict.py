@@ -6,11 +6,12 @@ A variant that fails a gate is not in the folder. Where none is left there is no
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from losparse_runtime.contract.files import read_folder, write_json, write_metadata
+from losparse_runtime.contract.gates import PassedGate
 from losparse_runtime.errors import LosparseRuntimeError
 
 from ..environment import machine, versions
@@ -37,7 +38,7 @@ def decide(work: Work) -> None:
     verdicts = judge(work.recipe.gates, found, timed_again(work))
     _note_verdicts(models, verdicts, (read_facts(work, "export") or {}).get("failed", {}))
     passed = [name for name, entry in models.items() if entry.get("passed")]
-    ship(work, passed, models, bench)
+    ship(work, passed, bench, verdicts)
     write_recipe(work)
     write_json(work.out / BUILD, _facts(work, models, bench, verdicts))
 
@@ -116,8 +117,8 @@ def _note_verdicts(models: dict[str, dict[str, Any]], verdicts: list[Verdict], f
         models[name] |= {"accuracy": None, "passed": False, "failures": [f"parity: {why}"]}
 
 
-def ship(work: Work, passed: list[str], models: Mapping[str, Mapping[str, Any]], bench: Mapping[str, Any]) -> None:
-    """Put the variants that passed into a folder of their own, with what was measured of them."""
+def ship(work: Work, passed: list[str], bench: Mapping[str, Any], verdicts: Sequence[Verdict]) -> None:
+    """Put the variants that passed into a folder of their own, with what was measured of them and what they passed."""
     from losparse_export import keep_variants
 
     before = _before(work.shipped)
@@ -131,7 +132,12 @@ def ship(work: Work, passed: list[str], models: Mapping[str, Mapping[str, Any]],
         accuracy = read_facts(work, "accuracy")
         for name in passed:
             times = {**before.get(_fingerprints(contents.variants[name]), {}), **_times(name, bench)}
-            contents = contents.measured(name, accuracy=_told(accuracy, name), times=times)
+            gates = tuple(
+                PassedGate(each.gate, each.limit, each.value)
+                for each in verdicts
+                if each.variant == name and each.value is not None
+            )
+            contents = contents.measured(name, accuracy=_told(accuracy, name), times=times, gates=gates)
         write_metadata(folder, contents)
 
 

@@ -15,7 +15,7 @@ from ..errors import LosparseError
 from .output import check_json_target, human_bytes, print_table
 from .parser import positive_int
 from .progress import StderrProgress
-from .run import add_session_options, add_variant_option, warn_of_provider
+from .run import add_session_options, add_variant_option, add_verify_options, warn_of_provider
 
 if TYPE_CHECKING:
     from losparse_runtime import Benchmark
@@ -48,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="also write the times into the folders, for this class of CPU: by them a session chooses among forms",
     )
     add_session_options(parser)
+    add_verify_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         warn_of_provider(folder, options, variant)
     folders = [folder if variant is None else (folder, variant) for folder, variant in places]
     found = benchmark(
-        open_folders(folders, options.providers, options.threads),
+        open_folders(folders, options.providers, options.threads, verify=options.verify_key or options.verify),
         [(batch, length) for batch in options.batch for length in options.length],
         runs=options.runs,
         min_seconds=options.min_seconds,

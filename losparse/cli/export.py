@@ -203,7 +203,7 @@ def _print_agreement(parity: ParityReport, *, mixes_texts: bool) -> None:
         print(
             "an answer depends on the other texts of its run: beside a long text it moves by up to "
             f"{mates.max_abs:.1e} (cosine {mates.cosine:.4f}). Session(batch_invariant=True) runs every text by "
-            "itself, and no answer moves. Precision int8-static has fixed scales, which other texts do not change."
+            "itself, and no answer moves. In precision int8-rows, and in int8-static, other texts change nothing."
         )
 
 

@@ -49,6 +49,16 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     add_provider_option(parser)
 
 
+def add_verify_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that open a folder which may come from elsewhere."""
+    parser.add_argument(
+        "--verify", action="store_true", help="compare the SHA-256 of every file with losparse.json before it is opened"
+    )
+    parser.add_argument(
+        "--verify-key", type=Path, metavar="PUBLIC.pem", help="the same, and losparse.json must be signed by this key"
+    )
+
+
 def add_provider_option(parser: argparse.ArgumentParser) -> None:
     """Add `--provider`, which all commands that open a session read alike."""
     parser.add_argument(
@@ -146,6 +156,7 @@ def add_options(parser: CommandParser, stdin: TextIO | None = None) -> None:
     )
     add_variant_option(parser, "the one that is best here; --verbose says which and why")
     add_session_options(parser)
+    add_verify_options(parser)
     parser.set_defaults(run=run, stdin=stdin)
 
 
@@ -167,6 +178,7 @@ def run(options: argparse.Namespace) -> int:
         threads=options.threads,
         batch_invariant=options.batch_invariant,
         variant=options.variant,
+        verify=options.verify_key or options.verify,
     )
     helper = _helper(session, options)
     _check_blanks(session, helper, texts)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from losparse_runtime.contract.files import METADATA_FILE, verify_files
+from losparse_runtime.contract.records import SIGNATURE_FILE
 
 from ..errors import LosparseError
 from ..saving.source import hub_reason
@@ -82,7 +83,8 @@ def push_to_hub(
     verify_files(facts.place)
     file = facts.place / CARD_FILE
     card = file.read_bytes() if file.is_file() else model_card(facts, repo, settings).encode()
-    names = [METADATA_FILE, *(name for name in facts.folder.files if name != CARD_FILE)]
+    signed = [SIGNATURE_FILE] if (facts.place / SIGNATURE_FILE).is_file() else []
+    names = [METADATA_FILE, *signed, *(name for name in facts.folder.files if name != CARD_FILE)]
     sizes = {name: (facts.place / name).stat().st_size for name in names}
     planned = Pushed(repo, facts.place, {CARD_FILE: len(card), **sizes})
     if dry_run:
@@ -132,11 +134,12 @@ def _send(
 
 
 def _left_over(there: Sequence[str], files: Collection[str]) -> tuple[str, ...]:
-    """Return graphs, weights and plans that the folder has not, which an earlier push left."""
+    """Return graphs, weights, plans and a signature that the folder has not, which an earlier push left."""
 
     def ours(name: str) -> bool:
         last = name.rpartition("/")[2]
-        return last.endswith((".onnx", ".onnx.data")) or (last.startswith("plan") and last.endswith(".json"))
+        plan = last.startswith("plan") and last.endswith(".json")
+        return plan or last == SIGNATURE_FILE or last.endswith((".onnx", ".onnx.data"))
 
     return tuple(name for name in there if name not in files and ours(name))
 

@@ -44,6 +44,9 @@ from .timing.openvino import OpenVino, OpenVinoFacts, find_openvino
 from .timing.profile import NodeTime, Profile, profile_nodes, profile_sessions, time_by
 from .timing.ratio import Ratio, RatioVerdict, compare_latency
 from .timing.record import Recorded, record_times
+from .trust.keys import new_key
+from .trust.signing import sign_folder
+from .trust.verifying import TrustReport, verify_folder
 
 __all__ = [
     "Advance",
@@ -89,6 +92,7 @@ __all__ = [
     "TokenizerError",
     "TritonModel",
     "TritonSettings",
+    "TrustReport",
     "Variant",
     "benchmark",
     "changed_files",
@@ -99,6 +103,7 @@ __all__ = [
     "examine",
     "find_openvino",
     "measure",
+    "new_key",
     "open_folders",
     "package_triton",
     "peak_memory",
@@ -107,6 +112,8 @@ __all__ = [
     "read_folder",
     "read_metadata",
     "record_times",
+    "sign_folder",
     "time_by",
     "verify_files",
+    "verify_folder",
 ]

@@ -16,15 +16,26 @@ Every message is one line that names the thing, what is allowed, what came, and 
 from __future__ import annotations
 
 import re
+import unicodedata
 
 # "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from x/model.onnx failed:": said by whoever wraps the message.
 _ORT_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?")
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Categories of characters that are none: controls, formats, halves of pairs, ends of lines and paragraphs."""
 # onnxruntime repeats whole graphs in some messages; one line of a terminal is enough to act on.
 _MESSAGE_LIMIT = 300
 
 
 class LosparseRuntimeError(Exception):
-    """Anything this package raises on purpose."""
+    """Anything this package raises on purpose.
+
+    Args:
+        message: one line. What cannot be seen in it is written as Python code has it: names in a folder that came from
+            elsewhere shall neither end a line of a log nor move a cursor.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(map(_shown, message)))
 
 
 class DependencyError(LosparseRuntimeError, ImportError):
@@ -72,3 +83,12 @@ def one_line(error: BaseException) -> str:
     """The message of another library's error as one line of bounded length."""
     text = _ORT_PREFIX.sub("", " ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= _MESSAGE_LIMIT else text[: _MESSAGE_LIMIT - 3] + "..."
+
+
+def is_plain(text: str) -> bool:
+    """Tell whether a text has nothing in it that moves a cursor, ends a line or cannot be written as UTF-8."""
+    return not any(unicodedata.category(each) in _UNSEEN for each in text)
+
+
+def _shown(character: str) -> str:
+    return character if is_plain(character) else character.encode("unicode_escape").decode("ascii")

@@ -120,7 +120,7 @@ def test_refusals(losparse: Command, whole_pass: Pass, sources: Sources, tmp_pat
     half = losparse(*export, "--precision", "fp16", "--embeddings", "int8")
     half.refused("--embeddings 'int8' is not for fp16, whose tables are in half precision; leave one out")
     losparse(*export, "--weight-bits", 8).refused(
-        "--weight-bits 8 is for int8-static, and for int8 where", "got it with fp32;"
+        "--weight-bits 8 is for int8-rows, int8-static, and int8 where", "got it with fp32;"
     )
     losparse(*export, "--precision", "int8", "int8").refused("--precision must name every form once, got 'int8' twice")
     losparse(*export, "--precision", "fp32", "fp15").refused(

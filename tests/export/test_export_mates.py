@@ -33,7 +33,7 @@ def two_texts() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     return {"input_ids": short}, {"input_ids": ids, "attention_mask": mask}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-static"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-rows", "int8-static"])
 def test_how_far_answers_move_is_in_the_report(export_bert, tmp_path, precision):
     report = export_bert(tmp_path / "out", **options(precision))
     mates = report.parity.batch_mates
@@ -106,8 +106,8 @@ def test_what_is_printed(capsys):
     _print_agreement(REPORT, mixes_texts=True)
     assert capsys.readouterr().out == (
         "an answer depends on the other texts of its run: beside a long text it moves by up to 3.1e-01 (cosine "
-        "0.9670). Session(batch_invariant=True) runs every text by itself, and no answer moves. Precision int8-static "
-        "has fixed scales, which other texts do not change.\n"
+        "0.9670). Session(batch_invariant=True) runs every text by itself, and no answer moves. In precision "
+        "int8-rows, and in int8-static, other texts change nothing.\n"
     )
     _print_agreement(replace(REPORT, vectors=VectorAgreement(0.999, 0.98, 0.9876, 26)), mixes_texts=False)
     assert capsys.readouterr().out == (

@@ -161,7 +161,7 @@ def test_int8_weights_have_seven_bits_and_a_scale_a_column():
     assert not stored["q.weight_t_zero_point"].const_value.numpy().any()
 
 
-@pytest.mark.parametrize("precision", ["int8", "int8-static"])
+@pytest.mark.parametrize("precision", ["int8", "int8-rows", "int8-static"])
 def test_int8_weights_of_eight_bits_are_nearer(precision):
     model, runs = toy_graph(), [feeds()] if precision == "int8-static" else None
     steps = {}
@@ -277,12 +277,16 @@ print(root.handlers, root.level == logging.WARNING, sys.path == before)
 
 
 def test_every_precision_says_what_it_is_for():
-    assert PRECISIONS == ("fp32", "int8", "int8-static", "int8-weights", "int4-weights", "fp16")
+    assert PRECISIONS == ("fp32", "int8", "int8-rows", "int8-static", "int8-weights", "int4-weights", "fp16")
     assert all(PRECISION_TABLE[name].name == name and PRECISION_TABLE[name].purpose for name in PRECISIONS)
 
 
 REFUSALS = [
-    ("int3", {}, "precision must be one of fp32, int8, int8-static, int8-weights, int4-weights, fp16, got 'int3'"),
+    (
+        "int3",
+        {},
+        "precision must be one of fp32, int8, int8-rows, int8-static, int8-weights, int4-weights, fp16, got 'int3'",
+    ),
     (
         "int8-static",
         {},
@@ -310,7 +314,7 @@ REFUSALS = [
     (
         "fp16",
         {"weight_bits": 8},
-        "weight_bits=8 is for precision 'int8' and 'int8-static', got it with 'fp16'; leave weight_bits= "
+        "weight_bits=8 is for precision 'int8', 'int8-rows', 'int8-static', got it with 'fp16'; leave weight_bits= "
         "(--weight-bits) out",
     ),
     (

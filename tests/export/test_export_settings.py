@@ -55,7 +55,10 @@ def test_variants_have_the_bits_of_their_names(given, bits):
         ({"precision": []}, r"^precision must be the name of a form, or a list of them, got \[\]$"),
         ({"precision": None}, r"^precision must be the name of a form, or a list of them, got None$"),
         ({"precision": ["int8", "int8"]}, r"^precision must name every form once, got 'int8' twice$"),
-        ({"weight_bits": 8}, r"^weight_bits 8 is for int8-static, and for int8 where it is alone, got it with fp32;"),
+        (
+            {"weight_bits": 8},
+            r"^weight_bits 8 is for int8-rows, int8-static, and int8 where it is alone, got it with fp32;",
+        ),
         (
             {"precision": ["fp32", "int8"], "weight_bits": 8},
             r"got it with fp32, int8; leave it out, or name int8-vnni$",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from huggingface_hub import HfApi, ModelCard
 from losparse import CardSettings, push_to_hub
 from losparse.cli.main import main
 from losparse.errors import LosparseError
-from losparse_runtime import FolderError, Session
+from losparse_runtime import FolderError, Session, new_key, sign_folder, verify_folder
 from losparse_runtime.contract.files import record_files
 
 from .conftest import TOKEN, Hub
@@ -67,6 +68,27 @@ def test_all_files_arrive_in_one_commit_and_open_again(hub: Hub, make_folder: Ma
     texts = ["a b", "c"]
     assert Session(tmp_path / "again").classify(texts) == Session(folder).classify(texts)
     assert not (folder / "README.md").exists()  # the folder is as it was
+
+
+def test_a_signed_folder_is_verified_where_it_arrives(hub: Hub, make_folder: MakeFolder, tmp_path: Path) -> None:
+    folder = whole(make_folder)
+    private, public = new_key(tmp_path / "release.pem")
+    sign_folder(folder, private)
+    push_to_hub(folder, REPO, api=api(hub))
+    files = hub.repos[REPO]["branches"]["main"]
+    cache = tmp_path / f"models--{REPO.replace('/', '--')}"  # as the hub's client keeps what it fetched
+    arrived = cache / "snapshots" / ("0" * 40)
+    arrived.mkdir(parents=True)
+    (cache / "blobs").mkdir()
+    for name, content in files.items():
+        blob = hashlib.sha256(content).hexdigest()
+        (cache / "blobs" / blob).write_bytes(content)
+        (arrived / name).symlink_to(Path("../../blobs") / blob)
+    found = verify_folder(arrived, public)
+    assert found.passed and found.compared and found.beside == ("README.md",)
+    assert Session(arrived, verify=public).classify("a b") == Session(folder).classify("a b")
+    (folder / "losparse.json.sig").unlink()
+    assert push_to_hub(folder, REPO, api=api(hub)).removed == ("losparse.json.sig",)
 
 
 def test_a_branch_is_made_and_a_repository_is_used_again(hub: Hub, make_folder: MakeFolder) -> None:

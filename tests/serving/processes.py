@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+
+from losparse_runtime.serving.connections import Limits
+from losparse_runtime.serving.settings import ServeSettings
+from losparse_runtime.serving.workers.running import make_server
+
+from .toy_server import make_app
 
 LONG = 20.0  # seconds; nothing here takes any: a test that reaches it has failed
 
@@ -175,3 +183,30 @@ def serving(log: Path, **settings: Any) -> Iterator[Process]:
     with toy(log, **settings) as process:
         process.logged("serving")
         yield process
+
+
+@dataclass(frozen=True)
+class Thread:
+    """A server in a thread of the test's process."""
+
+    port: int
+
+    def client(self) -> Client:
+        return Client(self.port)
+
+
+@contextmanager
+def in_thread(limits: Limits, drain_s: float = 5) -> Iterator[Thread]:
+    """Serve the toy application with the limits of connections."""
+    server = make_server(make_app(), ServeSettings(drain_s=drain_s), limits)
+    listener = socket.create_server(("127.0.0.1", 0))
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        thread = threading.Thread(target=runner.run, args=(server.serve([listener]),))
+        thread.start()
+        try:
+            wait_for(lambda: server.started or not thread.is_alive(), "the server")
+            yield Thread(listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join(LONG)
+            assert not thread.is_alive(), "the server did not end"

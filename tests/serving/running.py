@@ -1,4 +1,4 @@
-"""A server of the test's process on a port of the loopback: uvicorn as it runs everywhere, in a thread."""
+"""A server of the test's process on a port of the loopback: set up as `losparse serve` sets it up, in a thread."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from losparse_runtime.serving.app import create_app
 from losparse_runtime.serving.models import ModelPlace
 from losparse_runtime.serving.settings import ServeSettings
+from losparse_runtime.serving.workers.listening import bind
+from losparse_runtime.serving.workers.running import make_server
 
 LONG = 20.0  # seconds; nothing here takes any: a test that reaches it has failed
 
@@ -78,18 +78,28 @@ class Server:
 def running(folders: Mapping[str, Path], **settings: Any) -> Iterator[Server]:
     """Serve folders by name; settings are those of `ServeSettings`."""
     places = [ModelPlace(name, path) for name, path in folders.items()]
-    app = create_app(places, ServeSettings(**{"threads": 1, **settings}))
-    config = uvicorn.Config(app, port=0, loop="uvloop", http="httptools", ws="none", lifespan="on", log_config=None)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=asyncio.run, args=(server.serve(),))
-    thread.start()
-    try:
-        until = time.monotonic() + LONG
-        while not server.started:
-            assert thread.is_alive() and time.monotonic() < until, "the server did not start"
-            time.sleep(0.005)
-        yield Server(server.servers[0].sockets[0].getsockname()[1])
-    finally:
-        server.should_exit = True
-        thread.join(LONG)
-        assert not thread.is_alive(), "the server did not end"
+    chosen = ServeSettings(**{"threads": 1, "port": 0, **settings})
+    app = create_app(places, chosen)
+    server = make_server(app, chosen)
+    with bind(chosen.host, chosen.port) as listener:
+
+        async def serve() -> None:
+            async with app.router.lifespan_context(app):
+                await server.serve([listener])
+
+        def run() -> None:
+            with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+                runner.run(serve())
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            until = time.monotonic() + LONG
+            while not server.started:
+                assert thread.is_alive() and time.monotonic() < until, "the server did not start"
+                time.sleep(0.005)
+            yield Server(listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join(LONG)
+            assert not thread.is_alive(), "the server did not end"

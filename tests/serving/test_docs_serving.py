@@ -1,4 +1,4 @@
-"""The pages' lines about the server run as they stand there: the server, curl, and OpenAI's client."""
+"""The pages' lines about the server run as they stand there: the server, curl, OpenAI's client and Triton's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from ..runtime.conftest import MakeFolder
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"<!-- client: (curl|openai) -->\n```\w+\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"<!-- client: (curl|openai|tritonclient) -->\n```\w+\n(.*?)```", re.DOTALL)
 PAGES = [ROOT / "README.md", ROOT / "docs" / "serving.md"]
 LIMIT_S = 60
 
@@ -81,7 +81,7 @@ def until_ready(address: str, process: subprocess.Popen[str]) -> None:
     raise AssertionError(process.stderr and process.stderr.read())
 
 
-def test_every_line_of_curl_is_answered_and_so_is_openais_client(served: Path, tmp_path: Path) -> None:
+def test_every_line_of_curl_is_answered_and_so_are_other_clients(served: Path, tmp_path: Path) -> None:
     commands = lines(served, "curl")
     assert commands
     for command in commands:
@@ -97,3 +97,8 @@ def test_every_line_of_curl_is_answered_and_so_is_openais_client(served: Path, t
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.split()[0] == "4"  # numbers of a vector
+    for program in blocks(served, "tritonclient"):
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
+        assert (done.returncode, done.stdout) == (0, "(2, 3)\n"), done.stderr

@@ -40,7 +40,7 @@ def make_app() -> FastAPI:
     if failure is not None:
         FAILURES[failure]()
     app = FastAPI()
-    app.state.reloads = 0
+    app.state.reloads = app.state.streams = 0
 
     def reload() -> None:
         app.state.reloads += 1
@@ -49,7 +49,7 @@ def make_app() -> FastAPI:
 
     @app.get("/pid")
     async def pid() -> dict[str, int]:
-        return {"pid": os.getpid(), "reloads": app.state.reloads}
+        return {"pid": os.getpid(), "reloads": app.state.reloads, "streams": app.state.streams}
 
     @app.get("/sleep/{seconds}")
     async def sleep(seconds: float) -> dict[str, int]:
@@ -68,9 +68,12 @@ def make_app() -> FastAPI:
     @app.get("/stream/{parts}")
     async def stream(parts: int) -> StreamingResponse:
         async def content() -> AsyncIterator[bytes]:
-            for _ in range(parts):
-                yield b"x" * 65536
-                await asyncio.sleep(0.01)
+            app.state.streams += 1
+            try:
+                for _ in range(parts):
+                    yield b"x" * 65536
+            finally:
+                app.state.streams -= 1
 
         return StreamingResponse(content())
 

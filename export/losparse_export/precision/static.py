@@ -28,6 +28,7 @@ from ..graph.constants import add_constant, constant_matrix, constant_vector, re
 from ..graph.naming import module_of_path, scope_path
 from .files import MODEL
 from .ranges import Range, measure_ranges
+from .weights import MOST, column_scales, store_columns
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -44,7 +45,7 @@ def quantize_static_int8(
     common.ShapeInferencePass()(result)  # a product must be known to be one on two axes
     products = [node for node in result.graph if node.name in set(nodes)]
     ranges = _measure(result, products, calibration, folder)
-    writer = _Writer(result.graph, ranges, float({7: 64, 8: 127}[bits]))
+    writer = _Writer(result.graph, ranges, MOST[bits])
     for node in products:
         writer.replace(node)
     return result
@@ -103,7 +104,7 @@ class _Writer:
         step, matrix = self.ranges[read.name].scale, constant_matrix(weight)
         assert matrix is not None, "only products with a constant are chosen"
         adder, bias = _bias(node, matrix.shape[1]) if _axes(read) == 2 else (None, None)
-        scales = _column_scales(matrix, self.most)
+        scales = column_scales(matrix, self.most)
         if bias is not None:
             scales = np.maximum(scales, np.abs(bias) / (_MOST_STEPS * step)).astype(np.float32)
         inputs = [self._activation(read, node), self._weight(weight, matrix, scales, node)]
@@ -138,9 +139,7 @@ class _Writer:
         assert weight.name is not None
         key = weight.name, scales.tobytes()
         if key not in self.weights:
-            steps = np.clip(np.rint(matrix / scales), -self.most, self.most).astype(np.int8)
-            parts = {"quantized": steps, "scale": scales, "zero_point": np.zeros(len(scales), np.int8)}
-            inputs = [add_constant(self.graph, f"{weight.name}_{part}", array) for part, array in parts.items()]
+            inputs = store_columns(self.graph, weight.name, matrix, scales, self.most)
             name = f"{_module(before)}/{inputs[0].name}_DequantizeLinear"
             self.weights[key] = self._node("DequantizeLinear", name, inputs, weight, before, axis=1)
         return self.weights[key]
@@ -179,12 +178,6 @@ def _module(node: ir.Node) -> str:
 
 def _axes(value: ir.Value) -> int | None:
     return None if value.shape is None else len(value.shape)
-
-
-def _column_scales(matrix: Array, most: float) -> Array:
-    """Return the step of every column, its largest number / the most steps; 1 for a column of zeros. (out,)."""
-    scales = (np.abs(matrix).max(axis=0) / most).astype(np.float32)
-    return np.where(scales > 0, scales, np.float32(1))
 
 
 def _bias(node: ir.Node, width: int) -> tuple[ir.Node, Array] | tuple[None, None]:

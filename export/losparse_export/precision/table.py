@@ -14,6 +14,7 @@ from .fp16 import FP16
 from .fp32 import FP32, FP32_INT8_TABLES
 from .int4_weights import INT4_WEIGHTS
 from .int8 import INT8
+from .int8_rows import INT8_ROWS
 from .int8_static import INT8_STATIC
 from .int8_weights import INT8_WEIGHTS
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 PRECISION_TABLE: dict[str, Precision] = {
     FP32.name: FP32,
     INT8.name: INT8,
+    INT8_ROWS.name: INT8_ROWS,
     INT8_STATIC.name: INT8_STATIC,
     INT8_WEIGHTS.name: INT8_WEIGHTS,
     INT4_WEIGHTS.name: INT4_WEIGHTS,
@@ -88,7 +90,7 @@ def check_weight_bits(bits: int, precision: str) -> None:
     if bits not in INT8_BITS:
         raise LosparseError(f"weight_bits must be {' or '.join(map(str, INT8_BITS))}, got {bits!r}")
     if bits != INT8_BITS[0] and not PRECISION_TABLE[precision].weight_bits:
-        able = " and ".join(repr(each.name) for each in PRECISION_TABLE.values() if each.weight_bits)
+        able = ", ".join(repr(each.name) for each in PRECISION_TABLE.values() if each.weight_bits)
         raise LosparseError(
             f"weight_bits={bits} is for precision {able}, got it with {precision!r}; "
             "leave weight_bits= (--weight-bits) out"

@@ -16,6 +16,7 @@ from .fp16 import FP16
 from .fp32 import FP32
 from .int4_weights import INT4_WEIGHTS
 from .int8 import INT8
+from .int8_rows import INT8_ROWS
 from .int8_static import INT8_STATIC
 from .int8_weights import INT8_WEIGHTS
 from .table import PRECISION_TABLE
@@ -50,6 +51,7 @@ _KNOWN = (
         INT8_BITS[1],
         "as int8 with weights of 8 bits, which is more exact, for CPUs with VNNI and Arm's",
     ),
+    VariantForm(INT8_ROWS.name, "model_int8_rows.onnx", INT8_ROWS.name),
     VariantForm(INT8_STATIC.name, "model_int8_static.onnx", INT8_STATIC.name),
     VariantForm(INT8_WEIGHTS.name, "model_int8_weights.onnx", INT8_WEIGHTS.name),
     VariantForm(INT4_WEIGHTS.name, "model_q4.onnx", INT4_WEIGHTS.name),

@@ -97,6 +97,16 @@ class Row:
     since: float = field(default=0.0)
 
 
+def may_pad(signature: Signature, side: str) -> bool:
+    """Tell whether rows of different lengths may be padded to one without another answer.
+
+    Padding on the left moves a text to other positions than it has alone; without a mask it is read as text; and an
+    output that has the tokens on another axis than the second would keep it.
+    """
+    plain = all(spec.name in signature.token_outputs or SEQUENCE not in spec.shape for spec in signature.outputs)
+    return side != "left" and signature.has("mask") and plain
+
+
 def shape_key(signature: Signature, inputs: Arrays, *, pads: bool) -> object:
     """Return what must be equal for rows to share a run: all sizes but those of the axes that joining makes equal.
 

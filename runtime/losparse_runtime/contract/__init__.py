@@ -8,6 +8,8 @@ variant          its graphs in one precision
 metadata         what it says of one graph in one variant
 embedding        what is done before tokens and behind pooling
 config           what is read of `config.json`
-files            the files of a folder; `fields` reads JSON
+gates            what a build let it pass
+files            the files of a folder, `records` what it lists of them; `fields` reads JSON
+inside           names and links that stay in a folder, and how its files are opened
 progress         how far long work is
 """

@@ -9,13 +9,14 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import FolderError, one_line
-from .inside import MIB, is_plain, read_inside
+from ..errors import FolderError, is_plain, one_line
+from .inside import MIB, read_inside
 
 MOST_BYTES = 16 * MIB
 """Of a JSON file; those of models of 200 layers have 2 MiB."""
 _MOST_LEVELS = 64
-_LARGEST = sys.float_info.max
+LARGEST = sys.float_info.max
+"""The largest number that a field may have."""
 _WAY_OUT = "export the folder again with `losparse export`"
 
 
@@ -149,7 +150,7 @@ class Fields:
         """A finite number, at least `minimum`."""
         value = self.data.get(name)
         # 400 digits read as an int that no float holds.
-        if not isinstance(value, int | float) or isinstance(value, bool) or not minimum <= value <= _LARGEST:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not minimum <= value <= LARGEST:
             self.fail(name, f"a finite number >= {minimum:g}")
         return float(value)
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,10 @@ TOKENIZER_FILES = (
 )
 """Files of a tokenizer: an export brings those of its source along."""
 
+logger = logging.getLogger(__name__)
+
 # What earlier writers put into a folder without listing it.
-_ONCE_UNLISTED = (CONFIG_FILE, PLAN_FILE, *TOKENIZER_FILES)
+ONCE_UNLISTED = (CONFIG_FILE, PLAN_FILE, *TOKENIZER_FILES)
 # What is written about a folder, with an ending for text or without one.
 _ABOUT, _TEXT = ("readme", "license", "licence", "notice"), ("", ".md", ".txt", ".rst")
 
@@ -97,8 +100,20 @@ def read_metadata(folder: Path | str, variant: str | None = None, graph: str | N
 
 
 def write_metadata(folder: Path, contents: Folder) -> None:
-    """Write `losparse.json`, which `read_folder` reads."""
-    write_json(folder / METADATA_FILE, contents.to_json())
+    """Write `losparse.json`, which `read_folder` reads; see `rewrite_metadata`."""
+    rewrite_metadata(folder, contents.to_json())
+
+
+def rewrite_metadata(folder: Path, data: Mapping[str, Any]) -> None:
+    """Write what `losparse.json` says, and warn where a signature is of what it said before.
+
+    Args:
+        folder: an exported folder.
+        data: JSON values.
+    """
+    write_json(folder / METADATA_FILE, data)
+    if (folder / SIGNATURE_FILE).is_file():
+        logger.warning("%s: was signed as it was before; sign it again with `losparse sign`", folder)
 
 
 def write_json(file: Path, data: Any) -> None:
@@ -192,7 +207,7 @@ def changed_files(folder: Path | str) -> list[str]:
     listed = parse_folder(read_json(folder / METADATA_FILE)).files
     found = [(name, difference(folder, name, record)) for name, record in listed.items()]
     lines = [f"{name}: {changed}" for name, changed in found if changed is not None]
-    known = {METADATA_FILE, SIGNATURE_FILE, *listed, *(() if CONFIG_FILE in listed else _ONCE_UNLISTED)}
+    known = {METADATA_FILE, SIGNATURE_FILE, *listed, *(() if CONFIG_FILE in listed else ONCE_UNLISTED)}
     return [*lines, *(f"{name}: {METADATA_FILE} does not list it" for name in sorted(unlisted(folder, known)))]
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from ..errors import FolderError
 from .embedding import Embedding, parse_embedding, parse_pooling
 from .fields import Fields
+from .gates import PassedGate
 from .records import FileRecord, parse_records
 from .signature import Signature, parse_signature
 from .task import FEATURE_EXTRACTION, QUESTION_ANSWERING, TASKS, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
@@ -157,6 +158,7 @@ class Folder:
         parity: Mapping[str, Any] | None = None,
         accuracy: Mapping[str, Any] | None = None,
         times: Mapping[str, float] | None = None,
+        gates: tuple[PassedGate, ...] | None = None,
     ) -> Folder:
         """Return the folder with what was measured of one of its variants, the first by default.
 
@@ -165,10 +167,17 @@ class Folder:
             parity: see `Variant`; None to leave it as it is, as with the others.
             accuracy: see `Variant`.
             times: see `Variant`.
+            gates: see `Variant`.
         """
         name = next(iter(self.variants)) if variant is None else variant
         old = self.variants[name]
-        new = replace(old, parity=parity or old.parity, accuracy=accuracy or old.accuracy, times=times or old.times)
+        new = replace(
+            old,
+            parity=parity or old.parity,
+            accuracy=accuracy or old.accuracy,
+            times=times or old.times,
+            gates=gates or old.gates,
+        )
         return replace(self, variants={**self.variants, name: new})
 
     def to_json(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from ..errors import FolderError
+from ..errors import FolderError, is_plain
 
 MIB = 1024 * 1024
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # what git and the hub call a content by
@@ -75,11 +75,6 @@ def name_fault(name: str) -> str | None:
     if any(len(part.encode()) > _LONGEST for part in parts):
         return f"a part of it has more than {_LONGEST} bytes"
     return None
-
-
-def is_plain(text: str) -> bool:
-    """Tell whether a text has nothing in it that moves a cursor, ends a line or cannot be written as UTF-8."""
-    return not any(unicodedata.category(each) in ("Cc", "Cf", "Cs", "Zl", "Zp") for each in text)
 
 
 def twins(names: Iterable[str]) -> tuple[str, str] | None:

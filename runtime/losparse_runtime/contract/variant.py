@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from .fields import Fields
+from .gates import PassedGate, parse_gate
 
 MODEL_FILE = "model.onnx"
 PLAN_FILE = "plan.json"
@@ -66,6 +67,7 @@ class Variant:
         mixes_texts: whether a text's numbers hang on the others of its batch beyond the order of sums.
         embeddings: "int8" where the export rounded embedding tables to int8 rows; None where it left them.
         plan: name of the file that says the form of every layer.
+        gates: what it had to reach to be shipped, and did; none where nobody asked for anything.
     """
 
     precision: str
@@ -81,6 +83,7 @@ class Variant:
     mixes_texts: bool = False
     embeddings: str | None = None
     plan: str = PLAN_FILE
+    gates: tuple[PassedGate, ...] = ()
 
     @property
     def own_name(self) -> str:
@@ -106,9 +109,10 @@ class Variant:
         return {"precision": self.precision, **bits, **mixes, **tables, **versions}
 
     def measured(self) -> dict[str, Any]:
-        """Return accuracy and times as JSON values, those that there are."""
+        """Return accuracy, times and gates as JSON values, those that there are."""
         found = {"accuracy": self.accuracy, "times": self.times}
-        return {name: dict(value) for name, value in found.items() if value is not None}
+        gates = {"gates": [asdict(gate) for gate in self.gates]} if self.gates else {}
+        return {name: dict(value) for name, value in found.items() if value is not None} | gates
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry of a folder that holds several."""
@@ -156,6 +160,7 @@ def parse_variant(fields: Fields, models: Mapping[str, ModelFile]) -> Variant:
         mixes_texts=fields.flag("mixes_texts") if "mixes_texts" in fields.data else fields.text("precision") == _MIXES,
         embeddings=fields.choice("embeddings", ("int8",)) if "embeddings" in fields.data else None,
         plan=fields.text("plan") if "plan" in fields.data else PLAN_FILE,
+        gates=tuple(map(parse_gate, fields.objects("gates"))) if "gates" in fields.data else (),
     )
 
 

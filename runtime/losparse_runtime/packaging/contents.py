@@ -8,7 +8,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from ..contract.files import METADATA_FILE, record_files, write_metadata
+from ..contract.config import CONFIG_FILE
+from ..contract.files import METADATA_FILE, ONCE_UNLISTED, record_files, write_metadata
 from ..contract.folder import Folder
 from ..contract.metadata import Metadata
 from ..contract.variant import MODEL_FILE, PLAN_FILE
@@ -40,7 +41,7 @@ def write_variant(folder: Path, metadata: Metadata, out: Path, *, copy: bool = F
     names = {metadata.model.file: MODEL_FILE, **weights}
     for source, target in names.items():
         _put(folder, source, out / target, metadata, link=not copy)
-    for source in _others(metadata, set(names)):
+    for source in _others(folder, metadata, set(names)):
         target = PLAN_FILE if source == metadata.variant.plan else source
         _put(folder, source, out / target, metadata, link=False)
     contents = _described(metadata, tuple(weights.values()), out)
@@ -64,18 +65,20 @@ def _weights(folder: Path, metadata: Metadata) -> dict[str, str]:
     return found
 
 
-def _others(metadata: Metadata, taken: set[str]) -> list[str]:
+def _others(folder: Path, metadata: Metadata, taken: set[str]) -> list[str]:
     """Return what a variant needs beside its model: all but the models and plans of the other variants."""
+    files = list(metadata.files)
+    if CONFIG_FILE not in metadata.files:  # earlier writers listed the model's files alone
+        files += [name for name in ONCE_UNLISTED if name not in metadata.files and (folder / name).is_file()]
     variants = metadata.folder.variants
     left_out = {*taken, *metadata.folder.model_files(*variants)}
     left_out |= {variant.plan for variant in variants.values()} - {metadata.variant.plan}
-    return [name for name in metadata.files if name not in left_out]
+    return [name for name in files if name not in left_out]
 
 
 def _described(metadata: Metadata, weights: tuple[str, ...], out: Path) -> Folder:
     own = replace(metadata.model, file=MODEL_FILE, shared=weights)
-    plan = PLAN_FILE if metadata.variant.plan in metadata.files else metadata.variant.plan
-    variant = replace(metadata.variant, models={metadata.graph_name: own}, plan=plan)
+    variant = replace(metadata.variant, models={metadata.graph_name: own}, plan=PLAN_FILE)
     return replace(metadata.folder, variants={metadata.variant_name: variant}, files=record_files(out))
 
 
@@ -87,7 +90,8 @@ def _put(folder: Path, source: str, target: Path, metadata: Metadata, *, link: b
         shutil.copyfile(real, target)
     with target.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != metadata.files[source].sha256:
+    listed = metadata.files.get(source)
+    if listed is not None and digest != listed.sha256:
         raise FolderError(
             f"{folder / source}: the file changed after the export ({METADATA_FILE} has another SHA-256); "
             "copy it again, or export it again"

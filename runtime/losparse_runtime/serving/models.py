@@ -27,6 +27,8 @@ R = TypeVar("R")
 Heard = Callable[[str, Ran], None]
 """Is told of every run: the model's name, and the run."""
 Open = Callable[["ModelPlace", ServeSettings], Session]
+_MOST_THREADS = 4
+"""Of one run, where nobody says: short texts gain little from more, and what is left runs other batches meanwhile."""
 _SHOWN = 12
 """Digits of a fingerprint that name a version."""
 
@@ -70,7 +72,7 @@ def open_session(place: ModelPlace, settings: ServeSettings) -> Session:
     Raises:
         LosparseRuntimeError: see `Session`.
     """
-    threads = settings.threads or max(1, available_cpus() // settings.workers)
+    threads = settings.threads or max(1, min(_MOST_THREADS, available_cpus() // settings.workers))
     return Session(
         place.folder,
         settings.providers,

@@ -13,9 +13,9 @@ import numpy as np
 
 from ..batching.batcher import Batcher, Ran
 from ..batching.queue import Limits
-from ..batching.rows import Job, Part, Row, shape_key
+from ..batching.rows import Job, Part, Row, may_pad, shape_key
 from ..contract.signature import Signature
-from ..contract.tensors import SEQUENCE, Arrays
+from ..contract.tensors import Arrays
 from ..engine.cpus import available_cpus
 from ..errors import DeadlineError
 from ..session import Session
@@ -44,7 +44,7 @@ class Opened:
         self._settings = settings
         self._pool = pool
         self._side = session.encoder.padding_side
-        self._pads = _may_pad(session.signature, self._side)
+        self._pads = may_pad(session.signature, self._side)
         self.batcher = Batcher(
             session.run_checked,
             session.signature,
@@ -193,16 +193,6 @@ class _Awaited:
             self.future.set_result(None)
         else:
             self.future.set_exception(self.job.error)
-
-
-def _may_pad(signature: Signature, side: str) -> bool:
-    """Tell whether rows of different lengths may be padded to one without another answer.
-
-    Padding on the left moves a text to other positions than it has alone; without a mask it is read as text; and an
-    output that has the tokens on another axis than the second would keep it.
-    """
-    plain = all(spec.name in signature.token_outputs or SEQUENCE not in spec.shape for spec in signature.outputs)
-    return side != "left" and signature.has("mask") and plain
 
 
 def _rows(signature: Signature, inputs: Arrays, part: slice) -> Arrays:

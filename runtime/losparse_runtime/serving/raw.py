@@ -44,16 +44,47 @@ class Said(BaseModel):
     """A body of an answer. Answers are made of plain values; this describes them."""
 
 
-def answers(kind: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """Return what `responses` says of a route: its answer, and the errors that all may give."""
-    wrong = {
-        400: "something in the request is wrong",
-        404: "there is no such model",
-        413: "the body is too large",
-        503: "the queue is full, or the server is closing; Retry-After says when to come back",
-        504: "the answer was not there in time",
-    }
-    return {200: {"model": kind}, **{status: {"description": text} for status, text in wrong.items()}}
+class ErrorSaid(Said):
+    """What is wrong."""
+
+    error: str
+
+
+class WrongSaid(Said):
+    """What is wrong."""
+
+    message: str
+    type: str
+    code: int
+    param: str | None
+
+
+class OpenAIErrorSaid(Said):
+    """What is wrong, in the form that OpenAI's clients read."""
+
+    error: WrongSaid
+
+
+Responses = dict[int | str, dict[str, Any]]
+_WRONG = {
+    400: "something in the request is wrong",
+    401: "the token is missing, or another",
+    404: "there is no such model",
+    413: "the body is too large",
+    500: "the model failed",
+    503: "the queue is full, or the server is closing; Retry-After says when to come back",
+    504: "the answer was not there in time",
+}
+
+
+def answers(kind: type[BaseModel]) -> Responses:
+    """Return what `responses` says of a route for OpenAI's clients: its answer, and the errors that all may give."""
+    return {200: {"model": kind}, **errors(*_WRONG, kind=OpenAIErrorSaid)}
+
+
+def errors(*statuses: int, kind: type[BaseModel] = ErrorSaid) -> Responses:
+    """Return what `responses` says of errors; all where none is named."""
+    return {status: {"model": kind, "description": _WRONG[status]} for status in statuses or _WRONG}
 
 
 def described(body: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:

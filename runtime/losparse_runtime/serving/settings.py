@@ -35,7 +35,8 @@ class ServeSettings:
         host: address to listen on; only this machine reaches the default.
         port: to listen on; 0 for any that is free.
         workers: processes; each holds the models by itself.
-        threads: of one run of a model; None to divide the CPUs that are granted among the workers.
+        threads: of one run of a model; None for the CPUs that a worker has, at most four. As many runs go on at once as
+            the CPUs of a worker allow.
         providers: onnxruntime's execution providers, most wanted first; see `Session`.
         memory: what onnxruntime keeps between runs; see `Session`.
         max_batch: rows in one run.

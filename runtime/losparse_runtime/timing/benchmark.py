@@ -130,7 +130,11 @@ Place = Path | str | tuple[Path | str, str]
 
 
 def open_folders(
-    folders: Sequence[Place], providers: Sequence[Provider] = (DEFAULT_PROVIDER,), threads: int | None = None
+    folders: Sequence[Place],
+    providers: Sequence[Provider] = (DEFAULT_PROVIDER,),
+    threads: int | None = None,
+    *,
+    verify: bool | Path | str = False,
 ) -> dict[str, Session]:
     """Open folders to be compared, each under a name that tells it from the others.
 
@@ -140,6 +144,7 @@ def open_folders(
         folders: that `losparse export` wrote, or pairs of a folder and the name of the only variant to open of it.
         providers: see `Session`.
         threads: see `Session`.
+        verify: see `Session`.
 
     Returns:
         Sessions by the folders' own names, or by their paths where names are equal; of a folder of several variants
@@ -156,7 +161,7 @@ def open_folders(
         for each in _to_open(folder) if variant is None else [variant]:
             own = names[folder.resolve()]
             shown.append(own if not several else each if len(names) == 1 else f"{own}:{each}")
-            sessions.append(Session(folder, providers=providers, threads=threads, variant=each))
+            sessions.append(Session(folder, providers=providers, threads=threads, variant=each, verify=verify))
     if len(set(shown)) < len(shown):  # one model beside itself
         shown = [f"{name} ({place})" for place, name in enumerate(shown, 1)]
     return dict(zip(shown, sessions, strict=True))

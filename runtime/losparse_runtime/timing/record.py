@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contract.fields import read_json
-from ..contract.files import METADATA_FILE, read_folder, write_json
+from ..contract.files import METADATA_FILE, read_folder, rewrite_metadata
 from ..contract.variant import DEFAULT_PROVIDER
 from ..engine.cpus import cpu_class
 from ..errors import FolderError, InputError
@@ -96,6 +96,6 @@ def _write(model: Mapping[str, Any], times: Mapping[str, float]) -> None:
     entry: dict[str, Any] = data["variants"][name] if "variants" in data else data
     entry["times"] = {**(variant.times or {}), **times}
     try:
-        write_json(file, data)
+        rewrite_metadata(folder, data)
     except OSError as error:
         raise FolderError(f"{file}: times cannot be written there ({error.strerror}); make it writable") from error

@@ -101,32 +101,18 @@ _INDEX: Schema = {
         "properties": {key: {"type": "string"} for key in ("name", "version", "state", "reason")},
     },
 }
-_ERROR: Schema = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 _BYTES: Schema = {"type": "string", "format": "binary"}
 
 # Ids that every vocabulary has; whoever sends texts uses the routes of tasks.
 _EXAMPLE = {"inputs": [{"name": "input_ids", "shape": [1, 4], "datatype": "INT64", "data": [[1, 2, 3, 4]]}]}
-
-_ERRORS = {
-    400: "the request is wrong; one line says what",
-    404: "there is no such model or version",
-    413: "the body is too large",
-    503: "the queue is full; try again after Retry-After seconds",
-    504: "the answer was not there in time",
-}
 
 
 def _json(schema: Schema, **more: object) -> dict[str, Any]:
     return {"application/json": {"schema": schema, **more}}
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what a route says where it fails, for FastAPI's `responses`."""
-    return {status: {"description": _ERRORS[status], "content": _json(_ERROR)} for status in statuses}
-
-
-def _answer(schema: Schema, *statuses: int, **more: object) -> dict[int | str, dict[str, Any]]:
-    return {200: {"description": "the answer", "content": _json(schema)}, **errors(*statuses)}
+def _answer(schema: Schema) -> dict[int | str, dict[str, Any]]:
+    return {200: {"description": "the answer", "content": _json(schema)}}
 
 
 def flag(*names: str) -> dict[int | str, dict[str, Any]]:
@@ -138,14 +124,13 @@ def flag(*names: str) -> dict[int | str, dict[str, Any]]:
 
 
 SERVER = _answer(_SERVER)
-MODEL = _answer(_MODEL, 404)
+MODEL = _answer(_MODEL)
 INDEX = _answer(_INDEX)
 INFER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": f"the outputs; where one is wanted as bytes, the header {HEADER_LENGTH} says where they begin",
         "content": {**_json(_RESPONSE), "application/octet-stream": {"schema": _BYTES}},
     },
-    **errors(400, 404, 413, 503, 504),
 }
 
 

@@ -18,7 +18,7 @@ from ..oip.metadata import model_metadata, server_metadata
 from ..oip.request import InferRequest, parse_request
 from ..oip.response import render_response
 from ..oip.tensors import shown
-from ..raw import RawRoute, json_response, while_connected
+from ..raw import RawRoute, errors, json_response, while_connected
 from ..settings import ServeSettings
 
 _MODEL = "/v2/models/{name}"
@@ -77,11 +77,11 @@ def _add_models(routes: APIRouter, models: ModelTable) -> None:
         found = _find(models, request, "/ready")
         return _flag(found.ready, name=found.name, ready=found.ready)
 
-    said = {**schemas.flag("name", "ready"), **schemas.errors(404)}
+    said, ready_said = {**schemas.MODEL, **errors(404)}, {**schemas.flag("name", "ready"), **errors(404)}
     for between in ("", _VERSION):
         extra = {"parameters": schemas.model_path(_first(models), versions=bool(between))}
-        routes.get(_MODEL + between, responses=schemas.MODEL, openapi_extra=extra)(model)
-        routes.get(f"{_MODEL}{between}/ready", responses=said, openapi_extra=extra)(model_ready)
+        routes.get(_MODEL + between, responses=said, openapi_extra=extra)(model)
+        routes.get(f"{_MODEL}{between}/ready", responses=ready_said, openapi_extra=extra)(model_ready)
 
 
 def _add_infer(routes: APIRouter, models: ModelTable, settings: ServeSettings) -> None:
@@ -101,9 +101,10 @@ def _add_infer(routes: APIRouter, models: ModelTable, settings: ServeSettings) -
         headers = {schemas.HEADER_LENGTH: str(json_length)}
         return Response(content, headers=headers, media_type="application/octet-stream")
 
+    said = {**schemas.INFER, **errors()}
     for between in ("", _VERSION):
         extra = schemas.infer_extra(_first(models), versions=bool(between))
-        routes.post(f"{_MODEL}{between}/infer", responses=schemas.INFER, openapi_extra=extra)(infer)
+        routes.post(f"{_MODEL}{between}/infer", responses=said, openapi_extra=extra)(infer)
 
 
 def _first(models: ModelTable) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,6 +15,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from ..connections import Connection, Limits, limited
 from ..logs import fields
 from ..settings import ServeSettings
 from .listening import BACKLOG, url_of
@@ -24,16 +25,27 @@ MakeApp = Callable[[], FastAPI]
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 _BY_SIGNAL = 128
 """What shells add to the number of the signal that ended a process."""
+_LOOK_S = 0.05
+"""Seconds between two looks whether all is answered."""
 
 logger = logging.getLogger("losparse_runtime.serving")
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server without its handlers of signals: those would end this process by the signal, not with 0."""
+    """uvicorn's server; how it stops is our own.
+
+    Args:
+        config: of uvicorn.
+        drain_s: seconds that requests under way have once it is told to stop.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain_s: float) -> None:
+        super().__init__(config)
+        self.drain_s = drain_s
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone."""
+        """Leave signals alone: uvicorn would end this process by the signal, not with 0."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -42,13 +54,40 @@ class Server(uvicorn.Server):
         for listener in sockets or ():
             logger.info("serving", extra=fields(url=url_of(listener), pid=os.getpid()))
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nothing more, answer what is under way, and refuse what takes too long."""
+        for server in self.servers:
+            server.close()
+        for connection in self._connections():
+            connection.shutdown()
+        until = time.monotonic() + self.drain_s
+        while self._connections() and time.monotonic() < until:
+            await asyncio.sleep(_LOOK_S)
+        late = self._connections()
+        for connection in late:
+            connection.give_up(self.drain_s)
+        if late:
+            logger.warning("stopped with requests unanswered", extra=fields(connections=len(late), pid=os.getpid()))
+            await asyncio.sleep(_LOOK_S)  # until the refusals are written
 
-def make_server(app: FastAPI, settings: ServeSettings) -> Server:
-    """Return uvicorn's server for an application."""
+    def _connections(self) -> list[Connection]:
+        found = list(self.server_state.connections)
+        return [connection for connection in found if isinstance(connection, Connection)]
+
+
+def make_server(app: FastAPI, settings: ServeSettings, limits: Limits | None = None) -> Server:
+    """Return uvicorn's server for an application, with our connections.
+
+    Args:
+        app: answers the requests.
+        settings: of the server.
+        limits: of connections; None for those that the settings ask for.
+    """
     config = uvicorn.Config(
         app,
+        http=limited(Limits.of(settings) if limits is None else limits),
         interface="asgi3",
-        lifespan="off",  # `run` goes through it, so that an error in it arrives as it was raised
+        lifespan="off",  # `_run` goes through it, so that an error in it arrives as it was raised
         ws="none",
         log_config=None,
         log_level="warning",
@@ -56,10 +95,8 @@ def make_server(app: FastAPI, settings: ServeSettings) -> Server:
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=math.ceil(settings.idle_s),
-        timeout_graceful_shutdown=math.ceil(settings.drain_s),
     )
-    return Server(config)
+    return Server(config, settings.drain_s)
 
 
 def serve_here(make_app: MakeApp, settings: ServeSettings, listener: socket.socket) -> int:
