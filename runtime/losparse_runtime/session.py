@@ -49,7 +49,8 @@ class Session(Closable):
         allow_fallback: run without a provider that is not there, and log a warning, instead of raising.
         batch_invariant: what is said of a text does not depend on the other texts of its batch. Where it may - in
             precision "int8", where the folder pads on the left, or where its exporter measured that it does - every
-            text of a batch is run by itself, at its own length, which takes longer. Other folders run as ever.
+            text of a batch is run by itself, at its own length. A folder that holds a form whose texts do not mix,
+            "int8-rows" say, opens that one.
         spinning: let idle threads wait busily. Right for one model alone on its cores; switch it off where several
             sessions or other work share them.
         variant: which form of the model to open, as in "int8", where the folder holds several; by default the one that
@@ -113,6 +114,7 @@ class Session(Closable):
             cpu_nodes,
             verify if isinstance(verify, bool) else str(Path(verify).absolute()),
             memory,
+            batch_invariant,
         )
         opened = open_chosen(self.folder, options)
         self._held = Held(opened.session, self.folder)
@@ -130,7 +132,6 @@ class Session(Closable):
         if seal is not None:
             self.encoder.load()
             seal.confirm()
-        self._batch_invariant = batch_invariant
         self._alone = batch_invariant and depends_on_batch(self.metadata, self.encoder.padding_side)
         self._warmup = tuple(warmup)
         warm_up(self.run, self.signature, self._warmup)
@@ -138,7 +139,7 @@ class Session(Closable):
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds: where the folder is, which model was open, and how."""
         with self._held.use():
-            arguments = self.options.arguments() | {"batch_invariant": self._batch_invariant, "warmup": self._warmup}
+            arguments = self.options.arguments() | {"warmup": self._warmup}
             return {"folder": self.folder.absolute(), "fingerprint": self.metadata.fingerprint, "arguments": arguments}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

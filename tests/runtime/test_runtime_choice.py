@@ -26,12 +26,12 @@ from .test_runtime_providers import DroppingSession, PretendedSession, pretended
 CPU = (DEFAULT_PROVIDER,)
 CUDA = ("CUDAExecutionProvider", DEFAULT_PROVIDER)
 OTHER = ("DmlExecutionProvider",)
-NAMES = ("fp32", "int8", "int8-vnni", "int8-static", "fp16", "int8-weights", "int4-weights")
+NAMES = ("fp32", "int8", "int8-vnni", "int8-static", "int8-rows", "fp16", "int8-weights", "int4-weights")
 BEST = {
-    "wide": ("int8-vnni", "int8", "int8-static", "fp32", "int8-weights", "int4-weights", "fp16"),
-    "narrow": ("int8", "int8-static", "fp32", "int8-weights", "int4-weights", "fp16"),
-    "unknown": ("int8", "int8-static", "fp32", "int8-weights", "int4-weights", "fp16", "int8-vnni"),
-    "gpu": ("fp16", "fp32", "int8-weights", "int4-weights", "int8", "int8-static", "int8-vnni"),
+    "wide": ("int8-vnni", "int8", "int8-static", "int8-rows", "fp32", "int8-weights", "int4-weights", "fp16"),
+    "narrow": ("int8", "int8-static", "int8-rows", "fp32", "int8-weights", "int4-weights", "fp16"),
+    "unknown": ("int8", "int8-static", "int8-rows", "fp32", "int8-weights", "int4-weights", "fp16", "int8-vnni"),
+    "gpu": ("fp16", "fp32", "int8-weights", "int4-weights", "int8", "int8-static", "int8-rows", "int8-vnni"),
 }
 OF_CPU = {"cpu-amx": "wide", "cpu-avx512-vnni": "wide", "arm": "wide", "cpu-avx2": "narrow", "unknown": "unknown"}
 
@@ -46,16 +46,17 @@ def holding(plain: Folder, names: Sequence[str], **changes: dict[str, Any]) -> F
     (model,) = plain.variants.values()
     variants: dict[str, Variant] = {}
     for name in names:
-        bits = {"int8": 7, "int8-vnni": 8, "int8-static": 7}.get(name)
+        bits = {"int8": 7, "int8-vnni": 8, "int8-static": 7, "int8-rows": 7}.get(name)
         precision = "int8" if name == "int8-vnni" else name
-        fields = {"precision": precision, "weight_bits": bits, **changes.get(name.replace("-", "_"), {})}
+        mixes = {"mixes_texts": precision == "int8"}
+        fields = {"precision": precision, "weight_bits": bits, **mixes, **changes.get(name.replace("-", "_"), {})}
         variants[name] = replace(model, **fields)
     return replace(plain, variants=variants)
 
 
 def test_every_set_of_variants_on_every_cpu_and_provider(plain: Folder) -> None:
-    sets = [names for count in range(1, 8) for names in combinations(NAMES, count)]
-    assert len(sets) == 127 and set(OF_CPU) == set(CPU_CLASSES)
+    sets = [names for count in range(1, 9) for names in combinations(NAMES, count)]
+    assert len(sets) == 255 and set(OF_CPU) == set(CPU_CLASSES)
     for names in sets:
         folder = holding(plain, names)
         for cpu, kind in OF_CPU.items():
@@ -69,6 +70,62 @@ def test_every_set_of_variants_on_every_cpu_and_provider(plain: Folder) -> None:
             assert on_gpu == (fits or names)[0], (names, cpu)
             mentioned = [name for name in names if f"{name} (" in found.reason or f"variant {name}" in found.reason]
             assert len(mentioned) == len(names) and "\n" not in found.reason
+
+
+INVARIANT = {
+    "wide": ("int8-static", "int8-rows", "int8-vnni", "int8", "fp32", "int8-weights", "int4-weights", "fp16"),
+    "narrow": ("int8-static", "int8-rows", "int8", "fp32", "int8-weights", "int4-weights", "fp16"),
+    "unknown": ("int8-static", "int8-rows", "int8", "fp32", "int8-weights", "int4-weights", "fp16", "int8-vnni"),
+    "gpu": BEST["gpu"],
+}
+
+
+def test_every_set_where_no_text_may_change_another(plain: Folder) -> None:
+    """What mixes texts runs them one by one, so what does not comes first, but for fp32, which is slower still."""
+    for names in (names for count in range(1, 9) for names in combinations(NAMES, count)):
+        folder = holding(plain, names)
+        for cpu, kind in OF_CPU.items():
+            found = choose_variant(folder, cpu, CPU, invariant=True)
+            assert found.name == next((name for name in INVARIANT[kind] if name in names), names[0]), (names, cpu)
+            mixing = [name for name in names if name in ("int8", "int8-vnni")]
+            said = [name for name in mixing if name != "int8-vnni" or cpu != "cpu-avx2" or len(names) == 1]
+            assert found.reason.count("one text at a time") == len(said), (names, cpu, found.reason)
+            fits = [name for name in INVARIANT["gpu"] if name in names and (name != "int8-vnni" or cpu != "cpu-avx2")]
+            assert choose_variant(folder, cpu, CUDA, invariant=True).name == (fits or names)[0]
+
+
+def test_what_its_exporter_saw_mix_texts_runs_alone_too(plain: Folder) -> None:
+    mates = {"max_abs": 0.5, "cosine": 0.9, "top1_agreement": 1.0, "texts": 12}
+    moved = {"max_abs": 0.1, "max_rel": 0.1, "tolerance": 0.2, "cases": [], "batch_mates": mates}
+    folder = holding(plain, ("fp32", "int8-static", "int8-rows"), int8_static={"parity": moved})
+    assert choose_variant(folder, "cpu-amx", CPU).name == "int8-static"
+    assert choose_variant(folder, "cpu-amx", CPU, invariant=True) == Choice(
+        "int8-rows",
+        "variant int8-rows on cpu-amx, the first in the order for it; not int8-static (later in that order, one text "
+        "at a time), fp32 (later in that order)",
+    )
+
+
+def test_times_of_one_text_after_another(plain: Folder) -> None:
+    """int8 takes 1 ms a text, so 8 for eight of them, whatever they take together: rows are faster there, not alone."""
+    times = {
+        "int8": {"times": {"cpu-amx 1x16 1t": 1.0, "cpu-amx 8x16 1t": 2.0, "cpu-amx 4x99 1t": 0.1, "cpu-amx odd": 1.0}},
+        "int8_rows": {"times": {"cpu-amx 1x16 1t": 1.5, "cpu-amx 8x16 1t": 3.0, "cpu-amx 4x99 1t": 9.0}},
+    }
+    folder = holding(plain, ("int8", "int8-rows", "fp32"), **times)
+    assert choose_variant(folder, "cpu-amx", CPU).name == "int8"
+    # The geometric mean of 1 and 8 is 2.83, of 1.5 and 3 it is 2.12; nobody timed one text of 99 tokens.
+    assert choose_variant(folder, "cpu-amx", CPU, invariant=True) == Choice(
+        "int8-rows",
+        "variant int8-rows on cpu-amx, the fastest as timed on this class of CPU; not int8 (1.33 times as long, one "
+        "text at a time), fp32 (not timed by the same calls)",
+    )
+    single = {name: {"times": {"cpu-amx 1x16 1t": each["times"]["cpu-amx 1x16 1t"]}} for name, each in times.items()}
+    assert choose_variant(holding(plain, ("int8", "int8-rows"), **single), "cpu-amx", CPU, invariant=True) == Choice(
+        "int8",
+        "variant int8 on cpu-amx, the fastest as timed on this class of CPU, one text at a time; "
+        "not int8-rows (1.50 times as long)",
+    )
 
 
 def test_other_providers_take_fp32(plain: Folder) -> None:
@@ -133,6 +190,19 @@ def both(make_folder: MakeFolder, tmp_path: Path) -> Path:
     """fp32, and an int8 that answers otherwise."""
     folders = {"fp32": make_folder().path, "int8": make_folder(name="other", seed=1).path}
     return put_together(tmp_path / "both", folders, int8={"precision": "int8", "weight_bits": 7})
+
+
+def test_a_session_of_which_no_text_may_change_another_chooses_by_it(make_folder: MakeFolder, tmp_path: Path) -> None:
+    folders = {"int8": make_folder().path, "int8-rows": make_folder(name="other", seed=1).path}
+    kinds = {name: {"precision": name, "weight_bits": 7, "mixes_texts": name == "int8"} for name in folders}
+    both = put_together(tmp_path / "both", folders, **kinds)
+    assert Session(both, threads=1).variant == "int8"
+    chosen = Session(both, threads=1, batch_invariant=True)
+    assert chosen.variant == "int8-rows" and "int8 (later in that order, one text at a time)" in chosen.choice
+    assert chosen.options.batch_invariant
+    alone = put_together(tmp_path / "alone", {"int8": folders["int8"]}, int8=kinds["int8"])
+    assert Session(alone, threads=1, batch_invariant=True).choice == "variant int8, the only one, one text at a time"
+    assert Session(both, threads=1, batch_invariant=True, variant="int8").variant == "int8"
 
 
 def test_a_session_says_what_it_chose(both: Path, caplog: pytest.LogCaptureFixture) -> None:

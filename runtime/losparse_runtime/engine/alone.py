@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..contract.metadata import Metadata
 from ..contract.signature import Signature
 from ..contract.tensors import Arrays
+from ..contract.variant import Variant
 
 
 def depends_on_batch(metadata: Metadata, padding_side: str) -> bool:
@@ -26,9 +27,14 @@ def depends_on_batch(metadata: Metadata, padding_side: str) -> bool:
         metadata: of the folder; what its exporter measured counts too.
         padding_side: where the folder fills short texts, "left" or "right".
     """
-    if metadata.variant.mixes_texts or padding_side == "left":
+    return padding_side == "left" or variant_mixes(metadata.variant)
+
+
+def variant_mixes(variant: Variant) -> bool:
+    """Whether it does so in a variant wherever the folder pads; what its exporter measured counts too."""
+    if variant.mixes_texts:
         return True
-    parity = metadata.parity or {}
+    parity = variant.parity or {}
     mates = parity.get("batch_mates")  # earlier writers did not measure it
     return mates is not None and bool(mates["max_abs"] > parity["tolerance"])
 

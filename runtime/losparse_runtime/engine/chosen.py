@@ -50,7 +50,7 @@ def open_chosen(folder: Path, options: Options, *, ort: ModuleType | None = None
     session = open_model(folder, metadata, options, ort=ort)
     ran = tuple(session.get_providers())
     if options.variant is None and len(metadata.folder.variants) > 1 and options.providers[0] not in ran:
-        again = choose_variant(metadata.folder, cpu_class(), ran)
+        again = choose_variant(metadata.folder, cpu_class(), ran, invariant=options.batch_invariant)
         if again.name != choice.name:
             logger.info("%s: %s", folder, again.reason)
             metadata, choice = select(metadata.folder, again.name, options.graph), again
@@ -75,11 +75,11 @@ def select_here(folder: Path, options: Options, ort: Any = None) -> tuple[Metada
     if options.variant is not None:
         return first, Choice(options.variant, f"variant {options.variant}, as asked for")
     if len(first.folder.variants) == 1:
-        return first, choose_variant(first.folder, UNKNOWN, options.providers)
+        return first, choose_variant(first.folder, UNKNOWN, options.providers, invariant=options.batch_invariant)
     providers = options.providers
     if options.allow_fallback:
         available = (import_onnxruntime() if ort is None else ort).get_available_providers()
         providers = tuple(name for name in providers if name in available) or (DEFAULT_PROVIDER,)
-    choice = choose_variant(first.folder, cpu_class(), providers)
+    choice = choose_variant(first.folder, cpu_class(), providers, invariant=options.batch_invariant)
     logger.info("%s: %s", folder, choice.reason)
     return select(first.folder, choice.name, options.graph), choice

@@ -37,6 +37,7 @@ class Options:
         verify: see `Session`; the file of a key as a text.
         memory: what is kept for intermediate results. "fast" plans one block for each shape, which is best for few
             shapes and grows with many; "flat" plans none, and keeps what the largest run so far needed.
+        batch_invariant: no text may change what is said of another of its batch; the variant is chosen by it.
     """
 
     providers: tuple[str, ...]
@@ -50,6 +51,7 @@ class Options:
     cpu_nodes: bool = True
     verify: bool | str = False
     memory: str = FAST
+    batch_invariant: bool = False
 
     def __post_init__(self) -> None:
         """Check the thread count, and what may not go together."""
