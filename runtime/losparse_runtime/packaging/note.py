@@ -84,7 +84,7 @@ def _remarks(facts: Facts) -> Iterator[str]:
     if switched_off:
         yield (
             f"cannot be said to Triton: the optimizers {', '.join(switched_off)} of onnxruntime, which our sessions "
-            "switch off to be faster; answers are the same"
+            "switch off to be faster; answers are the same up to rounding"
         )
     if settings.provider == "cpu" and settings.threads != 1:
         yield (
