@@ -27,6 +27,7 @@ MIB = 1024 * 1024
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # what git and the hub call a content by
 _LONGEST = 240
 """Bytes of one part of a name; file systems take 255, and temporary names are longer than what they are for."""
+_UNSAFE = frozenset('*?<>|"')  # onnxruntime takes "*/..." for places in memory; Windows has none of them in names
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows, in every folder
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "Is a directory"),
@@ -66,6 +67,8 @@ def name_fault(name: str) -> str | None:
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts) or "\\" in name:
         return "it leads elsewhere"
+    if not _UNSAFE.isdisjoint(name):
+        return "it has characters with a meaning of their own"
     if ":" in name or any(_DEVICES.fullmatch(part) for part in parts):
         return "it means a drive, a stream or a device on Windows"
     if not is_plain(name):

@@ -176,7 +176,10 @@ def parse_models(fields: Fields) -> dict[str, ModelFile]:
 
 def _model_file(entry: Fields) -> ModelFile:
     shared = entry.texts("shared") if "shared" in entry.data else ()
-    return ModelFile(entry.text("file"), entry.digest("fingerprint"), shared)
+    file = entry.text("file")
+    if not file.endswith(".onnx"):  # by another ending onnxruntime takes it for a format that nothing here reads
+        entry.fail("file", "a name that ends in .onnx")
+    return ModelFile(file, entry.digest("fingerprint"), shared)
 
 
 def data_file(file: str) -> str:

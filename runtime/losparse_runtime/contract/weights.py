@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import FolderError
 from .inside import open_inside
-from .protobuf import message_fields
+from .protobuf import Messages
 
 _GRAPH, _INITIALIZER = 7, 5
 _NAME, _EXTERNAL = 8, 13
@@ -59,33 +59,33 @@ def stored_weights(model: Path) -> list[StoredWeight]:
             open_inside(model.parent, model.name) as stream,
             mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
-            return list(_weights(data))
+            return list(_weights(data, Messages(data)))
     except (OSError, ValueError, IndexError) as error:
         raise FolderError(
             f"{model}: is not an ONNX model or is cut short; copy it again, or export it again"
         ) from error
 
 
-def _weights(data: mmap.mmap) -> Iterator[StoredWeight]:
-    for number, first, last in message_fields(data, 0, len(data)):
+def _weights(data: mmap.mmap, messages: Messages) -> Iterator[StoredWeight]:
+    for number, first, last in messages.fields(0, len(data)):
         if number != _GRAPH:
             continue
-        for part, start, end in message_fields(data, first, last):
+        for part, start, end in messages.fields(first, last):
             if part == _INITIALIZER:
-                yield _tensor(data, start, end)
+                yield _tensor(data, messages, start, end)
 
 
-def _tensor(data: mmap.mmap, start: int, end: int) -> StoredWeight:
+def _tensor(data: mmap.mmap, messages: Messages, start: int, end: int) -> StoredWeight:
     """Return what a tensor says of itself."""
     name, size = "", 0
     beside: dict[bytes, str] = {}
-    for number, first, last in message_fields(data, start, end):
+    for number, first, last in messages.fields(start, end):
         if number == _NAME:
             name = data[first:last].decode()
         elif number in _NUMBERS:
             size += last - first
         elif number == _EXTERNAL:
-            entry = {key: data[a:b] for key, a, b in message_fields(data, first, last)}
+            entry = {key: data[a:b] for key, a, b in messages.fields(first, last)}
             beside[entry.get(_KEY, b"")] = entry.get(_VALUE, b"").decode()
     if not beside:
         return StoredWeight(name, size)

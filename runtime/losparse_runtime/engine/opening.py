@@ -16,7 +16,7 @@ from ..dependencies import import_onnxruntime
 from ..errors import FolderError, ProviderError, one_line
 from .choice import GPU_PROVIDERS
 from .cpus import int8_overflows
-from .external import external_files
+from .external import read_asked
 from .options import Options
 from .providers import fall_back, installed, preload_cuda, require_settings
 from .settings import session_settings
@@ -100,7 +100,13 @@ def _refuse(folder: Path, metadata: Metadata, options: Options, overflows: Calla
         )
     name = metadata.model.file
     beside = PurePosixPath(name).parent  # locations are seen from the model's own folder
-    unlisted = sorted({(beside / each).as_posix() for each in external_files(folder / name)} - metadata.files.keys())
+    asked = read_asked(folder / name)
+    if asked.foreign:
+        raise FolderError(
+            f"{folder}: {name} has nodes of {asked.foreign[0]}, which is no operator of ONNX or onnxruntime; code for "
+            "others is never loaded: export the folder again with `losparse export`"
+        )
+    unlisted = sorted({(beside / each).as_posix() for each in asked.files} - metadata.files.keys())
     if unlisted:
         raise FolderError(
             f"{folder}: {name} takes weights from {unlisted[0]!r}, which losparse.json does not list, so nothing "
