@@ -52,10 +52,14 @@ def create_app(
     )
     app.state.models = models
     app.state.metrics = metrics
-    app.include_router(texts.router(models, chosen))
-    app.include_router(embeddings.router(models, chosen))
-    app.include_router(oip.router(models, chosen))
-    app.include_router(watching.router(models, metrics))
+    # One flat list: FastAPI looks for a path twice in a router that is included.
+    for router in (
+        texts.router(models, chosen),
+        embeddings.router(models, chosen),
+        oip.router(models, chosen),
+        watching.router(models, metrics),
+    ):
+        app.router.routes.extend(router.routes)
     app.add_exception_handler(HTTPException, _as_json)
     app.add_middleware(Gate, settings=chosen, metrics=metrics)
     if chosen.token is not None:

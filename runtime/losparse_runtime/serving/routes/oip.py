@@ -34,9 +34,9 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
         settings: of the server.
     """
     routes = APIRouter(route_class=RawRoute, tags=["Open Inference Protocol v2"])
-    _add_server(routes, models)
+    _add_infer(routes, models, settings)  # the most wanted first: paths are tried one after the other
     _add_models(routes, models)
-    _add_infer(routes, models, settings)
+    _add_server(routes, models)
     return routes
 
 
