@@ -100,7 +100,9 @@ def run(options: argparse.Namespace) -> int:
     from losparse_runtime.serving.logs import set_up_logs
     from losparse_runtime.serving.models import parse_place
     from losparse_runtime.serving.workers import serve
+    from losparse_runtime.text.panics import HOLD_SWITCH
 
+    os.environ[HOLD_SWITCH] = "0"  # stderr has the lines of many requests, which must not wait for one another
     settings = _settings(options)
     places = [parse_place(each) for each in options.places]
     set_up_logs(json_lines=settings.json_logs, requests=options.verbose)

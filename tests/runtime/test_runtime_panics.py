@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,49 @@ def test_other_output_passes_and_other_errors_stay(capfd: pytest.CaptureFixture[
         else:
             os.environ[HOLD_SWITCH] = before
     assert capfd.readouterr().err == "said by a library\nwarned\n"
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HOLD_SWITCH, "1")
+
+
+def file_of_stderr() -> tuple[int, int]:
+    found = os.fstat(2)
+    return found.st_dev, found.st_ino
+
+
+@pytest.mark.usefixtures("held")
+def test_stderr_is_its_own_behind_threads_that_overlap() -> None:
+    """The second goes in while the first is inside, and comes out behind it."""
+    before, first_out, second_in = file_of_stderr(), threading.Event(), threading.Event()
+
+    def second() -> None:
+        with panics_caught():
+            second_in.set()
+            assert first_out.wait(20)
+
+    thread = threading.Thread(target=second)
+    with panics_caught():
+        thread.start()
+        assert second_in.wait(20)
+    first_out.set()
+    thread.join(20)
+    assert file_of_stderr() == before
+
+
+@pytest.mark.usefixtures("held")
+def test_without_a_place_for_temporary_files_texts_are_read_all_the_same(
+    make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_folder().path
+
+    def refused(*_: object) -> None:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    assert Session(folder).classify("a")[0].label in ("red", "green", "blue")
+    assert capfd.readouterr().err == ""
 
 
 def test_a_tokenizer_of_more_tokens_than_the_model_has(make_folder: MakeFolder) -> None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import IO
 
 from ..errors import one_line
 
 HOLD_SWITCH = "LOSPARSE_HOLD_PANICS"
 """Environment variable: "1" keeps Rust's own report off stderr. Set by the command line, whose stderr is its own."""
+
+_HOLDING = threading.Lock()
 
 
 class PanicError(Exception):
@@ -45,10 +49,31 @@ def panics_caught() -> Iterator[None]:
 
 @contextmanager
 def _held_stderr() -> Iterator[None]:
-    """Collect what is written to file descriptor 2, and pass it on at the end but for a panic's report."""
+    """Collect what is written to file descriptor 2, and pass it on at the end but for a panic's report.
+
+    One thread at a time: of two, the one that ends last would leave the other's file in the place of stderr. Nothing is
+    collected either where no temporary file can be made, as on a read-only disk.
+    """
+    if not _HOLDING.acquire(blocking=False):
+        yield
+        return
+    try:
+        try:
+            held = tempfile.TemporaryFile()  # noqa: SIM115 - the next block closes it
+        except OSError:
+            yield
+            return
+        with _in_the_place_of_stderr(held):
+            yield
+    finally:
+        _HOLDING.release()
+
+
+@contextmanager
+def _in_the_place_of_stderr(file: IO[bytes]) -> Iterator[None]:
     sys.stderr.flush()
     real = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    with file as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
