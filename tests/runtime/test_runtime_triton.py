@@ -138,6 +138,18 @@ def test_a_model_that_mixes_texts_gets_one_text_a_run(
     assert parse(package_triton(whole.path, tmp_path / "repository").folder).max_batch_size == 32
 
 
+def test_a_variant_that_does_not_mix_is_taken_before_one_that_does(
+    make_folder: MakeFolder, tmp_path: Path, parse: Callable[[Path], Any]
+) -> None:
+    folders = {name: make_folder(name=name).path for name in ("int8", "int8-rows")}
+    mixes, whole = ({"precision": "int8", "weight_bits": 7, "mixes_texts": mixed} for mixed in (True, False))
+    folder = put_together(tmp_path / "both", folders, int8=mixes, int8_rows=whole)
+    written = package_triton(folder, tmp_path / "repository")
+    assert written.variant == "int8-rows" and parse(written.folder).max_batch_size == 32
+    asked = package_triton(folder, tmp_path / "repository", TritonSettings(name="int8", variant="int8"))
+    assert asked.batching.endswith("; take a variant whose answers do not (int8-rows), or let them with --mixed")
+
+
 def test_a_folder_that_pads_on_the_left_gets_one_text_a_run(
     make_folder: MakeFolder, tmp_path: Path, parse: Callable[[Path], Any]
 ) -> None:

@@ -12,6 +12,7 @@ from ..contract.files import TOKENIZER_FILE
 from ..contract.metadata import Metadata
 from ..contract.task import TASKS
 from ..contract.tensors import TensorSpec
+from ..engine.alone import variant_mixes
 from ..errors import TokenizerError
 from ..text.encoder import TextEncoder
 from .config import is_batched
@@ -54,8 +55,15 @@ class Facts:
             return f"requests of equal shapes share a run, up to {self.settings.max_batch} texts{mixed}"
         if not is_batched(self.metadata.signature):
             return f"a request is a run: {self.why_alone}"
-        way_out = "take a variant whose answers do not (--variant fp32), or let them (--mixed)"
-        return f"a request has one text, and is a run: {self.why_alone}; {way_out}"
+        return f"a request has one text, and is a run: {self.why_alone}; {self._way_out}"
+
+    @property
+    def _way_out(self) -> str:
+        """What else can be done; padding on the left concerns every variant."""
+        variants = self.metadata.folder.variants if variant_mixes(self.metadata.variant) else {}
+        whole = [name for name, variant in variants.items() if not variant_mixes(variant)]
+        others = f"take a variant whose answers do not ({', '.join(whole)}), or " if whole else ""
+        return f"{others}let them with --mixed"
 
 
 def remarks(facts: Facts) -> tuple[str, ...]:

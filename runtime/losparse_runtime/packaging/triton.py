@@ -113,7 +113,8 @@ def _chosen(folder: Path, contents: Folder, settings: TritonSettings) -> Metadat
     """
     name = settings.variant
     if name is None:
-        name = choose_variant(contents, CPU_AVX2, [PROVIDERS[settings.provider]]).name
+        providers = [PROVIDERS[settings.provider]]
+        name = choose_variant(contents, CPU_AVX2, providers, invariant=not settings.mixed).name
     try:
         metadata = select(contents, name)
     except InputError as error:
