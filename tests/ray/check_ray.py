@@ -1,5 +1,7 @@
 """Serve folders with a local Ray: two replicas, one killed under load; another folder, and a broken one, under load.
 
+Then more requests than are taken, and replicas that come and go with them.
+
 python tests/ray/check_ray.py OUT
 
 It has two CPUs, no dashboard, and stops by itself. Requests go to the loopback alone.
@@ -8,6 +10,7 @@ It has two CPUs, no dashboard, and stops by itself. Requests go to the loopback 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import signal
@@ -29,6 +32,7 @@ os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}  # t
 import ray
 from ray import serve
 from ray.serve.context import _get_global_client
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ServeDeploySchema
 
 from losparse_runtime import InputError, Session
@@ -50,6 +54,7 @@ class Load:
     def __init__(self, handle: Any, port: int, wanted: list[dict[str, dict[str, float]]]) -> None:
         self.outcomes: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
+        self._ended = 0
         self._handle = handle
         self._port = port
         self._wanted = wanted
@@ -67,6 +72,7 @@ class Load:
         for thread in self._threads:
             thread.join(LONG_S)
         assert not any(thread.is_alive() for thread in self._threads), "a request was never answered"
+        assert self._ended == CLIENTS, "a client ended by an error of another kind: it is printed above"
 
     @property
     def right(self) -> int:
@@ -83,10 +89,13 @@ class Load:
         while not self._stop.is_set():
             texts = random_texts.sample(texts_of_all, random_texts.randint(1, 4))
             outcome, error = self._judged(texts, over_http=number % 2 == 0)
+            time.sleep(0.01 if error else 0)  # whoever is refused comes back a little later
             with self._lock:
                 self.outcomes[outcome] += 1
                 if error:
                     self.errors[error] += 1
+        with self._lock:
+            self._ended += 1
 
     def _judged(self, texts: list[str], *, over_http: bool) -> tuple[str, str]:
         """Return what an answer was: "right, of model N", "wrong" or "error", and the error."""
@@ -97,8 +106,8 @@ class Load:
                 results = self._handle.do.remote(texts=texts).result(timeout_s=LONG_S)
                 found = [each.scores for each in results]
         except urllib.error.HTTPError as error:
-            return "error", f"HTTP {error.code} {error.read()[:120].decode()}"
-        except (ray.exceptions.RayError, ConnectionError) as error:
+            return "error", f"HTTP {error.code} {error.read().decode().partition('(')[0].strip()[:80]}"
+        except (ray.exceptions.RayError, RayServeException, ConnectionError) as error:
             return "error", type(error).__name__
         for number, wanted in enumerate(self._wanted):
             if all(near(scores, wanted[text]) for scores, text in zip(found, texts, strict=True)):
@@ -230,6 +239,33 @@ def check_replacement(load: Load, port: int, out: Path, config: dict[str, Any]) 
     print(f"a broken folder: refused after {refused:.1f} s, no request failed, the same replicas")
 
 
+def check_overload(load_of: Callable[[], Load], folder: str) -> None:
+    """Take one request at a time and let one wait: of eight clients' every request is right, or refused as busy."""
+    deploy({"args": {**OPTIONS, "folder": folder, "max_ongoing": "1", "max_queued": "1"}})
+    until(lambda: status() == "RUNNING" and running() == 2, "two replicas")
+    with load_of() as load:
+        until(lambda: load.errors.total() >= 100 and load.right >= 100, "refusals beside right answers")
+    assert not load.outcomes["wrong"] and all("503" in said or "BackPressure" in said for said in load.errors), (
+        load.errors
+    )
+    print(f"overload: {load.right} right, {load.errors.total()} refused ({', '.join(load.errors)})")
+
+
+def check_autoscaling(load_of: Callable[[], Load], folder: str) -> None:
+    """Begin with one replica; clients make it two, and their absence one again."""
+    quick = {"upscale_delay_s": 1, "downscale_delay_s": 2, "metrics_interval_s": 1, "look_back_period_s": 2}
+    args = {**OPTIONS, "folder": folder, "min_replicas": "1", "target_ongoing": "1"}
+    bounds = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 1}
+    deploy({"args": args, "deployments": [{"name": "losparse", "autoscaling_config": {**bounds, **quick}}]})
+    until(lambda: status() == "RUNNING" and running() == 1, "one replica")
+    with load_of() as load:
+        more = until(lambda: running() == 2, "a second replica")
+        load.after(100)
+    assert not load.outcomes["wrong"] and not load.errors, load.errors
+    less = until(lambda: running() == 1, "one replica again")
+    print(f"autoscaling: two replicas {more:.1f} s after the first request, one again {less:.1f} s after the last")
+
+
 def main() -> int:
     """Check all; an assertion says what failed."""
     out = Path(sys.argv[1]).resolve()
@@ -237,6 +273,7 @@ def main() -> int:
     texts = [" ".join(generator.choices(WORDS, k=generator.randint(1, 12))) for _ in range(50)]
     wanted = [answers(out / name, texts) for name in ("first", "second")]
     config = {"args": {**OPTIONS, "folder": str(out / "first")}}
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)  # a line for every refusal is too much
     begin = time.monotonic()
     with cluster() as port:
         deploy(config)
@@ -248,6 +285,8 @@ def main() -> int:
             check_kill(load)
             check_replacement(load, port, out, config)
         assert not load.outcomes["wrong"], load.outcomes
+        check_overload(lambda: Load(handle, port, wanted), str(out / "first"))
+        check_autoscaling(lambda: Load(handle, port, wanted), str(out / "first"))
         print(f"{load.outcomes.total()} requests: {dict(load.outcomes)}")
     print(f"ray {version('ray')}, onnxruntime {version('onnxruntime')}, {time.monotonic() - begin:.0f} s")
     return 0
