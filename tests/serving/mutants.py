@@ -281,3 +281,24 @@ def mutants(request: Request) -> st.SearchStrategy[Request]:
         ways += [_json_changes(request, None if said is None else int(said))] * 6
         ways += [_byte_changes(request)] * 2
     return st.one_of(ways)
+
+
+@st.composite
+def raw_mutants(draw: st.DrawFn, request: Request) -> bytes:
+    """The bytes of a request, head and body, changed wherever it happens."""
+    raw = request.raw
+    at = draw(st.integers(0, len(raw) - 1))
+    to = draw(st.integers(at, min(len(raw), at + 12)))
+    odd = [
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\n",
+        b"\x00",
+        b"\xff",
+        b":",
+        b" ",
+        b"Content-Length: 1\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+    ]
+    other = draw(st.one_of(st.binary(max_size=6), st.sampled_from(odd)))
+    return draw(st.sampled_from([raw[:at] + other + raw[to:], raw[:at], raw[at:], raw[:at] + raw[to:] + other]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from tritonclient.http import InferResult
 from losparse_runtime import Session
 
 from ..runtime.conftest import write_folder
-from .mutants import MODELS, ROUTES, Request, mutants
+from .mutants import MODELS, ROUTES, Request, mutants, raw_mutants
 from .oip_bodies import HEADER
 from .running import Answer, Server, running
 
@@ -52,6 +53,13 @@ def sessions(folders: dict[str, Path]) -> Iterator[dict[str, Session]]:
 @pytest.fixture(scope="module")
 def server(folders: dict[str, Path]) -> Iterator[Server]:
     with running(folders, body_bytes=MOST, texts_in_request=256) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def hasty(folders: dict[str, Path]) -> Iterator[Server]:
+    """A server that waits for nobody: what a cut request lacks never comes."""
+    with running(folders, body_bytes=MOST, head_s=0.2, body_s=0.2, idle_s=0.2) as server:
         yield server
 
 
@@ -189,6 +197,26 @@ def test_the_right_requests_are_right(check: Callable[[Request], Answer], name: 
 @many
 def test_mutants(check: Callable[[Request], Answer], name: str, data: st.DataObject) -> None:
     check(data.draw(mutants(ROUTES[name])))
+
+
+@pytest.mark.parametrize("name", ["classify", "infer bytes", "model"])
+@given(data=st.data())
+@many
+def test_mutants_of_the_bytes_on_the_wire(
+    hasty: Server, sessions: dict[str, Session], name: str, data: st.DataObject
+) -> None:
+    raw = data.draw(raw_mutants(ROUTES[name]))
+    try:
+        answer = hasty.send(raw, raw[:4].decode("latin-1").strip())
+    except (http.client.RemoteDisconnected, ConnectionResetError):
+        assert not raw.strip(), "only who asked nothing gets no answer"
+    else:
+        assert answer.status == 200 or 400 <= answer.status < 500, (answer.status, answer.body)
+        if answer.status != 200 and not raw.startswith(b"HEAD"):
+            assert_said(answer)
+    known = hasty.send(ROUTES["classify"].raw)
+    assert known.status == 200
+    assert_right(ROUTES["classify"], known, sessions)
 
 
 def test_every_route_has_its_mutants(server: Server) -> None:
