@@ -66,6 +66,9 @@ def add_options(parser: CommandParser) -> None:
         "--max-body", dest="body_bytes", type=positive_int, metavar="BYTES", help="of one request (default 8 MiB)"
     )
     limits.add_argument(
+        "--max-answer", dest="answer_bytes", type=positive_int, metavar="BYTES", help="of tensors (default 256 MiB)"
+    )
+    limits.add_argument(
         "--max-connections", dest="connections", type=positive_int, metavar="N", help="of a worker (default 1024)"
     )
     for flag, name, what in (

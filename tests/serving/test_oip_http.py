@@ -228,6 +228,27 @@ def test_more_rows_than_may_wait_are_refused(folders: dict[str, Path]) -> None:
     assert rows[1].json["error"] == "inputs must have at most 3 rows in one request, got 4; send them in parts"
 
 
+def test_an_answer_that_would_fill_the_memory_is_refused(folders: dict[str, Path]) -> None:
+    many = {"input_ids": np.full((8, 16), 4)}
+    served = running({"vectors": folders["vectors"]}, answer_bytes=8 * 16 * 4 * 4)
+    with served as server, triton.InferenceServerClient(server.url) as client:
+        assert client.infer("vectors", inputs(True, **many)).as_numpy("last_hidden_state").shape == (8, 16, 4)
+        as_json = [triton.InferRequestedOutput("last_hidden_state", binary_data=False)]
+        with pytest.raises(InferenceServerException, match="34816 bytes of memory, at most 2048 are granted"):
+            client.infer("vectors", inputs(True, **many), outputs=as_json)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_large_answers_are_right_too(folders: dict[str, Path], binary: bool) -> None:
+    many = {"input_ids": np.random.default_rng(0).integers(4, 11, (1024, 16))}
+    served = running({"vectors": folders["vectors"]}, queue=1024)
+    with served as server, triton.InferenceServerClient(server.url) as client:
+        output = triton.InferRequestedOutput("last_hidden_state", binary_data=binary)
+        result = client.infer("vectors", inputs(True, **many), outputs=[output]).as_numpy("last_hidden_state")
+    with Session(folders["vectors"], threads=1) as session:
+        np.testing.assert_allclose(result, session.run(many)["last_hidden_state"], **CLOSE)
+
+
 def test_the_page_shows_requests_that_work_as_they_stand(server: Server) -> None:
     paths = httpx.get(f"http://{server.url}/openapi.json").json()["paths"]
     shown = {path: said for path, said in paths.items() if path.startswith("/v2")}

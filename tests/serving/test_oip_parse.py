@@ -19,7 +19,7 @@ from losparse_runtime.errors import InputError, RunError
 from losparse_runtime.serving.oip.datatypes import DATATYPES
 from losparse_runtime.serving.oip.metadata import model_metadata
 from losparse_runtime.serving.oip.request import InferRequest, WantedOutput, parse_request
-from losparse_runtime.serving.oip.response import render_response
+from losparse_runtime.serving.oip.response import answer_bytes, render_response
 
 from .oip_bodies import IDS, TEXTS, behind, binary_entry, by_client, entry, feeds, one, wanted, written
 
@@ -197,6 +197,19 @@ def test_an_answer_without_a_name_has_none() -> None:
     )
     outputs = [{"name": "y", "datatype": "FP32", "shape": [2], "data": [0.0, 0.0]}]
     assert (json.loads(body), length) == ({"model_name": "m", "model_version": "1", "outputs": outputs}, None)
+
+
+@pytest.mark.parametrize("count", [0, 1, 16_383, 16_384, 16_385, 50_000])
+def test_long_answers_are_written_in_pieces_that_make_one_list(count: int) -> None:
+    array = np.random.default_rng(0).normal(size=count).astype(np.float32)
+    body, _ = render_response({"y": array}, InferRequest({}, (WantedOutput("y", False),)), "m", "1")
+    assert same(np.array(json.loads(body)["outputs"][0]["data"], np.float32), array)
+
+
+def test_an_answer_is_measured_before_it_is_made() -> None:
+    body, length = by_client({"input_ids": IDS}, binary=True, outputs=[wanted("logits", binary=False)])
+    # 2 rows of 3 tokens: 4 logits as float32 and as JSON, and 18 numbers that the model gives unasked.
+    assert answer_bytes(parse_request(body, length, TEXTS), TEXTS) == 4 * (4 + 64) + 18 * 4
 
 
 def test_free_axes_are_minus_1() -> None:

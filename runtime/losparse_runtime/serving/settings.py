@@ -20,6 +20,7 @@ _AT_LEAST: dict[str, float] = {
     "queue": 1,
     "texts_in_request": 1,
     "body_bytes": 1024,
+    "answer_bytes": 1024,
     "connections": 1,
     "reload_s": 0,
 }
@@ -49,6 +50,7 @@ class ServeSettings:
         deadline_s: seconds after which a request without an answer is refused with 504.
         drain_s: seconds that requests under way have to finish once the server is told to stop.
         body_bytes: size of the largest body that is taken.
+        answer_bytes: memory that one answer of tensors may take.
         connections: that may be open at once, in each worker.
         head_s: seconds within which the head of a request must be there.
         body_s: seconds within which its body must be there.
@@ -76,6 +78,7 @@ class ServeSettings:
     deadline_s: float = 30
     drain_s: float = 20
     body_bytes: int = 8 * _MIB
+    answer_bytes: int = 256 * _MIB
     connections: int = 1024
     head_s: float = 10
     body_s: float = 30

@@ -16,7 +16,7 @@ from ..oip import schemas
 from ..oip.bodies import inflate
 from ..oip.metadata import model_metadata, server_metadata
 from ..oip.request import InferRequest, parse_request
-from ..oip.response import render_response
+from ..oip.response import answer_bytes, render_response
 from ..oip.tensors import shown
 from ..raw import RawRoute, errors, json_response, while_connected
 from ..settings import ServeSettings
@@ -24,6 +24,8 @@ from ..settings import ServeSettings
 _MODEL = "/v2/models/{name}"
 _VERSION = "/versions/{version}"
 _MOST_DIGITS = 18  # of a length
+_LARGE = 2**20
+"""Bytes of an answer, about, above which it is not written where all requests are read."""
 
 
 def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
@@ -91,11 +93,14 @@ def _add_infer(routes: APIRouter, models: ModelTable, settings: ServeSettings) -
         # From here to the queue without a pause: a model that is replaced meanwhile takes what it was asked.
         model = _find(models, request, "/infer")
         asked = parse_request(body, _header_length(request), model.session.signature)
-        _bound(asked, settings.queue)
-        version = model.version
+        version, large = model.version, _bound(asked, model, settings) > _LARGE
         async with while_connected(request):
             outputs = await model.infer(asked.inputs, deadline_s=_deadline(request, asked))
-        content, json_length = render_response(outputs, asked, model.name, version)
+        # A thread writes a large answer: others get their turn meanwhile.
+        rendering = (outputs, asked, model.name, version)
+        content, json_length = (
+            await run_in_threadpool(render_response, *rendering) if large else render_response(*rendering)
+        )
         if json_length is None:
             return Response(content, media_type="application/json")
         headers = {schemas.HEADER_LENGTH: str(json_length)}
@@ -141,11 +146,24 @@ def _header_length(request: Request) -> int | None:
     return int(text)
 
 
-def _bound(asked: InferRequest, most: int) -> None:
-    """Refuse a request of more rows than may wait: it would keep all others waiting."""
+def _bound(asked: InferRequest, model: ServedModel, settings: ServeSettings) -> int:
+    """Refuse a request of more rows than may wait, and one whose answer would fill the memory.
+
+    Returns:
+        About the bytes of the answer.
+    """
     rows = max((len(array) for array in asked.inputs.values() if array.ndim), default=0)
-    if rows > most:
-        raise InputError(f"inputs must have at most {most} rows in one request, got {rows}; send them in parts")
+    if rows > settings.queue:
+        raise InputError(
+            f"inputs must have at most {settings.queue} rows in one request, got {rows}; send them in parts"
+        )
+    size = answer_bytes(asked, model.session.signature)
+    if size > settings.answer_bytes:
+        raise InputError(
+            f"the answer would take about {size} bytes of memory, at most {settings.answer_bytes} are granted; "
+            "send fewer rows at once, or ask for outputs as bytes (binary_data)"
+        )
+    return size
 
 
 def _deadline(request: Request, asked: InferRequest) -> float | None:
