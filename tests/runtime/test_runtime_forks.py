@@ -58,3 +58,11 @@ def test_a_child_that_does_nothing_ends(make_folder: Callable[..., Any]) -> None
 def test_a_child_may_open_its_own(make_folder: Callable[..., Any]) -> None:
     child = "print(Session(sys.argv[1], threads=4).classify('a b')[0].label == before)"
     assert run(child, make_folder().path) == ["True", "ended 0 True"]
+
+
+def test_a_child_that_closes_it_ends_and_its_parent_goes_on(make_folder: Callable[..., Any]) -> None:
+    child = """
+    session.close()
+    print(session.closed)
+"""
+    assert run(child.strip(), make_folder().path) == ["True", "ended 0 True"]

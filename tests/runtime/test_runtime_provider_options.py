@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -85,11 +86,12 @@ def test_an_option_that_is_dropped_in_silence_is_refused(make_folder: MakeFolder
         Session(folder, [(CPU, {"arena": "1"})], threads=1)
 
 
-def test_an_option_that_the_provider_refuses_is_no_reason_to_fall_back(make_folder: MakeFolder) -> None:
+@pytest.mark.parametrize("words", ['Unknown provider option: "device".', "Invalid OpenVINO EP option: nonsense"])
+def test_an_option_that_the_provider_refuses_is_no_reason_to_fall_back(make_folder: MakeFolder, words: str) -> None:
     def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError('Unknown provider option: "device".')
+        raise RuntimeError(words)
 
-    said = r"^CUDAExecutionProvider does not take its options: Unknown provider option: .*; leave out the one that is"
+    said = rf"^CUDAExecutionProvider does not take its options: {re.escape(words)}; leave out the one that is"
     for fallback in (False, True):
         with pytest.raises(ProviderError, match=said):
             open_in(
@@ -109,6 +111,32 @@ def test_nodes_that_would_run_on_the_cpu_are_refused(
     with pytest.raises(ProviderError, match=r"made/model.onnx: some of its nodes do not run on Az.* leave cpu_nodes"):
         Session(folder, [AZURE], threads=1, cpu_nodes=False)
     capfd.readouterr()  # onnxruntime writes the same to stderr
+
+
+def test_a_provider_without_any_operator_is_told(make_folder: MakeFolder, caplog: pytest.LogCaptureFixture) -> None:
+    """As OpenVINO is where it does not have the device of its options."""
+    with caplog.at_level("WARNING"):
+        Session(make_folder().path, [AZURE], threads=1)
+    assert re.search(
+        r"made: no operator runs on AzureExecutionProvider: \d+ on CPUExecutionProvider; cpu_", caplog.text
+    )
+
+
+class Failure(Exception):
+    """What onnxruntime raises of a provider that compiles: none of Python's kinds."""
+
+
+def test_what_a_provider_says_at_the_end_is_told(make_folder: MakeFolder) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["providers"] != [CPU]:
+            raise Failure("onnxruntime::BasicBackend(" + "std::string, " * 99 + "\nno such operator: Attention\n")
+        return onnxruntime.InferenceSession(*args, **kwargs)
+
+    folder, ort = make_folder().path, pretended(InferenceSession=fail)
+    said = r"^onnxruntime cannot start CUDAExecutionProvider: \.\.\.[^\n]*no such operator: Attention; "
+    with pytest.raises(ProviderError, match=said):
+        open_in(ort, folder, providers=(CUDA,))
+    assert open_in(ort, folder, providers=(CUDA,), allow_fallback=True).get_providers() == [CPU]
 
 
 @pytest.mark.parametrize("options", [{"providers": [CPU]}, {"providers": [CUDA], "allow_fallback": True}])

@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 from ..dependencies import TELEMETRY_SWITCH, installed_onnxruntimes
 from ..engine.cpus import CPU_AMX
-from ..engine.providers import way_to_cuda
 from .findings import Finding, Level
 
 Versions = Callable[[str], str | None]
@@ -86,8 +85,10 @@ def look_at_onnxruntime(
         return [Finding("onnxruntime", "problem", "not installed as a package", way_out)]
     if len(found) > 1:
         listed = ", ".join(f"{name} {versions(name)}" for name in found)
-        one = f"pip uninstall {' '.join(found)}, then pip install 'losparse[runtime]'; {way_to_cuda(found[:1])}"
-        return [Finding("onnxruntime", "problem", f"installed twice, in one place: {listed}", one)]
+        one = f"pip uninstall {' '.join(found)}, then pip install 'losparse[runtime]' (CPU) or 'losparse[gpu]' (CUDA)"
+        oldest = min(numbers(versions(name) or "") for name in found)
+        twice = Finding("onnxruntime", "problem", f"installed twice, in one place: {listed}", one)
+        return [twice, *_wrong_int8(oldest, cpu, int8)]
     told = _required(found[0], versions(found[0]), "onnxruntime")
     return [told, *_wrong_int8(numbers(versions(found[0]) or ""), cpu, int8)]
 

@@ -9,7 +9,7 @@ import numpy as np
 from ..contract.variant import DEFAULT_PROVIDER
 from ..dependencies import import_onnxruntime, installed_onnxruntimes
 from ..engine.choice import GPU_PROVIDERS
-from ..engine.providers import preload_cuda, way_to_cuda
+from ..engine.providers import last_words, preload_cuda, way_to_cuda
 from ..errors import DependencyError, one_line
 from .findings import Finding, Level
 from .one_node import WIDTH, one_node_model
@@ -47,7 +47,7 @@ def _look_at(ort: Any, name: str) -> Finding:
     try:
         why_not = _why_not(ort, name)
     except Exception as error:  # onnxruntime's own errors have no common base below Exception
-        why_not = one_line(error)
+        why_not = last_words(error)
     if why_not is None:
         return Finding(name, "ok", "computes", facts={"usable": True})
     of_cuda = name in GPU_PROVIDERS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -18,12 +19,14 @@ from .choice import GPU_PROVIDERS
 from .cpus import int8_overflows
 from .external import read_asked
 from .options import Options
-from .providers import fall_back, installed, preload_cuda, require_settings
+from .providers import fall_back, installed, last_words, preload_cuda, require_settings, tell_nodes
 from .settings import session_settings
 
 # What onnxruntime says of nodes that would be left to the CPU, and of options that a provider does not take.
 _CPU_NODES = "assigned to the default CPU EP"
-_OPTION = "provider option"
+_OPTION = re.compile(r"(provider|EP) option", re.IGNORECASE)
+# What it raises of a file that is no model, and how it begins; anything else that a provider makes is of the provider.
+_OF_THE_FILE, _LOADING = ("InvalidProtobuf", "InvalidGraph", "NoModel", "NoSuchFile"), "Load model from"
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ def open_model(
             options,
         )
     require_settings(session, options)
+    tell_nodes(session, folder, wanted)
     _check_model(session, folder, metadata)
     logger.debug(
         "%s: open on %s; optimizers switched off: %s",
@@ -142,18 +146,18 @@ def _why_not(
     ort: Any, file: Path, options: Options, providers: list[str], error: Exception
 ) -> ProviderError | FolderError:
     """Say why a model does not open: an option, nodes that would run on the CPU, a provider, or the file."""
-    said, named = one_line(error), ", ".join(providers)
+    said, named = last_words(error), ", ".join(providers)
     if not options.cpu_nodes and _CPU_NODES in said:
         return ProviderError(
             f"{file}: some of its nodes do not run on {named}, and cpu_nodes=False lets none run on the CPU; leave "
             "cpu_nodes out, or export the model for that provider"
         )
-    if any(options.settings.get(name) for name in providers) and _OPTION in said.lower():
+    if any(options.settings.get(name) for name in providers) and _OPTION.search(said):
         return ProviderError(f"{named} does not take its options: {said}; leave out the one that is named")
-    if isinstance(error, ValueError | RuntimeError) and providers != [DEFAULT_PROVIDER]:
+    if providers != [DEFAULT_PROVIDER] and type(error).__name__ not in _OF_THE_FILE and _LOADING not in said:
         return _CannotStartError(f"onnxruntime cannot start {named}: {said}")
     return FolderError(
-        f"{file}: onnxruntime {ort.__version__} cannot open it ({said}); copy it again, or export it again"
+        f"{file}: onnxruntime {ort.__version__} cannot open it ({one_line(error)}); copy it again, or export it again"
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..contract.variant import DEFAULT_PROVIDER
@@ -13,6 +15,8 @@ from ..dependencies import installed_onnxruntimes
 from ..errors import ProviderError
 from .choice import GPU_PROVIDERS
 from .options import Options
+
+_MESSAGE_LIMIT = 300
 
 logger = logging.getLogger(__name__)
 
@@ -44,20 +48,27 @@ def installed(ort: Any, options: Options) -> list[str]:
             raise ProviderError(f"provider {name!r} is not a name that onnxruntime knows; {here}")
     missing = [name for name in options.providers if name not in available]
     if missing:
-        fall_back(f"provider {', '.join(missing)} is not installed; {here}", options)
+        fall_back(
+            f"provider {', '.join(missing)} is not installed; {here}", options, "install the onnxruntime that has it"
+        )
     # Never the empty list: onnxruntime would then choose by itself.
     return [name for name in options.providers if name in available] or [DEFAULT_PROVIDER]
 
 
-def fall_back(what: str, options: Options) -> None:
+def fall_back(what: str, options: Options, way_out: str = "install what it needs") -> None:
     """Log a warning that a provider is not used, where that is allowed.
+
+    Args:
+        what: happened.
+        options: of opening a model.
+        way_out: for other providers than those of CUDA.
 
     Raises:
         ProviderError: it is not.
     """
     if not options.allow_fallback:
         of_cuda = any(name in GPU_PROVIDERS for name in options.providers)
-        way_out = way_to_cuda(installed_onnxruntimes()) if of_cuda else "install the onnxruntime that has it"
+        way_out = way_to_cuda(installed_onnxruntimes()) if of_cuda else way_out
         raise ProviderError(
             f"{what}; {way_out}, or run without it: leave --provider out, or give Session allow_fallback=True"
         )
@@ -80,6 +91,35 @@ def way_to_cuda(found: Sequence[str]) -> str:
     if found:
         return f"pip uninstall {found[0]}, then pip install 'losparse[gpu]' for CUDA"
     return "pip install 'losparse[gpu]' for CUDA"
+
+
+def last_words(error: Exception) -> str:
+    """Return the end of what a provider said as one line: it begins with C++ signatures, and ends with the matter."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= _MESSAGE_LIMIT else f"...{words[3 - _MESSAGE_LIMIT :]}"
+
+
+def tell_nodes(session: Any, folder: Path, wanted: Sequence[str]) -> None:
+    """Log how many operators each provider has, and warn where the one that is wanted most has none.
+
+    A provider that cannot use the device of its options may take no operator, without a word. Where onnxruntime does
+    not tell (before 1.24), nothing is said.
+
+    Args:
+        session: an `onnxruntime.InferenceSession`, opened with `session.record_ep_graph_assignment_info`.
+        folder: that it is of.
+        wanted: providers that were asked for, most wanted first.
+    """
+    if wanted[0] == DEFAULT_PROVIDER or not hasattr(session, "get_provider_graph_assignment_info"):
+        return
+    counts = Counter[str]()
+    for part in session.get_provider_graph_assignment_info():
+        counts[part.ep_name] += len(part.get_nodes())
+    listed = ", ".join(f"{count} on {name}" for name, count in counts.most_common())
+    if wanted[0] in counts:
+        logger.info("%s: operators: %s", folder, listed)
+    else:
+        logger.warning("%s: no operator runs on %s: %s; cpu_nodes=False refuses that", folder, wanted[0], listed)
 
 
 def require_settings(session: Any, options: Options) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..contract.feeds import Draw
@@ -63,7 +64,9 @@ class Bound:
         """Run it."""
         binding = session.io_binding()
         for name, array in feeds.items():
-            binding.bind_ortvalue_input(name, self._value.ortvalue_from_numpy(array, self._device, self._number))
+            # Slices have gaps between their rows, which a copy to a device would take along.
+            value = self._value.ortvalue_from_numpy(np.ascontiguousarray(array), self._device, self._number)
+            binding.bind_ortvalue_input(name, value)
         for name in names:
             binding.bind_output(name, self._device, self._number)
         session.run_with_iobinding(binding)

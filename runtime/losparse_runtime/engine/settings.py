@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..contract.variant import DEFAULT_PROVIDER
 from .options import FAST, Options
 
 _ERRORS_ONLY = 3  # onnxruntime's log severity: its warnings are about the graph, which the user did not write
@@ -25,6 +26,8 @@ def session_settings(ort: Any, options: Options) -> Any:
     settings.enable_mem_pattern = options.memory == FAST
     for scope in ("intra_op", "inter_op"):
         settings.add_session_config_entry(f"session.{scope}.allow_spinning", "1" if options.spinning else "0")
+    if options.providers[0] != DEFAULT_PROVIDER:
+        settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if not options.cpu_nodes:
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return settings
