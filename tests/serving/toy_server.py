@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import socket
 import sys
@@ -81,7 +80,7 @@ def make_app() -> FastAPI:
 
 
 def main() -> int:
-    set_up_logs(json_lines=True, level=logging.INFO)
+    set_up_logs(json_lines=True, requests=True)
     listener = socket.socket(fileno=int(sys.argv[1]))
     try:
         return serve(make_app, ServeSettings(**json.loads(sys.argv[2])), listener)
