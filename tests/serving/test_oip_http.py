@@ -198,6 +198,17 @@ def test_a_body_that_inflates_beyond_the_bound_is_refused(server: Server, name: 
     assert (answer.status, answer.json) == (413, {"error": f"the body must inflate to at most {MOST} bytes"})
 
 
+@pytest.mark.parametrize("name", ["gzip", "deflate"])
+def test_routes_that_take_texts_take_compressed_bodies_too(server: Server, name: str) -> None:
+    body = json.dumps({"texts": ["a b", "c"]}).encode()
+    packed = (gzip if name == "gzip" else zlib).compress(body)
+    answer = server.ask("POST", "/v1/classify", packed, {"Content-Encoding": name})
+    assert answer.json == server.ask("POST", "/v1/classify", body).json
+    bomb = (gzip if name == "gzip" else zlib).compress(b" " * (MOST + 1))
+    refused = server.ask("POST", "/v1/classify", bomb, {"Content-Encoding": name})
+    assert (refused.status, refused.json["error"]["code"]) == (413, 413)
+
+
 BROKEN = {
     "no gzip": (b"{}", "gzip", "the body must be gzip, as Content-Encoding says: Error -3 "),
     "half": (gzip.compress(b"{}" * 40)[:-9], "gzip", "the body must be one whole gzip stream"),

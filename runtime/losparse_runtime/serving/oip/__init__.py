@@ -5,6 +5,5 @@ tensors     one tensor of a request: JSON data or a section of bytes, checked ag
 request     a request's body
 response    a response's body
 metadata    what is said of the server and of a model
-bodies      compressed bodies, with a bound
 schemas     the same in the words of OpenAPI
 """

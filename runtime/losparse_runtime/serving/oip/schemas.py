@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...contract.tensors import TOKENS
 from .datatypes import DATATYPES
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -104,7 +105,7 @@ _INDEX: Schema = {
 _BYTES: Schema = {"type": "string", "format": "binary"}
 
 # Ids that every vocabulary has; whoever sends texts uses the routes of tasks.
-_EXAMPLE = {"inputs": [{"name": "input_ids", "shape": [1, 4], "datatype": "INT64", "data": [[1, 2, 3, 4]]}]}
+_EXAMPLE = {"inputs": [{"name": TOKENS, "shape": [1, 4], "datatype": "INT64", "data": [[1, 2, 3, 4]]}]}
 
 
 def _json(schema: Schema, **more: object) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ...session import Session
 from ...tasks.base import Work
 from ...tasks.embed import embed_work
 from ..asking import checked_texts, choose, deadline_of, size_of
+from ..bodies import body_of
 from ..gate import state_of
 from ..models import ModelTable
 from ..raw import Body, RawRoute, Said, answers, described, json_response, read_body, while_connected
@@ -89,7 +90,7 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
     )
     async def embeddings(request: Request) -> Response:
         """A vector for each text."""
-        body = read_body(EmbeddingsBody, await request.body())
+        body = read_body(EmbeddingsBody, await body_of(request, settings.body_bytes))
         texts = _texts(body, settings.texts_in_request)
         model = choose(models, None if body.model in _ANY else body.model, "embed", request)
 

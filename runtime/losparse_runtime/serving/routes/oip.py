@@ -10,10 +10,10 @@ from fastapi.concurrency import run_in_threadpool
 
 from ...errors import InputError
 from ..asking import deadline_of
+from ..bodies import body_of
 from ..gate import state_of
 from ..models import ModelTable, ServedModel
 from ..oip import schemas
-from ..oip.bodies import inflate
 from ..oip.metadata import model_metadata, server_metadata
 from ..oip.request import InferRequest, parse_request
 from ..oip.response import answer_bytes, render_response
@@ -89,7 +89,7 @@ def _add_models(routes: APIRouter, models: ModelTable) -> None:
 def _add_infer(routes: APIRouter, models: ModelTable, settings: ServeSettings) -> None:
     async def infer(request: Request) -> Response:
         """The outputs of a model for tensors, as JSON or as bytes behind it."""
-        body = await _body(request, settings.body_bytes)
+        body = await body_of(request, settings.body_bytes)
         # From here to the queue without a pause: a model that is replaced meanwhile takes what it was asked.
         model = _find(models, request, "/infer")
         asked = parse_request(body, _header_length(request), model.session.signature)
@@ -128,13 +128,6 @@ def _find(models: ModelTable, request: Request, end: str) -> ServedModel:
     found = models.get(request.path_params["name"], version)
     state.model = found.name
     return found
-
-
-async def _body(request: Request, most: int) -> bytes:
-    body = await request.body()
-    encoding = request.headers.get("content-encoding")
-    # A thread inflates: zlib lets others run meanwhile.
-    return body if encoding is None else await run_in_threadpool(inflate, body, encoding, most)
 
 
 def _header_length(request: Request) -> int | None:

@@ -18,6 +18,7 @@ from ...tasks.rank import Ranked, rank_work
 from ...tasks.scoring import ANSWER_STRIDE, MAX_ANSWER_TOKENS
 from ...tasks.tag import tag_work
 from ..asking import checked_texts, choose, deadline_of, size_of
+from ..bodies import body_of
 from ..gate import state_of
 from ..models import ModelTable, ServedModel
 from ..raw import Body, RawRoute, Said, answers, described, json_response, read_body, while_connected
@@ -144,7 +145,7 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
     )
     async def classify(request: Request) -> Response:
         """Classes of texts or pairs: the best label, and the score of every one."""
-        body = read_body(ClassifyBody, await request.body())
+        body = read_body(ClassifyBody, await body_of(request, settings.body_bytes))
         texts = checked_texts(body.texts, limit)
         model = choose(models, body.model, "classify", request)
         results, tokens = await _do(
@@ -159,7 +160,7 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
     )
     async def tag(request: Request) -> Response:
         """Labels of the words of texts, or of their tokens."""
-        body = read_body(TagBody, await request.body())
+        body = read_body(TagBody, await body_of(request, settings.body_bytes))
         texts = checked_texts(body.texts, limit)
         model = choose(models, body.model, "tag", request)
         results, tokens = await _do(
@@ -172,7 +173,7 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
     @routes.post("/v1/answer", responses=answers(AnswerSaid), openapi_extra=described(AnswerBody, asked_example))
     async def answer(request: Request) -> Response:
         """The span of a context that answers a question."""
-        body = read_body(AnswerBody, await request.body())
+        body = read_body(AnswerBody, await body_of(request, settings.body_bytes))
         model = choose(models, body.model, "answer", request)
         asked = {"max_tokens": body.max_tokens, "stride": body.stride}
 
@@ -193,7 +194,7 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
     @routes.post("/v1/rank", responses=answers(RankSaid), openapi_extra=described(RankBody, example))
     async def rank(request: Request) -> Response:
         """Texts by how well they go with a query, the best first."""
-        body = read_body(RankBody, await request.body())
+        body = read_body(RankBody, await body_of(request, settings.body_bytes))
         texts = checked_texts(body.texts, limit)
         model = choose(models, body.model, "rank", request)
         results, tokens = await _do(

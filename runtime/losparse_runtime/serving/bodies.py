@@ -1,13 +1,33 @@
-"""Compressed bodies: inflated to a bound, so that a small body cannot fill the memory."""
+"""Bodies of requests. Compressed ones are inflated to a bound: a small body cannot fill the memory."""
 
 from __future__ import annotations
 
 import zlib
 
-from ...errors import InputError
-from ..errors import TooLarge
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+
+from ..errors import InputError
+from .errors import TooLarge
 
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+async def body_of(request: Request, most: int) -> bytes:
+    """Return the body of a request, inflated where it came compressed.
+
+    Args:
+        request: whose body was not read yet.
+        most: bytes that it may have.
+
+    Raises:
+        InputError: it is not what the header Content-Encoding says.
+        TooLarge: it has more bytes.
+    """
+    body = await request.body()
+    encoding = request.headers.get("content-encoding")
+    # A thread inflates: zlib lets others run meanwhile.
+    return body if encoding is None else await run_in_threadpool(inflate, body, encoding, most)
 
 
 def inflate(body: bytes, encoding: str, most: int) -> bytes:
