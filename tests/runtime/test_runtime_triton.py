@@ -15,12 +15,14 @@ import pytest
 from google.protobuf import text_format
 from onnx.external_data_helper import set_external_data
 
+from losparse.cli.main import main
 from losparse_runtime import FolderError, InputError, Session, read_folder, verify_files
 from losparse_runtime.contract.files import record_files, write_metadata
 from losparse_runtime.contract.signature import Signature
 from losparse_runtime.contract.tensors import TensorSpec
 from losparse_runtime.packaging.config import config_text
 from losparse_runtime.packaging.settings import TritonSettings
+from losparse_runtime.packaging.staging import put_folder, work_folder
 from losparse_runtime.packaging.triton import package_triton
 
 from .conftest import MakeFolder
@@ -281,6 +283,61 @@ def test_a_version_that_cannot_be_put_leaves_the_configuration(make_folder: Make
         package_triton(second.path, out, replace(settings, max_batch=4, version=2))
     assert {name: (out / "m" / name).read_text() for name in before} == before
     assert (out / "m" / "2").read_text() == "a file in the way"
+
+
+def test_what_a_killed_run_leaves_is_no_model(tmp_path: Path) -> None:
+    """Triton takes every folder of a repository for a model, and does not start where one cannot be opened."""
+    out = tmp_path / "a" / "repository"
+    with work_folder(out) as work:
+        assert work.parent == out.parent and work.name.startswith(".") and list(out.iterdir()) == []
+    assert [path.name for path in out.parent.iterdir()] == ["repository"]
+
+
+def test_two_runs_at_once_do_not_replace_each_other(tmp_path: Path) -> None:
+    work, place = tmp_path / "work", tmp_path / "2"
+    for folder in (work, place):
+        folder.mkdir()
+        (folder / "model.onnx").write_text(folder.name)
+    with pytest.raises(OSError, match="not empty"):
+        put_folder(work, place)
+    assert (place / "model.onnx").read_text() == "2"
+    put_folder(work, place, overwrite=True)
+    assert (place / "model.onnx").read_text() == "work" and [path.name for path in tmp_path.iterdir()] == ["2"]
+
+
+def test_the_command_prints_what_it_wrote(
+    make_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], parse: Callable[[Path], Any]
+) -> None:
+    folder, out = str(make_folder().path), tmp_path / "repository"
+    options = ["--max-batch", "8", "--max-wait-ms", "2", "--queue", "9", "--deadline", "0.5", "--instances", "2"]
+    assert main(["package", folder, str(out), "--triton", "--name", "small", "--threads", "1", *options]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(f"{out / 'small'}: version 1, variant fp32, ")
+    assert said[1] == "batching: requests of equal shapes share a run, up to 8 texts"
+    config = parse(out / "small")
+    policy = config.dynamic_batching.default_queue_policy
+    assert (config.max_batch_size, config.instance_group[0].count, policy.max_queue_size) == (8, 2, 9)
+    assert (config.dynamic_batching.max_queue_delay_microseconds, policy.default_timeout_microseconds) == (2000, 500000)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "say --triton"),
+        (["--triton", "--overwrite"], "--overwrite replaces one version; say which with --version N"),
+        (["--triton", "--provider", "tpu"], "invalid choice: 'tpu'"),
+        (["--triton", "--name", "a b"], "name must be letters"),
+        (["--triton", "--variant", "int4"], "variant must be one of those the folder has"),
+        (["--triton", "--max-wait-ms", "-1"], "max_wait_ms must be a number >= 0"),
+    ],
+)
+def test_wrong_commands_are_one_line(
+    make_folder: MakeFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    assert main(["package", str(make_folder().path), str(tmp_path / "repository"), *options]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+    assert not (tmp_path / "repository").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,23 +14,25 @@ from ..errors import FolderError
 
 
 @contextmanager
-def work_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Give an empty folder beside where something shall stand; what is left of it when the block ends vanishes.
+def work_folder(out: Path) -> Iterator[Path]:
+    """Give an empty folder whose contents can be renamed into another; what is left of it when the block ends vanishes.
 
-    Its name begins with a dot: Triton takes a folder whose name begins with a number for a version.
+    It lies beside the other, not in it: of a repository Triton takes every folder for a model, also one that a killed
+    run left. Only where `out` is a disk of its own, or nothing can be written beside it, it is inside.
 
     Args:
-        parent: folder that is made where there is none.
-        name: of what shall stand there.
+        out: folder that is made where there is none; it goes again when the block fails.
 
     Raises:
         FolderError: the system refuses to write there, or no more.
     """
-    work = parent / f".{name}.{secrets.token_hex(4)}.tmp"
-    made = _missing(parent)
+    out = out.resolve()  # "." has no name to put others beside
+    made = _missing(out)
     try:
+        out.mkdir(parents=True, exist_ok=True)
+        inside = out.is_mount() or not os.access(out.parent, os.W_OK)
+        work = (out if inside else out.parent) / f".{out.name}.{secrets.token_hex(4)}.tmp"
         try:
-            parent.mkdir(parents=True, exist_ok=True)
             work.mkdir()
             yield work
             made = []
@@ -39,21 +41,26 @@ def work_folder(parent: Path, name: str) -> Iterator[Path]:
             for folder in made:  # of a block that failed
                 folder.rmdir()
     except OSError as error:
-        raise FolderError(f"{parent}: cannot be written ({error.strerror or error}); choose another OUT") from error
+        raise FolderError(f"{out}: cannot be written ({error.strerror or error}); choose another OUT") from error
 
 
-def put_folder(work: Path, place: Path) -> None:
-    """Put a finished folder in its place; a folder that was there stays until the new one stands.
+def put_folder(work: Path, place: Path, *, overwrite: bool = False) -> None:
+    """Put a finished folder in its place.
+
+    Args:
+        work: the folder.
+        place: where it shall stand.
+        overwrite: whether a folder that stands there may go; it does once the new one stands.
 
     Raises:
-        OSError: the place is taken by something else, or the system refuses.
+        OSError: the place is taken, or the system refuses.
     """
-    if not place.exists():
-        work.rename(place)
+    if not (overwrite and place.exists()):
+        work.rename(place)  # refused where something stands there, as by another run of this
         return
     if not place.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"{place.name} is a file")
-    old = place.with_name(f".{place.name}.{secrets.token_hex(4)}.old")
+    old = work.with_name(f"{work.name}.old")
     place.rename(old)
     try:
         work.rename(place)

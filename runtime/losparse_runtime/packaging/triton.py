@@ -71,7 +71,7 @@ def package_triton(folder: Path | str, out: Path | str, settings: TritonSettings
     version = _version(model, metadata, settings)
     why_alone = _why_alone(folder, metadata, settings)
     facts = Facts(name, version, metadata, settings, why_alone)
-    with work_folder(out, name) as work:
+    with work_folder(out) as work:
         texts = {
             CONFIG_FILE: config_text(
                 name, metadata.signature, settings, joined=why_alone is None, remarks=remarks(facts)
@@ -79,7 +79,7 @@ def package_triton(folder: Path | str, out: Path | str, settings: TritonSettings
         }
         made = write_variant(folder, metadata, _made(work / str(version)), copy=settings.copy)
         texts[NOTE_FILE] = note_text(facts, work / str(version))
-        _put(work, model, version, texts)
+        _put(work, model, version, texts, overwrite=settings.overwrite)
     return TritonModel(
         model,
         version,
@@ -90,15 +90,15 @@ def package_triton(folder: Path | str, out: Path | str, settings: TritonSettings
     )
 
 
-def _put(work: Path, model: Path, version: int, texts: dict[str, str]) -> None:
+def _put(work: Path, model: Path, version: int, texts: dict[str, str], *, overwrite: bool) -> None:
     """Put a new model, or a version of one: its configuration first, since the version's coming is what Triton sees."""
     if model.exists():
         with replaced(model, texts):
-            put_folder(work / str(version), model / str(version))
+            put_folder(work / str(version), model / str(version), overwrite=overwrite)
         return
     for name, text in texts.items():
         (work / name).write_text(text, encoding="utf-8")
-    work.rename(model)
+    put_folder(work, model)
 
 
 def _made(folder: Path) -> Path:
