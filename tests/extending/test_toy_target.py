@@ -31,11 +31,16 @@ def test_another_machine_takes_other_forms():
     assert chosen == {"cpu": "gather", "other": "selector"}  # which copies nothing
 
 
+def messages_of_opening(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == OPENING]
+
+
 def test_a_toy_target_is_exported_for_and_opened_with_its_provider(export_bert, caplog, tmp_path):
     with caplog.at_level("DEBUG", logger=OPENING):
         report = export_bert(tmp_path / "out", target=OTHER)
     assert report.plan.target == "other" and report.parity.max_abs <= report.parity.tolerance
-    assert caplog.messages and all(": open on AzureExecutionProvider, CPU" in message for message in caplog.messages)
+    opened = messages_of_opening(caplog)
+    assert opened and all(": open on AzureExecutionProvider, CPU" in message for message in opened)
     assert report.metadata["session"] == {"disabled_optimizers": ["GeluFusion"], "provider": "AzureExecutionProvider"}
     plan = Plan.read(report.folder / "plan.json")
     assert plan == report.plan and plan.to_dict()["format"] == 3
@@ -48,7 +53,7 @@ def test_a_toy_target_is_exported_for_and_opened_with_its_provider(export_bert, 
     with caplog.at_level("DEBUG", logger=OPENING):
         Session(report.folder, providers=["AzureExecutionProvider"], threads=1)
         Session(report.folder, threads=1)
-    on_its_own, elsewhere = (message.partition(": open on ")[2] for message in caplog.messages)
+    on_its_own, elsewhere = (message.partition(": open on ")[2] for message in messages_of_opening(caplog))
     assert on_its_own == "AzureExecutionProvider, CPUExecutionProvider; optimizers switched off: GeluFusion"
     assert elsewhere == "CPUExecutionProvider; optimizers switched off: none"
 
