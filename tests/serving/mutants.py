@@ -113,11 +113,11 @@ _SPELT = {
     "@half a surrogate": '"\\ud83d"',
     "@control": '"\x01\n"',
 }
-_LONG = "a b c d e f g h " * 1250  # 10,000 tokens
-_VALUES: list[Any] = [
+LONG = "a b c d e f g h " * 1250  # 10,000 tokens
+VALUES: list[Any] = [
     *_SPELT,
     None, True, False, 0, -1, 1, 1.5, 1e308, 2**31, 2**63, 10**18, -(10**30), float("nan"), float("inf"), float("-inf"),
-    "", " ", "a", "\x00", "\ud800", "é𝒳\u202e\u2028", "a\nb\r\n", "h" * 3000, _LONG, "colours", "vectors", "../../etc",
+    "", " ", "a", "\x00", "\ud800", "é𝒳\u202e\u2028", "a\nb\r\n", "h" * 3000, LONG, "colours", "vectors", "../../etc",
     [], [[]], {}, [None], [""], ["a", 1], {"a": {"b": []}}, [0] * 5000, ["a"] * 300, [[1, 2], [3]],
     [10**12, 10**12], [2, -4], [0, 4], "INT64", "FP32", "BYTES", "input_ids", "token_type_ids",
 ]  # fmt: skip
@@ -177,6 +177,11 @@ def spelt(document: Any) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def with_value(request: Request, at: Place, value: Any) -> Request:
+    """The request with another value at a place of its JSON."""
+    return replace(request, body=spelt(_changed(json.loads(request.body), at, _put(value))))
+
+
 @st.composite
 def _json_changes(draw: st.DrawFn, request: Request, length: int | None) -> Request:
     """Change, leave out, rename or repeat what stands in the JSON of a body."""
@@ -184,7 +189,7 @@ def _json_changes(draw: st.DrawFn, request: Request, length: int | None) -> Requ
     changes = [st.just(change) for change in (_left_out, _renamed, _twice, _wrapped, _more)]
     for _ in range(draw(st.integers(1, 2))):
         at = draw(st.sampled_from(list(places(document))))
-        change = draw(st.one_of(st.sampled_from(_VALUES).map(_put), st.sampled_from(_VALUES).map(_put), *changes))
+        change = draw(st.one_of(st.sampled_from(VALUES).map(_put), st.sampled_from(VALUES).map(_put), *changes))
         document = _changed(document, at, change)
     head = spelt(document)
     changed = replace(request, body=head + (b"" if length is None else request.body[length:]))

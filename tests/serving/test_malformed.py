@@ -19,7 +19,7 @@ from tritonclient.http import InferResult
 from losparse_runtime import Session
 
 from ..runtime.conftest import write_folder
-from .mutants import MODELS, ROUTES, Request, mutants, raw_mutants
+from .mutants import LONG, MODELS, ROUTES, VALUES, Place, Request, mutants, raw_mutants, with_value
 from .oip_bodies import HEADER
 from .running import Answer, Server, running
 
@@ -190,6 +190,26 @@ def assert_close(got: Any, expected: Any) -> None:
 @pytest.mark.parametrize("name", ROUTES)
 def test_the_right_requests_are_right(check: Callable[[Request], Answer], name: str) -> None:
     assert check(ROUTES[name]).status == 200
+
+
+# Where the route's text or tensor stands.
+PLACES: dict[str, Place] = {
+    "classify": ("texts", 0),
+    "tag": ("texts",),
+    "answer": ("context",),
+    "rank": ("query",),
+    "embeddings": ("input", 0),
+    "infer": ("inputs", 0, "data"),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_every_odd_value_in_the_place_of_a_text(check: Callable[[Request], Answer], name: str) -> None:
+    statuses = [check(with_value(ROUTES[name], PLACES[name], value)).status for value in VALUES]
+    assert statuses.count(400) > 20
+    # An empty text is a text, one of 10,000 tokens is cut; a context may neither be empty nor have 1,000 windows.
+    texts = {statuses[VALUES.index(text)] for text in ("", LONG)}
+    assert texts == ({400} if name in ("answer", "infer") else {200})
 
 
 @pytest.mark.parametrize("name", ROUTES)
