@@ -176,6 +176,13 @@ def test_what_is_wrong_reaches_the_client(client: triton.InferenceServerClient) 
     assert caught.value.status() == "400"
 
 
+def test_the_time_that_a_request_gives_itself_bounds_its_wait(client: triton.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("colours", inputs(True), timeout=1)  # a microsecond: no thread wakes up in that
+    assert caught.value.status() == "504"
+    assert client.infer("colours", inputs(True), timeout=60_000_000).as_numpy("logits").shape == (2, 3)
+
+
 def test_an_answer_that_json_cannot_say(client: triton.InferenceServerClient) -> None:
     poisoned = inputs(True, input_ids=np.array([[2, 11, 3]]))
     assert np.isnan(client.infer("vectors", poisoned).as_numpy("last_hidden_state")[0, 1]).all()
