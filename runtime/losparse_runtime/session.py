@@ -136,6 +136,10 @@ class Session(Closable):
         self._warmup = tuple(warmup)
         warm_up(self.run, self.signature, self._warmup)
 
+    def _free(self) -> None:
+        """Let go of the tokenizer."""
+        self.encoder.forget()
+
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds: where the folder is, which model was open, and how."""
         with self._held.use():

@@ -57,7 +57,7 @@ class Model:
 def test_every_call_is_refused_once_it_is_closed(make_folder: MakeFolder, call: Callable[[Session], object]) -> None:
     with Session(make_folder().path, threads=1) as session:
         assert len(session.classify("a b")) == 1 and not session.closed
-    assert session.closed
+    assert session.closed and session.encoder._opened is None
     with pytest.raises(RunError, match=r"made: this Session was closed; open another one$"):
         call(session)
     session.close()  # once more is no error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,10 @@ from typing import Any, Self
 from ..errors import RunError
 from .forks import remember, require_own
 from .memory import release_memory
+
+
+def _nothing() -> None:
+    """Let go of nothing."""
 
 
 class Held:
@@ -57,8 +61,11 @@ class Held:
                     del self._depth[thread]
                     self._changed.notify_all()
 
-    def close(self) -> None:
+    def close(self, free: Callable[[], None] = _nothing) -> None:
         """Refuse further calls, wait for those of other threads, and give the memory back to the system.
+
+        Args:
+            free: lets go of what else calls needed.
 
         Raises:
             RunError: it is called inside a call of this thread, which would wait for itself.
@@ -72,6 +79,7 @@ class Held:
             self.closed = True
             self._changed.wait_for(lambda: not self._depth)
             self._session = None
+        free()
         release_memory()
 
 
@@ -80,13 +88,16 @@ class Closable:
 
     _held: Held
 
+    def _free(self) -> None:
+        """Let go of what calls needed beside the model."""
+
     def close(self) -> None:
         """Wait for the calls of other threads, and give the memory back; calls that come later are refused.
 
         Raises:
             RunError: it is called inside a call of this session.
         """
-        self._held.close()
+        self._held.close(self._free)
 
     @property
     def closed(self) -> bool:

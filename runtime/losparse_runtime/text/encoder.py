@@ -213,6 +213,10 @@ class TextEncoder:
         except Exception as error:  # the Rust side raises plain Exception: it may have no token for this text alone
             logger.info("%s: has no tokens for 'a': %s", self.folder, one_line(error))
 
+    def forget(self) -> None:
+        """Let go of the tokenizer; whoever tokenises after that opens it once more."""
+        self._opened = None
+
     def load(self) -> None:
         """Read what the folder has of a tokenizer now, so that nothing is read later.
 
