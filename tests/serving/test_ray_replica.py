@@ -303,6 +303,21 @@ def test_wrong_bodies(make_folder: MakeFolder, body: bytes, words: str) -> None:
         wait(scenario())
 
 
+@pytest.mark.parametrize(
+    ("task", "asked"),
+    [
+        ("text-classification", {"texts": ["a"] * 4}),
+        ("text-classification", {"inputs": {"input_ids": [[2, 3]] * 4}}),
+        ("question-answering", {"question": "a", "context": "a b c d e f g " * 20}),
+    ],
+)
+def test_a_request_of_too_many_rows_is_refused(make_folder: MakeFolder, task: str, asked: dict[str, Any]) -> None:
+    replica = start({"folder": str(make_folder(task).path), "max_texts": 3}, counted)
+    with pytest.raises(InputError, match=r"at most 3 texts, windows of a context or rows, got \d+; send less"):
+        wait(replica.answer(asked))
+    assert replica.model.session.ran == []  # type: ignore[attr-defined]  # a Counting
+
+
 def test_tensors_have_the_types_of_the_model(make_folder: MakeFolder) -> None:
     session = open_model(RaySettings(str(make_folder().path))).session
     arrays = tensors_of(session, {"inputs": {"input_ids": [[2, 3]]}})

@@ -123,8 +123,7 @@ def _lines(facts: Facts, folder: Path) -> Iterator[str]:
         f'`Session("{facts.name}/{facts.version}")` of losparse_runtime opens a version without Triton.'
     )
     yield ""
-    yield f"- {facts.batching}."
-    yield from (f"- {line[0].upper()}{line[1:]}." for line in remarks(facts))
+    yield from (f"- {line[0].upper()}{line[1:]}." for line in (facts.batching, *remarks(facts)))
     yield ""
     yield "## Inputs and outputs"
     yield ""

@@ -19,7 +19,7 @@ from ..contract.tensors import Arrays
 from ..errors import DeadlineError, LosparseRuntimeError, RunError, one_line
 from ..session import Session
 from ..tasks.base import check_finite
-from .requests import plain, prepare, tensors_of
+from .requests import check_rows, plain, prepare, tensors_of
 from .settings import RaySettings, parse_settings
 
 _STUCK_S = 60.0
@@ -188,7 +188,7 @@ class Replica:
         """
         model = self.model
         begin = time.monotonic()
-        work = await asyncio.to_thread(prepare, model.session, asked)
+        work = await asyncio.to_thread(prepare, model.session, asked, model.settings.max_texts)
         feeds = [model.session.feed(model.session.encoder.arrays([encoding])) for encoding in work.encodings]
         parts = await self._rows(model, feeds, begin)
         found: list[Any] = []
@@ -203,6 +203,7 @@ class Replica:
         signature = model.session.signature
         checked = signature.check(inputs)
         rows, length = signature.tokens_of(checked).shape
+        check_rows(rows, model.settings.max_texts)
         feeds = [signature.cut(checked, row, slice(0, length)) for row in range(rows)]
         parts = await self._rows(model, feeds, time.monotonic())
         per_token = signature.token_outputs

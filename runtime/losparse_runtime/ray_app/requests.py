@@ -32,15 +32,16 @@ _WORKS: dict[str, tuple[Callable[..., Work[Any]], tuple[str, ...], tuple[str, ..
 _INPUTS = "inputs"
 
 
-def prepare(session: Session, asked: Mapping[str, Any]) -> Work[Any]:
+def prepare(session: Session, asked: Mapping[str, Any], most: int) -> Work[Any]:
     """Tokenise what is asked.
 
     Args:
         session: of the folder whose task it is.
         asked: arguments by name, as the helper of the task has them: {"texts": [...]} for most.
+        most: texts that it may be, or windows over a context.
 
     Raises:
-        InputError: one is missing, unknown or wrong.
+        InputError: one is missing, unknown or wrong, or there are too many texts.
     """
     helper = TASKS[session.task].helper
     if helper == "rank" and "query" not in asked:
@@ -52,7 +53,23 @@ def prepare(session: Session, asked: Mapping[str, Any]) -> Work[Any]:
     if wrong:
         taken = ", ".join(needed) + (f", and may take {', '.join(optional)}" if optional else "")
         raise InputError(f"{helper} takes {taken}; got {', '.join(asked) or 'nothing'}")
-    return work(session, **asked)
+    texts = asked.get("texts")
+    check_rows(len(texts) if isinstance(texts, list | tuple) else 1, most)  # before they are tokenised
+    made = work(session, **asked)
+    check_rows(len(made.encodings), most)
+    return made
+
+
+def check_rows(rows: int, most: int) -> None:
+    """Refuse a request of too many texts, windows or rows of tensors.
+
+    Raises:
+        InputError: there are more than `most`.
+    """
+    if rows > most:
+        raise InputError(
+            f"a request must have at most {most} texts, windows of a context or rows, got {rows}; send less"
+        )
 
 
 def read_body(content: bytes) -> dict[str, Any]:

@@ -21,6 +21,7 @@ _AT_LEAST: dict[str, float] = {
     "max_wait_ms": 0,
     "max_ongoing": 1,
     "max_queued": 1,
+    "max_texts": 1,
     "body_bytes": 1024,
 }
 _FRACTIONS = ("max_wait_ms", "deadline_s")
@@ -44,6 +45,7 @@ class RaySettings:
         max_ongoing: requests that a replica takes at a time: those that share runs, and those that wait for the next.
         max_queued: requests that wait beyond that, for each proxy or handle; further ones are refused with 503.
         deadline_s: seconds after which a request without an answer is refused with 504.
+        max_texts: texts, windows over a context or rows of tensors that one request may have.
         body_bytes: size of the largest body that is taken over HTTP.
         mixed: join texts in a run also where their answers then depend on each other (int8 with one scale a run).
     """
@@ -61,6 +63,7 @@ class RaySettings:
     max_ongoing: int = 64
     max_queued: int = 512
     deadline_s: float = 30.0
+    max_texts: int = 256
     body_bytes: int = 8 * _MIB
     mixed: bool = False
 
