@@ -277,3 +277,12 @@ def test_two_models_of_one_name_are_refused() -> None:
 def test_settings_are_checked_in_one_line(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         ServeSettings(**settings)
+
+
+@pytest.mark.parametrize("memory", ["flat", "fast"])
+def test_models_are_opened_with_the_memory_that_is_set(make_folder: MakeFolder, memory: str) -> None:
+    settings = ServeSettings() if memory == "flat" else ServeSettings(memory=memory)  # flat is the default
+    with open_session(ModelPlace("made", make_folder().path), settings) as session:
+        assert session.options.memory == memory
+    with pytest.raises(InputError, match=r"^memory must be one of fast, flat, got 'small'$"):
+        ServeSettings(memory="small")
