@@ -148,6 +148,24 @@ test-schemathesis: $(BIN)/.installed .venv-schemathesis/.installed
 test-extras: $(BIN)/.installed
 	PYTHON=$(PYTHON) bash tests/extras/check_extras.sh $(BIN)/python
 
+# Servers of one model under load, in turns: ours and others, each in an environment of its own. MODEL is an exported
+# folder, TEXTS a CSV file with a column text; LOAD holds more options of benchmarks/serve_load.py.
+MODEL ?= demo-out/onnx
+LOAD  ?=
+.venv-litserve/.installed:
+	$(PYTHON) -m venv .venv-litserve || python3 -m venv .venv-litserve
+	.venv-litserve/bin/python -m pip install --quiet litserve==0.2.19 onnxruntime==1.31.1 tokenizers numpy
+	touch $@
+
+.venv-bentoml/.installed:
+	$(PYTHON) -m venv .venv-bentoml || python3 -m venv .venv-bentoml
+	.venv-bentoml/bin/python -m pip install --quiet bentoml==1.4.40 onnxruntime==1.31.1 tokenizers numpy uvloop httptools
+	touch $@
+
+serve-load: $(BIN)/.installed .venv-litserve/.installed .venv-bentoml/.installed
+	$(BIN)/python benchmarks/serve_load.py $(MODEL) $(if $(TEXTS),--texts $(TEXTS)) $(LOAD) \
+	  --litserve-python .venv-litserve/bin/python --bentoml-python .venv-bentoml/bin/python
+
 .venv-docs/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-docs || python3 -m venv .venv-docs
 	.venv-docs/bin/python -m pip install --quiet -c constraints.txt -e ".[docs]"
