@@ -31,7 +31,7 @@ def _end() -> None:
     os._exit(7)
 
 
-FAILURES: dict[str, Callable[[], None]] = {"refuses": _refuse, "ends": _end}
+FAILURES: dict[str, Callable[[], None]] = {"refuses": _refuse, "ends": _end, "sleeps": lambda: time.sleep(60)}
 
 
 def make_app() -> FastAPI:
@@ -39,7 +39,7 @@ def make_app() -> FastAPI:
     if failure is not None:
         FAILURES[failure]()
     app = FastAPI()
-    app.state.reloads = app.state.streams = 0
+    app.state.reloads = app.state.streams = app.state.asleep = 0
 
     def reload() -> None:
         app.state.reloads += 1
@@ -48,11 +48,16 @@ def make_app() -> FastAPI:
 
     @app.get("/pid")
     async def pid() -> dict[str, int]:
-        return {"pid": os.getpid(), "reloads": app.state.reloads, "streams": app.state.streams}
+        state = app.state
+        return {"pid": os.getpid(), "reloads": state.reloads, "streams": state.streams, "asleep": state.asleep}
 
     @app.get("/sleep/{seconds}")
     async def sleep(seconds: float) -> dict[str, int]:
-        await asyncio.sleep(seconds)
+        app.state.asleep += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            app.state.asleep -= 1
         return {"pid": os.getpid()}
 
     @app.get("/hang/{seconds}")
@@ -80,7 +85,7 @@ def make_app() -> FastAPI:
 
 
 def main() -> int:
-    set_up_logs(json_lines=True, requests=True)
+    set_up_logs(json_lines=True, requests=False)
     listener = socket.socket(fileno=int(sys.argv[1]))
     try:
         return serve(make_app, ServeSettings(**json.loads(sys.argv[2])), listener)

@@ -24,7 +24,7 @@ _AT_LEAST: dict[str, float] = {
     "connections": 1,
     "reload_s": 0,
 }
-_ABOVE_0 = ("deadline_s", "drain_s", "head_s", "body_s", "idle_s")
+_ABOVE_0 = ("deadline_s", "drain_s", "hang_s", "head_s", "body_s", "idle_s")
 _MOST_PORT = 65535
 
 
@@ -52,6 +52,7 @@ class ServeSettings:
         body_bytes: size of the largest body that is taken.
         answer_bytes: memory that one answer of tensors may take.
         connections: that may be open at once, in each worker.
+        hang_s: seconds without a sign of life after which one of several workers is killed and started again.
         head_s: seconds within which the head of a request must be there.
         body_s: seconds within which its body must be there.
         idle_s: seconds that a connection may be idle between two requests.
@@ -80,6 +81,7 @@ class ServeSettings:
     body_bytes: int = 8 * _MIB
     answer_bytes: int = 256 * _MIB
     connections: int = 1024
+    hang_s: float = 30
     head_s: float = 10
     body_s: float = 30
     idle_s: float = 75

@@ -12,6 +12,6 @@ connection   the whole
 from .connection import Connection, limited
 from .limits import Limits
 from .refusals import Refused
-from .wire import Stage
+from .wire import Stage, has_unread
 
-__all__ = ["Connection", "Limits", "Refused", "Stage", "limited"]
+__all__ = ["Connection", "Limits", "Refused", "Stage", "has_unread", "limited"]

@@ -80,7 +80,8 @@ class Connection(Reading):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Take a connection, unless there are too many."""
-        super().connection_made(Wire(transport, self._on_answer, self._is_unread))
+        at_once = self.note is not None
+        super().connection_made(Wire(transport, self._on_answer, self._is_unread, at_once=at_once))
         if len(self.connections) > self.limits.connections:
             text = f"{self.limits.connections} connections are open already; try again later"
             self._refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, text, retry_after_s=1))
@@ -135,7 +136,7 @@ class Connection(Reading):
                 self._say(self._refusal)
         self._expect()
         if self.note is not None:
-            self.loop.call_soon(self._settle)
+            self._settle()
 
     def shutdown(self) -> None:
         """Begin to stop: the next answer is the last, and who is idle has `Limits.last_s`."""

@@ -35,6 +35,12 @@ class Limits:
     headers: int = 100
 
     @classmethod
-    def of(cls, settings: ServeSettings) -> Limits:
-        """Return the limits that a server's settings ask for."""
-        return cls(settings.connections, settings.head_s, settings.body_s, settings.idle_s, write_s=settings.body_s)
+    def of(cls, settings: ServeSettings, connections: int | None = None) -> Limits:
+        """Return the limits that a server's settings ask for.
+
+        Args:
+            settings: of the server.
+            connections: open ones of this process; None for those of the settings.
+        """
+        most = settings.connections if connections is None else connections
+        return cls(most, settings.head_s, settings.body_s, settings.idle_s, write_s=settings.body_s)

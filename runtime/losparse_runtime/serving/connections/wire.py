@@ -15,6 +15,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
+_HEAD = b"HTTP/1.1 "
 _INTERIM = b"HTTP/1.1 100"
 
 
@@ -34,12 +35,23 @@ class Wire(asyncio.Transport):
         transport: of the connection.
         on_answer: called before bytes of an answer are written.
         is_unread: whether the client may be sending something that nobody will read.
+        at_once: give bytes to the kernel as they are written, head and body in one; else the event loop does a moment
+            later.
     """
 
     def __init__(
-        self, transport: asyncio.Transport, on_answer: Callable[[], None], is_unread: Callable[[], bool]
+        self,
+        transport: asyncio.Transport,
+        on_answer: Callable[[], None],
+        is_unread: Callable[[], bool],
+        *,
+        at_once: bool = False,
     ) -> None:
         super().__init__()
+        self._at_once = at_once
+        self._held = b""
+        if at_once:
+            transport.set_write_buffer_limits(high=0)
         self._transport = transport
         self._on_answer = on_answer
         self._is_unread = is_unread
@@ -50,13 +62,26 @@ class Wire(asyncio.Transport):
         """Send bytes of an answer."""
         if data[: len(_INTERIM)] != _INTERIM:
             self._on_answer()
-        self._transport.write(data)
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.writelines((held, data))
+        elif self._at_once and data[: len(_HEAD)] == _HEAD:
+            self._held = bytes(data)
+            asyncio.get_running_loop().call_soon(self._flush)  # a body that is not made yet is not waited for
+        else:
+            self._transport.write(data)
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held)
 
     def close(self) -> None:
         """Close once everything is sent; see the module for how."""
         if self._closed:
             return
         self._closed = True
+        self._flush()
         if self._is_unread() and not self._transport.is_closing():
             self.lingers = True
             self._transport.write_eof()
@@ -88,19 +113,24 @@ class Wire(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         """Return how many bytes the kernel has not taken."""
-        return self._transport.get_write_buffer_size()
+        return self._transport.get_write_buffer_size() + len(self._held)
 
     def has_unread(self) -> bool:
-        """Whether bytes of the client are in the kernel; False where the system does not say."""
+        """Whether bytes of the client are in the kernel."""
         found: socket.socket | None = self._transport.get_extra_info("socket")
-        if found is None or sys.platform == "win32":
-            return False
-        import fcntl
-        import termios
+        return found is not None and has_unread(found.fileno())
 
-        count = array.array("i", [0])
-        try:
-            fcntl.ioctl(found.fileno(), termios.FIONREAD, count)
-        except OSError:
-            return False
-        return count[0] > 0
+
+def has_unread(descriptor: int) -> bool:
+    """Whether bytes of the other end of a socket wait in the kernel; False where the system does not say."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+    import termios
+
+    count = array.array("i", [0])
+    try:
+        fcntl.ioctl(descriptor, termios.FIONREAD, count)
+    except OSError:
+        return False
+    return count[0] > 0

@@ -23,7 +23,7 @@ from .listening import BACKLOG, url_of
 MakeApp = Callable[[], FastAPI]
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
-_BY_SIGNAL = 128
+BY_SIGNAL = 128
 """What shells add to the number of the signal that ended a process."""
 _LOOK_S = 0.05
 """Seconds between two looks whether all is answered."""
@@ -42,6 +42,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, drain_s: float) -> None:
         super().__init__(config)
         self.drain_s = drain_s
+        self.on_started: Callable[[], None] = lambda: None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -53,6 +54,15 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or ():
             logger.info("serving", extra=fields(url=url_of(listener), pid=os.getpid()))
+        self.on_started()
+
+    def make_connection(self) -> Connection:
+        """Return the protocol of one more connection; for those that another process accepted."""
+        made = self.config.http_protocol_class(  # type: ignore[call-arg]  # uvicorn's own call is ignored too
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        assert isinstance(made, Connection), "`make_server` chose the class"
+        return made
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept nothing more, answer what is under way, and refuse what takes too long."""
@@ -137,7 +147,7 @@ def stop_by_signals(server: Server, app: FastAPI) -> None:
 
     def stop(number: signal.Signals) -> None:
         if server.should_exit:
-            os._exit(_BY_SIGNAL + number)
+            os._exit(BY_SIGNAL + number)
         logger.info("stopping: requests under way are answered", extra=fields(signal=number.name, pid=os.getpid()))
         server.should_exit = True
 
