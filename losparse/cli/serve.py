@@ -74,6 +74,11 @@ def add_options(parser: CommandParser) -> None:
     for flag, name, what in (
         ("--deadline", "deadline_s", "for the answer to a request (default 30)"),
         ("--drain", "drain_s", "for requests under way when the server is told to stop (default 20)"),
+        (
+            "--hang-timeout",
+            "hang_s",
+            "without a sign of life, of one of several workers that is then replaced (default 30)",
+        ),
         ("--head-timeout", "head_s", "for the head of a request to come (default 10)"),
         ("--body-timeout", "body_s", "for its body to come (default 30)"),
         ("--idle-timeout", "idle_s", "between two requests of a connection (default 75)"),
