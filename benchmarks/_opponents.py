@@ -16,9 +16,9 @@ from losparse_export.opening.load import Loaded
 from losparse_export.opponents import quantise_by_default
 from losparse_export.parity.gate import check_parity
 from losparse_export.passes import NamePass
-from losparse_export.precision.base import allowed_difference
 from losparse_export.precision.table import PRECISION_TABLE
 from losparse_runtime import Draw, OpenVino, OpenVinoFacts, compare, find_openvino
+from losparse_runtime.checking.bounds import allowed_difference
 from losparse_runtime.contract.files import write_metadata
 
 # A centred cosine, of outputs on random tokens. bf16 has 8 bits for a number, int8 what our own int8 is held to. In a

@@ -19,6 +19,8 @@ def _convert(model: ir.Model, with_: Conversion) -> ir.Model:
 INT8_ROWS = Precision(
     "int8-rows",
     "as int8, with a scale a token: more exact, and no text changes what is said of another",
+    # Measured, one seed: 0.39 and 0.984 on models 6 x 384, 0.62 and 0.956 on one 12 x 768 that PyTorch does not confirm
+    # in int8 (a cosine of 0.59).
     difference=1.0,
     cosine=0.92,
     convert=_convert,
