@@ -104,17 +104,20 @@ def add_options(parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    from losparse_runtime.serving.app import create_app
-    from losparse_runtime.serving.logs import set_up_logs
-    from losparse_runtime.serving.models import parse_place
-    from losparse_runtime.serving.workers import serve
+    from losparse_runtime.serving.counting import counted_together
     from losparse_runtime.text.panics import HOLD_SWITCH
 
     os.environ[HOLD_SWITCH] = "0"  # stderr has the lines of many requests, which must not wait for one another
     settings = _settings(options)
-    places = [parse_place(each) for each in options.places]
-    set_up_logs(json_lines=settings.json_logs, requests=options.verbose)
-    return serve(lambda: create_app(places, settings), settings)
+    with counted_together(settings.workers):
+        from losparse_runtime.serving.app import create_app
+        from losparse_runtime.serving.logs import set_up_logs
+        from losparse_runtime.serving.models import parse_place
+        from losparse_runtime.serving.workers import serve
+
+        places = [parse_place(each) for each in options.places]
+        set_up_logs(json_lines=settings.json_logs, requests=options.verbose)
+        return serve(lambda: create_app(places, settings), settings)
 
 
 def _settings(options: argparse.Namespace) -> ServeSettings:

@@ -19,6 +19,7 @@ from types import FrameType
 from ...errors import LosparseRuntimeError
 from ..connections import Stage
 from ..logs import fields
+from ..metrics import forget_worker
 from ..settings import ServeSettings
 from .backoff import Backoff
 from .channel import Channel, Frame, Kind
@@ -271,6 +272,7 @@ class Supervisor:
         if child.channel.fileno() in self._selector.get_map():
             self._selector.unregister(child.channel)
         child.channel.close()
+        forget_worker(child.pid)
         del self._children[child.index]
         reason = reason_of(status, hung=child.hung)
         lost = self._end_connections(child, reason, now)
@@ -319,7 +321,8 @@ class Supervisor:
         """Look at what nobody tells."""
         if now - self._ticked < _TICK_S:
             return
-        was_away = now - self._ticked > self._settings.hang_s / 2  # a suspended machine is no hung worker
+        # A machine that was suspended, or had no time for the supervisor either, is no hung worker.
+        was_away = now - self._ticked > max(self._settings.hang_s / 2, 4 * _TICK_S)
         self._ticked = now
         self._seats.tick(now)
         for child in self._children.values():
