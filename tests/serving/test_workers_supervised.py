@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -64,7 +65,7 @@ def test_a_killed_worker_takes_its_requests_with_it_and_nothing_else(server: Pro
     with ExitStack() as stack:
         clients = [stack.enter_context(server.client()) for _ in range(14)]
         doomed = _pid(clients[0])
-        asking, half_head, half_body, streaming, pipelined, looking, *idle = [
+        asking, half_head, half_body, streaming, pipelined, *idle = [
             client for client in clients if _pid(client) == doomed
         ]
         half_head.send(b"GET /pid HTTP/1.1\r\nHo")
@@ -74,7 +75,7 @@ def test_a_killed_worker_takes_its_requests_with_it_and_nothing_else(server: Pro
         pipelined.send(request("/pid") + request("/sleep/15"))
         assert pipelined.answer().json["pid"] == doomed
         asking.send(request("/sleep/15"))
-        wait_for(lambda: looking.get("/pid").json["asleep"] == 2, "both requests under way")
+        wait_for(lambda: idle[0].get("/pid").json["asleep"] == 2, "both requests under way")
 
         assert _kill(server, doomed) < 5
         for client in (asking, half_head, half_body, pipelined):
@@ -88,7 +89,7 @@ def test_a_killed_worker_takes_its_requests_with_it_and_nothing_else(server: Pro
         for client in idle:
             assert _pid(client) != doomed  # on the connection that it had with the dead one
     ended = server.records("worker ended")[-1]
-    assert ended["reason"] == "signal 9" and ended["lost"] >= 5
+    assert ended["reason"] == "signal 9" and ended["lost"] == 5
 
 
 def _ask_on(server: Process, stop: threading.Event, seen: Counter[str], problems: list[str]) -> None:
@@ -130,10 +131,10 @@ def test_kills_under_load_lose_nothing_that_was_not_under_way(server: Process) -
     for thread in threads:
         thread.join()
     assert not problems
-    # At most one request of each client is under way when a worker dies. A connection whose last answer is on its way
-    # may be closed behind it, so that the next request finds it closed; any client asks again then.
+    # At most one request of each client is under way when a worker dies, and then it is refused in words. That no
+    # connection is closed behind a whole answer needs what only Linux's kernel tells.
     assert seen["503"] + seen["closed"] <= kills * len(threads)
-    assert seen["closed"] <= kills, seen
+    assert sys.platform != "linux" or not seen["closed"], seen
 
 
 def test_a_worker_that_hangs_is_killed_and_replaced(server: Process) -> None:

@@ -46,6 +46,7 @@ class Connection(Reading):
 
     Attributes:
         note: is told how far the connection's request is; None where nobody asks.
+        wrote: is told before it how many bytes of an answer the kernel is given.
         stage: what it was told last.
     """
 
@@ -60,6 +61,7 @@ class Connection(Reading):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.note: Callable[[Stage], None] | None = None
+        self.wrote: Callable[[int], None] | None = None
         self.stage = Stage.IDLE
         self._watch = Watch(self.loop, self._late)
         self._running: RequestResponseCycle | None = None
@@ -80,8 +82,8 @@ class Connection(Reading):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Take a connection, unless there are too many."""
-        at_once = self.note is not None
-        super().connection_made(Wire(transport, self._on_answer, self._is_unread, at_once=at_once))
+        on_answer = None if self.note is None else self._on_answer
+        super().connection_made(Wire(transport, self._is_unread, on_answer))
         if len(self.connections) > self.limits.connections:
             text = f"{self.limits.connections} connections are open already; try again later"
             self._refuse(Refused(HTTPStatus.SERVICE_UNAVAILABLE, text, retry_after_s=1))
@@ -98,8 +100,10 @@ class Connection(Reading):
 
     def about_to_read(self) -> None:
         """Say before bytes are read that there may be a request: the process may end with them in its hands."""
-        if self.stage is Stage.IDLE or (self.stage is Stage.ANSWERING and self._is_settled()):
+        if self.stage is Stage.IDLE:
             self._tell(Stage.ASKED)
+        elif self.stage is Stage.ANSWERED:
+            self._tell(Stage.BEHIND)
 
     def data_received(self, data: bytes) -> None:
         """Read a part of a request, of several, or of none."""
@@ -127,6 +131,8 @@ class Connection(Reading):
     def on_response_complete(self) -> None:
         """Go on with the next request, with a refusal that had to wait, or with waiting."""
         self.server_state.total_requests += 1
+        if self.note is not None:
+            self.transport.flush(self._after())
         if not self.transport.is_closing():
             if self._refusal is None or self.pipeline:
                 self.flow.resume_reading()
@@ -253,8 +259,16 @@ class Connection(Reading):
     def _has_begun(self) -> bool:
         return self._running is not None and self._running.response_started and not self._running.response_complete
 
-    def _on_answer(self) -> None:
-        self._tell(Stage.ANSWERING)
+    def _on_answer(self, count: int, stage: Stage) -> None:
+        if self.wrote is not None:
+            self.wrote(count)
+        self._tell(stage)
+
+    def _after(self) -> Stage:
+        """Return how far the connection is with the last bytes of an answer."""
+        if self._part is Part.BODY and self.cycle.response_complete:
+            return Stage.ANSWERING  # the rest of its own request is still to come
+        return Stage.BEHIND if self.pipeline or self._part is not Part.NONE else Stage.ANSWERED
 
     def _tell(self, stage: Stage) -> None:
         if stage is not self.stage:
@@ -270,7 +284,11 @@ class Connection(Reading):
 
     def _settle(self) -> None:
         """Say that an answer is over, once it is."""
-        if self.stage is not Stage.ANSWERING or self.transport.is_closing() or self._has_begun():
+        if (
+            self.stage not in (Stage.ANSWERING, Stage.ANSWERED, Stage.BEHIND)
+            or self.transport.is_closing()
+            or self._has_begun()
+        ):
             return
         if self._is_settled():
             self._tell(Stage.ASKED if self._is_answering() or self._part is not Part.NONE else Stage.IDLE)

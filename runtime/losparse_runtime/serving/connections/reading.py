@@ -19,7 +19,7 @@ from .refusals import Refused
 
 _MOST_DROPPED = 1024 * 1024
 """Bytes of a body that are read to nothing after the answer, so that the connection can go on."""
-_TLS_HELLO = b"\x16\x03"
+_TLS_HELLO = b"\x16"
 
 logger = logging.getLogger("losparse_runtime.serving")
 

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
-_HEAD = b"HTTP/1.1 "
 _INTERIM = b"HTTP/1.1 100"
 
 
@@ -26,6 +25,8 @@ class Stage(IntEnum):
     ASKED = 1  # bytes of a request may have been read; nothing of its answer was written
     ANSWERING = 2  # an answer has begun
     CLOSED = 3
+    ANSWERED = 4  # as IDLE, once the kernel has all that was written
+    BEHIND = 5  # as ASKED, once the kernel has all that was written
 
 
 class Wire(asyncio.Transport):
@@ -33,55 +34,53 @@ class Wire(asyncio.Transport):
 
     Args:
         transport: of the connection.
-        on_answer: called before bytes of an answer are written.
         is_unread: whether the client may be sending something that nobody will read.
-        at_once: give bytes to the kernel as they are written, head and body in one; else the event loop does a moment
-            later.
+        on_answer: called before bytes of an answer are given to the kernel, with their number. Bytes are then given at
+            once: by `finish` when the answer is whole, else when the event loop comes round. None where nobody asks:
+            the event loop's own way is a little shorter.
     """
 
     def __init__(
         self,
         transport: asyncio.Transport,
-        on_answer: Callable[[], None],
         is_unread: Callable[[], bool],
-        *,
-        at_once: bool = False,
+        on_answer: Callable[[int, Stage], None] | None = None,
     ) -> None:
         super().__init__()
-        self._at_once = at_once
-        self._held = b""
-        if at_once:
-            transport.set_write_buffer_limits(high=0)
         self._transport = transport
         self._on_answer = on_answer
         self._is_unread = is_unread
+        self._held: list[bytes | bytearray | memoryview[Any]] = []
         self.lingers = False
         self._closed = False
+        if on_answer is not None:
+            transport.set_write_buffer_limits(high=0)
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         """Send bytes of an answer."""
-        if data[: len(_INTERIM)] != _INTERIM:
-            self._on_answer()
-        if self._held:
-            held, self._held = self._held, b""
-            self._transport.writelines((held, data))
-        elif self._at_once and data[: len(_HEAD)] == _HEAD:
-            self._held = bytes(data)
-            asyncio.get_running_loop().call_soon(self._flush)  # a body that is not made yet is not waited for
-        else:
+        if self._on_answer is None:
             self._transport.write(data)
+        elif data[: len(_INTERIM)] == _INTERIM:
+            self._on_answer(len(data), Stage.ASKED)
+            self._transport.write(data)
+        else:
+            if not self._held:
+                asyncio.get_running_loop().call_soon(self.flush)  # what comes later is not waited for
+            self._held.append(data)
 
-    def _flush(self) -> None:
-        if self._held:
-            held, self._held = self._held, b""
-            self._transport.write(held)
+    def flush(self, stage: Stage = Stage.ANSWERING) -> None:
+        """Give the kernel what was written; `stage` is how far the request is with it."""
+        if self._held and self._on_answer is not None:
+            held, self._held = self._held, []
+            self._on_answer(sum(map(len, held)), stage)
+            self._transport.writelines(held)
 
     def close(self) -> None:
         """Close once everything is sent; see the module for how."""
         if self._closed:
             return
         self._closed = True
-        self._flush()
+        self.flush()
         if self._is_unread() and not self._transport.is_closing():
             self.lingers = True
             self._transport.write_eof()
@@ -113,7 +112,7 @@ class Wire(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         """Return how many bytes the kernel has not taken."""
-        return self._transport.get_write_buffer_size() + len(self._held)
+        return self._transport.get_write_buffer_size() + sum(map(len, self._held))
 
     def has_unread(self) -> bool:
         """Whether bytes of the client are in the kernel."""

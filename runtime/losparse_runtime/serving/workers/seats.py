@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import selectors
 import socket
+import struct
+import sys
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -15,6 +18,8 @@ from .table import Table
 _LINGER_S = 2.0
 _MOST_LINGERING = 256
 _READ = 65536
+_ACKED_AT = 120
+"""Where Linux's `struct tcp_info` has `tcpi_bytes_acked`."""
 
 
 class Seats:
@@ -39,7 +44,7 @@ class Seats:
         if not self._free:
             return None
         seat = self._free.pop()
-        self._table.note(seat, Stage.IDLE)
+        self._table.open(seat)
         self._sockets[seat] = connection
         return seat
 
@@ -48,8 +53,26 @@ class Seats:
         return self._sockets[seat].fileno()
 
     def stage(self, seat: int) -> Stage:
-        """Return how far the seat's request is."""
+        """Return how far the seat's request is, as its worker said."""
         return self._table.stage(seat)
+
+    def real_stage(self, seat: int) -> Stage:
+        """Return how far the request of a worker that is no more really was.
+
+        A worker may end between two steps: it said what it was about to write, and the kernel knows what it got. A
+        client that is awake with its answer before the worker goes on can be the one who kills it.
+
+        Returns:
+            IDLE, ASKED, ANSWERING or CLOSED.
+        """
+        stage = self._table.stage(seat)
+        if stage in (Stage.IDLE, Stage.ASKED, Stage.CLOSED):
+            return stage
+        got = bytes_given(self._sockets[seat])
+        before, after = self._table.written(seat)
+        if got == after and stage is not Stage.ANSWERING:
+            return Stage.IDLE if stage is Stage.ANSWERED else Stage.ASKED
+        return Stage.ASKED if got == before else Stage.ANSWERING
 
     def close(self, seat: int) -> None:
         """Close a connection and free its seat; a seat that is free already stays so."""
@@ -128,3 +151,25 @@ def _end(connection: socket.socket, selector: selectors.BaseSelector | None = No
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()
+
+
+def bytes_given(connection: socket.socket) -> int | None:
+    """Return how many bytes the kernel was ever given to send on a connection that was accepted.
+
+    Those that the client has acknowledged, and those that it has not. None where the system does not say.
+    """
+    if sys.platform != "linux":
+        return None
+    import fcntl
+    import termios
+
+    try:
+        facts = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED_AT + 8)
+        waiting = array.array("i", [0])
+        fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, waiting)
+    except OSError:
+        return None
+    if len(facts) < _ACKED_AT + 8:
+        return None
+    acknowledged: int = struct.unpack_from("=Q", facts, _ACKED_AT)[0]
+    return acknowledged + waiting[0]

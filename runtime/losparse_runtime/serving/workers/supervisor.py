@@ -291,7 +291,7 @@ class Supervisor:
         """Answer for a worker; returns how many requests were lost with it."""
         lost = 0
         for seat in child.seats:
-            stage = self._seats.stage(seat)
+            stage = self._seats.real_stage(seat)
             if stage is Stage.IDLE:
                 self._seats.waiting.append(seat)
             elif stage is Stage.ASKED:

@@ -1,7 +1,7 @@
 """Memory that the supervisor and its workers share: what is known of a worker when it is no more.
 
-A byte for each connection says how far its request is, a number for each worker counts its heartbeats, and a text says
-why it could not start. Each place has one writer.
+A byte for each connection says how far its request is, and two numbers what was written to it. A number for each worker
+counts its heartbeats, and a text says why it could not start. Each place has one writer.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import mmap
 
 from ..connections import Stage
 
-_BEAT_BYTES = 8
+_COUNT_BYTES = 8
 _TEXT_BYTES = 1024
 
 
@@ -23,10 +23,12 @@ class Table:
     """
 
     def __init__(self, seats: int, workers: int) -> None:
-        self._texts = workers * _BEAT_BYTES
+        self._texts = workers * _COUNT_BYTES
         self._stages = self._texts + workers * _TEXT_BYTES
-        self._memory = mmap.mmap(-1, self._stages + seats)
+        counts = self._stages + seats + -seats % _COUNT_BYTES
+        self._memory = mmap.mmap(-1, counts + seats * 2 * _COUNT_BYTES)
         self._beats = memoryview(self._memory)[: self._texts].cast("Q")
+        self._counts = memoryview(self._memory)[counts:].cast("Q")
 
     def note(self, seat: int, stage: Stage) -> None:
         """Say how far the request of a connection is."""
@@ -35,6 +37,22 @@ class Table:
     def stage(self, seat: int) -> Stage:
         """Return what was said last."""
         return Stage(self._memory[self._stages + seat])
+
+    def open(self, seat: int) -> None:
+        """Begin with a new connection."""
+        self._counts[2 * seat] = self._counts[2 * seat + 1] = 0
+        self.note(seat, Stage.IDLE)
+
+    def wrote(self, seat: int, count: int) -> None:
+        """Say before it that so many bytes of an answer are given to the kernel."""
+        before, after = 2 * seat, 2 * seat + 1
+        if self.stage(seat) is not Stage.ANSWERING:
+            self._counts[before] = self._counts[after]
+        self._counts[after] += count
+
+    def written(self, seat: int) -> tuple[int, int]:
+        """Return how many bytes the connection was to be given before its last answer, and with it."""
+        return self._counts[2 * seat], self._counts[2 * seat + 1]
 
     def beat(self, worker: int) -> None:
         """Say that a worker's event loop goes round."""

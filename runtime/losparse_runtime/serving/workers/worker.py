@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import cast
 
 from fastapi import FastAPI
@@ -162,6 +163,7 @@ class Worker:
                 self._channel.send(Frame(Kind.ENDED, seat))
 
         connection.note = note
+        connection.wrote = partial(self._table.wrote, seat)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: Receiver(connection), given)
         except OSError:  # the client was gone before
