@@ -96,7 +96,9 @@ def test_embeddings_have_the_form_of_openai(make_folder: MakeFolder, serve: Serv
 def test_embeddings_are_cut_where_a_request_asks_for_fewer_numbers(make_folder: MakeFolder, serve: Serve) -> None:
     client = serve({"made": make_folder("feature-extraction")})
     said = client.post("/v1/embeddings", json={"input": "a", "dimensions": 2}).json()
-    assert len(said["data"][0]["embedding"]) == 2
+    vector = said["data"][0]["embedding"]
+    assert len(vector) == 2
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=CLOSE)  # the folder's vectors have length 1
     refused = client.post("/v1/embeddings", json={"input": "a", "dimensions": 5})
     assert (refused.status_code, error_of(refused)) == (400, "dimensions must be at most 4, got 5")
 
@@ -268,3 +270,19 @@ def test_answers_are_as_they_are_described(make_folder: MakeFolder, serve: Serve
     ):
         said = client.post(f"/v1/{route}", json=body).json()
         assert kind.model_validate(said).model_dump() == said, route
+
+
+def test_many_texts_are_read_by_the_runners_and_say_the_same(make_folder: MakeFolder, serve: Serve) -> None:
+    folder = make_folder("feature-extraction")
+    texts = [" ".join("abcdefgh"[(number + place) % 8] for place in range(1 + number % 9)) for number in range(40)]
+    said = serve({"made": folder}, max_batch=8).post("/v1/embeddings", json={"input": texts}).json()
+    wanted = Session(folder.path, threads=1).embed(texts)
+    np.testing.assert_allclose([each["embedding"] for each in said["data"]], wanted, atol=CLOSE)
+
+
+def test_an_error_in_reading_many_texts_is_theirs_alone(make_folder: MakeFolder, serve: Serve) -> None:
+    client = serve({"made": make_folder(poison=True)})
+    failed = client.post("/v1/classify", json={"texts": [*["a"] * 20, "h"]})
+    assert failed.status_code == 500
+    assert "is not finite (NaN or Inf) for text 20" in error_of(failed)
+    assert client.post("/v1/classify", json={"texts": ["a"] * 20}).status_code == 200

@@ -201,5 +201,12 @@ def _hand_out(rows: Sequence[Row], outputs: Arrays, mask: NDArray[Any]) -> None:
         places = [place for row in group for place in row.places]
         part = slice(at, at + len(places))
         at = part.stop
-        if job.take(Part(places, {name: array[part] for name, array in outputs.items()}, mask[part])):
+        try:
+            over = job.take(Part(places, {name: array[part] for name, array in outputs.items()}, mask[part]))
+        except LosparseRuntimeError as error:
+            over = job.fail(error)
+        except Exception as error:  # as with a run: the others of the batch have theirs to get
+            logger.exception("reading outputs failed in an unexpected way")
+            over = job.fail(RunError(f"the outputs cannot be read: {one_line(error)}"))
+        if over:
             job.done(job)

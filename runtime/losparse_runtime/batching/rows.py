@@ -22,11 +22,13 @@ class Part:
         places: of the job's rows.
         outputs: by name, one entry a row; padded to the longest row of the run where there is one entry a token.
         mask: which of those entries are tokens; (rows, sequence).
+        said: what was read off the outputs, a thing a row, in the place of both; None where nothing was read yet.
     """
 
     places: Sequence[int]
     outputs: Arrays
     mask: NDArray[Any]
+    said: Sequence[Any] | None = None
 
 
 class Job:
@@ -36,6 +38,8 @@ class Job:
         count: rows.
         deadline: by the batcher's clock, after which its rows are not run any more.
         done: is called once, by a runner, when every row is done or the job failed. It must not block.
+        reduce: is called by a runner with each part, and returns what to keep of it: for jobs whose outputs would take
+            much memory until the last row is done. An error that it raises is the job's.
 
     Attributes:
         parts: what came of the rows, in the order in which they were run.
@@ -43,9 +47,16 @@ class Job:
         given_up: whether nobody waits for it any more.
     """
 
-    __slots__ = ("_lock", "count", "deadline", "done", "error", "given_up", "left", "parts")
+    __slots__ = ("_lock", "count", "deadline", "done", "error", "given_up", "left", "parts", "reduce")
 
-    def __init__(self, count: int, deadline: float, done: Callable[[Job], None]) -> None:
+    def __init__(
+        self,
+        count: int,
+        deadline: float,
+        done: Callable[[Job], None],
+        reduce: Callable[[Part], Part] | None = None,
+    ) -> None:
+        self.reduce = reduce
         self.count = count
         self.left = count
         self.deadline = deadline
@@ -57,8 +68,9 @@ class Job:
 
     def take(self, part: Part) -> bool:
         """Keep what came of some rows; returns whether that was all."""
+        kept = part if self.reduce is None else self.reduce(part)
         with self._lock:
-            self.parts.append(part)
+            self.parts.append(kept)
             self.left -= len(part.places)
             return self.left == 0
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +26,7 @@ from .settings import ServeSettings
 
 R = TypeVar("R")
 _INLINE_ROWS = 8
-"""Rows whose results are read on the event loop; more are read by a thread, so that other requests do not wait."""
+"""Rows whose results are read on the event loop; of more rows they are read by the threads that run them."""
 _INLINE_CHARACTERS = 500
 """Characters that are tokenised on the event loop, in less time than handing them to a thread and back takes."""
 
@@ -88,12 +90,14 @@ class Opened:
         else:
             work = await loop.run_in_executor(self._pool, prepare, self.session)
         left_s = deadline_s - (time.monotonic() - begin)
-        job = self._job(len(work.encodings), left_s)
+        # Of many texts a runner reads each part: the event loop has others to read for, and outputs take memory.
+        reduce = None if len(work.encodings) <= _INLINE_ROWS else partial(self._read, work)
+        job = self._job(len(work.encodings), left_s, reduce)
         parts = await self._run(job, self._texts(job.job, work), left_s)
+        read = parts if reduce is not None else [self._read(work, part) for part in parts]
+        found = {place: said for part in read for place, said in zip(part.places, part.said or (), strict=True)}
         count = sum(len(encoding.ids) for encoding in work.encodings)
-        if len(work.encodings) <= _INLINE_ROWS:
-            return self._read(work, parts), count
-        return await loop.run_in_executor(self._pool, self._read, work, parts), count
+        return work.collect([found[place] for place in range(len(work.encodings))]), count
 
     async def close(self, drain_s: float) -> None:
         """Wait until nobody uses it, then close it.
@@ -109,8 +113,8 @@ class Opened:
         if not self._users:  # otherwise it would wait for a run that the time was too short for
             await asyncio.to_thread(self.session.close)
 
-    def _job(self, rows: int, deadline_s: float) -> _Awaited:
-        return _Awaited(asyncio.get_running_loop(), rows, time.monotonic() + deadline_s)
+    def _job(self, rows: int, deadline_s: float, reduce: Callable[[Part], Part] | None = None) -> _Awaited:
+        return _Awaited(asyncio.get_running_loop(), rows, time.monotonic() + deadline_s, reduce)
 
     async def _run(self, awaited: _Awaited, rows: list[Row], deadline_s: float) -> list[Part]:
         """Let rows wait for their run, and wait for it too, until the deadline or until the caller is gone."""
@@ -150,13 +154,10 @@ class Opened:
             made.append(Row(job, range(place, place + 1), inputs, length, key, now))
         return made
 
-    def _read(self, work: Work[R], parts: list[Part]) -> R:
-        """Return what outputs say of the texts that were run."""
-        found: dict[int, Any] = {}
-        for part in parts:
-            check_finite(self.session, part.places, part.outputs)
-            found.update(zip(part.places, work.read(part.places, part.outputs, part.mask), strict=True))
-        return work.collect([found[place] for place in range(len(work.encodings))])
+    def _read(self, work: Work[Any], part: Part) -> Part:
+        """Read off outputs what they say of the texts that were run."""
+        check_finite(self.session, part.places, part.outputs)
+        return replace(part, outputs={}, said=work.read(part.places, part.outputs, part.mask))
 
     def _ordered(self, parts: list[Part], length: int) -> Arrays:
         """Put what came of a job's rows in their order, without what joining padded."""
@@ -176,10 +177,12 @@ class Opened:
 class _Awaited:
     """A job, and the future that its caller waits for."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, rows: int, deadline: float) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, rows: int, deadline: float, reduce: Callable[[Part], Part] | None
+    ) -> None:
         self.future: asyncio.Future[None] = loop.create_future()
         self._loop = loop
-        self.job = Job(rows, deadline, self._done)
+        self.job = Job(rows, deadline, self._done, reduce)
 
     def _done(self, job: Job) -> None:
         """Wake the caller; a runner calls it."""

@@ -42,9 +42,10 @@ class EmbeddingsBody(Body):
     encoding_format: Annotated[
         Literal["float", "base64"], Field(description="numbers, or float32 (little endian) in base64")
     ] = "float"
-    dimensions: Annotated[int | None, Field(description="numbers of a vector that are kept, the first ones", ge=1)] = (
-        None
-    )
+    dimensions: Annotated[
+        int | None,
+        Field(description="numbers of a vector that are kept, the first ones, scaled to length 1 again", ge=1),
+    ] = None
     user: Annotated[str | None, Field(description="taken, and not used")] = None
     prompt_name: Annotated[str | None, Field(description="of one of the folder's prompts")] = None
     prompt: Annotated[str | None, Field(description="a text to put in front of every text instead")] = None
@@ -102,6 +103,9 @@ def router(models: ModelTable, settings: ServeSettings) -> APIRouter:
         async with while_connected(request):
             vectors, tokens = await model.do(prepare, characters=size_of(texts), deadline_s=deadline_of(request))
         state_of(request.scope).tokens = tokens
+        if body.dimensions is not None and model.session.metadata.normalize:
+            # As OpenAI's are: what was cut has length 1 again.
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         return json_response(
             {
                 "object": "list",
