@@ -137,7 +137,8 @@ def _random_feeds(source: Path | PreTrainedModel) -> list[Mapping[str, Array]]:
     """Return inputs to measure scales on for a model that has no tokenizer."""
     assert isinstance(source, PreTrainedModel), "a checkpoint has texts"
     ids = np.random.default_rng(0).integers(1, source.config.vocab_size, (RUNS, 1, 32))
-    return [{"input_ids": each, "attention_mask": np.ones_like(each)} for each in ids]
+    rest = {"attention_mask": np.ones_like(ids[0]), "token_type_ids": np.zeros_like(ids[0])}
+    return [{"input_ids": each, **rest} for each in ids]
 
 
 def main() -> None:
