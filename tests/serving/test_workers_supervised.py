@@ -220,8 +220,9 @@ def test_requests_that_take_longer_than_the_drain_are_refused_and_the_second_sig
 
 def test_workers_end_with_a_supervisor_that_was_killed(tmp_path: Path) -> None:
     with serving(tmp_path / "log", workers=2) as server, server.client() as client:
-        client.send(request("/sleep/0.2"))
         server.logged("worker is ready", 2)
+        _pid(client)  # its connection is a worker's
+        client.send(request("/sleep/0.2"))
         server.signal(signal.SIGKILL)
         assert client.answer().status == 200
         workers = [record["pid"] for record in server.records("worker is ready")]
@@ -233,6 +234,24 @@ def _lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_connections_beyond_the_limit_of_all_workers_are_refused(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", workers=2, connections=2) as server, ExitStack() as stack:
+        server.logged("worker is ready", 2)
+        clients = [stack.enter_context(server.client()) for _ in range(4)]
+        for client in clients:
+            _pid(client)
+        with server.client() as client:
+            answer = client.answer()
+            assert answer.status == 503 and "4 connections are open already" in answer.json["error"]
+        clients[0].socket.close()
+        wait_for(lambda: _is_taken(server), "a seat that is free again")
+
+
+def _is_taken(server: Process) -> bool:
+    with server.client() as client:
+        return client.get("/pid").status == 200
 
 
 def test_a_broken_folder_is_said_once_and_a_start_that_crashes_is_tried_again(tmp_path: Path) -> None:
@@ -257,5 +276,6 @@ def test_backoff_doubles_and_forgets() -> None:
     backoff = Backoff()
     assert [backoff.seconds(0.1, served=False) for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
     assert backoff.seconds(60, served=False) == 30  # a minute of starting is no service
+    assert backoff.seconds(1, served=True) == 1  # killed soon after it was ready: back within 5 s all the same
     assert backoff.seconds(60, served=True) == 0
     assert backoff.seconds(1, served=True) == 0.5
