@@ -14,6 +14,7 @@ from losparse_export.parity.mates import BatchMates, compare_with_mates
 from losparse_export.parity.vectors import VectorAgreement, VectorComparison
 from losparse_runtime import Session, read_metadata
 from losparse_runtime.contract.task import TASKS
+from losparse_runtime.engine.cpus import int8_overflows
 
 from ..runtime.conftest import make_folder
 from .test_export_precision_model import options
@@ -46,6 +47,23 @@ def test_how_far_answers_move_is_in_the_report(export_bert, tmp_path, precision)
         moved = np.abs(session.run(alone)["logits"] - session.run(beside)["logits"][:1]).max()
         assert (moved > ROUNDING) == (precision == "int8" and not invariant)
         assert not (invariant and precision == "int8" and moved)  # the same run, bit for bit
+
+
+@pytest.mark.parametrize(
+    "bits", [7, pytest.param(8, marks=pytest.mark.skipif(int8_overflows(), reason="such an export is refused here"))]
+)
+def test_in_rows_a_batch_of_all_lengths_says_what_each_text_has_alone(export_bert, tmp_path, bits):
+    """Of 24 texts of 1 to 40 tokens, one of which is 40 times the same: the order of sums is all that may differ."""
+    export_bert(tmp_path / "out", precision="int8-rows", weight_bits=bits)
+    session, random = Session(tmp_path / "out", threads=1), np.random.default_rng(1)
+    texts = [random.integers(1, 100, int(count)) for count in random.integers(1, 41, 22)]
+    texts += [np.full(40, 7), np.array([3])]
+    alone = np.concatenate([session.run({"input_ids": text[None]})["logits"] for text in texts])
+    ids = np.stack([np.pad(text, (0, 40 - len(text))) for text in texts])
+    mask = np.stack([np.arange(40) < len(text) for text in texts]).astype(np.int64)
+    batch = session.run({"input_ids": ids, "attention_mask": mask})["logits"]
+    assert np.abs(batch - alone).max() < ROUNDING < np.abs(alone).max() / 10
+    assert session.metadata.weight_bits == bits and not session.metadata.variant.mixes_texts
 
 
 def test_padding_on_the_left_is_measured_told_and_avoided(export_bert, bert, tmp_path, caplog):
