@@ -237,6 +237,27 @@ def test_a_replacement_of_another_task_is_refused(make_folder: MakeFolder, tmp_p
     asyncio.run(scenario())
 
 
+def test_a_look_is_taken_when_somebody_asks(make_folder: MakeFolder, tmp_path: Path) -> None:
+    place = tmp_path / "served"
+    place.symlink_to(make_folder().path, target_is_directory=True)
+    other = make_folder(name="other", seed=3)
+
+    async def scenario() -> None:
+        table = ModelTable([ModelPlace("made", place)], ServeSettings(threads=1, reload_s=0))
+        await table.load()
+        watching = asyncio.create_task(table.watch())
+        before = table.get("made").session
+        replace(place, other.path)
+        table.look()
+        async with asyncio.timeout(LONG):
+            while table.get("made").session is before:
+                await asyncio.sleep(0.01)
+        watching.cancel()
+        await table.close()
+
+    asyncio.run(scenario())
+
+
 def test_versions_are_fingerprints_or_variants(make_folder: MakeFolder) -> None:
     async def scenario() -> None:
         async with serving(make_folder().path) as table:

@@ -51,6 +51,7 @@ def create_app(
         redirect_slashes=False,  # a path is one of the routes, or none
     )
     app.state.models = models
+    app.state.reload = models.look  # on SIGHUP
     app.state.metrics = metrics
     # One flat list: FastAPI looks for a path twice in a router that is included.
     for router in (

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -268,6 +269,7 @@ class ModelTable:
             what = "none" if twice is None else f"{twice!r} twice"
             raise InputError(f"models must have a name each, at least one, got {what}; write NAME=DIR")
         self._settings = settings
+        self._asked = asyncio.Event()
         self._pool = ThreadPoolExecutor(max(1, min(4, available_cpus())), "losparse-tokenise")
         self._models = {place.name: ServedModel(place, settings, self._pool, heard, open_session) for place in places}
 
@@ -312,10 +314,17 @@ class ModelTable:
         for model in self:
             await model.refresh()
 
+    def look(self) -> None:
+        """Let `watch` look now."""
+        self._asked.set()
+
     async def watch(self) -> None:
-        """Look for replaced folders, for as long as the server runs."""
-        while self._settings.reload_s:
-            await asyncio.sleep(self._settings.reload_s)
+        """Look for replaced folders every `reload_s` seconds and when `look` asks, for as long as the server runs."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.reload_s or None):
+                    await self._asked.wait()
+            self._asked.clear()
             try:
                 await self.refresh()
             except Exception:  # one bad look must not end all looking
