@@ -16,6 +16,7 @@ import pytest
 
 from losparse_runtime.serving.workers.backoff import Backoff
 
+from .connection_games import GAMES
 from .processes import Client, Process, request, serving, toy, wait_for
 
 
@@ -90,6 +91,21 @@ def test_a_killed_worker_takes_its_requests_with_it_and_nothing_else(server: Pro
             assert _pid(client) != doomed  # on the connection that it had with the dead one
     ended = server.records("worker ended")[-1]
     assert ended["reason"] == "signal 9" and ended["lost"] == 5
+
+
+def test_workers_refuse_what_a_process_alone_refuses(server: Process) -> None:
+    for name, (data, status, _) in GAMES.items():
+        if status == 431:
+            continue  # this server takes heads of the usual size
+        with server.client() as client:
+            client.send(data)
+            assert client.answer().status == status, name
+            assert client.is_closed()
+    with server.client() as client:
+        client.send(request("/stream/40") + request("/length", b"x" * 300000) + request("/pid"))
+        assert len(client.answer().body) == 40 * 65536
+        assert client.answer().json == {"length": 300000}
+        assert client.answer().status == 200
 
 
 def _ask_on(server: Process, stop: threading.Event, seen: Counter[str], problems: list[str]) -> None:

@@ -7,5 +7,6 @@ app         the FastAPI application: routes, limits, metrics
 bodies      bodies of requests, inflated where they come compressed
 routes      one file a group of routes
 oip         the Open Inference Protocol's bodies: arrays from bytes and back
+connections what a client may do with its connection
 workers     processes and signals
 """

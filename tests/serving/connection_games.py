@@ -1,0 +1,76 @@
+"""Requests that are no HTTP/1.1: what is sent, the status of the answer, and a part of its text."""
+
+from __future__ import annotations
+
+HOST = b"Host: toy\r\n"
+POST = b"POST /length HTTP/1.1\r\n" + HOST
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+GAMES = {
+    "two lengths": (POST + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400, "Duplicate Content-Length"),
+    "length in words": (POST + b"Content-Length: many\r\n\r\n", 400, "Content-Length"),
+    "length with a sign": (POST + b"Content-Length: +3\r\n\r\nabc", 400, "Content-Length"),
+    "length as a list": (POST + b"Content-Length: 3, 3\r\n\r\nabc", 400, "Content-Length"),
+    "no length at all": (POST + b"Content-Length: \r\n\r\n", 400, "Content-Length"),
+    "length beyond 64 bits": (POST + b"Content-Length: 99999999999999999999\r\n\r\n", 400, "overflow"),
+    "negative length": (POST + b"Content-Length: -1\r\n\r\n", 400, "Content-Length"),
+    "length, then pieces": (
+        POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        "Transfer-Encoding can't be present",
+    ),
+    "pieces, then length": (
+        POST + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+        400,
+        "Content-Length can't be present",
+    ),
+    "another encoding": (POST + b"Transfer-Encoding: gzip\r\n\r\nabc", 400, "must be chunked, got 'gzip'"),
+    "no encoding": (POST + b"Transfer-Encoding: identity\r\n\r\nabc", 400, "must be chunked"),
+    "pieces, disguised": (POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400, "must be chunked"),
+    "pieces, then gzip": (POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n", 400, "Transfer-Encoding"),
+    "pieces twice": (
+        POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        "Transfer-Encoding",
+    ),
+    "pieces in HTTP/1.0": (
+        b"POST /length HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+        "HTTP/1.0 has no Transfer-Encoding",
+    ),
+    "size of a piece in words": (CHUNKED + b"zz\r\nabc\r\n", 400, "chunk size"),
+    "negative piece": (CHUNKED + b"-3\r\nabc\r\n", 400, "chunk size"),
+    "size with 0x": (CHUNKED + b"0x3\r\nabc\r\n", 400, "chunk size"),
+    "piece beyond 64 bits": (CHUNKED + b"fffffffffffffffff\r\n", 400, "overflow"),
+    "piece longer than it says": (CHUNKED + b"2\r\nabc\r\n0\r\n\r\n", 400, "chunk data"),
+    "pieces without CR": (CHUNKED + b"3\nabc\n0\n\n", 400, "CR"),
+    "too many headers behind pieces": (CHUNKED + b"0\r\n" + b"X: y\r\n" * 21 + b"\r\n", 431, "20 headers"),
+    "NUL in a header": (b"GET /pid HTTP/1.1\r\n" + HOST + b"X: a\0b\r\n\r\n", 400, "header value"),
+    "NUL in a name": (b"GET /pid HTTP/1.1\r\n" + HOST + b"X\0: a\r\n\r\n", 400, "header"),
+    "newline in a header": (b"GET /pid HTTP/1.1\r\n" + HOST + b"X: a\nY: b\r\n\r\n", 400, "CR"),
+    "carriage return in a header": (b"GET /pid HTTP/1.1\r\n" + HOST + b"X: a\rY: b\r\n\r\n", 400, "LF"),
+    "newlines alone": (b"GET /pid HTTP/1.1\nHost: toy\n\n", 400, "CRLF"),
+    "folded header": (b"GET /pid HTTP/1.1\r\n" + HOST + b"X: a\r\n b\r\n\r\n", 400, "whitespace"),
+    "blank before the colon": (b"GET /pid HTTP/1.1\r\nHost : toy\r\n\r\n", 400, "header token"),
+    "header without a name": (b"GET /pid HTTP/1.1\r\n" + HOST + b": x\r\n\r\n", 400, "header token"),
+    "no host": (b"GET /pid HTTP/1.1\r\n\r\n", 400, "one header Host, got 0"),
+    "two hosts": (b"GET /pid HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400, "one header Host, got 2"),
+    "HTTP/0.9": (b"GET /pid\r\n", 400, "got no version"),
+    "HTTP/0.9, ended": (b"GET /pid\r\n\r\n", 400, "version"),
+    "HTTP/2 in clear": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "no request of HTTP/1.1"),
+    "HTTP/2.0": (b"GET /pid HTTP/2.0\r\n" + HOST + b"\r\n", 400, "got version 2.0"),
+    "HTTP/1.2": (b"GET /pid HTTP/1.2\r\n" + HOST + b"\r\n", 400, "version"),
+    "TLS": (bytes.fromhex("1603010200010001fc0303") + bytes(100), 400, "without TLS"),
+    "no method": (b"BREW /pid HTTP/1.1\r\n" + HOST + b"\r\n", 400, "method"),
+    "method in small letters": (b"get /pid HTTP/1.1\r\n" + HOST + b"\r\n", 400, "method"),
+    "bytes": (bytes(range(128, 256)), 400, "no request of HTTP/1.1"),
+    "a tunnel": (b"CONNECT toy:443 HTTP/1.1\r\n" + HOST + b"\r\n", 405, "no proxy"),
+    "no path in a URL": (b"GET http://toy HTTP/1.1\r\n" + HOST + b"\r\n", 400, "must be a path"),
+    "blank in the target": (b"GET /p id HTTP/1.1\r\n" + HOST + b"\r\n", 400, "HTTP/"),
+    "bytes in the target": (b"GET /\xff\xfe HTTP/1.1\r\n" + HOST + b"\r\n", 400, "url"),
+    "empty lines without an end": (b"\r\n" * 40, 400, "empty lines"),
+    "long target": (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\n" + HOST + b"\r\n", 431, "4096 bytes"),
+    "long header": (b"GET /pid HTTP/1.1\r\n" + HOST + b"X: " + b"x" * 5000 + b"\r\n\r\n", 431, "4096 bytes"),
+    "long header without an end": (b"GET /pid HTTP/1.1\r\nX: " + b"x" * 5000, 431, "4096 bytes"),
+    "many headers": (b"GET /pid HTTP/1.1\r\n" + HOST + b"X: y\r\n" * 20 + b"\r\n", 431, "20 headers"),
+}
