@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -263,6 +264,20 @@ def test_connections_beyond_the_limit_of_all_workers_are_refused(tmp_path: Path)
             assert answer.status == 503 and "4 connections are open already" in answer.json["error"]
         clients[0].socket.close()
         wait_for(lambda: _is_taken(server), "a seat that is free again")
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux limits other processes")
+def test_a_supervisor_without_descriptors_lets_connections_wait(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", workers=2) as server, ExitStack() as stack:
+        server.logged("worker is ready", 2)
+        used = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (used + 1, used + 1))
+        first, second = (stack.enter_context(server.client()) for _ in range(2))
+        _pid(first)
+        second.send(request("/pid"))
+        server.logged("a connection could not be accepted")
+        first.socket.close()
+        assert second.answer().status == 200
 
 
 def _is_taken(server: Process) -> bool:

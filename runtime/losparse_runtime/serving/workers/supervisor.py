@@ -54,7 +54,7 @@ class Supervisor:
         self._make_app = make_app
         self._settings = settings
         self._listener = listener
-        seats = descriptors_for(settings.connections * settings.workers, OWN_DESCRIPTORS)
+        self._most = seats = descriptors_for(settings.connections * settings.workers, OWN_DESCRIPTORS)
         self._selector = selectors.DefaultSelector()
         self._table = Table(seats, settings.workers)
         self._seats = Seats(seats, self._table, self._selector)
@@ -65,7 +65,7 @@ class Supervisor:
         self._listens = self._accepts = False
         self._stop_until: float | None = None
         self._signals: list[signal.Signals] = []
-        self._ticked = 0.0
+        self._ticked = self._accept_after = 0.0
 
     def run(self) -> int:
         """Serve until a signal says to stop; returns the exit code.
@@ -167,11 +167,12 @@ class Supervisor:
                 return
             except OSError as error:  # of this connection, or descriptors are short: those in the kernel wait
                 logger.warning("a connection could not be accepted: %s", error)
-                return
+                self._accept_after = time.monotonic() + _TICK_S
+                break
             connection.setblocking(False)
             seat = self._seats.take(connection)
             if seat is None:
-                text = f"{self._settings.connections * self._settings.workers} connections are open already; try again"
+                text = f"{self._most} connections are open already; try again later"
                 self._seats.turn_away(connection, text, time.monotonic())
             else:
                 self._seats.waiting.append(seat)
@@ -193,7 +194,8 @@ class Supervisor:
             taker.seats.add(waiting.popleft())
             taker.given += 1
         if self._stop_until is None:
-            self._listen(not waiting and any(child.ready for child in self._children.values()))
+            can = not waiting and time.monotonic() >= self._accept_after
+            self._listen(can and any(child.ready for child in self._children.values()))
         elif waiting and not any(child.ready and not child.stopping for child in self._children.values()):
             self._seats.refuse_waiting("the server stops; send the request to another one", time.monotonic())
 

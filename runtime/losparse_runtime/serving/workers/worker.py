@@ -136,7 +136,10 @@ class Worker:
         """Do what the supervisor says."""
         try:
             while (frame := self._channel.receive()) is not None:
-                if frame.kind is Kind.CONNECTION and frame.descriptor is not None:
+                if frame.kind is Kind.CONNECTION and frame.descriptor is None:
+                    self._table.note(frame.seat, Stage.CLOSED)  # it was lost on the way: this process has too many
+                    self._channel.send(Frame(Kind.ENDED, frame.seat))
+                elif frame.kind is Kind.CONNECTION and frame.descriptor is not None:
                     task = asyncio.create_task(self._adopt(server, frame.descriptor, frame.seat))
                     self._adopting.add(task)
                     task.add_done_callback(self._adopting.discard)
