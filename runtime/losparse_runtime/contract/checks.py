@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .feeds import positions_of
 from .tensors import PAST, SEQUENCE, TOTAL, Arrays, Role, TensorSpec, Vocabulary
 
 _DEFAULTS: frozenset[Role] = frozenset(("mask", "types", "positions", "memory mask"))
@@ -77,7 +78,8 @@ class FeedCheck:
         for name, limit in self._limits.items():
             if name in given:
                 _check_values(name, given[name], limit)
-        return {name: given[name] if name in given else _default(spec, sizes) for name, spec in specs.items()}
+        mask = next((given[name] for name, spec in specs.items() if spec.role == "mask" and name in given), None)
+        return {name: given[name] if name in given else _default(spec, sizes, mask) for name, spec in specs.items()}
 
     def _require(self, given: Mapping[str, object], absent: Collection[str]) -> None:
         """Refuse to go without an input: states are left out together, others with a default beside the tokens."""
@@ -147,8 +149,14 @@ def _check_values(name: str, array: NDArray[Any], limit: int) -> None:
         )
 
 
-def _default(spec: TensorSpec, sizes: _Sizes) -> NDArray[Any]:
-    """Return the value of an input that is left out."""
+def _default(spec: TensorSpec, sizes: _Sizes, mask: NDArray[Any] | None) -> NDArray[Any]:
+    """Return the value of an input that is left out.
+
+    Args:
+        spec: of the input.
+        sizes: of the axes that are known.
+        mask: of the tokens, where it is given.
+    """
     known = {axis: size for axis, (size, _) in sizes.items()}
     if {PAST, SEQUENCE} <= known.keys():
         known.setdefault(TOTAL, known[PAST] + known[SEQUENCE])
@@ -157,6 +165,8 @@ def _default(spec: TensorSpec, sizes: _Sizes) -> NDArray[Any]:
         raise InputError(f"input {spec.name} is missing, and no other input says the size of its axis {unknown[0]!r}")
     shape = spec.sized(known)
     if spec.role == "positions":
-        past = known.get(PAST, 0)
-        return np.broadcast_to(np.arange(past, past + known[SEQUENCE], dtype=spec.dtype), shape).copy()
+        past, own = known.get(PAST, 0), known[SEQUENCE]
+        if mask is not None and mask.shape == (shape[0], past + own):
+            return positions_of(mask, own).astype(spec.dtype)
+        return np.broadcast_to(np.arange(past, past + own, dtype=spec.dtype), shape).copy()
     return np.full(shape, spec.role in ("mask", "memory mask"), spec.dtype)

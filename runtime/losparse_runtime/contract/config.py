@@ -11,6 +11,8 @@ from .fields import Fields, read_json
 from .tensors import Vocabulary
 
 CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
+"""How a language model generates by default, as transformers writes it."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,43 @@ class ModelConfig:
     def vocabulary(self) -> Vocabulary:
         """The ids that the model takes."""
         return Vocabulary(self.vocab_size, self.type_vocab_size, self.pad_token_id, self.end_token_id)
+
+
+@dataclass(frozen=True)
+class TextEnds:
+    """The tokens that a language model's texts begin and end with.
+
+    Attributes:
+        begin: begins a text; None for none.
+        ends: end a text, each of them; () for none.
+    """
+
+    begin: int | None = None
+    ends: tuple[int, ...] = ()
+
+
+def read_text_ends(folder: Path) -> TextEnds:
+    """Read what `generation_config.json` says, and where it says nothing, or is not there, `config.json`.
+
+    Ids below 0 are none: some configurations have -1 for that.
+
+    Raises:
+        FolderError: a file is damaged, or a field is of the wrong type.
+    """
+    found = [read_json(folder / name) for name in (GENERATION_FILE, CONFIG_FILE) if (folder / name).is_file()]
+
+    def said(name: str) -> tuple[int, ...]:
+        return next((_tokens(each, name) for each in found if each.data.get(name) is not None), ())
+
+    return TextEnds(next(iter(said("bos_token_id")), None), said("eos_token_id"))
+
+
+def _tokens(fields: Fields, name: str) -> tuple[int, ...]:
+    value = fields.data[name]
+    listed = value if isinstance(value, list) else [value]
+    if not all(isinstance(each, int) and not isinstance(each, bool) for each in listed):
+        fields.fail(name, "a token id, or a list of them")
+    return tuple(each for each in listed if each >= 0)
 
 
 def read_model_config(folder: Path) -> ModelConfig:

@@ -31,7 +31,7 @@ class Draw:
         seed: of the random numbers; several numbers are one seed.
         padding: "none"; "drawn" for all rows but the first, of a random length; "half" for every second row, which
             then has half of its tokens.
-        side: where rows are padded.
+        side: where rows are padded; on the left in front of the tokens of earlier runs.
         pairs: whether the second half of a text is of the second type.
         spare_filler: whether the token that fills short rows is never drawn even where nobody names it. Models that
             number positions by it (RoBERTa) take it for padding anywhere.
@@ -74,14 +74,15 @@ def random_feeds(inputs: Collection[TensorSpec], vocabulary: Vocabulary, draw: D
     """
     random = np.random.default_rng(draw.seed)
     ids = _draw_ids(random, vocabulary, draw) if _reads_tokens(inputs) else _blank(draw)
-    mask = _mask(random, draw)
+    whole = _mask(random, draw)
+    mask = whole[:, draw.past :]
     end_rows_(ids, mask, vocabulary)
     ids[mask == 0] = vocabulary.filler
     types = np.zeros_like(ids)
     if draw.pairs and vocabulary.types != 1:
         second = mask.cumsum(axis=1) > mask.sum(axis=1, keepdims=True) // 2
         types = (second & (mask == 1)).astype(np.int64)
-    return _named(inputs, {"tokens": ids, "mask": mask, "types": types}, draw, random)
+    return _named(inputs, {"tokens": ids, "mask": whole, "types": types}, draw, random)
 
 
 def counted_feeds(
@@ -112,7 +113,8 @@ def counted_feeds(
     mask = np.ones_like(ids)
     mask[-1, max(1, length // 2) :] = 0
     end_rows_(ids, mask, vocabulary)
-    known = {"tokens": ids, "mask": mask, "types": np.zeros_like(ids)}
+    whole = np.concatenate([np.ones((batch, past), np.int64), mask], axis=1)
+    known = {"tokens": ids, "mask": whole, "types": np.zeros_like(ids)}
     return _named(inputs, known, draw, np.random.default_rng(0))
 
 
@@ -128,6 +130,19 @@ def recorded_ids(length: int, *, size: int, special: Collection[int], end: int |
     usable = [number for number in range(size) if number not in special] or [0]
     ids = [usable[int(raw) % len(usable)] for raw in stable_raw(length)]
     return [*ids[:-1], end] if end is not None and 0 <= end < size else ids
+
+
+def positions_of(mask: NDArray[Any], length: int) -> Ints:
+    """Count the tokens of every text from 0 on, those of earlier runs first; what pads it on the left counts nothing.
+
+    Args:
+        mask: 1 at tokens, 0 at padding; (batch, past+sequence).
+        length: tokens of this run.
+
+    Returns:
+        Positions of the tokens of this run; (batch, sequence). Padding has that of the token before it, or 0.
+    """
+    return np.asarray(np.maximum(mask.cumsum(axis=1) - 1, 0)[:, mask.shape[1] - length :], np.int64)
 
 
 def stable_raw(count: int) -> NDArray[np.uint64]:
@@ -162,17 +177,21 @@ def _draw_ids(random: np.random.Generator, vocabulary: Vocabulary, draw: Draw) -
 
 
 def _mask(random: np.random.Generator, draw: Draw) -> Ints:
-    """Return 1 at tokens of texts; (batch, length)."""
-    lengths = np.full(draw.batch, draw.length)
-    if draw.padding == "drawn" and draw.length > 1:
-        lengths = random.integers(1, draw.length, draw.batch)
-        lengths[0] = draw.length
+    """Return 1 at tokens of texts, those of earlier runs first; (batch, past+length).
+
+    Padding on the left is in front of the first token of all, on the right behind the last one of this run.
+    """
+    left = draw.side == "left"
+    padded = draw.length + draw.past if left else draw.length
+    lengths = np.full(draw.batch, padded)
+    if draw.padding == "drawn" and padded > 1:
+        lengths = random.integers(1, padded, draw.batch)
+        lengths[0] = padded
     if draw.padding == "half":
-        lengths[1::2] = (draw.length + 1) // 2
-    places = np.arange(draw.length)
-    if draw.side == "left":
-        places = places[::-1]
-    return (places < lengths[:, None]).astype(np.int64)
+        lengths[1::2] = (padded + 1) // 2
+    places = np.arange(padded)[::-1] if left else np.arange(padded)
+    mask = (places < lengths[:, None]).astype(np.int64)
+    return mask if left else np.concatenate([np.ones((draw.batch, draw.past), np.int64), mask], axis=1)
 
 
 def _named(
@@ -185,8 +204,8 @@ def _named(
 def _array(
     spec: TensorSpec, known: Mapping[str, NDArray[Any]], draw: Draw, random: np.random.Generator
 ) -> NDArray[Any]:
-    if spec.role == "mask" and spec.shape[-1] == TOTAL:
-        return np.concatenate([np.ones((draw.batch, draw.past), np.int64), known["mask"]], axis=1)
+    if spec.role == "mask" and spec.shape[-1] != TOTAL:
+        return known["mask"][:, draw.past :]
     if spec.role in known:
         return known[spec.role]
     axes = draw.axes
@@ -195,7 +214,7 @@ def _array(
         raise InputError(f"input {spec.name!r} has the axis {unknown[0]!r}, whose size must be given to make it up")
     shape = spec.sized(axes)
     if spec.role == "positions":
-        return np.broadcast_to(np.arange(draw.past, draw.past + draw.length), shape)
+        return positions_of(known["mask"], draw.length)
     if spec.role == "memory mask":
         return np.ones(shape, np.int64)
     return random.standard_normal(shape) if spec.dtype.startswith("float") else np.zeros(shape, np.int64)

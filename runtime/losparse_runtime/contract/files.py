@@ -44,6 +44,9 @@ TOKENIZER_FILES = (
 )
 """Files of a tokenizer: an export brings those of its source along."""
 
+CHAT_FILE = "chat_template.jinja"
+"""How a conversation becomes one text, where the tokenizer's configuration does not hold it."""
+
 logger = logging.getLogger(__name__)
 
 # What earlier writers put into a folder without listing it.

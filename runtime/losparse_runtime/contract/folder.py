@@ -233,7 +233,7 @@ def parse_folder(fields: Fields) -> Folder:
     several = _format(fields) == SEVERAL
     graphs, variants = _several(fields) if several else _one(fields)
     folder = Folder(
-        task=fields.choice("task", tuple(name for name, task in TASKS.items() if task.exported)),
+        task=fields.choice("task", tuple(TASKS)),
         source=_source(fields.object("source")),
         graphs=graphs,
         variants=variants,

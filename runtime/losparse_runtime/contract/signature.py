@@ -135,14 +135,15 @@ class Signature:
         """Pad every text of feeds to a length.
 
         Args:
-            feeds: of one run.
+            feeds: of one run, without a past.
             length: tokens a text shall have; at least as many as it has.
             side: where it is filled, "left" or "right".
         """
         return {spec.name: self._padded(spec, array, length, side) for spec, array in self._given(feeds)}
 
     def _padded(self, spec: TensorSpec, array: NDArray[Any], length: int, side: str) -> NDArray[Any]:
-        missing = [length - size if axis == SEQUENCE else 0 for axis, size in zip(spec.shape, array.shape, strict=True)]
+        growing = (SEQUENCE, TOTAL)
+        missing = [length - size if axis in growing else 0 for axis, size in zip(spec.shape, array.shape, strict=True)]
         around = [(count, 0) if side == "left" else (0, count) for count in missing]
         return np.pad(array, around, constant_values=self.vocabulary.filler if spec.role == "tokens" else 0)
 
@@ -170,7 +171,7 @@ class Signature:
 
     def to_json(self) -> dict[str, Any]:
         """Return inputs, outputs and states as JSON values; limits stand elsewhere in a folder."""
-        states = [{"past": state.past, "present": state.present} for state in self.states]
+        states = [state.to_dict() for state in self.states]
         return {
             "inputs": [spec.to_dict() for spec in self.inputs],
             "outputs": [spec.to_dict() for spec in self.outputs],
@@ -203,7 +204,7 @@ def _states(fields: Fields, inputs: tuple[TensorSpec, ...], outputs: tuple[Tenso
         past, present = each.choice("past", tuple(takes)), each.choice("present", tuple(gives))
         if _before(gives[present]) != _before(takes[past]):
             each.fail("present", f"an output of the type and axes of {past!r}")
-        states.append(State(past, present))
+        states.append(State(past, present, "in_place" in each.data and each.flag("in_place")))
     pasts, presents = {state.past for state in states}, {state.present for state in states}
     if not len(pasts) == len(presents) == len(states):
         fields.fail("states", "a list of states, each input and each output once")

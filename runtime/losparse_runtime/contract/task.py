@@ -175,6 +175,7 @@ CAUSAL_LM = Task(
     ("logits",),
     "none",
     per_token=True,
+    helper="generate",
     metric="perplexity",
     causal=True,
     exported=False,

@@ -64,6 +64,23 @@ DTYPES = tuple(ORT_DTYPES.values())
 _MOST = 2**31 - 1  # of a size
 
 
+LOGITS_FROM = "logits_from"
+"""An initialiser of a language model's graph that may be fed, int64 (1,): the token of the run from which on logits are
+computed; 0, its value otherwise, for all, -1 for the last one."""
+
+_PAST_PREFIX, _PRESENT_PREFIX = "past_key_values.", "present."
+
+
+def past_name(layer: int, kind: str) -> str:
+    """Return what the ecosystem calls keys ("key") or values ("value") that a layer takes of earlier tokens."""
+    return f"{_PAST_PREFIX}{layer}.{kind}"
+
+
+def present_of(past: str) -> str | None:
+    """Return the name of the output that belongs to such an input; None where the name is another's."""
+    return f"{_PRESENT_PREFIX}{past.removeprefix(_PAST_PREFIX)}" if past.startswith(_PAST_PREFIX) else None
+
+
 def role_of(name: str) -> Role:
     """Return what the input of a name is for by custom; "other" for a name that has none."""
     return _ROLES.get(name, "other")
@@ -135,10 +152,17 @@ class State:
     Attributes:
         past: the input that takes it.
         present: the output that gives it.
+        in_place: whether one buffer may be bound as both: a run then writes what is new behind what is there, of every
+            text where its mask ends, and the buffer may have room for more than the run needs.
     """
 
     past: str
     present: str
+    in_place: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the state as JSON values."""
+        return {"past": self.past, "present": self.present, **({"in_place": True} if self.in_place else {})}
 
 
 @dataclass(frozen=True)
