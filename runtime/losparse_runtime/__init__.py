@@ -31,6 +31,8 @@ from .errors import (
     RunError,
     TokenizerError,
 )
+from .generation.loop import Generation
+from .generation.streaming import TextStream
 from .packaging.settings import TritonSettings
 from .packaging.triton import TritonModel, package_triton
 from .session import Session
@@ -64,6 +66,7 @@ __all__ = [
     "Finding",
     "Folder",
     "FolderError",
+    "Generation",
     "InputError",
     "Latency",
     "LosparseRuntimeError",
@@ -88,6 +91,7 @@ __all__ = [
     "Signature",
     "Tag",
     "TensorSpec",
+    "TextStream",
     "Timing",
     "TokenizerError",
     "TritonModel",

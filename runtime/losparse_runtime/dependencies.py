@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, version
 from types import ModuleType
 
 from .errors import DependencyError, one_line
@@ -28,6 +28,8 @@ _ONNXRUNTIMES = (
     "onnxruntime-training",
 )
 _CHOICE = "pip install 'losparse[runtime]' (CPU) or pip install 'losparse[gpu]' (CUDA), never both"
+
+_SAFE_JINJA2 = (3, 1, 6)
 
 TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"
 _OFF = "1"
@@ -88,6 +90,19 @@ def import_cryptography(part: str) -> ModuleType:
         DependencyError: it is not installed or does not load.
     """
     return _import(f"cryptography.{part}", "pip install 'losparse[sign]'")
+
+
+def import_jinja2(part: str = "") -> ModuleType:
+    """Jinja2, or a part of it, as in "sandbox": what writes conversations down by a model's template.
+
+    Raises:
+        DependencyError: it is not installed, does not load, or is older than 3.1.6, whose sandbox has known ways out.
+    """
+    way_out = "pip install 'losparse[chat]'"
+    module = _import("jinja2", way_out)
+    if tuple(int(each) for each in version("jinja2").split(".")[:3] if each.isdigit()) < _SAFE_JINJA2:
+        raise DependencyError(f"jinja2 {version('jinja2')} has known ways out of its sandbox: {way_out}")
+    return _import(f"jinja2.{part}", way_out) if part else module
 
 
 def _import(name: str, way_out: str) -> ModuleType:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from numpy.typing import NDArray
 
@@ -22,11 +22,17 @@ from .engine.chosen import open_chosen
 from .engine.cpus import available_cpus
 from .engine.held import Closable, Held
 from .engine.options import FAST, Options, Provider, provider_settings
-from .engine.running import running, warm_up
+from .engine.running import device_of, running, warm_up
 from .errors import FolderError, RunError, one_line
+from .generation.loop import Generation
+from .generation.model import BATCH_SIZE, LanguageModel
+from .generation.prompts import Prompt
+from .generation.settings import Choices
+from .generation.streaming import TextStream
 from .tasks.answer import Answer, answer
 from .tasks.classify import Classification, classify
 from .tasks.embed import embed
+from .tasks.generate import generate, stream
 from .tasks.rank import Ranked, rank
 from .tasks.scoring import ANSWER_STRIDE, MAX_ANSWER_TOKENS
 from .tasks.tag import Tag, tag
@@ -320,3 +326,20 @@ class Session(Closable):
         """Find the span of the context that answers the question; see `tasks.answer.answer`."""
         with self._held.use():
             return answer(self, question, context, max_tokens=max_tokens, stride=stride, may_be_none=may_be_none)
+
+    def generate(
+        self, prompts: Prompt | Iterable[Prompt], batch_size: int = BATCH_SIZE, **choices: Unpack[Choices]
+    ) -> list[Generation]:
+        """Continue texts, token ids or conversations; see `tasks.generate.generate`."""
+        with self._held.use():
+            return generate(self, prompts, batch_size, **choices)
+
+    def stream(self, prompt: Prompt, **choices: Unpack[Choices]) -> TextStream:
+        """Continue one of them, piece by piece; see `tasks.generate.stream`."""
+        with self._held.use():
+            return stream(self, prompt, **choices)
+
+    @cached_property
+    def language_model(self) -> LanguageModel:
+        """What continues prompts, of the folder of a language model."""
+        return LanguageModel(self, self._held.use, device_of(self.providers, self.options))

@@ -23,6 +23,7 @@ OLDEST_PYTHON = (3, 11)
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "serve": ("fastapi", "uvicorn", "uvloop", "httptools", "prometheus-client"),
     "sign": ("cryptography",),
+    "chat": ("jinja2",),
 }
 """What commands of their own need beside the rest, by the extra that brings it."""
 _OPTIONAL = ("uvloop", "httptools")  # uvicorn runs without them, and they are not for Windows

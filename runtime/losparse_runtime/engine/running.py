@@ -16,6 +16,8 @@ from ..errors import InputError
 from .choice import GPU_PROVIDERS
 from .options import Options
 
+HOST = "cpu"
+"""What onnxruntime calls the memory of the machine itself."""
 _DEVICE, _DEVICE_OPTION = "cuda", "device_id"
 
 
@@ -34,10 +36,20 @@ def running(providers: Sequence[str], options: Options, ort: Any = None) -> Runn
         options: it was opened with.
         ort: onnxruntime; default: the one that is installed.
     """
+    device, number = device_of(providers, options)
+    return run_plainly if device == HOST else Bound(import_onnxruntime() if ort is None else ort, device, number)
+
+
+def device_of(providers: Sequence[str], options: Options) -> tuple[str, int]:
+    """Return where a session keeps its tensors: onnxruntime's name of a kind of device, and which one of them.
+
+    Args:
+        providers: that the session really uses, in order.
+        options: it was opened with.
+    """
     if providers[0] in GPU_PROVIDERS:
-        device = int(options.settings.get(providers[0], {}).get(_DEVICE_OPTION, "0"))
-        return Bound(import_onnxruntime() if ort is None else ort, _DEVICE, device)
-    return run_plainly
+        return _DEVICE, int(options.settings.get(providers[0], {}).get(_DEVICE_OPTION, "0"))
+    return HOST, 0
 
 
 def run_plainly(session: Any, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
