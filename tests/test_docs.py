@@ -31,6 +31,7 @@ from losparse.errors import LosparseError
 from losparse_runtime.contract.task import TASKS
 from losparse_runtime.tasks import HELPERS
 from tests.cli.conftest import make_model, make_texts, make_tokenizer, write_csv
+from tests.runtime.decoder_models import Made, write_decoder
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -102,7 +103,15 @@ def registries() -> Iterator[None]:
         registry.update(entries)
 
 
-SETTINGS = {"files": lambda _folder: {}, "trainer": trainer_names}
+def language_model(folder: Path) -> dict[str, Any]:
+    """A folder of a language model, `lm-onnx`, which knows a template for conversations."""
+    if not (folder / "lm-onnx").exists():
+        made = write_decoder(folder / "lm-onnx", Made(positions=256))
+        (made / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+    return {}
+
+
+SETTINGS = {"files": lambda _folder: {}, "trainer": trainer_names, "language": language_model}
 
 
 def shell_lines(text: str) -> Iterator[list[str]]:

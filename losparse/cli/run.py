@@ -16,6 +16,7 @@ from losparse_runtime.engine.options import parse_provider
 
 from ..data.tables import split_lines
 from ..errors import LosparseError
+from .generating import GENERATION_FLAGS, add_generation_options, generate_texts
 from .output import print_table
 from .parser import CommandParser, OneMore, positive_int
 from .progress import StderrProgress
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _CPU = (DEFAULT_PROVIDER,)
 _BATCH_SIZE = 32
+_GENERATE = "generate"
+"""The helper of language models, whose texts are printed as they are written."""
 _BATCHES = 16
 """Batches between two moves of the progress bar; texts are sorted by length within them."""
 
@@ -37,6 +40,7 @@ _FLAGS = {
     "query": "--query",
     "prompt": "--prompt",
     "prompt_name": "--prompt-name",
+    **GENERATION_FLAGS,
 }
 """What a helper may take beside texts, by the name that helpers have for it."""
 
@@ -154,6 +158,7 @@ def add_options(parser: CommandParser, stdin: TextIO | None = None) -> None:
         help="what is said of a text does not depend on the others: one text in a run where it may (precision int8, "
         "padding on the left)",
     )
+    add_generation_options(parser)
     add_variant_option(parser, "the one that is best here; --verbose says which and why")
     add_session_options(parser)
     add_verify_options(parser)
@@ -181,6 +186,11 @@ def run(options: argparse.Namespace) -> int:
         verify=options.verify_key or options.verify,
     )
     helper = _helper(session, options)
+    if helper.name == _GENERATE:
+        generate_texts(session, texts, options, options.batch_size)
+        return 0
+    if options.chat or options.system is not None:
+        raise LosparseError(f"--chat and --system are for causal-lm; '{options.folder}' does {session.task}")
     _check_blanks(session, helper, texts)
     with cuts_told_once():
         results = _results(session, helper, texts, options)

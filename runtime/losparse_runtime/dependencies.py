@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from importlib.metadata import PackageNotFoundError, distribution, version
 from types import ModuleType
 
@@ -100,8 +101,9 @@ def import_jinja2(part: str = "") -> ModuleType:
     """
     way_out = "pip install 'losparse[chat]'"
     module = _import("jinja2", way_out)
-    if tuple(int(each) for each in version("jinja2").split(".")[:3] if each.isdigit()) < _SAFE_JINJA2:
-        raise DependencyError(f"jinja2 {version('jinja2')} has known ways out of its sandbox: {way_out}")
+    found = version("jinja2")
+    if tuple(map(int, re.findall(r"\d+", found))) < _SAFE_JINJA2:
+        raise DependencyError(f"jinja2 {found} has known ways out of its sandbox: {way_out}")
     return _import(f"jinja2.{part}", way_out) if part else module
 
 
