@@ -135,6 +135,23 @@ def test_buffers_begin_small_and_grow(session: Session, monkeypatch: pytest.Monk
     assert [list(each.tokens) for each in results] == [greedy_by_hand(session, prompt, 30) for prompt in PROMPTS]
 
 
+def test_buffers_never_have_room_for_more_than_is_asked(
+    sessions: dict[Kind, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoders, "FIRST_ROOM", 3)
+    rooms: list[int] = []
+
+    def allocate(shape: tuple[int, ...], dtype: str) -> Any:
+        rooms.append(shape[2])
+        return np.empty(shape, dtype)
+
+    decoder = SharedDecoder(sessions["in place"].language_model._graph, 17, allocate=allocate)
+    decoder.start([[1, 2, 3]])
+    for token in range(14):
+        decoder.step(np.array([token]))
+    assert sorted(set(rooms)) == [6, 12, 17]
+
+
 def test_long_prompts_are_run_in_parts(sessions: dict[Kind, Session], monkeypatch: pytest.MonkeyPatch) -> None:
     session = sessions["in place"]
     monkeypatch.setattr(decoders, "RUN_TOKENS", 4)  # so that of the prompts of three tokens each is alone, too

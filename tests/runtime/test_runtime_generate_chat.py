@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from losparse_runtime import DependencyError, FolderError, InputError, Session
@@ -89,6 +90,17 @@ def test_a_conversation_is_a_prompt(tmp_path: Path) -> None:
     assert results[2] == session.generate("<s>  How are you? ü:", max_new_tokens=6)[0]
     with session.stream(MESSAGES, max_new_tokens=6) as stream:
         assert "".join(stream) == expected.text
+
+
+def test_a_tokenizer_that_begins_every_text_does_not_begin_a_conversation_again(tmp_path: Path) -> None:
+    folder = with_template(tmp_path / "made", "{{ bos_token }}{{ messages[-1].content }}:")
+    tokenizer = byte_tokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    session = Session(folder, threads=1)
+    results = session.generate([MESSAGES, "And now?:", "", [256, *b"And now?:"]], max_new_tokens=3)
+    assert [each.prompt_tokens for each in results] == [10, 10, 1, 10]
+    assert results[0] == results[1] == results[3]
 
 
 def test_a_folder_without_a_template_says_so(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ CASES: list[dict[str, Any]] = [
     {"temperature": 0.3, "top_k": 40, "top_p": 0.95, "min_p": 0.02},
     {"temperature": 1.7, "top_k": 7, "top_p": 0.6, "min_p": 0.2, "repetition_penalty": 1.8},
     {"temperature": 1.0, "repetition_penalty": 0.5, "top_p": 0.9},
+    {"temperature": 1.0, "repetition_penalty": 1.8},
 ]
 
 
@@ -93,6 +94,12 @@ def test_equally_likely_tokens_stay_together() -> None:
     logits = np.array([1.0, 3.0, 3.0, 2.0, 3.0])
     assert np.isfinite(keep_top_k(logits, 2)).tolist() == [False, True, True, False, True]
     assert np.isfinite(keep_top_p(logits, 0.3)).tolist() == [False, True, True, False, True]
+
+
+def test_a_token_of_no_probability_is_out_at_the_edge_too() -> None:
+    logits = np.array([-1000.0, 0.0])  # a share of 0 exactly
+    assert np.isfinite(keep_top_p(logits, 1.0)).tolist() == [False, True]
+    assert np.isfinite(theirs([TopPLogitsWarper(1.0)], logits, [])).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("keep", [keep_top_k, keep_top_p])
@@ -135,7 +142,7 @@ def test_tokens_beyond_the_head_have_no_penalty() -> None:
 def test_logits_are_not_changed() -> None:
     logits = random_logits(3)
     before = logits.copy()
-    chooser = Chooser(GenerationSettings(**CASES[-2]))
+    chooser = Chooser(GenerationSettings(**CASES[-3]))
     chooser.see([1, 2])
     chooser.choose(logits)
     assert (logits == before).all()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from losparse_runtime import InputError, RunError, Session
 from losparse_runtime.generation import decoders as decoders_module
@@ -119,10 +119,16 @@ def test_a_stop_string_may_lie_over_tokens_of_many_letters() -> None:
     assert found == ["Hello", " wor", "ld. ", "", ""]
 
 
+def test_of_stop_strings_that_one_token_completes_the_first_one_counts() -> None:
+    for stops in (["cd", "bc"], ["bc", "cd"]):
+        assert pieces([0], stops, decode=lambda tokens: "abcd" * len(tokens))[1] == "a"
+
+
 def sentencepiece() -> Tokenizer:
     """Return a tokenizer as Llama 2 has it: words with their space in front, which the first of a text loses; bytes."""
     words = ["<unk>", "▁Hello", "▁world", "ly", "<0xE2>", "<0x82>", "<0xAC>", "▁"]
     made = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, [], byte_fallback=True))
+    made.add_special_tokens([AddedToken("<s>", special=True)])
     made.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
@@ -137,6 +143,7 @@ def test_spaces_in_front_of_words_stay_where_a_text_goes_on() -> None:
 
     assert pieces([1, 2, 3], decode=decode)[0] == ["Hello", " world", "ly", ""]
     assert pieces([1, 2, 3], prompt=[2], decode=decode)[0] == [" Hello", " world", "ly", ""]
+    assert pieces([8, 2], prompt=[1], decode=decode)[0] == ["", " world", ""]  # a special token is no beginning
     assert pieces([1, 4, 5, 6, 2], decode=decode)[0] == ["Hello", "", "", "€", " world", ""]
 
 
