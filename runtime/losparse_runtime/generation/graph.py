@@ -56,12 +56,14 @@ class Binding:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
+        # A value made of an array is good for as long as it is held, which bindings of onnxruntime 1.28 do not.
+        self._held: dict[str, Any] = {}
         with graph.use() as session:
             self._bound: Any = session.io_binding()
             # Of a prompt too only the last logits matter: a large head over a whole one is most of its time.
             if any(each.name == LOGITS_FROM for each in session.get_overridable_initializers()):
                 last = import_onnxruntime().OrtValue.ortvalue_from_numpy(np.array([-1], np.int64))
-                self._bound.bind_ortvalue_input(LOGITS_FROM, last)  # `bind_cpu_input` knows no initialisers
+                self._bind(LOGITS_FROM, last)  # `bind_cpu_input` knows no initialisers
             self._bind_logits()
         inputs = graph.signature
         self._tokens, self._mask = inputs.named("tokens"), inputs.named("mask")
@@ -69,12 +71,12 @@ class Binding:
 
     def share(self, state: State, value: Any) -> None:
         """Bind one `OrtValue` as past and present of a state, for all runs to come."""
-        self._bound.bind_ortvalue_input(state.past, value)
+        self._bind(state.past, value)
         self._bound.bind_ortvalue_output(state.present, value)
 
     def hand_on(self, state: State, value: Any) -> None:
         """Bind an `OrtValue` as the past of a state, and have the next run make its present."""
-        self._bound.bind_ortvalue_input(state.past, value)
+        self._bind(state.past, value)
         self._bound.bind_output(state.present, *self._graph.device)
 
     def run(self, tokens: Ints, mask: Ints, positions: Ints) -> NDArray[np.float32]:
@@ -108,11 +110,16 @@ class Binding:
     def free(self) -> None:
         """Let go of everything that is bound."""
         self._bound = None
+        self._held.clear()
 
     @property
     def presents(self) -> list[Any]:
         """The `OrtValue`s that the last run made, of every state in order."""
         return list(self._bound.get_outputs()[1:])
+
+    def _bind(self, name: str, value: Any) -> None:
+        self._held[name] = value
+        self._bound.bind_ortvalue_input(name, value)
 
     def _bind_logits(self) -> None:
         """Bind them before every run, for a new buffer; bound before all other outputs, they are the first one."""
