@@ -32,6 +32,7 @@ from .errors import (
     TokenizerError,
 )
 from .generation.loop import Generation
+from .generation.settings import GenerationSettings
 from .generation.streaming import TextStream
 from .packaging.settings import TritonSettings
 from .packaging.triton import TritonModel, package_triton
@@ -67,6 +68,7 @@ __all__ = [
     "Folder",
     "FolderError",
     "Generation",
+    "GenerationSettings",
     "InputError",
     "Latency",
     "LosparseRuntimeError",

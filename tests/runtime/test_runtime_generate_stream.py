@@ -182,6 +182,7 @@ def test_a_stream_ends_at_a_stop_string_of_several_tokens(session: Session) -> N
 
 def test_pieces_come_while_the_text_is_written(session: Session) -> None:
     stream = session.stream("Hello", max_new_tokens=40)
+    assert (stream.prompt_tokens, stream.tokens) == (5, ())
     first = next(stream)
     assert len(stream.tokens) < 10
     assert "".join([first, *stream]) == stream.result.text

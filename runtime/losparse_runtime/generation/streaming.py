@@ -60,6 +60,11 @@ class TextStream:
         return tuple(self._row.tokens)
 
     @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt, special ones included."""
+        return len(self._row.prompt)
+
+    @property
     def result(self) -> Generation:
         """What came of it, once the text has ended.
 
