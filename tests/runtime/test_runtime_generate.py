@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies
 
 from losparse_runtime import RunError, Session
 from losparse_runtime.engine.running import HOST
@@ -23,7 +24,7 @@ from losparse_runtime.generation.loop import Row, continue_rows, staying
 from losparse_runtime.generation.sampling import Chooser
 from losparse_runtime.generation.settings import GenerationSettings
 
-from .decoder_models import BEGIN, END, KINDS, Kind, Made, greedy_by_hand, logits_after, write_decoder
+from .decoder_models import BEGIN, END, KINDS, VOCABULARY, Kind, Made, greedy_by_hand, logits_after, write_decoder
 
 PROMPTS = [[65, 66, 67], list(range(40, 57)), [1], [99, 98, 97], [7, 8, 9, 10, 11]]
 """Two of one length among others, so that some are run together and some are not."""
@@ -80,6 +81,29 @@ def test_rows_end_at_their_own_tokens_and_leave_the_batch(session: Session) -> N
     results = session.generate(PROMPTS, max_new_tokens=20, stop_tokens=ends)
     assert [list(each.tokens) for each in results] == expected
     assert [each.finish_reason for each in results] == ["stop" if each[-1] in ends else "length" for each in expected]
+
+
+TOKENS = strategies.integers(0, VOCABULARY - 1)
+
+
+@given(
+    kind=strategies.sampled_from(KINDS),
+    prompts=strategies.lists(strategies.lists(TOKENS, min_size=1, max_size=12), min_size=1, max_size=6),
+    batch_size=strategies.integers(1, 6),
+    most=strategies.integers(1, 14),
+    ends=strategies.frozensets(TOKENS, max_size=40),
+)
+@settings(deadline=None, max_examples=40)
+def test_any_batch_says_what_its_prompts_say_alone(
+    sessions: dict[Kind, Session], kind: Kind, prompts: Any, batch_size: int, most: int, ends: frozenset[int]
+) -> None:
+    session = sessions[kind]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoders, "FIRST_ROOM", 3)
+        patch.setattr(decoders, "RUN_TOKENS", 8)
+        results = session.generate(prompts, batch_size, max_new_tokens=most, stop_tokens=ends)
+    expected = [greedy_by_hand(session, prompt, most, tuple(ends)) for prompt in prompts]
+    assert [list(each.tokens) for each in results] == expected
 
 
 @pytest.mark.parametrize("ends", [END, [END, 5]])
