@@ -28,6 +28,7 @@ from .layers.pivots import pivot_forms
 from .layers.training import training_layers
 from .methods import Method, NamesLayers, OneShot, TrainedMethod, method_to_dict
 from .methods.one_shot.factorise import factorise_
+from .models.fused import fused_apart
 from .models.quantised import computed_as_quantised
 from .models.report import CompressionReport, report
 from .models.roles import pivot_side_of
@@ -49,15 +50,16 @@ def compress_(
 ) -> CompressionReport:
     """Replace the model's linear layers by factored ones, in place.
 
-    If a layer cannot be replaced, none is.
+    If a layer cannot be replaced, none is. A product that the model keeps for several layers (ModernBERT's `Wqkv`,
+    Phi-3's `gate_up_proj`) is taken apart, and its parts are layers like any others.
 
     Args:
         model: a dense model; a transformers model also gets the entry in its config that `save_pretrained` writes.
         method: what to do, as a value: `LoSparse(keep=0.2)`, `SVD(keep=0.3)`.
         batches: of calibration data, as the model takes them (with labels for methods that use gradients); for
             methods without training that need some.
-        targets: patterns of layers to take; default: all linear layers in transformer blocks. Layers so thin that
-            factors of rank 1 store as much stay dense, with a warning.
+        targets: patterns of layers to take; one that names such a product means its parts. Default: all linear layers
+            in transformer blocks. Layers so thin that factors of rank 1 store as much stay dense, with a warning.
         ignore: patterns of layers to leave dense.
         sequential: let later layers see the outputs of compressed ones while calibrating; None does so where the
             model's blocks form one stack and can be run one by one.
@@ -75,26 +77,27 @@ def compress_(
             method, or holds values that JSON does not.
     """
     recorded = method_to_dict(method)
-    chosen = find_targets(model, targets, ignore)
-    _check_chosen(chosen, thin_targets(model, targets, ignore))
-    _refuse_idle(method, batches, sequential)
-    if isinstance(method, NamesLayers):
-        method.check_layers(chosen)
-    with computed_as_quantised(model):
-        if isinstance(method, OneShot):
-            with progress.stage("compressing") as advance:
-                sequential = factorise_(
-                    model,
-                    method,
-                    chosen,
-                    list(batches),
-                    sequential=sequential,
-                    store_pivots=method.pivots and not to_train,
-                    phases=Phases(advance),
-                )
-        else:
-            sequential = None
-            _start_training_(model, method, chosen)
+    with fused_apart(model):
+        chosen = find_targets(model, targets, ignore)
+        _check_chosen(chosen, thin_targets(model, targets, ignore))
+        _refuse_idle(method, batches, sequential)
+        if isinstance(method, NamesLayers):
+            method.check_layers(chosen)
+        with computed_as_quantised(model):
+            if isinstance(method, OneShot):
+                with progress.stage("compressing") as advance:
+                    sequential = factorise_(
+                        model,
+                        method,
+                        chosen,
+                        list(batches),
+                        sequential=sequential,
+                        store_pivots=method.pivots and not to_train,
+                        phases=Phases(advance),
+                    )
+            else:
+                sequential = None
+                _start_training_(model, method, chosen)
     mark_compressed(model, recorded)
     return _reported(model, sequential)
 
@@ -130,18 +133,19 @@ def check_compressible(
     Raises:
         LosparseError: the model has no layer to compress, or the budget cannot be met in one of them.
     """
-    layers = find_targets(model, targets, ignore)
-    if isinstance(method, OneShot):
-        if not method.measured:
-            shapes = {name: (int(weight_of(m).shape[0]), int(weight_of(m).shape[1])) for name, m in layers.items()}
-            method.sizes(shapes, block_numbers(model, layers))
-        return
-    if isinstance(method, NamesLayers):
-        method.check_layers(layers)
-    for name, module in layers.items():
-        bias = bias_of(module)
-        weight = torch.empty(weight_of(module).shape, device="meta")
-        method.start(name, weight, None if bias is None else torch.empty(bias.shape, device="meta"))
+    with fused_apart(model):
+        layers = find_targets(model, targets, ignore)
+        if isinstance(method, OneShot):
+            if not method.measured:
+                shapes = {name: (int(weight_of(m).shape[0]), int(weight_of(m).shape[1])) for name, m in layers.items()}
+                method.sizes(shapes, block_numbers(model, layers))
+            return
+        if isinstance(method, NamesLayers):
+            method.check_layers(layers)
+        for name, module in layers.items():
+            bias = bias_of(module)
+            weight = torch.empty(weight_of(module).shape, device="meta")
+            method.start(name, weight, None if bias is None else torch.empty(bias.shape, device="meta"))
 
 
 def _refuse_idle(method: Method, batches: Iterable[Batch], sequential: bool | None) -> None:

@@ -19,6 +19,7 @@ from .layers.spec import LayerSpec
 from .methods import LoSparse, method_to_dict
 from .methods.losparse.coupling import choose_groups, live_groups
 from .methods.losparse.layer import FactoredLinearTraining
+from .models.fused import fused_apart
 from .models.quantised import computed_as_quantised
 from .models.report import CompressionReport, report
 from .saving.quantizer import mark_compressed
@@ -44,9 +45,10 @@ def random_factors_(
     Raises:
         LosparseError: no layer to take, or a rank at break-even.
     """
-    chosen = find_targets(model)
-    layers = draw_factors(sizes_of(chosen), method, getattr(model, "config", None), seed=seed)
-    return place_factors_(model, layers, method)
+    with fused_apart(model):
+        chosen = find_targets(model)
+        layers = draw_factors(sizes_of(chosen), method, getattr(model, "config", None), seed=seed)
+        return place_factors_(model, layers, method)
 
 
 def place_factors_(model: nn.Module, layers: Mapping[str, FactoredLinear], method: LoSparse) -> CompressionReport:

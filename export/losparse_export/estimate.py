@@ -28,6 +28,7 @@ from losparse.methods.losparse.shares import in_words as low_rank_words
 from losparse.methods.losparse.shares import largest as largest_share
 from losparse.methods.losparse.shares import scaled
 from losparse.models.coverage import Coverage
+from losparse.models.fused import split_fused_
 from losparse.random_factors import draw_dense, draw_factors, place_factors_, sizes_of
 from losparse_runtime import Latency, NodeTime, Session, measure, profile_nodes, time_by
 from losparse_runtime.contract.progress import SILENT, Phases, Progress
@@ -158,6 +159,7 @@ def estimate_model(
         phases.at("tracing", 0, steps)
         model = random_model(config)
         refuse_experts(model, str(getattr(config, "_name_or_path", "") or config.model_type))
+        split_fused_(model)
         sizes = sizes_of(find_targets(model, targets, ignore))
         looked_at = place_factors_(model, draw_factors(sizes, method, config), method).coverage
         loaded = Loaded(model, FEATURE_EXTRACTION, "random weights", None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from losparse.layers.linear import find_targets
 from losparse.methods import LoSparse
+from losparse.models.fused import split_fused_
 from losparse.random_factors import draw_dense, draw_factors, place_factors_, sizes_of
 from losparse_runtime import Session, measure
 from losparse_runtime.contract.progress import SILENT, Phases, Progress
@@ -72,6 +73,7 @@ def latency_by_keep(
         phases.at("tracing", 0, len(tried) + 2)
         model = random_model(config)
         refuse_experts(model, str(getattr(config, "_name_or_path", "") or config.model_type))
+        split_fused_(model)
         sizes = sizes_of(find_targets(model, targets, ignore))
         place_factors_(model, draw_factors(sizes, method, config), method)
         loaded = Loaded(model, FEATURE_EXTRACTION, "random weights", None)

@@ -19,7 +19,7 @@ from .costs import Calls, Costs, Counts, Traffic
 from .graph.opsets import NEWEST
 from .lowerings import LOWERINGS, Lowering
 from .machines import DEFAULT_KIND, KINDS
-from .passes import FINISH, LAST, PREPARE, Finishing, NamePass, PassMaker, quantised_nodes
+from .passes import FINISH, LAST, PREPARE, Finishing, NamePass, PassMaker, ReadPartsPass, quantised_nodes
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ PLAIN = Target(
     "plain",
     "CPUExecutionProvider",
     CPU.costs,
-    prepare=(lambda _: common.RemoveUnusedNodesPass(),),
+    # Products that the model keeps for several layers may have been taken apart: then they are read apart, too.
+    prepare=(lambda _: ReadPartsPass(), lambda _: common.RemoveUnusedNodesPass()),
     finish=(lambda _: NamePass(),),
 )
 

@@ -38,11 +38,13 @@ def describe_layers(work: Work) -> list[LayerDetail]:
         See `LayerDetail`; a layer each.
     """
     from losparse.layers.factored import FactoredLinear
+    from losparse.models.fused import split_fused_
     from losparse_export.opening.load import load_model
 
     compressed = load_model(work.compressed, task_of(work))
     layers = {name: module for name, module in compressed.model.named_modules() if isinstance(module, FactoredLinear)}
     original = load_model(work.dense, task_of(work)).model
+    split_fused_(original)  # as compress_ does
     dense, blocks = dict(original.named_modules()), _origin_of_blocks(compressed.model.config, original.config)
     forms, parities = _lowerings(work.candidates), _parities(work, compressed)
     found: list[LayerDetail] = []

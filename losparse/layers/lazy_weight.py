@@ -36,7 +36,7 @@ class LazyWeight(Tensor):
     _is_hf_initialized: bool
 
     @staticmethod
-    def __new__(cls, dense: Callable[[], Tensor], shape: tuple[int, int], like: Tensor) -> Self:
+    def __new__(cls, dense: Callable[[], Tensor], shape: tuple[int, ...], like: Tensor) -> Self:
         """Return the weight that `dense` gives: of this shape, (out, in), and of the dtype and device of `like`."""
         weight: Self = Tensor._make_wrapper_subclass(cls, shape, dtype=like.dtype, device=like.device)
         weight._dense = dense

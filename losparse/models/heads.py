@@ -129,7 +129,7 @@ def numbers_of_heads(name: str, config: PretrainedConfig | None) -> tuple[int, i
     """Return the numbers of query heads and of key heads of the attention that a layer belongs to; 1 where unknown."""
     own = getattr(config, "decoder_attention_heads", None) if "decoder" in name.split(".") else None
     heads = own or getattr(config, "num_attention_heads", None)
-    key_heads = getattr(config, _KEY_HEADS, None) or heads
+    key_heads = 1 if getattr(config, "multi_query", False) else getattr(config, _KEY_HEADS, None) or heads
     if not isinstance(heads, int) or not isinstance(key_heads, int):
         return 1, 1
     return heads, key_heads

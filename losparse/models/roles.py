@@ -5,8 +5,9 @@
     writer                to the residual stream: the output of an attention, of a feed-forward part, of a convolution
 
 Layers of one part - an attention, a feed-forward block - share the name in front of what names their role. A layer
-that does several things at once (one product for query, key and value) has no role, and neither has one that does
-something of its own (a router, a table's projection, one that both reads and writes the stream).
+that does several things at once (one product for query, key and value) has no role, its parts have theirs
+(`layers.fused`). Neither has one that does something of its own (a router, a table's projection, one that both reads
+and writes the stream).
 """
 
 from __future__ import annotations
@@ -17,24 +18,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+from ..layers.fused import ATTENTION, FEED_FORWARD
 from ..layers.spec import PivotSide
 
 Role = Literal["query", "key", "value", "up", "writer"]
 
 # The last parts of a qualified name, as regular expressions; a part in front that the layers of a part do not all
 # have (`self`, `output`) belongs to the ending.
+_ATTENTION = rf"(?:self\.)?(?:{'|'.join(ATTENTION)})\."
 _ENDINGS: dict[Role, tuple[str, ...]] = {
     "query": (
         r"(?:self\.)?query(?:_proj)?",  # BERT-like, ALBERT; DeBERTa
         r"q_proj|q_lin|q_head|q|Wq",  # Llama-like, BART, OPT, ViT; DistilBERT, XLM; Funnel; T5, MPNet; CTRL
+        rf"{_ATTENTION}q|q_attn",  # parts of one product for all three; GPT-2's beside one for key and value
     ),
-    "key": (r"(?:self\.)?key(?:_proj)?", r"k_proj|k_lin|k_head|k|Wk"),
-    "value": (r"(?:self\.)?value(?:_proj)?", r"v_proj|v_lin|v_head|v|Wv"),
+    "key": (r"(?:self\.)?key(?:_proj)?", r"k_proj|k_lin|k_head|k|Wk", rf"{_ATTENTION}k"),
+    "value": (r"(?:self\.)?value(?:_proj)?", r"v_proj|v_lin|v_head|v|Wv", rf"{_ATTENTION}v"),
     "up": (
         r"intermediate\.dense|intermediate_dense",  # BERT-like; wav2vec2
         r"gate_proj|up_proj|wi|wi_0|wi_1|w1|w3",  # Llama-like, MPT; T5; LFM2
         r"fc1|lin1|c_fc|fc_in|dense_h_to_4h",  # BART, OPT, Phi, ViT; DistilBERT, XLM; GPT-2; GPT-J; GPT-NeoX, Bloom
         r"linear_1|(?<=ff\.)layer_1|ffn",  # Funnel; XLNet; ALBERT
+        rf"(?:{'|'.join(FEED_FORWARD)})\.(?:gate|up)",  # parts of one product for both
     ),
     "writer": (
         r"output\.dense|output_dense",  # BERT-like; wav2vec2

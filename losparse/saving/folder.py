@@ -21,7 +21,7 @@ from ..layers.spec import PARTS, LayerSpec
 from ..layers.table import TABLE_PARTS, TableSpec
 from .headers import read_header
 from .names import local_name
-from .schema import check_config, parse_layers, parse_tables, read_object
+from .schema import check_config, parse_fused, parse_layers, parse_tables, read_object
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -205,6 +205,7 @@ def stored_layers(checkpoint: Checkpoint, *, renamed: bool = False) -> dict[str,
     """
     quantization = checkpoint.quantization or {}
     entries = parse_layers(quantization.get("layers"), parse_tables(quantization.get("embeddings")))
+    parse_fused(quantization.get("fused"))
     if quantization.get("form") == "training":
         return entries  # what a layer stores while it is trained is the affair of its form
     kinds = {"kept": _INDICES, "pivots": _INDICES}

@@ -12,12 +12,14 @@ from torch import nn
 from ..errors import LosparseError
 from ..layers.embedding import CompactTable
 from ..layers.factored import FactoredLinear
+from ..layers.fused import FusedSpec
 from ..layers.joint import empty_layer
 from ..layers.linear import is_linear, replace_module, weight_of
 from ..layers.spec import LayerSpec
 from ..layers.table import TableSpec
 from ..methods.forms import TRAINING_FORMS
 from ..methods.losparse.layer import FactoredLinearTraining
+from ..models.fused import place_split
 from ..models.tables import place_table, tied_readers
 from .names import local_name
 
@@ -54,6 +56,31 @@ def place_empty_layer(model: nn.Module, name: str, entry: Mapping[str, Any], for
         layer = empty_layer(spec, owner, device=weight.device, dtype=weight.dtype)
     # The module above is not marked as initialised: it may hold tables that are computed anew at every load.
     replace_module(model, old, layer)
+
+
+def place_empty_parts(model: nn.Module, name: str, fused: FusedSpec) -> None:
+    """Put the empty layers of its parts in the place of one linear layer.
+
+    Args:
+        model: the layer's, dense there.
+        name: of the layer where it was saved.
+        fused: which rows are whose.
+
+    Raises:
+        LosparseError: the model has no linear layer of that name and size.
+    """
+    found = name_in(model, name)
+    old = model.get_submodule(found) if found is not None else None
+    if found is None or old is None or not is_linear(old):
+        raise LosparseError(
+            f"quantization_config lists the parts of {name!r}, which is no linear layer of {type(model).__name__}"
+        )
+    if len(weight_of(old)) != fused.out_features:
+        raise LosparseError(
+            f"quantization_config says the parts of {name!r} have {fused.out_features} outputs, the model has "
+            f"{len(weight_of(old))}; config.json does not fit its own architecture"
+        )
+    place_split(model, found, fused)
 
 
 def place_empty_table(model: nn.Module, name: str, spec: TableSpec, stored: Collection[str]) -> None:

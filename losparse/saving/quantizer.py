@@ -6,12 +6,14 @@ every factored layer, and safetensors with only their compact tensors. After `im
 
     quantization_config = {
       "quant_method": "losparse",
-      "format": 1,                           2 when a layer has pivots, 3 when layers share a factor, 4 with embeddings
+      "format": 1,                           2 when a layer has pivots, 3 when layers share a factor, 4 with embeddings,
+                                             5 with fused products
       "form": "compact",                     "training" in checkpoints written while the masks still move
       "method": {"name": "losparse", "keep": 0.2, ...},
       "layers": {"bert.encoder.layer.0.attention.self.query":
                  {"in": 384, "out": 384, "rank": 10, "kept": 52, "axis": "out", "bias": true, "pivots": null}, ...},
-      "embeddings": {"bert.embeddings.word_embeddings": {"rows": 30522, "width": 384, "rank": 0, "bits": 8}, ...}
+      "embeddings": {"bert.embeddings.word_embeddings": {"rows": 30522, "width": 384, "rank": 0, "bits": 8}, ...},
+      "fused": {"layers.0.attn.Wqkv": {"parts": [["q", 384], ["k", 384], ["v", 384]], "blocks": 1}, ...}
     }
 
 `pivots` is "out" or "in" for a low-rank part stored by pivot outputs or inputs (`layers.factored`), null or absent
@@ -21,6 +23,8 @@ The header of the weights holds a record of the model's outputs (`outputs`); ten
 An entry of a layer that shares the factor `v` of another one names it as `v_of`, and stores no `v` (`layers.joint`).
 `embeddings` are the compact tables (`layers.table`), absent where there are none; a model may have compact tables and
 no factored layer. What is tied to a table stores nothing: the model's class says what is.
+`fused` are the products that the model keeps for several layers and that were taken apart (`layers.fused`), absent
+where there are none: their parts are layers, factored or not. Folders of before have such a product as one layer.
 In form "training" an entry also names its `trainer`, one of `TRAINING_FORMS`, and that form's settings.
 """
 
@@ -45,14 +49,26 @@ from ..layers.embedding import CompactTable
 from ..layers.factored import FactoredLinear
 from ..layers.joint import layer_specs
 from ..layers.training import TrainingForm
+from ..models.fused import split_products
 from ..models.report import model_heads
 from ..models.tables import compact_tables
 from .folder import stored_layers, stored_tables, with_headers
 from .headers import read_notes
 from .outputs import KEY as RECORD_KEY
 from .outputs import record_outputs
-from .placing import check_indices, check_scales, name_in, place_empty_layer, place_empty_table
-from .schema import FORMAT, JOINT_FORMAT, OBJECT, PIVOT_FORMAT, TABLE_FORMAT, optional, parse_layers, parse_tables
+from .placing import check_indices, check_scales, name_in, place_empty_layer, place_empty_parts, place_empty_table
+from .schema import (
+    FORMAT,
+    FUSED_FORMAT,
+    JOINT_FORMAT,
+    OBJECT,
+    PIVOT_FORMAT,
+    TABLE_FORMAT,
+    optional,
+    parse_fused,
+    parse_layers,
+    parse_tables,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +87,7 @@ class LosparseConfig(QuantizationConfigMixin):  # type: ignore[misc]
         method: Mapping[str, Any] | None = None,
         format: int = FORMAT,
         embeddings: Mapping[str, Mapping[str, Any]] | None = None,
+        fused: Mapping[str, Mapping[str, Any]] | None = None,
         **unknown: Any,
     ) -> None:
         """Check the entry.
@@ -82,9 +99,9 @@ class LosparseConfig(QuantizationConfigMixin):  # type: ignore[misc]
         unknown.pop("quant_method", None)
         if unknown:
             raise LosparseError(f"quantization_config has unknown keys {sorted(unknown)}; written by a newer losparse?")
-        if isinstance(format, bool) or format not in (FORMAT, PIVOT_FORMAT, JOINT_FORMAT, TABLE_FORMAT):
+        if isinstance(format, bool) or not isinstance(format, int) or not FORMAT <= format <= FUSED_FORMAT:
             raise LosparseError(
-                f"quantization_config has format {format}, this losparse reads {FORMAT} to {TABLE_FORMAT}; upgrade it"
+                f"quantization_config has format {format}, this losparse reads {FORMAT} to {FUSED_FORMAT}; upgrade it"
             )
         if form not in ("compact", "training"):
             raise LosparseError(f"quantization_config form must be 'compact' or 'training', got {form!r}")
@@ -92,12 +109,14 @@ class LosparseConfig(QuantizationConfigMixin):  # type: ignore[misc]
             raise LosparseError(f"quantization_config method must be an object or null, got {method!r:.80}")
         parse_layers(layers, parse_tables(embeddings))
         assert layers is not None, "parse_layers refuses none"
+        parse_fused(fused)
         self.quant_method = "losparse"
         self.format = format
         self.form = form
         self.method = dict(method) if method is not None else None
         self.layers = {name: dict(entry) for name, entry in layers.items()}
         self.embeddings = {name: dict(entry) for name, entry in (embeddings or {}).items()}
+        self.fused = {name: dict(entry) for name, entry in (fused or {}).items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for config.json."""
@@ -108,6 +127,7 @@ class LosparseConfig(QuantizationConfigMixin):  # type: ignore[misc]
             "method": self.method,
             "layers": self.layers,
             **({"embeddings": self.embeddings} if self.embeddings else {}),
+            **({"fused": self.fused} if self.fused else {}),
         }
 
 
@@ -130,6 +150,10 @@ class LosparseQuantizer(HfQuantizer):  # type: ignore[misc]
         """
         self._own_names = _has_own_names(checkpoint_files or ())
         stored = {"quantization_config": self.quantization_config.to_dict()}
+        config = self.quantization_config
+        config.fused = {name: entry for name, entry in config.fused.items() if not _left_out(model, name)}
+        for name, fused in parse_fused(config.fused).items():
+            place_empty_parts(model, name, fused)
         layers = {name: entry for name, entry in self.quantization_config.layers.items() if not _left_out(model, name)}
         self.quantization_config.layers = layers
         for name in sorted(layers, key=lambda name: "v_of" in layers[name]):  # those that share a factor last
@@ -259,9 +283,13 @@ def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
         return
     layers = _entries(model)
     tables = {name: table.spec.to_entry() for name, table in compact_tables(model).items()}
+    fused = {name: spec.to_entry() for name, spec in split_products(model).items()}
     training = any(isinstance(module, TrainingForm) for module in model.modules())
     joint = any("v_of" in entry for entry in layers.values())
     pivots = any(entry["pivots"] for entry in layers.values())
+    format = FORMAT
+    for newer, needed in ((PIVOT_FORMAT, pivots), (JOINT_FORMAT, joint), (TABLE_FORMAT, tables), (FUSED_FORMAT, fused)):
+        format = newer if needed else format
     if method is None:
         recorded = getattr(config, "quantization_config", None)
         method = recorded.method if isinstance(recorded, LosparseConfig) else None
@@ -269,7 +297,8 @@ def mark_compressed(model: nn.Module, method: Mapping[str, Any] | None) -> None:
         layers=layers,
         form="training" if training else "compact",
         method=method,
-        format=TABLE_FORMAT if tables else JOINT_FORMAT if joint else PIVOT_FORMAT if pivots else FORMAT,
+        format=format,
         embeddings=tables or None,
+        fused=fused or None,
     )
     _attach(model, LosparseQuantizer(config.quantization_config))

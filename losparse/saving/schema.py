@@ -17,11 +17,12 @@ from typing import Any
 from losparse_runtime.contract.task import TASK_FIELD, TASKS
 
 from ..errors import LosparseError, shown
+from ..layers.fused import FusedSpec
 from ..layers.spec import COPY_AGAIN, LARGEST_SIZE, LayerSpec, is_whole
 from ..layers.table import TableSpec
 
 # Without pivots a folder is what losparse wrote before it had them, and older versions go on reading it.
-FORMAT, PIVOT_FORMAT, JOINT_FORMAT, TABLE_FORMAT = 1, 2, 3, 4
+FORMAT, PIVOT_FORMAT, JOINT_FORMAT, TABLE_FORMAT, FUSED_FORMAT = 1, 2, 3, 4, 5
 
 _MOST_BLOCKS = 10_000
 
@@ -155,6 +156,17 @@ def parse_tables(tables: Any) -> dict[str, TableSpec]:
     if not optional(OBJECT).fits(tables):
         raise LosparseError(f"quantization_config 'embeddings' must be an object or null, got {shown(tables)}")
     return {name: TableSpec.from_entry(name, entry) for name, entry in (tables or {}).items()}
+
+
+def parse_fused(fused: Any) -> dict[str, FusedSpec]:
+    """Check the `fused` of `quantization_config`, by name; there are none where a folder does not say.
+
+    Raises:
+        LosparseError: it is no object, or an entry is malformed.
+    """
+    if not optional(OBJECT).fits(fused):
+        raise LosparseError(f"quantization_config 'fused' must be an object or null, got {shown(fused)}")
+    return {name: FusedSpec.from_entry(name, entry) for name, entry in (fused or {}).items()}
 
 
 def parse_layers(layers: Any, tables: Mapping[str, TableSpec]) -> dict[str, LayerSpec]:

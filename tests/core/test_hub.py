@@ -126,7 +126,7 @@ def test_a_loaded_model_can_be_fine_tuned(saved, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda q: q.update(format=5), "format 5, this losparse reads 1 to 4"),
+        (lambda q: q.update(format=6), "format 6, this losparse reads 1 to 5"),
         (lambda q: q.update(form="zip"), "form must be 'compact' or 'training'"),
         (lambda q: q.update(layers={}), "lists no layers"),
         (lambda q: q.update(colour="red"), r"unknown keys \['colour'\]"),

@@ -13,6 +13,7 @@ from torch import nn
 from losparse import LoSparse
 from losparse.layers.linear import find_targets
 from losparse.methods.losparse.coupling import couple
+from losparse.models.fused import split_fused_
 from losparse.models.roles import feed_forward_parts, partners, role_of
 from losparse.random_factors import _plan, sizes_of
 
@@ -23,6 +24,9 @@ BERT = "q attention.self.query k attention.self.key v attention.self.value w att
 NEURONS = "u intermediate.dense w output.dense"
 SELF = "q self_attn.q_proj k self_attn.k_proj v self_attn.v_proj"
 GATED = "u mlp.gate_proj u mlp.up_proj w mlp.down_proj"
+FUSED = "q {0}.q k {0}.k v {0}.v"  # parts of one product
+FUSED_GATED = "u mlp.{0}.gate u mlp.{0}.up"
+NEURONS_4H = "u mlp.dense_h_to_4h w mlp.dense_4h_to_h"
 CROSS = "q encoder_attn.q_proj k encoder_attn.k_proj v encoder_attn.v_proj w encoder_attn.out_proj"
 T5 = "q layer.*.{0}.q k layer.*.{0}.k v layer.*.{0}.v w layer.*.{0}.o"
 CASES: list[tuple[str, str]] = [
@@ -45,8 +49,8 @@ CASES: list[tuple[str, str]] = [
         "DebertaV2",
     ),
     (
-        f"- attention.self.in_proj - attention.self.pos_proj - attention.self.pos_q_proj w attention.output.dense "
-        f"{NEURONS}",
+        f"{FUSED.format('attention.self.in_proj')} - attention.self.pos_proj - attention.self.pos_q_proj "
+        f"w attention.output.dense {NEURONS}",
         "Deberta",
     ),
     (
@@ -54,7 +58,7 @@ CASES: list[tuple[str, str]] = [
         "w albert_layers.*.attention.dense u albert_layers.*.ffn w albert_layers.*.ffn_output",
         "Albert",
     ),
-    ("- attn.Wqkv w attn.Wo - mlp.Wi w mlp.Wo", "ModernBert"),
+    (f"{FUSED.format('attn.Wqkv')} w attn.Wo {FUSED_GATED.format('Wi')} w mlp.Wo", "ModernBert"),
     (
         f"{SELF} w self_attn.o_proj {GATED}",
         "Llama Mistral Qwen2 Qwen3 Gemma Gemma2 Gemma3Text Olmo2 SmolLM3 StableLm Granite Cohere EuroBert NomicBert "
@@ -70,8 +74,11 @@ CASES: list[tuple[str, str]] = [
         "Qwen2Moe",
     ),
     (f"{SELF} w self_attn.dense u mlp.fc1 w mlp.fc2", "Phi"),
-    ("- self_attn.qkv_proj w self_attn.o_proj - mlp.gate_up_proj w mlp.down_proj", "Phi3"),
-    (f"{SELF} w self_attn.o_proj - mlp.gate_up_proj w mlp.down_proj", "Glm4"),
+    (
+        f"{FUSED.format('self_attn.qkv_proj')} w self_attn.o_proj {FUSED_GATED.format('gate_up_proj')} w mlp.down_proj",
+        "Phi3",
+    ),
+    (f"{SELF} w self_attn.o_proj {FUSED_GATED.format('gate_up_proj')} w mlp.down_proj", "Glm4"),
     (
         f"{SELF} w self_attn.o_proj {GATED} w linear_attn.out_proj - linear_attn.in_proj_qkv - linear_attn.in_proj_z "
         "- linear_attn.in_proj_b - linear_attn.in_proj_a",
@@ -94,18 +101,27 @@ CASES: list[tuple[str, str]] = [
         "u feed_forward.intermediate_dense w feed_forward.output_dense",
         "Wav2Vec2 Hubert",
     ),
-    ("- attn.c_attn w attn.c_proj u mlp.c_fc w mlp.c_proj", "GPT2 GPTBigCode ImageGPT OpenAIGPT"),
+    (f"{FUSED.format('attn.c_attn')} w attn.c_proj u mlp.c_fc w mlp.c_proj", "GPT2 GPTBigCode ImageGPT OpenAIGPT"),
     (
         "q attn.attention.q_proj k attn.attention.k_proj v attn.attention.v_proj w attn.attention.out_proj "
         "u mlp.c_fc w mlp.c_proj",
         "GPTNeo",
     ),
     ("q attn.q_proj k attn.k_proj v attn.v_proj w attn.out_proj u mlp.fc_in w mlp.fc_out", "GPTJ"),
-    ("- attn.qkv_proj w attn.out_proj u mlp.fc_in w mlp.fc_out", "CodeGen"),
-    ("- attention.query_key_value w attention.dense u mlp.dense_h_to_4h w mlp.dense_4h_to_h", "GPTNeoX"),
-    ("- self_attention.query_key_value w self_attention.dense u mlp.dense_h_to_4h w mlp.dense_4h_to_h", "Bloom"),
-    ("- self_attn.query_key_value w self_attn.dense u mlp.dense_h_to_4h w mlp.dense_4h_to_h", "Persimmon"),
-    ("- attn.Wqkv w attn.out_proj u ffn.up_proj w ffn.down_proj", "Mpt"),
+    (f"{FUSED.format('attn.qkv_proj')} w attn.out_proj u mlp.fc_in w mlp.fc_out", "CodeGen"),
+    (
+        f"{FUSED.format('attention.query_key_value')} w attention.dense {NEURONS_4H}",
+        "GPTNeoX",
+    ),
+    (
+        f"{FUSED.format('self_attention.query_key_value')} w self_attention.dense {NEURONS_4H}",
+        "Bloom",
+    ),
+    (
+        f"{FUSED.format('self_attn.query_key_value')} w self_attn.dense {NEURONS_4H}",
+        "Persimmon",
+    ),
+    (f"{FUSED.format('attn.Wqkv')} w attn.out_proj u ffn.up_proj w ffn.down_proj", "Mpt"),
     (f"{T5.format('SelfAttention')} u layer.*.DenseReluDense.wi w layer.*.DenseReluDense.wo", "T5Encoder"),
     (
         f"{T5.format('SelfAttention')} u layer.*.DenseReluDense.wi_0 u layer.*.DenseReluDense.wi_1 "
@@ -168,13 +184,14 @@ FAMILIES = [(family, layers) for layers, families in CASES for family in familie
 
 
 def build(family: str) -> nn.Module:
-    """Return a model of one block (or two) without memory."""
+    """Return a model of one block (or two) without memory, its fused products taken apart."""
     settings = SETTINGS.get(family, {"num_hidden_layers": 1})
     if family in ENCODER_DECODER:
         settings = {"encoder_layers": 1, "decoder_layers": 1}
     config = getattr(transformers, family.removesuffix("Encoder") + "Config")(**settings)
     with torch.device("meta"):
         model: nn.Module = getattr(transformers, f"{family}Model")(config)
+    split_fused_(model)
     return model
 
 
@@ -193,8 +210,15 @@ COUPLED = {
     "Albert": 3,
     "GPTJ": 3,
     "GPTNeo": 3,
-    "GPTNeoX": 1,  # one product for query, key and value, whose rows are three in one
-    "Bloom": 1,
+    "GPTNeoX": 3,
+    "Bloom": 3,
+    "ModernBert": 3,
+    "GPT2": 3,
+    "GPTBigCode": 1,  # one head of keys for all of the queries
+    "CodeGen": 3,
+    "Mpt": 3,
+    "Phi3": 3,
+    "Deberta": 3,
     "Wav2Vec2": 3,
     "XLM": 3,
     "Funnel": 9,  # of a block, and of the two of the decoder

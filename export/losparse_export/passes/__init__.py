@@ -22,6 +22,7 @@ from .flatten import FlattenTokensPass
 from .fold import Fold, fold_model
 from .masks import WidenMasksPass
 from .older import OlderOpsetPass
+from .parts import ReadPartsPass
 from .precision import MarkPrecisionPass, WantPrecisionPass, quantised_nodes
 from .rotary import RotaryPass
 from .segments import SplitSegmentsPass
@@ -55,6 +56,8 @@ PassMaker = Callable[[Finishing], ir.passes.PassBase]
 # In front of the lowering.
 PREPARE: tuple[PassMaker, ...] = (
     lambda _: NameSqueezedAxesPass(),
+    lambda _: ReadPartsPass(),
+    lambda _: common.RemoveUnusedNodesPass(),
     lambda _: RotaryPass(),
     lambda _: WidenMasksPass(),
     lambda _: AttentionLayoutPass(),
@@ -105,6 +108,7 @@ __all__ = [
     "NameSqueezedAxesPass",
     "OlderOpsetPass",
     "PassMaker",
+    "ReadPartsPass",
     "ReduceAttentionPass",
     "RotaryPass",
     "SharePass",
