@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .building.run import BuildReport, Planned, build, plan_build
     from .compress import compact_, compress_
     from .compress_embeddings import compress_embeddings_
+    from .evaluation.evaluate import Evaluation, evaluate
     from .layers.factored import FactoredLinear
     from .layers.linear import find_targets
     from .methods import ASVD, FWSVD, LPAF, METHODS, ROM, SVD, LoSparse, OneShotLoSparse, StructuredPruning
@@ -50,6 +51,7 @@ _HOMES = {
     "CompressionJob": "pipeline.job",
     "CompressionReport": "models.report",
     "Data": "building.recipe",
+    "Evaluation": "evaluation.evaluate",
     "FWSVD": "methods",
     "FactoredLinear": "layers.factored",
     "FactoredLinearTraining": "methods.losparse.layer",
@@ -81,6 +83,7 @@ _HOMES = {
     "compress_folder": "pipeline.run",
     "drop_layers": "models.depth",
     "drop_neurons": "models.neurons",
+    "evaluate": "evaluation.evaluate",
     "find_targets": "layers.linear",
     "fine_tune": "training.fine_tune",
     "inspect_folder": "saving.contents",
@@ -105,6 +108,7 @@ __all__ = [
     "CompressionJob",
     "CompressionReport",
     "Data",
+    "Evaluation",
     "FactoredLinear",
     "FactoredLinearTraining",
     "FineTuneResult",
@@ -132,6 +136,7 @@ __all__ = [
     "compress_folder",
     "drop_layers",
     "drop_neurons",
+    "evaluate",
     "find_targets",
     "fine_tune",
     "inspect_folder",

@@ -7,6 +7,7 @@ block may hold `make` and `pip install` lines alone, whose targets and extras ex
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -104,10 +105,14 @@ def registries() -> Iterator[None]:
 
 
 def language_model(folder: Path) -> dict[str, Any]:
-    """A folder of a language model, `lm-onnx`, which knows a template for conversations."""
+    """A folder of a language model, `lm-onnx`, which knows a template for conversations, and files to measure it on."""
     if not (folder / "lm-onnx").exists():
         made = write_decoder(folder / "lm-onnx", Made(positions=256))
         (made / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
+        texts = [{"text": "Once upon a time there was a cat."}, {"text": "It sat on the mat, and that was all."}]
+        questions = [{"context": "The cat sat on the", "choices": ["mat.", "stock market."], "answer": 0}]
+        for name, rows in (("stories", texts), ("questions", questions)):
+            (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return {}
 
 

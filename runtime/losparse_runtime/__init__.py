@@ -31,6 +31,9 @@ from .errors import (
     RunError,
     TokenizerError,
 )
+from .evaluation.choices import ChoiceScore, Question, measure_choices
+from .evaluation.folder import FolderModel
+from .evaluation.perplexity import Perplexity, measure_perplexity
 from .generation.loop import Generation
 from .generation.settings import GenerationSettings
 from .generation.streaming import TextStream
@@ -57,6 +60,7 @@ __all__ = [
     "Benchmark",
     "BusyError",
     "CheckReport",
+    "ChoiceScore",
     "Classification",
     "Comparison",
     "CrossEncoder",
@@ -67,6 +71,7 @@ __all__ = [
     "Finding",
     "Folder",
     "FolderError",
+    "FolderModel",
     "Generation",
     "GenerationSettings",
     "InputError",
@@ -78,10 +83,12 @@ __all__ = [
     "OpenVinoFacts",
     "Options",
     "Parity",
+    "Perplexity",
     "Profile",
     "Progress",
     "Provider",
     "ProviderError",
+    "Question",
     "Ranked",
     "Ratio",
     "RatioVerdict",
@@ -109,6 +116,8 @@ __all__ = [
     "examine",
     "find_openvino",
     "measure",
+    "measure_choices",
+    "measure_perplexity",
     "new_key",
     "open_folders",
     "package_triton",

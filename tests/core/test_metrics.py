@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from losparse.data.metrics import classification, f1, matthews, pearson, spearman
-from losparse.data.tasks.causal_lm import perplexity
 from losparse.data.tasks.multi_label import multi_label
 from losparse.data.tasks.question_answering import spans
 from losparse.data.tasks.registry import TASK_DATA
 from losparse.data.tasks.regression import regression
 from losparse_runtime.contract.task import TASKS
+from losparse_runtime.evaluation.likelihood import perplexity
 
 
 def test_matthews_of_two_classes_by_hand():

@@ -5,12 +5,12 @@ text    see `losparse.data.loading`; no label                         (also txt)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from losparse_runtime.contract.task import CAUSAL_LM
 from losparse_runtime.contract.tensors import MASK, TOKENS
+from losparse_runtime.evaluation.likelihood import perplexity
 
 from ...errors import LosparseError
 from ..columns import TEXT_COLUMNS, Columns, find_column, texts_of
@@ -88,11 +88,6 @@ class CausalLm(TaskData):
         starts = range(0, len(stream) - max_length + 1, max_length)
         blocks = (stream[start : start + max_length] for start in starts)
         return Tokenized([{TOKENS: b, MASK: [1] * max_length, "labels": list(b)} for b in blocks])
-
-
-def perplexity(loss: float) -> float:
-    """Return the perplexity of a mean loss in nats per token; beyond the range of a float it is the largest one."""
-    return math.exp(min(loss, 709.0))  # exp(710) overflows, and JSON has no infinity
 
 
 def _joined(texts: Iterable[list[int]], end: int) -> list[int]:
