@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from losparse_export import Plan, TaskModel, trace_model
+from losparse_export import Plan, trace_model, wrap_model
 from losparse_export.folder.write import write_folder
 from losparse_export.opening.evaluation import evaluation
 from losparse_export.opening.load import Loaded
@@ -31,7 +31,7 @@ def export_plain(loaded: Loaded, root: Path) -> dict[str, Path]:
     """Write what torch.onnx.export gives, and its quantised form by onnxruntime's defaults."""
     folders = {name: root / name for name in ("dense-fp32-default", "dense-int8-default")}
     with evaluation(loaded.model):
-        wrapped = TaskModel(loaded.model, loaded.task)
+        wrapped = wrap_model(loaded.model, loaded.task)
         graph = trace_model(wrapped)
         NamePass()(graph)
         for name, folder in folders.items():
@@ -78,7 +78,7 @@ def check_opponent(loaded: Loaded, model: OpenVino) -> None:
     Raises:
         SystemExit: it computes something else, by more than its precision explains.
     """
-    wrapped = TaskModel(loaded.model, loaded.task)
+    wrapped = wrap_model(loaded.model, loaded.task)
     for case in CASES:
         feeds = model.signature.random_feeds(case)
         with torch.no_grad():

@@ -43,7 +43,7 @@ from .opening.config import read_config
 from .opening.evaluation import evaluation
 from .opening.kinds import check_reads_text, class_of, opening_class
 from .opening.load import Loaded, refuse_experts
-from .opening.task_model import TaskModel
+from .opening.wrapping import wrap_model
 from .opponents import Opponent, dense_opponents
 from .precision.apply import apply_precision
 from .target import CPU, PLAIN, Target, check_target, prepare_model
@@ -164,7 +164,7 @@ def estimate_model(
         looked_at = place_factors_(model, draw_factors(sizes, method, config), method).coverage
         loaded = Loaded(model, FEATURE_EXTRACTION, "random weights", None)
         with evaluation(model), tempfile.TemporaryDirectory(prefix="losparse.") as name:
-            trace = trace_model(TaskModel(model, loaded.task))
+            trace = trace_model(wrap_model(model, loaded.task))
             dense = draw_dense(sizes, config)
             plain = _plain(replace_factors(trace, dense)) if opponents else None
             prepared = prepare_model(trace, target)

@@ -34,6 +34,7 @@ from .graph.opsets import NEWEST
 from .opening.evaluation import evaluation
 from .opening.load import Loaded, load_model
 from .opening.task_model import TaskModel
+from .opening.wrapping import wrap_model
 from .parity.gate import ParityReport, check_parity
 from .parity.scales import ScaleAgreement, compare_scales
 from .planning.plan import Plan
@@ -239,7 +240,7 @@ def opened_exporter(
     check_reading(loaded)
     given = None if texts.calibration is None else read_calibration(texts.calibration, loaded.task.name)
     with evaluation(loaded.model):
-        wrapped = TaskModel(loaded.model, loaded.task, endless_limit(loaded))
+        wrapped = wrap_model(loaded.model, loaded.task, endless_limit(loaded))
         labelled = None if texts.data is None else read_labelled(texts.data, wrapped)
         yield Exporter(loaded, wrapped, request, labelled, given, phases, tracer)
 

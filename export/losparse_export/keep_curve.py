@@ -21,7 +21,7 @@ from .estimate import Tried, build_variant, random_model
 from .opening.config import read_config
 from .opening.evaluation import evaluation
 from .opening.load import Loaded, refuse_experts
-from .opening.task_model import TaskModel
+from .opening.wrapping import wrap_model
 from .target import CPU, Target, check_target, prepare_model
 from .tracing.factors import replace_factors
 from .tracing.trace import trace_model
@@ -78,7 +78,7 @@ def latency_by_keep(
         place_factors_(model, draw_factors(sizes, method, config), method)
         loaded = Loaded(model, FEATURE_EXTRACTION, "random weights", None)
         with evaluation(model), tempfile.TemporaryDirectory(prefix="losparse.") as root:
-            prepared = prepare_model(trace_model(TaskModel(model, loaded.task)), target)
+            prepared = prepare_model(trace_model(wrap_model(model, loaded.task)), target)
             sessions, sizes_of_files = {}, list[int]()
             for place, each in enumerate((*dense, *tried)):
                 phases.at("building", place + 1, len(tried) + 3)

@@ -134,7 +134,7 @@ def _lowerings(folder: Path) -> Mapping[str, str]:
 def _parities(work: Work, compressed: Any) -> dict[str, float]:
     """Return how far the outputs of layers are from PyTorch's in the fp32 graph; nothing where there is none."""
     from losparse_export.opening.evaluation import evaluation
-    from losparse_export.opening.task_model import TaskModel
+    from losparse_export.opening.wrapping import wrap_model
     from losparse_export.parity.locate import layer_differences
     from losparse_runtime import Draw, Session
 
@@ -149,7 +149,7 @@ def _parities(work: Work, compressed: Any) -> dict[str, float]:
     feeds = session.signature.random_feeds(Draw(_BATCH, min(_LENGTH, session.max_length), seed=_SEED))
     found: dict[str, float] = {}
     with evaluation(compressed.model):
-        wrapped = TaskModel(compressed.model, compressed.task)
+        wrapped = wrap_model(compressed.model, compressed.task)
         for each, _ in layer_differences(wrapped, work.candidates, feeds, exact.provider, file=model.file):
             if math.isfinite(each.max_abs):
                 found[each.layer] = max(found.get(each.layer, 0.0), each.max_abs)

@@ -18,7 +18,7 @@ from ..methods import METHODS, method_to_dict
 from ..validation.fields import attribute_docs, field_types
 from .recipe import BuildRecipe, Gates
 
-TASKS_TO_BUILD = tuple(name for name, task in TASKS.items() if task.exported)
+TASKS_TO_BUILD = tuple(name for name, task in TASKS.items() if task.built)
 
 _WIDTH = 110
 _TRAINED: Mapping[str, Any] = {

@@ -34,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist")
     parser.add_argument(
         "--task",
-        choices=[task.name for task in TASKS.values() if task.exported],
+        choices=list(TASKS),
         help="what the model does (default: read off its config.json)",
     )
     add_field_flags(parser, "export", ExportSettings, leave_out=_PLANNING)

@@ -107,6 +107,8 @@ def test_nothing_is_printed(dense, capfd):
         ("RobertaForTokenClassification", "token-classification"),
         ("DistilBertForQuestionAnswering", "question-answering"),
         ("MPNetModel", "feature-extraction"),
+        ("GPT2LMHeadModel", "causal-lm"),
+        ("LlamaForCausalLM", "causal-lm"),
     ],
 )
 def test_task_of_an_architecture(architecture, task):
@@ -118,9 +120,6 @@ def test_task_of_an_architecture(architecture, task):
     [
         (None, "BertForMaskedLM", "m: architecture 'BertForMaskedLM' does not say the task; name one of text-class"),
         (None, None, "architecture None does not say the task"),
-        (None, "GPT2LMHeadModel", "m: models for causal-lm are not exported yet; the tasks that are: text-class"),
-        (None, "LlamaForCausalLM", "m: models for causal-lm are not exported yet"),
-        ("causal-lm", "LlamaForCausalLM", "m: models for causal-lm are not exported yet"),
         ("translation", "BertModel", "task must be one of text-classification, .*, got 'translation'"),
     ],
 )

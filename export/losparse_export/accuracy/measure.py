@@ -74,7 +74,7 @@ def read_for(
     """
     file = data if isinstance(data, TextFile) else TextFile(data)
     if find_measure(task) is None:
-        measured = ", ".join(each.name for each in TASKS.values() if each.exported and find_measure(each) is not None)
+        measured = ", ".join(each.name for each in TASKS.values() if find_measure(each) is not None)
         raise LosparseError(
             f"accuracy is measured for {measured}; this model does {task.name}; leave data= (--data) out"
         )

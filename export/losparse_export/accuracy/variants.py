@@ -21,6 +21,7 @@ from losparse_runtime.same_model import same_labels
 from ..folder.assets import endless_limit
 from ..opening.load import load_model
 from ..opening.task_model import TaskModel
+from ..opening.wrapping import wrap_model
 from .measure import PYTORCH, ask, open_variant, read_for
 from .model import of_pytorch, of_session
 from .outcomes import Outcomes, Score, score_all
@@ -120,7 +121,7 @@ def _answers(
 
 def _open_checkpoint(reference: str | Path, task: Task) -> TaskModel:
     loaded = load_model(find_model(reference), task.name)
-    return TaskModel(loaded.model, loaded.task, endless_limit(loaded))
+    return wrap_model(loaded.model, loaded.task, endless_limit(loaded))
 
 
 def _as_json(metric: str, scores: Mapping[str, Mapping[str, Score]], variants: Sequence[str]) -> dict[str, Any]:

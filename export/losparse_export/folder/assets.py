@@ -12,7 +12,13 @@ from losparse.errors import LosparseError
 from losparse.models.positions import as_limit, count_positions, text_limit
 from losparse.saving.opening import embedding_rows, open_tokenizer
 from losparse_runtime import TokenizerError
-from losparse_runtime.contract.files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_FILES, write_json
+from losparse_runtime.contract.files import (
+    CHAT_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    TOKENIZER_FILES,
+    write_json,
+)
 from losparse_runtime.contract.tensors import TOKENS, TYPES
 from losparse_runtime.text.encoder import TextEncoder
 from losparse_runtime.text.panics import panics_caught
@@ -53,7 +59,7 @@ def copy_tokenizer(source: Path, folder: Path, *, lower_case: bool = False) -> b
         if not _convert_tokenizer(source, folder):
             return False
     else:
-        for name in TOKENIZER_FILES:
+        for name in (*TOKENIZER_FILES, CHAT_FILE):
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
     if lower_case:

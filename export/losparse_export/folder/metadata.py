@@ -18,11 +18,12 @@ from losparse.models.signature import padding_token
 from losparse_runtime.contract.folder import DESCRIPTION_KEY, FINGERPRINT_KEY, MODEL_GRAPH, Folder, Source
 from losparse_runtime.contract.signature import Signature
 from losparse_runtime.contract.task import TASK_FIELD
-from losparse_runtime.contract.tensors import TensorSpec
+from losparse_runtime.contract.tensors import State, TensorSpec, present_of
 from losparse_runtime.contract.variant import MODEL_FILE, ModelFile, Variant
 
 from ..opening.load import Loaded, class_names, parameter_counts
 from ..opening.sentence import Sentences, read_activation
+from ..passes.cache import CACHED_ATTENTION
 from ..precision.table import PRECISION_TABLE
 from ..target import Target
 from .model import fingerprint
@@ -85,10 +86,9 @@ def describe_model(
 
 def describe_graph(model: ir.Model) -> Signature:
     """Return what a graph takes and gives."""
-    inputs, outputs = (
-        tuple(_describe_value(value) for value in values) for values in (model.graph.inputs, model.graph.outputs)
-    )
-    return Signature(inputs, outputs)
+    given = [value for value in model.graph.inputs if value.const_value is None]  # others have a value unless one is fed
+    inputs, outputs = (tuple(map(_describe_value, values)) for values in (given, model.graph.outputs))
+    return Signature(inputs, outputs, _states(model))
 
 
 def graph_metadata(folder: Folder, variant: str, graph: str, plan_digest: str) -> dict[str, str]:
@@ -121,6 +121,13 @@ def model_config(loaded: Loaded) -> dict[str, Any]:
     return config
 
 
+def generation_config(loaded: Loaded) -> dict[str, Any]:
+    """Return how a language model generates by default: which tokens begin, end and pad a text, and what is sampled."""
+    config: dict[str, Any] = json.loads(loaded.model.generation_config.to_json_string(use_diff=True))
+    config.pop("_from_model_config", None)
+    return config
+
+
 def package_versions() -> dict[str, str]:
     """Return the versions of the packages an export depends on."""
     found = {"losparse": __version__}
@@ -145,7 +152,25 @@ def _describe_source(loaded: Loaded) -> Source:
     )
 
 
+def _states(model: ir.Model) -> tuple[State, ...]:
+    """Pair what a graph takes of earlier tokens with what it gives to later ones, by their names."""
+    given = {value.name: value for value in model.graph.outputs}
+    pairs = ((value, given.get(present_of(value.name or ""))) for value in model.graph.inputs)
+    return tuple(
+        State(str(past.name), str(present.name), in_place=_is_in_place(present))
+        for past, present in pairs
+        if present is not None
+    )
+
+
+def _is_in_place(present: ir.Value) -> bool:
+    """Tell whether an operator writes into the buffer that it reads, where both are bound to one."""
+    producer = present.producer()
+    return producer is not None and producer.op_type == CACHED_ATTENTION
+
+
 def _describe_value(value: ir.Value) -> TensorSpec:
     assert value.dtype is not None and value.shape is not None, "the trace types its inputs and outputs"
-    shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
+    # torch writes a sum of two axes with spaces.
+    shape = tuple(axis if isinstance(axis, int) else str(axis.value).replace(" ", "") for axis in value.shape)
     return TensorSpec(str(value.name), value.dtype.numpy().name, shape)

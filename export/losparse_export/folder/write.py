@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from losparse import __version__
-from losparse_runtime.contract.config import CONFIG_FILE
+from losparse_runtime.contract.config import CONFIG_FILE, GENERATION_FILE
 from losparse_runtime.contract.files import record_files, write_json, write_metadata
 from losparse_runtime.contract.folder import MODEL_GRAPH, Folder
 from losparse_runtime.contract.variant import PLAN_FILE
@@ -18,7 +18,7 @@ from ..planning.plan import Plan
 from ..precision.base import INT8_BITS
 from ..target import CPU, Target
 from .assets import copy_tokenizer, longest_text, match_tokenizers, settle_length
-from .metadata import describe_model, graph_metadata, model_config
+from .metadata import describe_model, generation_config, graph_metadata, model_config
 from .model import EXTERNAL_FROM, save_model
 from .sentence import write_sentence_files
 
@@ -60,6 +60,8 @@ def write_folder(
     graph.metadata_props.update(graph_metadata(contents, next(iter(contents.variants)), MODEL_GRAPH, plan.digest()))
     save_model(graph, folder, external_from=external_from)
     write_json(folder / CONFIG_FILE, model_config(loaded))
+    if loaded.task.causal:
+        write_json(folder / GENERATION_FILE, generation_config(loaded))
     write_json(folder / PLAN_FILE, plan.to_dict())
     settle_length(folder, contents.max_length)
     write_sentence_files(folder, contents, lower_case=lower_case)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from losparse_runtime.contract.task import TASK_FIELD, TASKS, Task, find_task, m
 from losparse_runtime.contract.tensors import MASK, TOKENS, TYPES
 
 from .copies import private_copy
+
+_T = TypeVar("_T")
 
 
 def choose_task(
@@ -38,10 +42,9 @@ def choose_task(
         named: the task that its configuration names (`TASK_FIELD`); None where it names none.
 
     Raises:
-        LosparseError: there is no such task, the model does not say which, its configuration says another one, or
-            models of it are not exported.
+        LosparseError: there is no such task, the model does not say which, or its configuration says another one.
     """
-    known = ", ".join(task.name for task in TASKS.values() if task.exported)
+    known = ", ".join(task.name for task in TASKS.values())
     if name is not None and name not in TASKS:
         raise LosparseError(f"task must be one of {known}, got {name!r}")
     if name is None and named is not None and named not in TASKS:
@@ -53,8 +56,6 @@ def choose_task(
         raise LosparseError(
             f"{source}: architecture {architecture!r} does not say the task; name one of {known} with task= (--task)"
         )
-    if not task.exported:
-        raise LosparseError(f"{source}: models for {task.name} are not exported yet; the tasks that are: {known}")
     task = meant_task(task, problem, outputs)
     said = next((each for each in TASKS.values() if each.problem is not None and each.problem == problem), task)
     if task.problem is not None and said.problem != task.problem:
@@ -84,10 +85,19 @@ class TaskModel(nn.Module):
         # On the outermost module: the exporter sets the training flag of everything below from it.
         self.eval()
 
-    @property
+    @cached_property
     def signature(self) -> Signature:
         """What the model takes."""
         return signature_of(self.model, self.task, longest=self.longest)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it returns, in order."""
+        return self.task.outputs
+
+    def arguments(self, values: Mapping[str, _T]) -> dict[str, Any]:
+        """Group what belongs to the inputs of the signature, as `forward` takes it."""
+        return dict(values)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -106,4 +116,4 @@ class TaskModel(nn.Module):
         Each time a copy is run: some models keep what they chose for one length - an attention, rotary frequencies -
         for all that follow.
         """
-        return dict(zip(self.task.outputs, private_copy(self).eval()(**inputs), strict=True))
+        return dict(zip(self.outputs, private_copy(self).eval()(**self.arguments(inputs)), strict=True))

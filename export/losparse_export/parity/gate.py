@@ -35,6 +35,7 @@ from ..target import CPU
 from .lengths import Case, choose_cases, telling_lengths
 from .locate import LayerDifference, first_difference
 from .mates import BatchMates, compare_with_mates
+from .states import tokenwise
 from .vectors import VectorAgreement, VectorComparison
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,9 @@ class ParityError(LosparseError):
 
 
 def make_feeds(model: TaskModel, case: Case, seed: int = 0) -> Arrays:
-    """Return random tokens; int64 (batch, length). Padding is at the end and holds the padding token.
+    """Return random tokens; int64 (batch, length). Padding holds the padding token.
+
+    It is at the end, or in front of the texts where the model keeps what it computed, as those who generate pad.
 
     Args:
         model: for its vocabulary and inputs.
@@ -102,8 +105,10 @@ def make_feeds(model: TaskModel, case: Case, seed: int = 0) -> Arrays:
     draw = Draw(
         case.batch,
         case.length,
-        seed=(seed, case.batch, case.length, int(case.padded)),
+        seed=(seed, case.batch, case.length, int(case.padded), *([case.past] if case.past else [])),
+        past=case.past,
         padding="drawn" if case.padded else "none",
+        side="left" if model.signature.states else "right",
         pairs=True,
         spare_filler=True,
     )
@@ -139,6 +144,7 @@ def check_parity(
     variant = read_metadata(folder).variant_name  # not the one that is the fastest here
     session = Session(folder, providers=(provider,), threads=torch.get_num_threads(), variant=variant, unchecked=True)
     cases = _cases(model, min(model.longest, session.max_length), precision)
+    exact = precision == "fp32"  # how far rounded keys and values are from exact ones, logits say
     overall, scale, phases = Comparison(), 0.0, phases or Phases()
     vectors = VectorComparison(session.metadata.pooling or "mean") if model.task.embeds else None
     results: list[dict[str, Any]] = []
@@ -147,15 +153,16 @@ def check_parity(
         feeds = make_feeds(model, case, seed)
         real = model.signature.mask_of(feeds)
         mask = real if model.task.per_token else None
-        expected = _reference(model, feeds)
+        expected = _reference(model, feeds, states=exact)
         scale = max(scale, *(_magnitude(values, mask) for values in expected.values()))
-        actual = session.run(feeds)
+        actual = tokenwise(model.signature, session.run(feeds), case.length, states=exact)
         overall.add(actual, expected, mask=mask)
         if vectors is not None:
             (output,) = model.task.outputs
             vectors.add(actual[output], expected[output], real)
         padded = int((real == 0).sum())
-        result = {"batch": case.batch, "length": case.length, "padded": padded}
+        result = {"batch": case.batch, "length": case.length, **({"past": case.past} if case.past else {})}
+        result["padded"] = padded
         results.append({**result, "max_abs": compare(actual, expected, mask=mask).max_abs})
     phases.at("comparing with PyTorch", len(cases), len(cases))
     judge, parity = judge_of(precision), overall.parity()
@@ -197,7 +204,7 @@ def _warn_of_mates(model: TaskModel, session: Session, mates: BatchMates, tolera
 def _cases(model: TaskModel, longest: int, precision: str) -> list[Case]:
     """Choose the shapes; the fp32 graph is also looked at where its model may branch, others are made of it."""
     if precision != "fp32":
-        return list(choose_cases(longest))
+        return list(choose_cases(longest, keeps=bool(model.signature.states)))
     lengths, too_far = telling_lengths(model.model, model.model.config, longest)
     if too_far:
         logger.warning(
@@ -206,12 +213,13 @@ def _cases(model: TaskModel, longest: int, precision: str) -> list[Case]:
             type(model.model).__name__,
             too_far[0],
         )
-    return list(choose_cases(longest, lengths))
+    return list(choose_cases(longest, lengths, keeps=bool(model.signature.states)))
 
 
-def _reference(model: TaskModel, feeds: Arrays) -> dict[str, NDArray[Any]]:
+def _reference(model: TaskModel, feeds: Arrays, *, states: bool) -> dict[str, NDArray[Any]]:
     outputs = model.reference({name: torch.from_numpy(array) for name, array in feeds.items()})
     arrays = {name: tensor.numpy() for name, tensor in outputs.items()}
+    arrays = tokenwise(model.signature, arrays, model.signature.tokens_of(feeds).shape[1], states=states)
     mask = model.signature.mask_of(feeds).astype(bool)
     for name, array in arrays.items():
         if not np.isfinite(array[mask] if model.task.per_token else array).all():

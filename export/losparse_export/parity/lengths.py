@@ -38,20 +38,34 @@ class Case:
     Attributes:
         batch: rows.
         length: tokens a row, padding included.
-        padded: whether all rows but the first end in padding.
+        padded: whether all rows but the first have padding.
+        past: tokens of earlier runs, where the model keeps what it computed of them.
     """
 
     batch: int
     length: int
     padded: bool
+    past: int = 0
 
 
-def choose_cases(longest: int, beyond: Iterable[int] = ()) -> Iterator[Case]:
+# One token more, of one text and of several; several tokens more, as where a prompt is read in parts: of one text alone,
+# for GroupQueryAttention of onnxruntime 1.31 takes no more.
+_BEHIND = (
+    Case(1, 1, padded=False, past=1),
+    Case(1, 1, padded=False, past=23),
+    Case(3, 1, padded=True, past=24),
+    Case(1, 4, padded=False, past=7),
+    Case(1, 7, padded=False, past=120),
+)
+
+
+def choose_cases(longest: int, beyond: Iterable[int] = (), *, keeps: bool = False) -> Iterator[Case]:
     """List the shapes to compare at: every batch size with every length, padded from two rows on, then longer ones.
 
     Args:
         longest: tokens the model has positions for.
         beyond: further lengths, each tried with one row, and with a padded second one where that is cheap.
+        keeps: whether the model keeps what it computed of earlier tokens: it is then also run behind some.
     """
     usual = min(longest, _LONGEST)
     lengths = {min(length, usual) for length in (*_LENGTHS, usual)}
@@ -64,6 +78,10 @@ def choose_cases(longest: int, beyond: Iterable[int] = ()) -> Iterator[Case]:
         yield Case(1, length, padded=False)
         if length <= _PADDED_UP_TO:
             yield Case(2, length, padded=length > 1)
+        if keeps and length > 1:
+            yield Case(1, 1, padded=False, past=length - 1)
+    if keeps:
+        yield from (case for case in _BEHIND if case.past + case.length <= longest)
 
 
 def telling_lengths(model: nn.Module, config: Any, longest: int) -> tuple[list[int], list[int]]:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from losparse_runtime import Comparison, Session
 
+from .states import tokenwise
+
 Feeds = Mapping[str, NDArray[np.int64]]
 
 
@@ -56,7 +58,7 @@ def compare_with_mates(session: Session, texts: Sequence[Feeds], mate: Feeds) ->
         place = slice(length - own, None) if side == "left" else slice(0, own)
         padded = signature.pad(text, length, side)
         both = {name: np.concatenate([padded[name], mate[name]]) for name in mate}
-        alone, beside = session.run(text), session.run(both)
+        alone, beside = (tokenwise(signature, session.run(feeds), 0, states=False) for feeds in (text, both))
         per_token = signature.token_outputs
         first = {name: values[:1, place] if name in per_token else values[:1] for name, values in beside.items()}
         overall.add(first, alone)

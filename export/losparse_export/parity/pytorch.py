@@ -23,7 +23,7 @@ from losparse_runtime.text.panics import panics_caught
 from ..folder.assets import has_tokenizer, longest_text, lower_case_, matching_tokenizer
 from ..folder.metadata import model_config
 from ..opening.load import Loaded, class_names, load_model
-from ..opening.task_model import TaskModel
+from ..opening.wrapping import wrap_model
 from .locate import first_difference
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def pytorch_reference(session: Session, folder: Path) -> Reference:
         LosparseError: the folder cannot be opened.
     """
     loaded = load_model(folder, session.metadata.task)
-    model = TaskModel(loaded.model, loaded.task)
+    model = wrap_model(loaded.model, loaded.task)
 
     def run(batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         outputs = model.reference({name: torch.from_numpy(array) for name, array in batch.items()})

@@ -16,10 +16,12 @@ from ..graph.naming import NamePass
 from ..graph.opsets import NEWEST
 from .attention import AttentionLayoutPass
 from .attention_rank import ReduceAttentionPass
+from .cache import CachedAttentionPass
 from .constant_rows import ConstantRowsPass
 from .dedupe import ShareWeightsPass
 from .flatten import FlattenTokensPass
 from .fold import Fold, fold_model
+from .last_tokens import LastTokensPass, OfferStartPass
 from .masks import WidenMasksPass
 from .older import OlderOpsetPass
 from .parts import ReadPartsPass
@@ -59,6 +61,9 @@ PREPARE: tuple[PassMaker, ...] = (
     lambda _: ReadPartsPass(),
     lambda _: common.RemoveUnusedNodesPass(),
     lambda _: RotaryPass(),
+    lambda _: CachedAttentionPass(),
+    lambda _: common.RemoveUnusedNodesPass(),
+    lambda _: LastTokensPass(),
     lambda _: WidenMasksPass(),
     lambda _: AttentionLayoutPass(),
     lambda _: FlattenTokensPass(),
@@ -90,6 +95,7 @@ FINISH: tuple[PassMaker, ...] = (
 
 # When the marks of the passes have been read.
 LAST: tuple[PassMaker, ...] = (
+    lambda _: OfferStartPass(),
     lambda _: common.ClearMetadataAndDocStringPass(),
     lambda _: common.RemoveUnusedOpsetsPass(),
 )
@@ -99,13 +105,16 @@ __all__ = [
     "LAST",
     "PREPARE",
     "AttentionLayoutPass",
+    "CachedAttentionPass",
     "ConstantRowsPass",
     "Finishing",
     "FlattenTokensPass",
     "Fold",
+    "LastTokensPass",
     "MarkPrecisionPass",
     "NamePass",
     "NameSqueezedAxesPass",
+    "OfferStartPass",
     "OlderOpsetPass",
     "PassMaker",
     "ReadPartsPass",

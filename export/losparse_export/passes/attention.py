@@ -41,7 +41,7 @@ class AttentionLayoutPass(ir.passes.InPlacePass):
 
 
 @dataclass(frozen=True)
-class _Heads:
+class Heads:
     """What an input of attention is made from.
 
     Attributes:
@@ -56,8 +56,15 @@ class _Heads:
 
     @property
     def count(self) -> int:
+        """How many there are."""
         assert self.apart.shape is not None
         return int(self.apart.shape[2])  # type: ignore[arg-type]
+
+    @property
+    def width(self) -> int:
+        """Features of each."""
+        assert self.apart.shape is not None
+        return int(self.apart.shape[3])  # type: ignore[arg-type]
 
     def side_by_side(self, graph: ir.Graph, before: ir.Node) -> ir.Value:
         """Write what attention reads; (batch, sequence, heads * d)."""
@@ -91,9 +98,9 @@ class _Heads:
 def _rewrite(graph: ir.Graph, node: ir.Node) -> bool:
     past = [value for value in node.inputs[4:] if value is not None]
     used = [output for output in node.outputs[1:] if output.uses()]
-    joined = _joined_heads(node.outputs[0])
-    query = _split_heads(node.inputs[0])
-    heads = [_split_heads(_before_repeat(value) or value) for value in node.inputs[1:3]]
+    joined = joined_heads(node.outputs[0])
+    query = split_heads(node.inputs[0])
+    heads = [split_heads(before_repeat(value) or value) for value in node.inputs[1:3]]
     if past or used or joined is None or query is None:
         return False
     key, value = heads
@@ -113,7 +120,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> bool:
     return True
 
 
-def _before_repeat(value: ir.Value | None) -> ir.Value | None:
+def before_repeat(value: ir.Value | None) -> ir.Value | None:
     """Return (batch, heads, sequence, d) in front of Unsqueeze, Expand, Reshape that repeat every head in its place."""
     repeated = value
     for expected, axes in (("Reshape", 4), ("Expand", 5), ("Unsqueeze", 5)):
@@ -142,7 +149,7 @@ def _shape_of(value: ir.Value, back: int) -> ir.Shape | None:
     return value.shape
 
 
-def _split_heads(value: ir.Value | None) -> _Heads | None:
+def split_heads(value: ir.Value | None) -> Heads | None:
     """Recognise heads that a Transpose put in front of the sequence, and what is done to each behind it."""
     node = value.producer() if value is not None else None
     steps: list[ir.Node] = []
@@ -154,7 +161,7 @@ def _split_heads(value: ir.Value | None) -> _Heads | None:
         return None
     if not isinstance(apart.shape[2], int) or not isinstance(apart.shape[3], int):
         return None
-    return _Heads(apart, _whole(apart), tuple(steps))
+    return Heads(apart, _whole(apart), tuple(steps))
 
 
 def _is_step(node: ir.Node, later: list[ir.Node]) -> bool:
@@ -182,7 +189,7 @@ def _whole(apart: ir.Value) -> ir.Value | None:
     return whole if list(whole.shape) == [*apart.shape[:2], hidden] else None
 
 
-def _joined_heads(value: ir.Value) -> ir.Value | None:
+def joined_heads(value: ir.Value) -> ir.Value | None:
     """Return the value in which the heads are side by side again, if nothing else reads them apart."""
     for expected in ("Transpose", "Reshape"):
         users = [user for user, _ in value.uses()]

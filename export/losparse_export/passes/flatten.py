@@ -111,7 +111,7 @@ class _Flattener:
             return False
         if node.op_type in _BINARY:
             return all(self._is_per_token(value) or _axes(value) in (0, 1) for value in (first, *others))
-        if node.op_type == "LayerNormalization":
+        if node.op_type in ("LayerNormalization", "RMSNormalization"):
             return node.attributes.get_int("axis", -1) in (-1, 2) and all(_axes(value) == 1 for value in others)
         return node.op_type in _UNARY
 

@@ -5,7 +5,8 @@
     angles (1, s, d / 2) -> Cos -> Expand (b, s, d / 2) -> RotaryEmbedding, RotaryEmbedding, ...
 
 torch's exporter writes the first, because positions are the same for every text; the operator has no broadcasting, and
-onnxruntime refuses it for more than one text.
+onnxruntime refuses it for more than one text. Where every text has positions of its own, each rotation has cosines and
+sines of its own in the trace: these become one pair as well.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ def _rewrite(graph: ir.Graph, node: ir.Node, place: int, shared: dict[tuple[ir.V
     if function is None or rotated is None or rotated.shape is None or len(node.inputs) > 3:
         return False
     angles = function.inputs[0]
-    one_text = angles is not None and angles.shape is not None and angles.shape[0] == 1
-    if function.op_type not in ("Cos", "Sin") or angles is None or not one_text or rotated.shape[0] == 1:
+    if function.op_type not in ("Cos", "Sin") or angles is None or angles.shape is None or rotated.shape[0] == 1:
         return False
-    if (angles, function.op_type) not in shared:
-        shared[angles, function.op_type] = _for_every_text(graph, function, node)
-    node.replace_input_with(place, shared[angles, function.op_type])
+    key = angles, function.op_type
+    if key not in shared:
+        shared[key] = _for_every_text(graph, function, node) if angles.shape[0] == 1 else function.outputs[0]
+    if own is shared[key]:
+        return False
+    node.replace_input_with(place, shared[key])
     return True
 
 

@@ -25,9 +25,10 @@ from torch.onnx._internal.exporter._flags import set_onnx_exporting_flag
 
 from losparse.errors import LosparseError
 from losparse_runtime.contract.signature import Signature
-from losparse_runtime.contract.tensors import BATCH, PAST, SEQUENCE, TOTAL
+from losparse_runtime.contract.tensors import BATCH, PAST, SEQUENCE, TOKENS, TOTAL
 
 from ..opening.copies import private_copy
+from ..opening.task_model import TaskModel
 
 # How torch proposes a narrower axis: "sequence = 7", "sequence = Dim('sequence', min=2, max=36)", "sequence = 4*_s".
 _PROPOSAL = re.compile(rf"^\s*({BATCH}|{SEQUENCE}) = (.+)$", re.MULTILINE)
@@ -55,14 +56,13 @@ def axes_of(signature: Signature, shortest: int, longest: int) -> dict[str, dict
 # As inside torch.onnx.export: factored layers then leave a node of their own.
 @set_onnx_exporting_flag
 def capture_program(
-    module: nn.Module, sample: Mapping[str, Tensor], *, signature: Signature, longest: int, name: str
+    module: TaskModel, sample: Mapping[str, Tensor], *, longest: int, name: str
 ) -> ExportedProgram:
     """Run a module with symbols for its free axes, and return what it did.
 
     Args:
-        module: takes `sample` by name; it is not changed.
+        module: the model with its task, whose signature says which axes are free; it is not changed.
         sample: inputs by name.
-        signature: which of their axes are free.
         longest: tokens that the program must hold for.
         name: what to call the model in messages.
 
@@ -73,17 +73,19 @@ def capture_program(
     Raises:
         LosparseError: torch cannot follow the model, or the program would hold for some sizes alone.
     """
-    shortest = 1
+    shortest, signature = 1, module.signature
+    tokens = sample[signature.named("tokens") or TOKENS].shape[1]
     while True:
         try:
-            program = _export(private_copy(module), sample, axes_of(signature, shortest, longest))
+            axes = module.arguments(axes_of(signature, shortest, longest))
+            program = _export(private_copy(module), module.arguments(sample), axes)
         except LosparseError:
             raise
         except GuardOnDataDependentSymNode as error:
             raise LosparseError(_by_value(name, error)) from error
         except Exception as error:  # torch's other kinds, and whatever the model's own code raises
             needed = _needed_tokens(str(error), name, longest)
-            if needed is not None and shortest < needed <= _shortest_axis(sample):
+            if needed is not None and shortest < needed <= tokens:
                 shortest = needed
                 continue
             cause = error.__cause__ or error
@@ -93,21 +95,17 @@ def capture_program(
         return program
 
 
-def _export(module: nn.Module, sample: Mapping[str, Tensor], axes: dict[str, dict[int, Any]]) -> ExportedProgram:
+def _export(module: nn.Module, sample: Mapping[str, Any], axes: Mapping[str, Any]) -> ExportedProgram:
     # Sizes of 1 are then no special case. Conditions on sizes that the axes do not say become assertions.
     with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         return torch.export.export(
             module,
             (),
             dict(sample),
-            dynamic_shapes=axes,
+            dynamic_shapes=dict(axes),
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
         )
-
-
-def _shortest_axis(sample: Mapping[str, Tensor]) -> int:
-    return min(tensor.shape[1] for tensor in sample.values())
 
 
 def _by_value(name: str, error: Exception) -> str:

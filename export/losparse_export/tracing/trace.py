@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from losparse.errors import LosparseError
+from losparse_runtime.contract.signature import Signature
+from losparse_runtime.contract.tensors import TOTAL
 
 from ..graph.marks import SCOPE
 from ..graph.opsets import IR_VERSIONS, NEWEST, OLDEST
@@ -46,6 +48,7 @@ class Tracer(Protocol):
         """Return a graph that the caller may change."""
 
 
+_PAST = 5  # tokens of earlier runs that a trace begins with, where a model keeps some
 _WRAPPED = "model"  # where TaskModel holds the model
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -70,13 +73,14 @@ def trace_model(model: TaskModel) -> ir.Model:
     name = type(model.model).__name__
     _try(model, sample, name)
     with quiet_export(), torch.no_grad():
-        captured = capture_program(model, sample, signature=model.signature, longest=longest, name=name)
+        captured = capture_program(model, sample, longest=longest, name=name)
         try:
             graph = _translate(captured, model, sample, NEWEST)
         except RuntimeError as error:  # torch's own export errors are of this kind; the cause says more than they do
             reason = _first_line(error.__cause__ or error).partition(" : [")[0]  # what follows is the node's arguments
             graph = _translate_older(captured, model, sample, reason)
     _drop_wrapper(graph)
+    _name_axes(graph, model.signature)
     return graph
 
 
@@ -99,12 +103,12 @@ def _translate(program: ExportedProgram, model: TaskModel, sample: Mapping[str, 
     written = torch.onnx.export(
         program,
         (),
-        kwargs=dict(sample),
+        kwargs=model.arguments(sample),
         dynamo=True,
         opset_version=opset,
-        dynamic_shapes=axes_of(model.signature, 1, model.longest),  # for their names alone
+        dynamic_shapes=model.arguments(axes_of(model.signature, 1, model.longest)),  # for their names alone
         input_names=list(sample),
-        output_names=list(model.task.outputs),
+        output_names=list(model.outputs),
         optimize=False,
         verbose=False,
     )
@@ -156,7 +160,8 @@ def _shape(sample: Mapping[str, Tensor]) -> str:
 
 def sample_inputs(model: TaskModel, *, batch: int, length: int) -> dict[str, Tensor]:
     """Return inputs to trace with. The last row is padded: a mask of ones alone may be folded out of the graph."""
-    feeds = model.signature.counted_feeds(batch=batch, length=length)
+    past = _PAST if model.signature.states else 0
+    feeds = model.signature.counted_feeds(batch=batch, length=length, past=past)
     return {name: torch.from_numpy(array) for name, array in feeds.items()}
 
 
@@ -188,6 +193,18 @@ class _Without(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(self._start)
+
+
+def _name_axes(graph: ir.Model, signature: Signature) -> None:
+    """Call the axes of inputs as the signature does: torch has no names for sums of two."""
+    specs = {spec.name: spec for spec in signature.inputs}
+    for value in graph.graph.inputs:
+        spec = specs.get(value.name or "")
+        if spec is None or value.shape is None or len(value.shape) != len(spec.shape):
+            continue
+        for place, axis in enumerate(spec.shape):
+            if axis == TOTAL:
+                value.shape[place] = axis
 
 
 def _drop_wrapper(model: ir.Model) -> None:

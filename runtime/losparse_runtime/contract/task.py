@@ -40,7 +40,7 @@ class Task:
         metric: the number that a training is judged by, as `losparse.data` calls it; None where nothing is measured.
         causal: whether it predicts the next token of a text, so that its model must not see it.
         trained: whether `losparse compress --train` takes it.
-        exported: whether it is exported.
+        built: whether `losparse build` takes it.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Task:
     metric: str | None = None
     causal: bool = False
     trained: bool = True
-    exported: bool = True
+    built: bool = True
 
     @property
     def classifies(self) -> bool:
@@ -178,7 +178,7 @@ CAUSAL_LM = Task(
     helper="generate",
     metric="perplexity",
     causal=True,
-    exported=False,
+    built=False,
 )
 FEATURE_EXTRACTION = Task(
     "feature-extraction",
