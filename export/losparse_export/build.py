@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from losparse.errors import LosparseError, shown
 from losparse_runtime.contract.progress import Phases
+from losparse_runtime.contract.task import Task
 
 from .costs import Call, Calls, Traffic
 from .graph.layer import PlannedLayer
@@ -114,11 +115,20 @@ def check_choice(plan: Plan | None, calls: Calls | None, *, tune: bool) -> None:
                 f"the threads of calls= matter to tune=True (--tune) alone, got {call.threads}; add that, or leave "
                 "them out"
             )
-        if call.past:
-            raise LosparseError(
-                f"past of calls= is for models that keep what they computed of earlier tokens, which are not exported "
-                f"yet, got {call.past}; leave it out"
-            )
+
+
+def check_past(calls: Calls | None, task: Task) -> None:
+    """Refuse calls behind earlier tokens of a model that keeps nothing of them.
+
+    Raises:
+        LosparseError: see above.
+    """
+    call = next((call for call in Traffic.of(calls).calls if call.past), None)
+    if call is not None and not task.causal:
+        raise LosparseError(
+            f"past of calls= is for models that keep what they computed of earlier tokens, {task.name} is none of "
+            f"their tasks, got {call.past}; leave it out"
+        )
 
 
 def _lower_planned(prepared: ir.Model, plan: Plan, target: Target) -> ir.Model:

@@ -34,7 +34,7 @@ from losparse_runtime import Latency, NodeTime, Session, measure, profile_nodes,
 from losparse_runtime.contract.progress import SILENT, Phases, Progress
 from losparse_runtime.contract.task import FEATURE_EXTRACTION
 
-from .build import build_graph, check_choice, dense_plan
+from .build import build_graph, check_choice, check_past, dense_plan
 from .costs import Call
 from .folder.model import model_sizes
 from .folder.write import write_folder
@@ -146,6 +146,7 @@ def estimate_model(
     """
     check_target(target)
     check_choice(None, call, tune=True)  # every variant is timed, so threads matter
+    check_past(call, FEATURE_EXTRACTION)
     precisions = target.plans if precisions is None else precisions
     unknown = sorted(set(precisions) - set(target.plans))
     if unknown:

@@ -25,7 +25,7 @@ from losparse_runtime.contract.progress import Phases
 
 from .accuracy.measure import Accuracy, read_labelled
 from .accuracy.texts import Calibration, Feeds, TextFile, encode_calibration, read_calibration
-from .build import Built, build_graph, dense_plan
+from .build import Built, build_graph, check_past, dense_plan
 from .costs import Calls, Traffic
 from .folder.assets import check_reading, check_tokenizer, endless_limit
 from .folder.model import EXTERNAL_FROM, fingerprint
@@ -236,6 +236,7 @@ def opened_exporter(
     """
     phases.at(STEPS[0], 0, len(STEPS))
     loaded = load_model(source, task)
+    check_past(request.calls, loaded.task)
     check_tokenizer(loaded)
     check_reading(loaded)
     given = None if texts.calibration is None else read_calibration(texts.calibration, loaded.task.name)

@@ -91,8 +91,8 @@ def filled_cache(pairs: Sequence[tuple[Tensor, Tensor]]) -> DynamicCache:
 
 def _layer(name: str, number: int, layer: Any) -> LayerCache:
     keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-    plain = isinstance(layer, DynamicLayer) and isinstance(keys, Tensor) and isinstance(values, Tensor)
-    if not plain or keys.dim() != 4 or values.dim() != 4:
+    plain = isinstance(layer, DynamicLayer)
+    if not plain or not isinstance(keys, Tensor) or not isinstance(values, Tensor) or keys.dim() != 4:
         raise LosparseError(
             f"{name}: layer {number} keeps {type(layer).__name__} of earlier tokens, an export needs keys and values; "
             "state-space and linear-attention models are not exported"

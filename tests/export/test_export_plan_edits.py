@@ -213,10 +213,6 @@ def test_the_model_is_not_changed(model, plan):
             {"plan": None, "calls": Call(threads=3)},
             r"^the threads of calls= matter to tune=True \(--tune\) alone, got 3",
         ),
-        (
-            {"plan": None, "calls": Call(past=3)},
-            r"^past of calls= is for models that keep .*, got 3; leave it out$",
-        ),
         ({"plan": None, "calls": 128}, r"^calls must be a Call, or pairs of a Call and its weight, .*, got 128$"),
     ],
 )

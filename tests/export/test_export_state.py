@@ -1,4 +1,4 @@
-"""A model with a past is traced by its signature alone, though no exporter asks for one yet."""
+"""A model with a past is traced by its signature alone."""
 
 from __future__ import annotations
 

@@ -86,7 +86,9 @@ def describe_model(
 
 def describe_graph(model: ir.Model) -> Signature:
     """Return what a graph takes and gives."""
-    given = [value for value in model.graph.inputs if value.const_value is None]  # others have a value unless one is fed
+    given = [
+        value for value in model.graph.inputs if value.const_value is None
+    ]  # others have a value unless one is fed
     inputs, outputs = (tuple(map(_describe_value, values)) for values in (given, model.graph.outputs))
     return Signature(inputs, outputs, _states(model))
 

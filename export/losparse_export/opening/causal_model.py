@@ -1,5 +1,6 @@
-"""A language model as a module that takes and returns what it keeps of earlier tokens: one graph for a prompt and for
-one token more.
+"""A language model as a module that takes and returns what it keeps of earlier tokens.
+
+One graph serves a prompt and every token after it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class CausalModel(TaskModel):
         own = {name: value for name, value in values.items() if name not in pasts}
         return {**own, _STATES: {name: value for name, value in values.items() if name in pasts}}
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor,

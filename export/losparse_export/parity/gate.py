@@ -14,6 +14,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from ..target import CPU
 from .lengths import Case, choose_cases, telling_lengths
 from .locate import LayerDifference, first_difference
 from .mates import BatchMates, compare_with_mates
-from .states import tokenwise
+from .states import behind, tokenwise
 from .vectors import VectorAgreement, VectorComparison
 
 logger = logging.getLogger(__name__)
@@ -102,17 +103,24 @@ def make_feeds(model: TaskModel, case: Case, seed: int = 0) -> Arrays:
         case: batch and length.
         seed: of the tokens and of the lengths of the rows.
     """
+    signature = model.signature
     draw = Draw(
         case.batch,
-        case.length,
-        seed=(seed, case.batch, case.length, int(case.padded), *([case.past] if case.past else [])),
-        past=case.past,
+        case.past + case.length,
+        seed=(seed, case.batch, case.length, int(case.padded)),
         padding="drawn" if case.padded else "none",
-        side="left" if model.signature.states else "right",
+        side="left" if signature.states else "right",
         pairs=True,
         spare_filler=True,
     )
-    return model.signature.random_feeds(draw)
+    feeds = signature.random_feeds(draw)
+    return feeds if not case.past else behind(signature, feeds, case.past, partial(_states_of, model))
+
+
+def _states_of(model: TaskModel, feeds: Arrays) -> Arrays:
+    """Return what PyTorch leaves behind a run for the next one."""
+    outputs = model.reference({name: torch.from_numpy(array) for name, array in feeds.items()})
+    return model.signature.next_states({name: tensor.numpy() for name, tensor in outputs.items()})
 
 
 def check_parity(

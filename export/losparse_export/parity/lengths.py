@@ -48,8 +48,8 @@ class Case:
     past: int = 0
 
 
-# One token more, of one text and of several; several tokens more, as where a prompt is read in parts: of one text alone,
-# for GroupQueryAttention of onnxruntime 1.31 takes no more.
+# One token more, of one text and of several; several tokens more, as where a prompt is read in parts: of one text, for
+# GroupQueryAttention of onnxruntime 1.31 takes no more.
 _BEHIND = (
     Case(1, 1, padded=False, past=1),
     Case(1, 1, padded=False, past=23),

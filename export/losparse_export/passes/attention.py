@@ -26,7 +26,7 @@ import onnx_ir as ir
 from ..graph.constants import add_constant, new_node
 from ..graph.marks import inherit
 
-_SWAP = (0, 2, 1, 3)
+SWAP = (0, 2, 1, 3)
 _NORMS = ("LayerNormalization", "RMSNormalization")
 
 
@@ -191,6 +191,7 @@ def _whole(apart: ir.Value) -> ir.Value | None:
 
 def joined_heads(value: ir.Value) -> ir.Value | None:
     """Return the value in which the heads are side by side again, if nothing else reads them apart."""
+    value = _after_nothing(value)
     for expected in ("Transpose", "Reshape"):
         users = [user for user, _ in value.uses()]
         if len(users) != 1 or users[0].op_type != expected or value.is_graph_output():
@@ -201,5 +202,14 @@ def joined_heads(value: ir.Value) -> ir.Value | None:
     return value if value.shape is not None and len(value.shape) == 3 else None
 
 
+def _after_nothing(value: ir.Value) -> ir.Value:
+    """Step over a Reshape to the shape that a value has."""
+    users = [user for user, _ in value.uses()]
+    if len(users) != 1 or users[0].op_type != "Reshape" or value.is_graph_output() or value.shape is None:
+        return value
+    same = users[0].outputs[0]
+    return same if same.shape is not None and list(same.shape) == list(value.shape) else value
+
+
 def _is_swap(node: ir.Node) -> bool:
-    return node.op_type == "Transpose" and tuple(node.attributes["perm"].as_ints()) == _SWAP
+    return node.op_type == "Transpose" and tuple(node.attributes["perm"].as_ints()) == SWAP

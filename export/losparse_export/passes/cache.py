@@ -9,9 +9,9 @@
 
     q -> steps, k -> steps, v, past key, past value, ends, total, bias -> GroupQueryAttention -> y, present key, value
 
-Bound to one buffer as past and present, the operator writes what is new behind what is there. Concat and Expand cost 1.6
-times the whole step after 512 tokens (docs/speed.md). Where the new tokens of a text go is read off the mask, whose last
-1 is the newest token: padding may be on the left, where a bias hides it, or on the right.
+Bound to one buffer as past and present, the operator writes what is new behind what is there. With Concat and Expand a
+step takes 1.6 times as long after 512 tokens. Where the new tokens of a text go is read off the mask, whose last 1 is
+the newest token: padding may be on the left, where a bias hides it, or on the right.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import onnx_ir as ir
 
 from losparse_runtime.contract.tensors import present_of, role_of
 
-from ..graph.constants import add_constant
+from ..graph.constants import add_constant, new_node
 from ..graph.marks import inherit
-from .attention import Heads, before_repeat, joined_heads, split_heads
+from .attention import SWAP, Heads, before_repeat, joined_heads, split_heads
 from .cache_masks import MaskReader
 
 CACHED_ATTENTION, MICROSOFT = "GroupQueryAttention", "com.microsoft"
@@ -39,26 +39,61 @@ class _Cached:
     """What an Attention node with a cache is made of.
 
     Attributes:
-        query: its heads, as those of the new keys and values.
-        key: see above.
-        value: see above.
+        sides: queries, new keys and new values, which know how to be written side by side.
         pasts: keys and values of earlier tokens.
         presents: keys and values of all of them.
-        joined: what is made of its output, heads side by side.
         window: how many tokens each sees, itself included; None for all before it.
     """
 
-    query: Heads
-    key: Heads
-    value: Heads
+    sides: tuple[_Side, _Side, _Side]
     pasts: tuple[ir.Value, ir.Value]
     presents: tuple[ir.Value, ir.Value]
-    joined: ir.Value
     window: int | None
 
 
+@dataclass(frozen=True)
+class _Side:
+    """Queries, new keys or new values.
+
+    Attributes:
+        apart: (batch, heads, sequence, width), as the trace has them.
+        heads: how they came about, where a Transpose put heads in front of tokens; None for other ways.
+    """
+
+    apart: ir.Value
+    heads: Heads | None
+
+    @property
+    def count(self) -> int:
+        """Heads."""
+        return self._size(1)
+
+    @property
+    def width(self) -> int:
+        """Features of a head."""
+        return self._size(3)
+
+    def _size(self, axis: int) -> int:
+        size = self.apart.shape[axis] if self.apart.shape is not None else None
+        return size if isinstance(size, int) else 0
+
+    def side_by_side(self, graph: ir.Graph, before: ir.Node) -> ir.Value:
+        """Write what the operator reads; (batch, sequence, heads * width)."""
+        if self.heads is not None:
+            return self.heads.side_by_side(graph, before)
+        assert self.apart.shape is not None
+        swapped = new_node(graph, before, "Transpose", [self.apart], like=self.apart, scope=before, perm=SWAP)
+        hidden = self.count * self.width
+        sizes = add_constant(graph, f"heads_together_{hidden}", np.array([0, 0, hidden]))
+        whole = new_node(graph, before, "Reshape", [swapped, sizes], like=self.apart, scope=before)
+        batch, _, tokens, _ = self.apart.shape
+        swapped.shape = ir.Shape([batch, tokens, self.count, self.width])
+        whole.shape = ir.Shape([batch, tokens, hidden])
+        return whole
+
+
 class CachedAttentionPass(ir.passes.InPlacePass):
-    """Rewrites every Attention node that reads a cache, where all of a model can be: one graph has one kind of cache."""
+    """Rewrites every Attention node that reads a cache, where all of a model can be: a graph has one kind of cache."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on the main graph."""
@@ -82,34 +117,39 @@ class CachedAttentionPass(ir.passes.InPlacePass):
 
 def _recognise(node: ir.Node, reader: MaskReader) -> _Cached | None:
     """Return the parts of a node with a cache; None for another one, or for one that the operator cannot do."""
-    joined, query = joined_heads(node.outputs[0]), split_heads(node.inputs[0])
-    sides = [_cached_side(value) for value in node.inputs[1:3]]
-    if joined is None or query is None or any(output.uses() for output in node.outputs[1:]):
-        return None
-    key, value = sides
-    if key is None or value is None or len(node.inputs) < 4 or node.inputs[3] is None:
+    query = _side(node.inputs[0])
+    key, value = (_cached_side(value) for value in node.inputs[1:3])
+    if query is None or key is None or value is None or any(output.uses() for output in node.outputs[1:]):
         return None
     (new_key, past_key, present_key), (new_value, past_value, present_value) = key, value
     same = new_key.count == new_value.count and new_key.width == new_value.width == query.width
-    read = reader.window(node.inputs[3])
+    read = reader.window(node.inputs[3] if len(node.inputs) > 3 else None)
     if not same or not read.causal:
         return None
     pasts, presents = (past_key, past_value), (present_key, present_value)
-    return _Cached(query, new_key, new_value, pasts, presents, joined, read.window)
+    return _Cached((query, new_key, new_value), pasts, presents, read.window)
 
 
-def _cached_side(value: ir.Value | None) -> tuple[Heads, ir.Value, ir.Value] | None:
+def _side(value: ir.Value | None) -> _Side | None:
+    """Take heads of known number and width."""
+    if value is None or value.shape is None or len(value.shape) != 4:
+        return None
+    side = _Side(value, split_heads(value))
+    return side if side.count and side.width else None
+
+
+def _cached_side(value: ir.Value | None) -> tuple[_Side, ir.Value, ir.Value] | None:
     """Return the new heads of keys or values, what they are put behind, and what that gives."""
     present = before_repeat(value) or value
     concat = present.producer() if present is not None else None
     if present is None or concat is None or concat.op_type != "Concat" or len(concat.inputs) != 2:
         return None
     past, new = concat.inputs
-    heads = split_heads(new)
-    if past is None or heads is None or concat.attributes.get_int("axis", 0) not in (2, -2):
+    side = _side(new)
+    if past is None or side is None or concat.attributes.get_int("axis", 0) not in (2, -2):
         return None
     given = past.is_graph_input() and present.is_graph_output() and present_of(past.name or "") == present.name
-    return (heads, past, present) if given else None
+    return (side, past, present) if given else None
 
 
 @dataclass(frozen=True)
@@ -158,19 +198,34 @@ class _Shared:
 
 
 def _rewrite(graph: ir.Graph, node: ir.Node, parts: _Cached, shared: _Shared) -> None:
-    sides = [part.side_by_side(graph, node) for part in (parts.query, parts.key, parts.value)]
-    attributes = [ir.AttrInt64("num_heads", parts.query.count), ir.AttrInt64("kv_num_heads", parts.key.count)]
+    query, key, _ = parts.sides
+    sides = [part.side_by_side(graph, node) for part in parts.sides]
+    attributes = [ir.AttrInt64("num_heads", query.count), ir.AttrInt64("kv_num_heads", key.count)]
     attributes += [node.attributes[name] for name in ("scale", "softcap") if name in node.attributes]
     if parts.window is not None:
         attributes.append(ir.AttrInt64("local_window_size", parts.window))
     inputs = [*sides, *parts.pasts, shared.ends, shared.total, None, None, None, shared.bias]
     new = inherit(ir.Node(MICROSOFT, CACHED_ATTENTION, inputs, attributes, num_outputs=3), node)
     output, *presents = new.outputs
-    output.type, output.shape = parts.joined.type, parts.joined.shape
+    output.type, output.shape = node.outputs[0].type, sides[0].shape
     graph.insert_before(node, new)
-    parts.joined.replace_all_uses_with(output, replace_graph_outputs=True)
+    _hand_on(graph, node, output, query)
     for old, present in zip(parts.presents, presents, strict=True):
         present.type, present.shape = old.type, old.shape
         # What else reads the old value - the Expand to all heads - is read by nothing any more.
         graph.outputs[list(graph.outputs).index(old)] = present
         present.name, old.name = old.name, None
+
+
+def _hand_on(graph: ir.Graph, node: ir.Node, output: ir.Value, query: _Side) -> None:
+    """Let what reads the old node read the new one, which has its heads side by side."""
+    joined = joined_heads(node.outputs[0])
+    if joined is not None:
+        joined.replace_all_uses_with(output, replace_graph_outputs=True)
+        return
+    sizes = add_constant(graph, f"heads_apart_{query.count}", np.array([0, 0, query.count, query.width]))
+    apart = new_node(graph, node, "Reshape", [output, sizes], like=node.outputs[0], scope=node)
+    swapped = new_node(graph, node, "Transpose", [apart], like=node.outputs[0], scope=node, perm=SWAP)
+    if output.shape is not None:
+        apart.shape = ir.Shape([*output.shape[:2], query.count, query.width])
+    node.outputs[0].replace_all_uses_with(swapped, replace_graph_outputs=True)

@@ -1,7 +1,7 @@
 """What a mask of attention lets a token see, found by computing it: models write one mask in many ways.
 
-The part of the graph that makes a mask reads sizes and the mask of the tokens alone, so it runs in no time; what it says
-for a few sizes is compared with what the operator does: all tokens before, or the last so many of them, but no padding.
+The part of the graph that makes a mask reads sizes and the mask of the tokens alone: it runs in no time. What it says
+for a few sizes is compared with what the operator does: all tokens before, or the last so many of them, no padding.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from losparse_runtime.contract.tensors import PAST, SEQUENCE, TOTAL, present_of, role_of
+from losparse_runtime.contract.variant import DEFAULT_PROVIDER
+from losparse_runtime.dependencies import import_onnxruntime
 
 # Tokens behind which a token looks for the end of its window: longer ones are taken for none, as by models whose
 # positions end there.
@@ -101,10 +102,11 @@ class _Part:
             for value in node.outputs:
                 value.shape = None if value is not mask else value.shape
         part.graph.inputs[:] = inputs
-        options = onnxruntime.SessionOptions()
+        runtime = import_onnxruntime()
+        options = runtime.SessionOptions()
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            ir.to_proto(part).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        self._session = runtime.InferenceSession(
+            ir.to_proto(part).SerializeToString(), options, providers=[DEFAULT_PROVIDER]
         )
 
     def __call__(self, past: int, own: int, mask: NDArray[np.int64]) -> NDArray[np.bool_]:

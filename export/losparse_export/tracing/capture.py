@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sympy  # type: ignore[import-untyped]
@@ -28,7 +28,6 @@ from losparse_runtime.contract.signature import Signature
 from losparse_runtime.contract.tensors import BATCH, PAST, SEQUENCE, TOKENS, TOTAL
 
 from ..opening.copies import private_copy
-from ..opening.task_model import TaskModel
 
 # How torch proposes a narrower axis: "sequence = 7", "sequence = Dim('sequence', min=2, max=36)", "sequence = 4*_s".
 _PROPOSAL = re.compile(rf"^\s*({BATCH}|{SEQUENCE}) = (.+)$", re.MULTILINE)
@@ -56,15 +55,23 @@ def axes_of(signature: Signature, shortest: int, longest: int) -> dict[str, dict
 # As inside torch.onnx.export: factored layers then leave a node of their own.
 @set_onnx_exporting_flag
 def capture_program(
-    module: TaskModel, sample: Mapping[str, Tensor], *, longest: int, name: str
+    module: nn.Module,
+    sample: Mapping[str, Tensor],
+    *,
+    signature: Signature,
+    longest: int,
+    name: str,
+    arguments: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
 ) -> ExportedProgram:
     """Run a module with symbols for its free axes, and return what it did.
 
     Args:
-        module: the model with its task, whose signature says which axes are free; it is not changed.
+        module: what `arguments` makes of inputs by name is what it takes; it is not changed.
         sample: inputs by name.
+        signature: which of their axes are free.
         longest: tokens that the program must hold for.
         name: what to call the model in messages.
+        arguments: groups what belongs to the inputs, as the module takes it.
 
     Returns:
         The program. Where its code treats very short texts in another way it is that for the longer ones; whether it
@@ -73,12 +80,12 @@ def capture_program(
     Raises:
         LosparseError: torch cannot follow the model, or the program would hold for some sizes alone.
     """
-    shortest, signature = 1, module.signature
+    shortest = 1
     tokens = sample[signature.named("tokens") or TOKENS].shape[1]
     while True:
         try:
-            axes = module.arguments(axes_of(signature, shortest, longest))
-            program = _export(private_copy(module), module.arguments(sample), axes)
+            axes = arguments(axes_of(signature, shortest, longest))
+            program = _export(private_copy(module), arguments(sample), axes)
         except LosparseError:
             raise
         except GuardOnDataDependentSymNode as error:

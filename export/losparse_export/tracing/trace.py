@@ -73,7 +73,9 @@ def trace_model(model: TaskModel) -> ir.Model:
     name = type(model.model).__name__
     _try(model, sample, name)
     with quiet_export(), torch.no_grad():
-        captured = capture_program(model, sample, longest=longest, name=name)
+        captured = capture_program(
+            model, sample, signature=model.signature, longest=longest, name=name, arguments=model.arguments
+        )
         try:
             graph = _translate(captured, model, sample, NEWEST)
         except RuntimeError as error:  # torch's own export errors are of this kind; the cause says more than they do
