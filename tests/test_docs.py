@@ -21,7 +21,15 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+)
 
 from losparse import METHODS
 from losparse.cli.main import COMMANDS, main
@@ -32,7 +40,7 @@ from losparse.errors import LosparseError
 from losparse_runtime.contract.task import TASKS
 from losparse_runtime.tasks import HELPERS
 from tests.cli.conftest import make_model, make_texts, make_tokenizer, write_csv
-from tests.runtime.decoder_models import Made, write_decoder
+from tests.runtime.decoder_models import Made, byte_tokenizer, write_decoder
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -116,7 +124,24 @@ def language_model(folder: Path) -> dict[str, Any]:
     return {}
 
 
-SETTINGS = {"files": lambda _folder: {}, "trainer": trainer_names, "language": language_model}
+def decoder(folder: Path) -> dict[str, Any]:
+    """A dense language model in PyTorch, `LM`, and stories to learn from and to measure on."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(), eos_token="</s>", pad_token="<pad>")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=259, max_position_embeddings=64)).save_pretrained(folder / "LM")
+    tokenizer.save_pretrained(folder / "LM")
+    for name, seed in (("stories", 0), ("held-out", 1)):
+        rows = [json.dumps({"text": text}) for text, _ in make_texts(64, seed)]
+        (folder / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    return {}
+
+
+SETTINGS = {
+    "files": lambda _folder: {},
+    "trainer": trainer_names,
+    "language": language_model,
+    "decoder": decoder,
+}
 
 
 def shell_lines(text: str) -> Iterator[list[str]]:

@@ -31,7 +31,7 @@ COMMANDS = {
     "estimate": "measure what compression would bring, before anyone trains",
     "export": "write a checkpoint, compressed or dense, as an ONNX folder",
     "check": "compare an ONNX folder with the model it came from",
-    "eval": "measure a language model: perplexity, and right answers among choices",
+    "eval": "measure a model: perplexity, right answers among choices, metrics of labelled texts",
     "golden": "record what a model says, to check its ONNX folder without it",
     "bench": "time an ONNX folder, alone or against another one",
     "run": "run an ONNX folder on texts",

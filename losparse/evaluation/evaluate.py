@@ -152,10 +152,7 @@ def _open(
 
         session = Session(source, providers, threads, variant=variant)
         return FolderModel(session), "onnxruntime", session.variant
-    if variant is not None or tuple(providers) != (DEFAULT_PROVIDER,):
-        raise LosparseError(
-            f"--variant and --provider are for ONNX folders, and '{source}' is a checkpoint; leave them out"
-        )
+    refuse_providers(source, providers, variant)
     folder = find_model(source)
     from .checkpoint import open_checkpoint  # torch takes seconds to load: not before what is wrong was said
 
@@ -164,3 +161,15 @@ def _open(
 
         torch.set_num_threads(threads)
     return open_checkpoint(folder), "pytorch", None
+
+
+def refuse_providers(source: str | Path, providers: Sequence[Provider], variant: str | None = None) -> None:
+    """Refuse what has no meaning for a checkpoint.
+
+    Raises:
+        LosparseError: a variant is named, or a provider.
+    """
+    if variant is not None or tuple(providers) != (DEFAULT_PROVIDER,):
+        raise LosparseError(
+            f"--variant and --provider are for ONNX folders, and '{source}' is a checkpoint; leave them out"
+        )

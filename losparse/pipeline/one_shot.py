@@ -39,9 +39,6 @@ from .texts import read_calibration, tokenize_calibration
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_BLOCK = 512
-"""Tokens of a block of text for causal models, where the job does not say and the model has as many positions."""
-
 
 @dataclass(frozen=True)
 class _Prepared:
@@ -81,7 +78,7 @@ def _prepare(job: CompressionJob, checkpoint: Checkpoint, progress: Progress) ->
     recipe = job.recipe
     config = checkpoint.config
     task = find_task(architecture_of(checkpoint).__name__, config.get("problem_type"), named=config.get(TASK_FIELD))
-    full_rows = find_texts(task).full_rows
+    texts_of_task = find_texts(task)
     with progress.stage("reading the data"):
         texts = read_calibration(job, task)
     if texts is not None and config.get("is_encoder_decoder"):
@@ -90,15 +87,13 @@ def _prepare(job: CompressionJob, checkpoint: Checkpoint, progress: Progress) ->
             "that needs no texts, such as svd"
         )
     with progress.stage("opening the model"):
-        tokenizer = load_tokenizer(checkpoint.folder, pads=not full_rows)
+        tokenizer = load_tokenizer(checkpoint.folder, pads=not texts_of_task.full_rows)
         model = fit_padding(load_as_is(checkpoint, recipe.training.seed), tokenizer)
         original = count_original(model)
         drop_unseen(model, recipe)
     rows, batches, length = None, [], None
     if texts is not None:
-        length = text_length(model, tokenizer, job.max_length)
-        if full_rows and job.max_length is None:
-            length = min(length, _BLOCK)
+        length = text_length(model, tokenizer, job.max_length, usual=texts_of_task.usual_length)
         rows = tokenize_calibration(texts, tokenizer, task, length, recipe.training, progress)
         batches = calibration_batches(rows, tokenizer, recipe.training, task=task)
     drop_on_texts(model, recipe, progress, few=lambda: batches, batches=lambda: batches, sequential=job.sequential)

@@ -106,7 +106,7 @@ def prepare(job: CompressionJob, checkpoint: Checkpoint, progress: Progress) -> 
         original = count_original(model)
         drop_unseen(model, recipe)
         teacher = None if of_teacher is None else _open_teacher(of_teacher, recipe, train.label_names, tokenizer)
-    length = text_length(model, tokenizer, job.max_length, teacher)
+    length = text_length(model, tokenizer, job.max_length, teacher, usual=find_data(task).usual_length)
     parts = tokenize_parts(train, validation, tokenizer, task, length, progress)
     calibration = None
     if texts is not None:

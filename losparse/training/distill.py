@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import Trainer
 
 from losparse_runtime.contract.task import Labels, Task
@@ -25,6 +26,9 @@ from ..data.tokens import IGNORED
 from ..errors import LosparseError
 from ..models.depth import even_layers, find_blocks, recorded
 from .recipe import Training
+
+_PART = 2**24
+"""Logits that are compared at a time, and again for their gradient: of large vocabularies all at once take gigabytes."""
 
 
 class MeanLossTrainer(Trainer):  # type: ignore[misc]
@@ -76,7 +80,8 @@ class DistillingTrainer(MeanLossTrainer):
         with recorded(self.blocks[0]) as student_states:
             loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
         with torch.no_grad(), recorded(self.blocks[1]) as teacher_states:
-            targets = self.teacher(**{key: value for key, value in inputs.items() if "label" not in key})
+            feeds = {key: value for key, value in inputs.items() if "label" not in key}
+            targets = self.teacher(**feeds, **({"use_cache": False} if self.task.causal else {}))
         weight = self.recipe.distill_weight
         if weight > 0:
             loss = (1.0 - weight) * loss + weight * self._imitation(outputs, targets, inputs.get("labels"))
@@ -96,12 +101,13 @@ class DistillingTrainer(MeanLossTrainer):
 
 
 def distillation_loss(
-    student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float, kind: Labels
+    student: Tensor, teacher: Tensor, labels: Tensor | None, temperature: float, kind: Labels, *, part: int = _PART
 ) -> Tensor:
     """Return T^2 * KL(teacher || student) of softened distributions, averaged over rows.
 
     Where any number of classes applies, each logit is a distribution of its own, yes or no, and the mean is over them
-    too, as that of the task's loss. A number is no distribution: of it the mean squared difference is taken.
+    too, as that of the task's loss. A number is no distribution: of it the mean squared difference is taken. Of a
+    language model every token of a row is a row here, and memory does not grow with their number.
 
     Args:
         student: logits; (..., classes).
@@ -109,6 +115,7 @@ def distillation_loss(
         labels: rows labelled -100 are left out when it has one label per row; (...).
         temperature: T, above 0.
         kind: what the task's labels are.
+        part: most logits that are compared at a time.
 
     Returns:
         In nats; ().
@@ -117,15 +124,25 @@ def distillation_loss(
         return F.mse_loss(student.float(), teacher.float())
     if kind == "classes":
         student, teacher = yes_or_no(student), yes_or_no(teacher)
-    rows = F.kl_div(
+    if labels is not None and labels.dim() > 1 and labels.shape == student.shape[:-1]:
+        counted = labels != IGNORED
+        student, teacher = student[counted], teacher[counted]
+    student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
+    size = max(1, part // student.shape[-1])
+    # `split`, since a slice's gradient would be as large as all rows, for every part.
+    parts = zip(student.split(size), teacher.split(size), strict=True)
+    losses = [checkpoint(_divergence, *part, temperature, use_reentrant=False) for part in parts]
+    return torch.stack(losses).sum() / len(student) * temperature**2
+
+
+def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return the sum over rows of KL(teacher || student) of softened distributions; ()."""
+    return F.kl_div(
         F.log_softmax(student.float() / temperature, dim=-1),
         F.log_softmax(teacher.float() / temperature, dim=-1),
-        reduction="none",
+        reduction="sum",
         log_target=True,
-    ).sum(-1)
-    if labels is not None and labels.shape == rows.shape and rows.dim() > 1:
-        rows = rows[labels != IGNORED]
-    return rows.mean() * temperature**2
+    )
 
 
 def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor | None) -> Tensor:

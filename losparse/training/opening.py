@@ -189,8 +189,17 @@ def text_length(
     tokenizer: PreTrainedTokenizerBase,
     wanted: int | None,
     teacher: PreTrainedModel | None = None,
+    *,
+    usual: int | None = None,
 ) -> int:
     """Return how many tokens a text may have: what is wanted, or all that model and teacher have positions for.
+
+    Args:
+        model: to read them.
+        tokenizer: of it.
+        wanted: by the caller; None where he does not say.
+        teacher: another model to read them.
+        usual: the most where nobody says; None for no such bound.
 
     Raises:
         LosparseError: more is wanted than one of them has positions.
@@ -198,9 +207,9 @@ def text_length(
     counts = [count_positions(each) for each in (model, teacher) if each is not None]
     known = [count for count in counts if count is not None]
     if not known:
-        return wanted or as_limit(tokenizer.model_max_length) or NO_LIMIT
+        return wanted or usual or as_limit(tokenizer.model_max_length) or NO_LIMIT
     limit = min(known)
     if wanted is not None and wanted > limit:
         whose = "model" if limit == counts[0] else "teacher"
         raise LosparseError(f"max_length (--max-length) must be at most the {whose}'s {limit} positions, got {wanted}")
-    return limit if wanted is None else wanted
+    return wanted or min(limit, usual or limit)

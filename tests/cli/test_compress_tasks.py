@@ -117,6 +117,25 @@ def test_a_causal_model_learns_from_plain_text(compress_into: Any, tmp_path: Pat
     assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=3, pad_token_id=0).shape[1] >= 3
 
 
+def test_a_causal_model_recovers_from_its_dense_self(
+    compress_into: Any, losparse: Any, tmp_path: Path, decoder: Path
+) -> None:
+    """What its training measures in the end is what `losparse eval` says of the folder."""
+    train, held_out = tmp_path / "train.txt", tmp_path / "held-out.txt"
+    train.write_text("\n".join(text for text, _ in make_texts(96, 0)))
+    held_out.write_text("\n".join(["the film was a story"] * 8))
+    flags = ("--task", "causal-lm", *STEPS, "--method", "rom", "--keep", 0.6, "--max-length", 8)
+    recovery = ("--teacher", decoder, "--distill-weight", 1.0, "--lora-rank", 2, "--gradient-accumulation", 2)
+    done = compress_into(*flags, *recovery, model=decoder, train=train, validation=held_out)
+    assert done.code == 0, done.err
+    measured = report_of(tmp_path)["metrics"]
+    done = losparse("eval", tmp_path / "out", "--texts", held_out, "--window", 8, "--json", tmp_path / "eval.json")
+    assert done.code == 0, done.err
+    told = json.loads((tmp_path / "eval.json").read_text())["texts"]
+    assert told["tokens"] % 8 == 0, "no block is left out of training's"
+    assert told["loss"] == pytest.approx(measured["loss"], rel=1e-5)  # fp32, in other batches
+
+
 def test_what_a_causal_model_cannot_learn_from_is_refused(
     compress_into: Any, tmp_path: Path, decoder: Path, sources: Sources
 ) -> None:

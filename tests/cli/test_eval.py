@@ -14,7 +14,7 @@ from losparse_runtime.evaluation.choices import Question
 
 from ..core.conftest import build_llama
 from ..runtime.decoder_models import Made, byte_tokenizer, write_decoder
-from .conftest import Command
+from .conftest import Command, Pass, Sources
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +86,42 @@ def test_what_does_not_fit_is_one_line(losparse: Command, folder: Path, files: t
     ):
         done = losparse("eval", folder, *arguments)
         assert done.code == 2 and done.err.count("\n") == 1 and message in done.err
+
+
+# Labelled texts
+
+
+def test_a_checkpoint_and_its_folder_are_measured_on_labelled_texts(
+    losparse: Command, whole_pass: Pass, sources: Sources, tmp_path: Path
+) -> None:
+    """The folder is that of the checkpoint, and both are measured as the training was."""
+    trained = json.loads((whole_pass.compressed / "losparse_report.json").read_text())["metrics"]
+    told = {}
+    for name, source in (("pytorch", whole_pass.compressed), ("fp32", whole_pass.onnx)):
+        done = losparse("eval", source, "--data", sources.validation, "--json", tmp_path / "out.json")
+        assert (done.code, done.err) == (0, "")
+        told[name] = json.loads((tmp_path / "out.json").read_text())["data"]
+        assert done.out.startswith(f"{name}: accuracy {trained['accuracy']:.4g}")
+        assert done.out.endswith(f"on {told[name]['texts']} texts of {sources.validation.name}\n")
+    for name, found in told.items():
+        assert found["metric"] == "accuracy" and list(found["models"]) == [name]
+        assert found["models"][name]["value"] == pytest.approx(trained["accuracy"])
+        assert found["models"][name]["metrics"]["matthews"]["value"] == pytest.approx(trained["matthews"])
+    assert told["pytorch"]["models"]["pytorch"]["error"] is None and told["fp32"]["models"]["fp32"]["error"] > 0
+    # in batches of another size: fp32
+    assert told["pytorch"]["models"]["pytorch"]["metrics"]["loss"]["value"] == pytest.approx(trained["loss"], rel=1e-4)
+
+
+def test_options_of_the_other_kind_are_refused(
+    losparse: Command, folder: Path, files: tuple[Path, Path], sources: Sources
+) -> None:
+    losparse("eval", folder, "--data", sources.validation, "--window", "8").refused("leave out --window, or --data")
+    losparse("eval", sources.model, "--data", sources.validation, "--variant", "int8").refused("--variant")
+    losparse("eval", folder, "--texts", files[0], "--label-column", "label").refused("--label-column", "--data")
+    losparse("eval", sources.model, "--data", sources.validation, "--provider", "X").refused("--variant and --provider")
+
+
+def test_a_model_without_labels_takes_texts(losparse: Command, decoder: Path, sources: Sources) -> None:
+    losparse("eval", decoder, "--data", sources.validation).refused(
+        "--data is for models whose texts have labels (text-classification", "causal-lm; a language model takes --texts"
+    )

@@ -32,6 +32,27 @@ def test_distillation_loss_by_hand():
     torch.testing.assert_close(rows, expected)
 
 
+@pytest.mark.parametrize("part", [1, 40, 10**6])
+def test_tokens_are_compared_part_by_part_without_keeping_more(part: int):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 5, 11, requires_grad=True), torch.randn(2, 5, 11)
+    kept: set[int] = set()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = distillation_loss(student, teacher, torch.ones(2, 5), 3.0, "none", part=part)
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert kept <= {each.untyped_storage().data_ptr() for each in (student, teacher)}, "logits are there anyway"
+    p, q = (F.softmax(each.double() / 3, -1) for each in (teacher, student))
+    expected = 9 * (p * (p / q).log()).sum(-1).mean()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)  # fp32
+    # d/dz of T^2 mean KL is T (q - p) over the number of tokens
+    torch.testing.assert_close(gradient.double(), 3 * (q - p).detach() / 10, rtol=1e-4, atol=1e-7)
+
+
 def test_any_number_of_classes_is_imitated_one_by_one():
     student, teacher = torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 1.0]])
     p = torch.sigmoid(torch.tensor(1.0))  # of the first logit at T = 2; the second ones are equal

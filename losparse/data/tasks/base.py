@@ -33,6 +33,7 @@ class TaskData:
     Attributes:
         plain: whether .txt files will do, since there are no labels.
         full_rows: whether rows are cut from all texts together, all of one length, so that none is padded.
+        usual_length: most tokens of a row where nobody says how many; None for as many as a model reads.
         label_keys: of a row, what the model takes as labels.
         chunk: texts tokenised between two reports of progress.
         notes: what a metric must know of a row beside its labels, as a message says it; "" where that is nothing.
@@ -40,6 +41,7 @@ class TaskData:
 
     plain: ClassVar[bool] = False
     full_rows: ClassVar[bool] = False
+    usual_length: ClassVar[int | None] = None
     label_keys: ClassVar[tuple[str, ...]] = ("labels",)
     notes: ClassVar[str] = ""
     chunk: ClassVar[int] = 1000

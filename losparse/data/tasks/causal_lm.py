@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from losparse_runtime.contract.task import CAUSAL_LM
 from losparse_runtime.contract.tensors import MASK, TOKENS
 from losparse_runtime.evaluation.likelihood import perplexity
+from losparse_runtime.evaluation.windows import WINDOW
 
 from ...errors import LosparseError
 from ..columns import TEXT_COLUMNS, Columns, find_column, texts_of
@@ -32,6 +33,7 @@ class CausalLm(TaskData):
 
     plain = True
     full_rows = True
+    usual_length = WINDOW
 
     def read(self, table: Table, columns: Columns, names: Sequence[str] | None) -> Examples:
         """Return texts; see `TaskData.read`."""

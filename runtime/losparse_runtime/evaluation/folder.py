@@ -32,7 +32,8 @@ class FolderModel:
         task = TASKS[session.task]
         if not task.causal:
             raise InputError(
-                f"{session.folder}: is for {task.name}, and predicts no text; give a folder of a language model"
+                f"{session.folder}: is for {task.name}, and predicts no text; give a folder of a language "
+                "model, or measure this one on labelled texts (`losparse eval --data`)"
             )
         self.session = session
         (self._output,) = task.outputs

@@ -14,12 +14,9 @@ from ..errors import InputError
 from ..text.encoder import text_list
 from .likelihood import perplexity
 from .rows import RUN_TOKENS, Row, Scored, score_rows
-from .windows import windows
+from .windows import WINDOW, windows
 
 Item = TypeVar("Item")
-
-WINDOW = 512
-"""Tokens that are read at once where nothing else is said, or all positions of a model that has fewer."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 
+WINDOW = 512
+"""Tokens that are read at once where nothing else is said, or all positions of a model that has fewer: in windows, in
+blocks that a model is trained on, and in those that a method is calibrated on."""
+
 
 @dataclass(frozen=True)
 class Window:
