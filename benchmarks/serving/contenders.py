@@ -58,6 +58,11 @@ def read_ours(body: bytes) -> tuple[str, float]:
     return result["label"], result["score"]
 
 
+def body_of_ours(text: str) -> bytes:
+    """Return the body of a request of /v1/classify for one text."""
+    return json.dumps({"texts": text}).encode()
+
+
 def _read_plain(body: bytes) -> tuple[str, float]:
     found = json.loads(body)
     return found["label"], found["score"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -109,6 +111,11 @@ class Server:
     def text(self) -> str:
         """What it wrote."""
         return self.log.read_text(errors="replace")
+
+    def records(self, message: str) -> list[dict[str, Any]]:
+        """Return what it logged as JSON under messages that begin so."""
+        lines = [line for line in self.text.splitlines() if line.startswith("{") and line.endswith("}")]
+        return [each for each in map(json.loads, lines) if each["message"].startswith(message)]
 
 
 @contextmanager
