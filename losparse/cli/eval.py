@@ -30,8 +30,8 @@ def add_options(parser: CommandParser) -> None:
     labelled.add_argument(
         "--data",
         metavar="FILE",
-        help="measure the metrics of the model's task on these labelled texts: csv, tsv, jsonl or a hub data set; of an "
-        "ONNX_DIR all variants are measured, with standard errors",
+        help="measure the metrics of the model's task on these labelled texts: csv, tsv, jsonl or a hub data set; of "
+        "an ONNX_DIR all variants are measured, with standard errors",
     )
     labelled.add_argument("--pair-column", metavar="NAME", help="column of second texts or contexts")
     labelled.add_argument("--label-column", metavar="NAME", help="column of labels")
@@ -77,8 +77,7 @@ def _add_language_options(group: argparse._ArgumentGroup) -> None:
         "--run-tokens",
         type=positive_int,
         metavar="N",
-        help="most tokens in one run, padding included: what the memory of logits grows with "
-        f"(default {RUN_TOKENS})",
+        help=f"most tokens in one run, padding included: what the memory of logits grows with (default {RUN_TOKENS})",
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from losparse_runtime.contract.progress import SILENT, Progress
 from losparse_runtime.contract.task import TASK_FIELD, Task, find_task
 
-from ..data.loading import load_examples, tokenize
 from ..data.labels import names_of_config
+from ..data.loading import load_examples, tokenize
 from ..data.tasks.registry import TASK_DATA, find_data
 from ..errors import LosparseError
 from ..saving.folder import Checkpoint, read_checkpoint

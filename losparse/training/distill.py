@@ -28,7 +28,7 @@ from ..models.depth import even_layers, find_blocks, recorded
 from .recipe import Training
 
 _PART = 2**24
-"""Logits that are compared at a time, and again for their gradient: of large vocabularies all at once take gigabytes."""
+"""Logits that are compared at a time, and again for their gradient: all at once may take gigabytes."""
 
 
 class MeanLossTrainer(Trainer):  # type: ignore[misc]
@@ -126,11 +126,12 @@ def distillation_loss(
         student, teacher = yes_or_no(student), yes_or_no(teacher)
     if labels is not None and labels.dim() > 1 and labels.shape == student.shape[:-1]:
         counted = labels != IGNORED
-        student, teacher = student[counted], teacher[counted]
+        if not counted.all():  # or all logits would be copied
+            student, teacher = student[counted], teacher[counted]
     student, teacher = student.flatten(0, -2), teacher.flatten(0, -2)
     size = max(1, part // student.shape[-1])
     # `split`, since a slice's gradient would be as large as all rows, for every part.
-    parts = zip(student.split(size), teacher.split(size), strict=True)
+    parts = zip(torch.split(student, size), torch.split(teacher, size), strict=True)
     losses = [checkpoint(_divergence, *part, temperature, use_reentrant=False) for part in parts]
     return torch.stack(losses).sum() / len(student) * temperature**2
 

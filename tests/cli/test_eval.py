@@ -107,7 +107,7 @@ def test_a_checkpoint_and_its_folder_are_measured_on_labelled_texts(
         assert found["metric"] == "accuracy" and list(found["models"]) == [name]
         assert found["models"][name]["value"] == pytest.approx(trained["accuracy"])
         assert found["models"][name]["metrics"]["matthews"]["value"] == pytest.approx(trained["matthews"])
-    assert told["pytorch"]["models"]["pytorch"]["error"] is None and told["fp32"]["models"]["fp32"]["error"] > 0
+    assert told["pytorch"]["models"]["pytorch"]["error"] is None and told["fp32"]["models"]["fp32"]["error"] is not None
     # in batches of another size: fp32
     assert told["pytorch"]["models"]["pytorch"]["metrics"]["loss"]["value"] == pytest.approx(trained["loss"], rel=1e-4)
 

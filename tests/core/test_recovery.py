@@ -19,7 +19,7 @@ from losparse_runtime.contract.task import CAUSAL_LM
 
 from .conftest import build_llama
 
-METHOD = ROM(keep=0.5)
+METHOD = ROM(keep=0.3)
 
 
 def tied_llama(**overrides: Any) -> LlamaForCausalLM:
@@ -78,7 +78,7 @@ def test_a_student_recovers_what_compression_lost(
     assert result.metrics["loss"] == pytest.approx(told[2], rel=1e-4)
     assert told[1] > told[0] + 0.1, "compression costs something"
     assert told[2] < told[0] + 0.3 * (told[1] - told[0]), "most of it comes back"
-    assert result.compression is not None and result.compression.share <= 0.5
+    assert result.compression is not None and result.compression.share <= 0.3
     assert any(isinstance(module, FactoredLinear) for module in student.modules())
     assert student.lm_head.weight is student.model.embed_tokens.weight, "still one table"
     assert torch.equal(student.lm_head.weight, before["lm_head.weight"]), "and frozen"
