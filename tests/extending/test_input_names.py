@@ -16,6 +16,7 @@ ALLOWED = {
     "runtime/losparse_runtime/contract/tensors.py": NAMES,
     # torch calls the inputs of a program as the parameters of the module that it traces are called.
     "export/losparse_export/opening/task_model.py": set(TEXT_INPUTS),
+    "export/losparse_export/opening/causal_model.py": {*TEXT_INPUTS, POSITIONS},
     # The rows of a table of positions, which transformers keeps in a module under the name of the input.
     "losparse/models/positions.py": {POSITIONS},
 }
